@@ -1,0 +1,71 @@
+# The project's commands. `make` lists them.
+#
+# Everything runs in an environment of its own, .venv, made on first use and made anew when pyproject.toml changes.
+# With ENV=none it runs in the interpreter that is active, as on machines without a network.
+
+PYTHON ?= python3
+ENV ?= .venv
+BENCH ?= --quick
+EXPERIMENT ?=
+ARGS ?=
+
+# What this machine's hardware needs: the CUDA packages of the driver's own version where NVIDIA's driver answers, and
+# elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
+CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
+ifeq ($(CUDA),)
+EXTRAS ?= cpu,cuda-compilers,test
+else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
+EXTRAS ?= cpu,cuda13,cuda-compilers,test
+else
+EXTRAS ?= cpu,cuda12,test
+endif
+
+ifeq ($(ENV),none)
+BIN :=
+STAMP :=
+LINT_STAMP :=
+else
+BIN := $(ENV)/bin/
+STAMP := $(ENV)/.installed
+LINT_STAMP := $(ENV)/.installed-lint
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help env bench test figures lint clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+env: $(STAMP) ## make the environment that this machine's hardware needs
+
+bench: $(STAMP) ## measure every kernel here (EXPERIMENT=name, ARGS="more options", BENCH= for the long form)
+	$(BIN)hashbench bench $(BENCH) $(EXPERIMENT) $(ARGS)
+
+test: $(STAMP) ## run every test that this machine's hardware allows (ARGS="more options")
+	$(BIN)python -m pytest $(ARGS)
+
+figures: $(STAMP) ## draw the figures from the measurements under results/
+	$(BIN)hashbench figures $(ARGS)
+
+# mypy sees the three folders where they stand as the package that they install as.
+lint: $(STAMP) $(LINT_STAMP) ## check style and types
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	rm -rf build/tree && mkdir -p build/tree
+	cp -rs $(CURDIR)/hashbench build/tree/hashbench
+	ln -s $(CURDIR)/kernels $(CURDIR)/experiments build/tree/hashbench/
+	$(BIN)mypy -p hashbench
+	$(BIN)mypy tests
+
+clean: ## remove the environment and everything built
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ENV)/.installed: pyproject.toml
+	test -d $(ENV) || $(PYTHON) -m venv $(ENV)
+	$(BIN)python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+$(ENV)/.installed-lint: $(ENV)/.installed
+	$(BIN)python -m pip install --quiet --editable ".[lint]"
+	@touch $@
