@@ -1,0 +1,65 @@
+"""The hash kernels, one module a framework, and their registry."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from hashbench.kernels.contract import (
+    ALGORITHMS,
+    CHUNK_SIZE_MULTIPLE,
+    STRATEGIES,
+    Algorithm,
+    Buffer,
+    Bytes,
+    Device,
+    Kernel,
+    OutOfDeviceMemory,
+    Stage,
+    Strategy,
+    Unavailable,
+    Work,
+    algorithm_named,
+    check_chunk_size,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "CHUNK_SIZE_MULTIPLE",
+    "KERNELS",
+    "STRATEGIES",
+    "Algorithm",
+    "Buffer",
+    "Bytes",
+    "Device",
+    "Kernel",
+    "OutOfDeviceMemory",
+    "Stage",
+    "Strategy",
+    "Unavailable",
+    "Work",
+    "algorithm_named",
+    "check_chunk_size",
+    "kernel_class",
+]
+
+KERNELS = {
+    "hashlib": "hashbench.kernels.hashlib_cpu:HashlibCpu",
+    "cupy": "hashbench.kernels.cupy_cuda:CupyCuda",
+    "numba-cuda": "hashbench.kernels.numba_cuda:NumbaCuda",
+    "dpnp": "hashbench.kernels.dpnp_sycl:DpnpSycl",
+    "opencl": "hashbench.kernels.opencl:OpenCL",
+}
+"""Every kernel's name, and where its class is. Modules are imported when their kernel is asked for."""
+
+
+def kernel_class(name: str) -> type[Kernel]:
+    """The class of the kernel of that name.
+
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    if name not in KERNELS:
+        raise ValueError(f"unknown kernel {name!r}: accepted are {', '.join(KERNELS)}")
+    module, _, cls = KERNELS[name].partition(":")
+    found: type[Kernel] = getattr(import_module(module), cls)
+    return found

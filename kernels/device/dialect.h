@@ -1,0 +1,56 @@
+/* The few words in which CUDA C, HIP, OpenCL C and host C++ differ.
+ *
+ * Everything after this file is written in the common subset of the four, so that the SHA-2 device
+ * code exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a
+ * block (work-group). */
+
+#if defined(__OPENCL_VERSION__) /* OpenCL C, also as SYCL builds it */
+
+typedef uchar u8;
+typedef uint u32;
+typedef ulong u64;
+#define DEVICE inline __attribute__((always_inline))
+#define GLOBAL __global
+#define TABLE __constant
+#define KERNEL __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) void
+#define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
+#define THREAD ((u64)get_global_id(0))
+#define THREAD_OF_GROUP ((u32)get_local_id(0))
+#define GROUP ((u64)get_group_id(0))
+#define GROUP_BARRIER barrier(CLK_GLOBAL_MEM_FENCE)
+#define ROTATE_RIGHT_32(x, n) rotate((x), (u32)(32 - (n)))
+#define ROTATE_RIGHT_64(x, n) rotate((x), (u64)(64 - (n)))
+typedef uint4 u32x4;
+
+#else /* CUDA C under nvcc or NVRTC, HIP under hipcc or hipRTC; host C++ supplies the same names */
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+#define DEVICE static __device__ __forceinline__
+#define GLOBAL
+#define TABLE static __constant__ const
+#if SHA == 256
+#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
+#else /* four blocks a multiprocessor leave every thread the registers it wants */
+#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE, 4)
+#endif
+#define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
+#define THREAD ((u64)blockIdx.x * GROUP_SIZE + threadIdx.x)
+#define THREAD_OF_GROUP ((u32)threadIdx.x)
+#define GROUP ((u64)blockIdx.x)
+#define GROUP_BARRIER __syncthreads()
+#define ROTATE_RIGHT_32(x, n) ((x) >> (n) | (x) << (32 - (n)))
+#define ROTATE_RIGHT_64(x, n) ((x) >> (n) | (x) << (64 - (n)))
+typedef uint4 u32x4;
+
+#endif
+
+/* PTX is understood by NVIDIA's CUDA compilers and by its OpenCL compiler. */
+#if defined(__CUDA_ARCH__) || defined(__NV_CL_C_VERSION)
+#define HAVE_PTX 1
+#else
+#define HAVE_PTX 0
+#endif

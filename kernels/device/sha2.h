@@ -1,0 +1,139 @@
+/* SHA-256 and SHA-384 (FIPS 180-4), one block at a time, everything in registers.
+ *
+ * The two algorithms are one text over different words: the including program defines SHA as 256 or
+ * 384, and gets word, ROUNDS, BLOCK_WORDS32 and DIGEST_WORDS32 (in 32-bit words) with it. */
+
+#if SHA == 256
+
+typedef u32 word;
+#define ROUNDS 64
+#define UNROLL_SCHEDULE UNROLL
+#define BLOCK_WORDS32 16
+#define DIGEST_WORDS32 8
+#define ROTATE_RIGHT ROTATE_RIGHT_32
+/* FIPS 180-4 (4.4) to (4.7) */
+#define BIG_SIGMA_0(x) (ROTATE_RIGHT(x, 2) ^ ROTATE_RIGHT(x, 13) ^ ROTATE_RIGHT(x, 22))
+#define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 6) ^ ROTATE_RIGHT(x, 11) ^ ROTATE_RIGHT(x, 25))
+#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 7) ^ ROTATE_RIGHT(x, 18) ^ ((x) >> 3))
+#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 17) ^ ROTATE_RIGHT(x, 19) ^ ((x) >> 10))
+
+/* FIPS 180-4 section 4.2.2 */
+TABLE u32 K[ROUNDS] = {
+    0x428a2f98u, 0x71374491u, 0xb5c0fbcfu, 0xe9b5dba5u, 0x3956c25bu, 0x59f111f1u, 0x923f82a4u, 0xab1c5ed5u,
+    0xd807aa98u, 0x12835b01u, 0x243185beu, 0x550c7dc3u, 0x72be5d74u, 0x80deb1feu, 0x9bdc06a7u, 0xc19bf174u,
+    0xe49b69c1u, 0xefbe4786u, 0x0fc19dc6u, 0x240ca1ccu, 0x2de92c6fu, 0x4a7484aau, 0x5cb0a9dcu, 0x76f988dau,
+    0x983e5152u, 0xa831c66du, 0xb00327c8u, 0xbf597fc7u, 0xc6e00bf3u, 0xd5a79147u, 0x06ca6351u, 0x14292967u,
+    0x27b70a85u, 0x2e1b2138u, 0x4d2c6dfcu, 0x53380d13u, 0x650a7354u, 0x766a0abbu, 0x81c2c92eu, 0x92722c85u,
+    0xa2bfe8a1u, 0xa81a664bu, 0xc24b8b70u, 0xc76c51a3u, 0xd192e819u, 0xd6990624u, 0xf40e3585u, 0x106aa070u,
+    0x19a4c116u, 0x1e376c08u, 0x2748774cu, 0x34b0bcb5u, 0x391c0cb3u, 0x4ed8aa4au, 0x5b9cca4fu, 0x682e6ff3u,
+    0x748f82eeu, 0x78a5636fu, 0x84c87814u, 0x8cc70208u, 0x90befffau, 0xa4506cebu, 0xbef9a3f7u, 0xc67178f2u};
+
+/* FIPS 180-4 section 5.3.3 */
+TABLE u32 INITIAL[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
+                        0x510e527fu, 0x9b05688cu, 0x1f83d9abu, 0x5be0cd19u};
+
+#elif SHA == 384
+
+typedef u64 word;
+#define ROUNDS 80
+#define UNROLL_SCHEDULE NO_UNROLL /* 80 rounds of 64-bit code are more than an instruction cache holds */
+#define BLOCK_WORDS32 32
+#define DIGEST_WORDS32 12
+#define ROTATE_RIGHT ROTATE_RIGHT_64
+/* FIPS 180-4 (4.10) to (4.13) */
+#define BIG_SIGMA_0(x) (ROTATE_RIGHT(x, 28) ^ ROTATE_RIGHT(x, 34) ^ ROTATE_RIGHT(x, 39))
+#define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 14) ^ ROTATE_RIGHT(x, 18) ^ ROTATE_RIGHT(x, 41))
+#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 1) ^ ROTATE_RIGHT(x, 8) ^ ((x) >> 7))
+#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 19) ^ ROTATE_RIGHT(x, 61) ^ ((x) >> 6))
+
+/* FIPS 180-4 section 4.2.3 */
+TABLE u64 K[ROUNDS] = {
+    0x428a2f98d728ae22ul, 0x7137449123ef65cdul, 0xb5c0fbcfec4d3b2ful, 0xe9b5dba58189dbbcul,
+    0x3956c25bf348b538ul, 0x59f111f1b605d019ul, 0x923f82a4af194f9bul, 0xab1c5ed5da6d8118ul,
+    0xd807aa98a3030242ul, 0x12835b0145706fbeul, 0x243185be4ee4b28cul, 0x550c7dc3d5ffb4e2ul,
+    0x72be5d74f27b896ful, 0x80deb1fe3b1696b1ul, 0x9bdc06a725c71235ul, 0xc19bf174cf692694ul,
+    0xe49b69c19ef14ad2ul, 0xefbe4786384f25e3ul, 0x0fc19dc68b8cd5b5ul, 0x240ca1cc77ac9c65ul,
+    0x2de92c6f592b0275ul, 0x4a7484aa6ea6e483ul, 0x5cb0a9dcbd41fbd4ul, 0x76f988da831153b5ul,
+    0x983e5152ee66dfabul, 0xa831c66d2db43210ul, 0xb00327c898fb213ful, 0xbf597fc7beef0ee4ul,
+    0xc6e00bf33da88fc2ul, 0xd5a79147930aa725ul, 0x06ca6351e003826ful, 0x142929670a0e6e70ul,
+    0x27b70a8546d22ffcul, 0x2e1b21385c26c926ul, 0x4d2c6dfc5ac42aedul, 0x53380d139d95b3dful,
+    0x650a73548baf63deul, 0x766a0abb3c77b2a8ul, 0x81c2c92e47edaee6ul, 0x92722c851482353bul,
+    0xa2bfe8a14cf10364ul, 0xa81a664bbc423001ul, 0xc24b8b70d0f89791ul, 0xc76c51a30654be30ul,
+    0xd192e819d6ef5218ul, 0xd69906245565a910ul, 0xf40e35855771202aul, 0x106aa07032bbd1b8ul,
+    0x19a4c116b8d2d0c8ul, 0x1e376c085141ab53ul, 0x2748774cdf8eeb99ul, 0x34b0bcb5e19b48a8ul,
+    0x391c0cb3c5c95a63ul, 0x4ed8aa4ae3418acbul, 0x5b9cca4f7763e373ul, 0x682e6ff3d6b2b8a3ul,
+    0x748f82ee5defb2fcul, 0x78a5636f43172f60ul, 0x84c87814a1f0ab72ul, 0x8cc702081a6439ecul,
+    0x90befffa23631e28ul, 0xa4506cebde82bde9ul, 0xbef9a3f7b2c67915ul, 0xc67178f2e372532bul,
+    0xca273eceea26619cul, 0xd186b8c721c0c207ul, 0xeada7dd6cde0eb1eul, 0xf57d4f7fee6ed178ul,
+    0x06f067aa72176fbaul, 0x0a637dc5a2c898a6ul, 0x113f9804bef90daeul, 0x1b710b35131c471bul,
+    0x28db77f523047d84ul, 0x32caab7b40c72493ul, 0x3c9ebe0a15c9bebcul, 0x431d67c49c100d4cul,
+    0x4cc5d4becb3e42b6ul, 0x597f299cfc657e2aul, 0x5fcb6fab3ad6faecul, 0x6c44198c4a475817ul};
+
+/* FIPS 180-4 section 5.3.4 */
+TABLE u64 INITIAL[8] = {0xcbbb9d5dc1059ed8ul, 0x629a292a367cd507ul, 0x9159015a3070dd17ul, 0x152fecd8f70e5939ul,
+                        0x67332667ffc00b31ul, 0x8eb44a8768581511ul, 0xdb0c2e0d64f98fa7ul, 0x47b5481dbefa4fa4ul};
+
+#else
+#error "SHA must be 256 or 384"
+#endif
+
+/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), in the forms of fewest operations */
+#define CH(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
+#define MAJ(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+
+/* x + y. Additions and rotations compete for one pipe of NVIDIA's multiprocessors, while the
+ * multiply-add pipe has nothing to do. With BALANCED, x * one + y puts an addition there; `one` is a
+ * kernel argument, so that no compiler can see through the product. */
+#if BALANCED && HAVE_PTX && SHA == 256
+DEVICE u32 balanced_add(u32 x, u32 y, u32 one) {
+    u32 sum;
+    asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(x), "r"(one), "r"(y));
+    return sum;
+}
+#define ADD(x, y) balanced_add((x), (y), one)
+#else
+#define ADD(x, y) ((x) + (y))
+#endif
+
+DEVICE void initialise(word state[8]) {
+    UNROLL for (int i = 0; i < 8; ++i) state[i] = INITIAL[i];
+}
+
+/* One round of compress() below, with W_t + K_t. The working variables are plain variables and not an
+ * array, and this is no function: else Intel's compiler for CPUs keeps them in memory, ten times slower. */
+#define ROUND(w_plus_k)                                                      \
+    do {                                                                     \
+        word t1 = ADD(ADD(h, BIG_SIGMA_1(e)), ADD(CH(e, f, g), (w_plus_k))); \
+        word t2 = ADD(BIG_SIGMA_0(a), MAJ(a, b, c));                         \
+        h = g;                                                               \
+        g = f;                                                               \
+        f = e;                                                               \
+        e = ADD(d, t1);                                                      \
+        d = c;                                                               \
+        c = b;                                                               \
+        b = a;                                                               \
+        a = ADD(t1, t2);                                                     \
+    } while (0)
+
+/* FIPS 180-4 sections 6.2.2 and 6.4.2: `state` after one more message block. `w` holds the block's 16
+ * words and is overwritten by the message schedule, of which only the latest 16 words are kept. */
+DEVICE void compress(word state[8], word w[16], u32 one) {
+    word a = state[0], b = state[1], c = state[2], d = state[3];
+    word e = state[4], f = state[5], g = state[6], h = state[7];
+    UNROLL for (int t = 0; t < 16; ++t) ROUND(K[t] + w[t]);
+    UNROLL_SCHEDULE for (int turn = 16; turn < ROUNDS; turn += 16) {
+        UNROLL for (int t = 0; t < 16; ++t) {
+            w[t] = ADD(ADD(w[t], w[(t + 9) & 15]),
+                       ADD(SMALL_SIGMA_0(w[(t + 1) & 15]), SMALL_SIGMA_1(w[(t + 14) & 15])));
+            ROUND(K[turn + t] + w[t]);
+        }
+    }
+    state[0] = ADD(state[0], a);
+    state[1] = ADD(state[1], b);
+    state[2] = ADD(state[2], c);
+    state[3] = ADD(state[3], d);
+    state[4] = ADD(state[4], e);
+    state[5] = ADD(state[5], f);
+    state[6] = ADD(state[6], g);
+    state[7] = ADD(state[7], h);
+}
