@@ -1,0 +1,165 @@
+"""CUDA C, through CuPy: compiled at run time by NVRTC, or by hipRTC where CuPy is built for ROCm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hashbench.kernels.arrays import contiguous_nbytes
+from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
+from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.kernels.source import device_source
+
+
+def _argument(argument: Argument) -> Any:
+    return np.uint64(argument.address) if isinstance(argument, Buffer) else argument
+
+
+class _PinnedStage(Stage):
+    """Page-locked host memory, copied on a stream of its own, so that a copy runs beside hashing."""
+
+    def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
+        cupy = kernel.cupy
+        self._device = kernel.cuda_device
+        with self._device:
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._memory = cupy.cuda.alloc_pinned_memory(nbytes)
+        self._buffer = kernel.allocate(nbytes)
+        self.host = np.frombuffer(self._memory, dtype=np.uint8, count=nbytes)
+
+    def upload(self, nbytes: int) -> Buffer:
+        with self._device:
+            self._buffer.owner.copy_from_host_async(self._memory.ptr, nbytes, self._stream)
+            self._stream.synchronize()
+        return self._buffer[:nbytes]
+
+
+class CupyCuda(DeviceKernel):
+    """SHA-2 in CUDA C.
+
+    The variant "balanced" puts SHA-256's additions on the multiply-add pipe; "plain" leaves them to the compiler.
+    """
+
+    name = "cupy"
+    variants = ("balanced", "plain")
+
+    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
+        super().__init__(device, algorithm, variant)
+        import cupy
+
+        self.cupy: Any = cupy
+        self.cuda_device = cupy.cuda.Device(int(device.id))
+        source = device_source(self.algorithm, balanced=self.variant == "balanced")
+        with self.cuda_device:
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            module = cupy.RawModule(code=source)
+            self._functions = {
+                f: module.get_function(f) for f in ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
+            }
+
+    @classmethod
+    def devices(cls) -> list[Device]:
+        try:
+            import cupy
+        except ImportError as error:
+            reason = f"CuPy cannot be imported ({error}): install hashbench[cuda12], [cuda13] or [rocm]"
+            return [Device(cls.name, unavailable=reason)]
+        runtime = cupy.cuda.runtime
+        framework = f"cupy {cupy.__version__}"
+        try:
+            count = runtime.getDeviceCount()
+        except runtime.CUDARuntimeError as error:
+            return [Device(cls.name, framework=framework, unavailable=f"no usable driver: {error}")]
+        if count == 0:
+            return [Device(cls.name, framework=framework, unavailable="the driver finds no GPU")]
+        vendor, platform = ("AMD", "HIP") if runtime.is_hip else ("NVIDIA", "CUDA")
+        driver = runtime.driverGetVersion()
+        return [
+            Device(
+                kernel=cls.name,
+                id=str(ordinal),
+                name=runtime.getDeviceProperties(ordinal)["name"].decode(),
+                vendor=vendor,
+                kind="gpu",
+                framework=framework,
+                driver=f"{platform} {driver}" if runtime.is_hip else f"CUDA {driver // 1000}.{driver % 1000 // 10}",
+            )
+            for ordinal in range(count)
+        ]
+
+    def free_memory(self) -> int:
+        with self.cuda_device:
+            free, _ = self.cupy.cuda.runtime.memGetInfo()
+            return int(free + self.cupy.get_default_memory_pool().free_bytes())
+
+    def allocate(self, nbytes: int) -> Buffer:
+        with self.cuda_device, self._stream:
+            try:
+                memory = self.cupy.cuda.alloc(nbytes)
+            except (self.cupy.cuda.memory.OutOfMemoryError, OverflowError):
+                raise OutOfDeviceMemory(self.device, nbytes) from None
+        return Buffer(memory, memory.ptr, nbytes)
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        runtime = self.cupy.cuda.runtime
+        with self.cuda_device:
+            runtime.memcpyAsync(
+                buffer.address, data.ctypes.data, buffer.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
+            )
+            self._stream.synchronize()
+
+    def get(self, buffer: Buffer) -> Bytes:
+        data = np.empty(buffer.nbytes, dtype=np.uint8)
+        runtime = self.cupy.cuda.runtime
+        with self.cuda_device:
+            runtime.memcpyAsync(
+                data.ctypes.data, buffer.address, buffer.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr
+            )
+            self._stream.synchronize()
+        return data
+
+    def view(self, array: Any) -> Buffer:
+        """The bytes of an array with `__cuda_array_interface__`, or of one that speaks DLPack (CuPy on ROCm)."""
+        interface = getattr(array, "__cuda_array_interface__", None)
+        if interface is None:
+            if not hasattr(array, "__dlpack_device__") or not self._is_mine(array.__dlpack_device__()):
+                raise TypeError(
+                    f"{type(array).__name__} is not accepted: {self.name} views arrays in GPU memory with "
+                    "__cuda_array_interface__ or DLPack"
+                )
+            array = self.cupy.from_dlpack(array)
+            interface = array.__cuda_array_interface__
+        nbytes = contiguous_nbytes(interface["shape"], interface.get("strides"), interface["typestr"])
+        address = interface["data"][0]
+        if nbytes:
+            ordinal = self.cupy.cuda.runtime.pointerGetAttributes(address).device
+            if ordinal != self.cuda_device.id:
+                raise ValueError(f"the array lies on device {ordinal}, not on {self.device.id} ({self.device.name})")
+        with self.cuda_device:
+            if stream := interface.get("stream"):  # 1 and 2 stand for the default streams
+                self.cupy.cuda.ExternalStream(0 if stream == 1 else stream).synchronize()
+            elif interface.get("version", 0) < 3:
+                self.cuda_device.synchronize()  # what writes the array is not known
+        return Buffer(array, address, nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _PinnedStage(self, nbytes)
+
+    def execute(self, launches: Sequence[Launch]) -> float:
+        with self.cuda_device, self._stream:
+            start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
+            start.record(self._stream)
+            for launch in launches:
+                self._functions[launch.function](
+                    (launch.groups,), (GROUP_SIZE,), tuple(_argument(a) for a in launch.arguments)
+                )
+            end.record(self._stream)
+            end.synchronize()
+            return 1e-3 * float(self.cupy.cuda.get_elapsed_time(start, end))
+
+    @staticmethod
+    def _is_mine(dlpack_device: tuple[int, int]) -> bool:
+        return dlpack_device[0] in (2, 10)  # kDLCUDA, kDLROCM

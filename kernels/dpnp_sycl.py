@@ -1,0 +1,193 @@
+"""SYCL, through dpctl: dpnp and USM arrays in, OpenCL C kernels, SYCL queues and events.
+
+Runs on Intel GPUs, and on any x86 CPU through Intel's OpenCL runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hashbench.kernels import opencl_drivers
+from hashbench.kernels.arrays import contiguous_nbytes
+from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
+from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.kernels.source import device_source
+
+_ALIGNMENT = 256
+
+
+def _dpctl() -> Any:
+    opencl_drivers.announce_to_sycl()
+    import dpctl
+    import dpctl.memory
+    import dpctl.program
+
+    return dpctl
+
+
+def _framework() -> str:
+    names = []
+    for package in ("dpctl", "dpnp"):
+        try:
+            names.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(names)
+
+
+def _argument(argument: Argument) -> Any:
+    if isinstance(argument, Buffer):
+        return argument.owner
+    return np.ctypeslib.as_ctypes_type(argument.dtype)(int(argument))
+
+
+class _Range:
+    """A part of an allocation, as SYCL frameworks pass arrays to each other."""
+
+    def __init__(self, buffer: Buffer, queue: Any) -> None:
+        self._owner = buffer.owner
+        self.__sycl_usm_array_interface__ = {
+            "data": (buffer.address, False),
+            "shape": (buffer.nbytes,),
+            "strides": None,
+            "typestr": "|u1",
+            "version": 1,
+            "syclobj": queue,
+            "offset": 0,
+        }
+
+
+class _SharedStage(Stage):
+    """USM that host and device both reach: nothing is copied."""
+
+    def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
+        dpctl = _dpctl()
+        self._memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
+        self.host = np.frombuffer(self._memory, dtype=np.uint8)
+
+    def upload(self, nbytes: int) -> Buffer:
+        return Buffer(self._memory, self._memory._pointer, nbytes)
+
+
+class _CopyStage(Stage):
+    """USM of the host, which the device's copy engine reads at full speed, and USM of the device."""
+
+    def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
+        dpctl = _dpctl()
+        self._queue = kernel.queue
+        self._memory = dpctl.memory.MemoryUSMHost(nbytes, queue=self._queue)
+        self._buffer = kernel.allocate(nbytes)
+        self.host = np.frombuffer(self._memory, dtype=np.uint8)
+
+    def upload(self, nbytes: int) -> Buffer:
+        self._queue.memcpy(self._buffer.owner, self._memory, nbytes)
+        return self._buffer[:nbytes]
+
+
+class DpnpSycl(DeviceKernel):
+    """SHA-2 in SYCL, on every device that SYCL reaches through OpenCL."""
+
+    name = "dpnp"
+
+    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
+        super().__init__(device, algorithm, variant)
+        dpctl = _dpctl()
+        self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
+        program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, balanced=False))
+        self._functions = {
+            f: program.get_sycl_kernel(f) for f in ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
+        }
+
+    @classmethod
+    def devices(cls) -> list[Device]:
+        try:
+            dpctl = _dpctl()
+        except ImportError as error:
+            reason = f"dpctl cannot be imported ({error}): install hashbench[sycl]"
+            return [Device(cls.name, unavailable=reason)]
+        found = [
+            Device(
+                kernel=cls.name,
+                id=device.filter_string,
+                name=device.name.strip(),
+                vendor=device.vendor,
+                kind="gpu" if device.is_gpu else "cpu",
+                framework=_framework(),
+                driver=f"{device.sycl_platform.name} {device.driver_version}",
+                unavailable=None if device.has_aspect_usm_device_allocations else "it has no unified shared memory",
+            )
+            for device in dpctl.get_devices()
+            if device.backend == dpctl.backend_type.opencl  # what dpctl builds OpenCL C for
+        ]
+        reason = "SYCL finds no OpenCL device: install a GPU driver with OpenCL, or intel-opencl-rt for the CPU"
+        return found or [Device(cls.name, framework=_framework(), unavailable=reason)]
+
+    def free_memory(self) -> int:
+        device = self.queue.sycl_device
+        if device.is_cpu:
+            return psutil.virtual_memory().available
+        return device.global_mem_size
+
+    def allocate(self, nbytes: int) -> Buffer:
+        dpctl = _dpctl()
+        try:
+            memory = dpctl.memory.MemoryUSMDevice(nbytes, alignment=_ALIGNMENT, queue=self.queue)
+        except (dpctl.memory.USMAllocationError, MemoryError):
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        return Buffer(memory, memory._pointer, nbytes)
+
+    def origin(self, buffer: Buffer) -> Buffer:
+        return replace(buffer, address=buffer.owner._pointer)
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        self.queue.memcpy(self._memory(buffer), data, buffer.nbytes)
+
+    def get(self, buffer: Buffer) -> Bytes:
+        data = np.empty(buffer.nbytes, dtype=np.uint8)
+        if buffer.nbytes:
+            self.queue.memcpy(data, self._memory(buffer), buffer.nbytes)
+        return data
+
+    def view(self, array: Any) -> Buffer:
+        interface = getattr(array, "__sycl_usm_array_interface__", None)
+        if interface is None:
+            raise TypeError(
+                f"{type(array).__name__} is not accepted: {self.name} views arrays with __sycl_usm_array_interface__"
+            )
+        nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"], in_items=True)
+        memory = _dpctl().memory.as_usm_memory(array)
+        if memory.sycl_context != self.queue.sycl_context:
+            raise ValueError(
+                f"the array lies on {memory.sycl_device.name}, not on {self.device.name} ({self.device.id})"
+            )
+        memory.sycl_queue.wait()  # for what it still writes
+        return Buffer(memory, memory._pointer, nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        try:
+            return _SharedStage(self, nbytes) if self.queue.sycl_device.is_cpu else _CopyStage(self, nbytes)
+        except _dpctl().memory.USMAllocationError:
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+
+    def execute(self, launches: Sequence[Launch]) -> float:
+        events = [
+            self.queue.submit_async(
+                self._functions[launch.function],
+                [_argument(a) for a in launch.arguments],
+                [launch.groups * GROUP_SIZE],
+                [GROUP_SIZE],
+            )
+            for launch in launches
+        ]
+        self.queue.wait()
+        return 1e-9 * (events[-1].profiling_info_end - events[0].profiling_info_start)
+
+    def _memory(self, buffer: Buffer) -> Any:
+        return _dpctl().memory.as_usm_memory(_Range(buffer, self.queue))

@@ -1,0 +1,210 @@
+"""hashlib over a pool of threads: the reference that every other kernel is held to, and the CPU baseline.
+
+hashlib releases the interpreter's lock while it hashes more than 2 KiB, so threads over chunks use every core.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hashbench.kernels.arrays import contiguous_nbytes, host_bytes
+from hashbench.kernels.contract import (
+    Buffer,
+    Bytes,
+    Device,
+    Kernel,
+    OutOfDeviceMemory,
+    Stage,
+    Strategy,
+    Work,
+    check_call,
+    check_random,
+)
+
+_TASKS_PER_THREAD = 4
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import cpuinfo  # asks the operating system in a second or so, where there is no such file
+
+        return str(cpuinfo.get_cpu_info().get("brand_raw", "CPU"))
+
+
+def splitmix64(seed: int, first: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Words `first` to `first + count - 1` of the SplitMix64 sequence of `seed` (Steele, Lea, Flood: Fast
+    Splittable Pseudorandom Number Generators, OOPSLA 2014): uint64, shape (count,)."""
+    z = np.arange(first + 1, first + count + 1, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(seed)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class _HostStage(Stage):
+    def __init__(self, kernel: HashlibCpu, nbytes: int) -> None:
+        self._buffer = kernel.allocate(nbytes)
+        self.host = self._buffer.owner
+
+    def upload(self, nbytes: int) -> Buffer:
+        return self._buffer[:nbytes]
+
+
+class HashlibCpu(Kernel):
+    """SHA-2 by hashlib, on one thread or on one for each core. Device memory is host memory."""
+
+    name = "hashlib"
+
+    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
+        super().__init__(device, algorithm, variant)
+        self.threads = int(device.id.partition("-")[0])
+        self.new: Callable[..., Any] = getattr(hashlib, self.algorithm.name)
+
+    @classmethod
+    def devices(cls) -> list[Device]:
+        return [
+            Device(
+                kernel=cls.name,
+                id=f"{threads}-thread" if threads == 1 else f"{threads}-threads",
+                name=_processor(),
+                vendor="host",
+                kind="cpu",
+                framework="hashlib",
+                driver=ssl.OPENSSL_VERSION,
+            )
+            for threads in sorted({1, _cores()})
+        ]
+
+    def free_memory(self) -> int:
+        return psutil.virtual_memory().available
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Uninitialised host memory of `nbytes`.
+
+        Raises:
+            OutOfDeviceMemory: the host has no room for it.
+        """
+        try:
+            return Buffer(np.empty(nbytes, dtype=np.uint8), 0, nbytes)
+        except (MemoryError, ValueError):
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+
+    def put(self, data: bytes | bytearray | memoryview | Bytes) -> Buffer:
+        host = host_bytes(data)
+        buffer = self.allocate(host.size)
+        buffer.owner[:] = host
+        return buffer
+
+    def view(self, array: Any) -> Buffer:
+        """The bytes of a NumPy array, or of any array on the host with `__array_interface__`."""
+        interface = getattr(array, "__array_interface__", None)
+        if interface is None:
+            raise TypeError(f"{type(array).__name__} is not accepted: {self.name} views arrays of the host, as NumPy's")
+        nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"])
+        return Buffer(np.asarray(array).reshape(-1).view(np.uint8), 0, nbytes)
+
+    def random(self, nbytes: int, seed: int) -> Buffer:
+        check_random(nbytes, seed)
+        buffer = self.allocate(-(-nbytes // 8) * 8)
+        words = buffer.owner.view(np.uint64)
+        for first in range(0, words.size, 1 << 20):
+            part = words[first : first + (1 << 20)]
+            part[:] = splitmix64(seed, first, part.size)
+        return buffer[:nbytes]
+
+    def get(self, buffer: Buffer) -> Bytes:
+        return np.array(_bytes_of(buffer), dtype=np.uint8)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _HostStage(self, nbytes)
+
+    def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
+        check_call(strategy, segments, chunk_size)
+        return _HashlibWork(self, strategy == "tree", segments, chunk_size)
+
+
+def _bytes_of(buffer: Buffer) -> Bytes:
+    part: Bytes = buffer.owner[buffer.address : buffer.address + buffer.nbytes]
+    return part
+
+
+class _HashlibWork(Work):
+    def __init__(self, kernel: HashlibCpu, tree: bool, segments: Sequence[Buffer], chunk_size: int | None) -> None:
+        self._kernel = kernel
+        self._tree = tree
+        self._chunks = [list(_cut(_bytes_of(segment).data, chunk_size)) for segment in segments]
+        self._digests: list[bytes] = []
+
+    def run(self) -> float:
+        begin = perf_counter()
+        flat = [chunk for chunks in self._chunks for chunk in chunks]
+        hash_run = self._hash_leaves if self._tree else self._hash_messages
+        if self._kernel.threads == 1:
+            digests = hash_run(flat)
+        else:
+            share = max(1, -(-len(flat) // (self._kernel.threads * _TASKS_PER_THREAD)))
+            with ThreadPoolExecutor(self._kernel.threads) as pool:
+                runs = pool.map(hash_run, (flat[i : i + share] for i in range(0, len(flat), share)))
+                digests = [digest for run in runs for digest in run]
+        self._digests = self._roots(digests) if self._tree else digests
+        return perf_counter() - begin
+
+    def digests(self) -> Bytes:
+        return np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, self._kernel.algorithm.digest_size)
+
+    def _hash_messages(self, chunks: Sequence[memoryview]) -> list[bytes]:
+        new = self._kernel.new
+        return [new(chunk).digest() for chunk in chunks]
+
+    def _hash_leaves(self, chunks: Sequence[memoryview]) -> list[bytes]:
+        leaves = []
+        for chunk in chunks:
+            leaf = self._kernel.new(b"\x00")
+            leaf.update(chunk)
+            leaves.append(leaf.digest())
+        return leaves
+
+    def _roots(self, leaves: list[bytes]) -> list[bytes]:
+        roots = []
+        begin = 0
+        for chunks in self._chunks:
+            roots.append(self._root(leaves[begin : begin + len(chunks)]))
+            begin += len(chunks)
+        return roots
+
+    def _root(self, nodes: list[bytes]) -> bytes:
+        """RFC 9162 section 2.1.1, level by level: neighbours are paired, an odd last node is promoted."""
+        new = self._kernel.new
+        if not nodes:
+            return bytes(new().digest())
+        while len(nodes) > 1:
+            odd = nodes[-1:] if len(nodes) % 2 else []
+            pairs = zip(nodes[0::2], nodes[1::2], strict=False)
+            nodes = [new(b"\x01" + left + right).digest() for left, right in pairs] + odd
+        return nodes[0]
+
+
+def _cut(data: memoryview, chunk_size: int | None) -> Iterator[memoryview]:
+    if chunk_size is None:
+        yield data
+        return
+    for start in range(0, len(data), chunk_size):
+        yield data[start : start + chunk_size]

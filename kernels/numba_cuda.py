@@ -1,0 +1,277 @@
+"""CUDA kernels in Python, compiled at run time by Numba; memory, streams and events from the CUDA driver."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from hashbench.kernels.arrays import contiguous_nbytes
+from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
+from hashbench.kernels.layout import GROUP_SIZE
+
+_INCLUDED = ("numba_tree.py", "numba_dialect.py", "layout.py")
+
+
+@cache
+def program(algorithm: Algorithm, balanced: bool) -> ModuleType:
+    """The device code for one algorithm: a module of its own, as a C program is one text of its headers.
+
+    Its name tells the sources' content, so that compiled code that Numba finds on disk is never that of other sources.
+    """
+    folder = files("hashbench.kernels")
+    content = blake2b(b"".join((folder / part).read_bytes() for part in _INCLUDED), digest_size=4).hexdigest()
+    name = f"{__package__}.numba_tree_{algorithm.name}_{'balanced' if balanced else 'plain'}_{content}"
+    spec = spec_from_file_location(name, str(folder / _INCLUDED[0]))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    vars(module).update(SHA=int(algorithm.name.removeprefix("sha")), BALANCED=balanced)
+    spec.loader.exec_module(module)
+    return module
+
+
+class _DriverError(RuntimeError):
+    """A call of the CUDA driver failed; `code` says how."""
+
+    def __init__(self, function: str, code: Any) -> None:
+        super().__init__(f"{function}: {code.name}")
+        self.code = code
+
+
+def _driver() -> Any:
+    from cuda.bindings import driver
+
+    return driver
+
+
+def _call(function: str, *arguments: Any) -> Any:
+    """Calls a function of the CUDA driver and returns what it gives, if anything.
+
+    Raises:
+        _DriverError: it failed.
+    """
+    code, *values = getattr(_driver(), function)(*arguments)
+    if code:
+        raise _DriverError(function, code)
+    return values[0] if values else None
+
+
+def _release_with(owner: Any, gpu: Any, function: str, handle: Any) -> None:
+    """Gives `handle` back when `owner` is gone, on whatever thread that is. A process that ends gives all back."""
+
+    def release() -> None:
+        with gpu:
+            _call(function, handle)
+
+    weakref.finalize(owner, release).atexit = False
+
+
+class _Memory:
+    """Device memory, freed with this object."""
+
+    def __init__(self, gpu: Any, nbytes: int) -> None:
+        with gpu:
+            self.address = int(_call("cuMemAlloc", nbytes))
+        _release_with(self, gpu, "cuMemFree", self.address)
+
+
+def _page_locked(gpu: Any, nbytes: int) -> Bytes:
+    with gpu:
+        address = int(_call("cuMemHostAlloc", nbytes, 0))
+    memory = (ctypes.c_uint8 * nbytes).from_address(address)
+    _release_with(memory, gpu, "cuMemFreeHost", address)
+    return np.frombuffer(memoryview(memory), dtype=np.uint8)
+
+
+class _Stream:
+    """A stream that does not wait for the default stream, so that it runs beside other work on the device."""
+
+    def __init__(self, gpu: Any) -> None:
+        with gpu:
+            self.handle = _call("cuStreamCreate", _driver().CUstream_flags.CU_STREAM_NON_BLOCKING)
+        _release_with(self, gpu, "cuStreamDestroy", self.handle)
+
+    def to_device(self, address: int, data: Bytes) -> None:
+        _call("cuMemcpyHtoDAsync", address, data.ctypes.data, data.nbytes, self.handle)
+        _call("cuStreamSynchronize", self.handle)
+
+    def to_host(self, data: Bytes, address: int) -> None:
+        _call("cuMemcpyDtoHAsync", data.ctypes.data, address, data.nbytes, self.handle)
+        _call("cuStreamSynchronize", self.handle)
+
+
+class _Event:
+    """A point in a stream's time."""
+
+    def __init__(self, gpu: Any) -> None:
+        with gpu:
+            self.handle = _call("cuEventCreate", _driver().CUevent_flags.CU_EVENT_DEFAULT)
+        _release_with(self, gpu, "cuEventDestroy", self.handle)
+
+
+class _PinnedStage(Stage):
+    """Page-locked host memory, copied on a stream of its own, so that a copy runs beside hashing."""
+
+    def __init__(self, kernel: NumbaCuda, nbytes: int) -> None:
+        self._gpu = kernel.gpu
+        self._stream = _Stream(self._gpu)
+        self._buffer = kernel.allocate(nbytes)
+        self.host = _page_locked(self._gpu, nbytes)
+
+    def upload(self, nbytes: int) -> Buffer:
+        with self._gpu:
+            self._stream.to_device(self._buffer.address, self.host[:nbytes])
+        return self._buffer[:nbytes]
+
+
+def _argument(argument: Argument) -> Any:
+    return np.uint64(argument.address) if isinstance(argument, Buffer) else argument
+
+
+class NumbaCuda(DeviceKernel):
+    """SHA-2 in Python, compiled by Numba when an object of this class is first made, and then found on disk.
+
+    The variant "balanced" puts SHA-256's additions on the multiply-add pipe; "plain" leaves them to the compiler.
+    """
+
+    name = "numba-cuda"
+    variants = ("balanced", "plain")
+
+    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
+        super().__init__(device, algorithm, variant)
+        from numba import cuda
+
+        self.gpu: Any = cuda.gpus[int(device.id)]
+        self._stream = _Stream(self.gpu)
+        self._start, self._end = _Event(self.gpu), _Event(self.gpu)
+        code = program(self.algorithm, balanced=self.variant == "balanced")
+        self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
+        with self.gpu:
+            self._launch_stream = cuda.external_stream(int(self._stream.handle))
+            for name, types in code.SIGNATURES.items():
+                self._functions[name].compile(types)
+
+    @classmethod
+    def devices(cls) -> list[Device]:
+        try:
+            framework = f"numba-cuda {version('numba-cuda')}"
+            from numba import config, cuda
+            from numba.cuda.cudadrv import nvvm
+        except (ImportError, PackageNotFoundError) as error:
+            reason = f"numba-cuda cannot be imported ({error}): install hashbench[cuda12] or [cuda13]"
+            return [Device(cls.name, unavailable=reason)]
+        if config.ENABLE_CUDASIM:
+            reason = "Numba runs its CUDA simulator: unset NUMBA_ENABLE_CUDASIM"
+            return [Device(cls.name, framework=framework, unavailable=reason)]
+        if not nvvm.is_available():
+            reason = "Numba finds no compiler (libNVVM): install hashbench[cuda12] or [cuda13]"
+            return [Device(cls.name, framework=framework, unavailable=reason)]
+        try:
+            count = len(cuda.gpus)
+            driver = _call("cuDriverGetVersion")
+        except (cuda.CudaSupportError, _DriverError) as error:
+            reason = f"no usable driver: {' '.join(str(error).split()).strip(' :')}"
+            return [Device(cls.name, framework=framework, unavailable=reason)]
+        if count == 0:
+            return [Device(cls.name, framework=framework, unavailable="the driver finds no GPU")]
+        return [
+            Device(
+                kernel=cls.name,
+                id=str(ordinal),
+                name=cuda.gpus[ordinal].name,
+                vendor="NVIDIA",
+                kind="gpu",
+                framework=framework,
+                driver=f"CUDA {driver // 1000}.{driver % 1000 // 10}",
+            )
+            for ordinal in range(count)
+        ]
+
+    def free_memory(self) -> int:
+        with self.gpu:
+            code, free, _ = _driver().cuMemGetInfo()
+            if code:
+                raise _DriverError("cuMemGetInfo", code)
+            return int(free)
+
+    def allocate(self, nbytes: int) -> Buffer:
+        try:
+            memory = _Memory(self.gpu, nbytes)
+        except OverflowError:
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        except _DriverError as error:
+            if error.code != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        return Buffer(memory, memory.address, nbytes)
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        with self.gpu:
+            self._stream.to_device(buffer.address, data)
+
+    def get(self, buffer: Buffer) -> Bytes:
+        data = np.empty(buffer.nbytes, dtype=np.uint8)
+        if data.size:
+            with self.gpu:
+                self._stream.to_host(data, buffer.address)
+        return data
+
+    def view(self, array: Any) -> Buffer:
+        interface = getattr(array, "__cuda_array_interface__", None)
+        if interface is None:
+            raise TypeError(
+                f"{type(array).__name__} is not accepted: {self.name} views arrays in GPU memory with "
+                "__cuda_array_interface__"
+            )
+        nbytes = contiguous_nbytes(interface["shape"], interface.get("strides"), interface["typestr"])
+        address = interface["data"][0]
+        with self.gpu:
+            if nbytes:
+                self._check_is_mine(address)
+            if stream := interface.get("stream"):
+                _call("cuStreamSynchronize", stream)
+            elif interface["version"] < 3:
+                _call("cuCtxSynchronize")  # what writes the array is not known
+        return Buffer(array, address, nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _PinnedStage(self, nbytes)
+
+    def execute(self, launches: Sequence[Launch]) -> float:
+        with self.gpu:
+            with warnings.catch_warnings():  # Numba warns of small grids
+                warnings.filterwarnings("ignore", message=".*low occupancy")
+                prepared = [
+                    (
+                        self._functions[launch.function][launch.groups, GROUP_SIZE, self._launch_stream],
+                        [_argument(a) for a in launch.arguments],
+                    )
+                    for launch in launches
+                ]
+            _call("cuEventRecord", self._start.handle, self._stream.handle)
+            for function, arguments in prepared:
+                function(*arguments)
+            _call("cuEventRecord", self._end.handle, self._stream.handle)
+            _call("cuEventSynchronize", self._end.handle)
+            return 1e-3 * float(_call("cuEventElapsedTime", self._start.handle, self._end.handle))
+
+    def _check_is_mine(self, address: int) -> None:
+        attribute = _driver().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        try:
+            ordinal = _call("cuPointerGetAttribute", attribute, address)
+        except _DriverError as error:
+            raise ValueError(f"the array does not lie in memory that CUDA knows ({error})") from None
+        if ordinal != int(self.device.id):
+            raise ValueError(f"the array lies on device {ordinal}, not on {self.device.id} ({self.device.name})")

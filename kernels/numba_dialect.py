@@ -1,0 +1,190 @@
+"""What the device code needs beside Python's own words: the decorators of device functions and kernels, and single
+instructions: loads and stores at an address, byte permutation, multiply-add, rotation.
+
+In Numba's CUDA simulator the same names work on host memory, so that it runs the very same device code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import config, cuda, types
+
+if config.ENABLE_CUDASIM:
+    import ctypes
+
+    import numpy as np
+
+    def device(function: Any) -> Any:
+        return function
+
+    def kernel(launch_bounds: int | tuple[int, int]) -> Callable[[Any], Any]:
+        return lambda function: cuda.jit(function)
+
+    def _at(address: Any, c_type: Any) -> Any:
+        return c_type.from_address(int(address))
+
+    def load_u8(address: Any) -> Any:
+        return np.uint32(_at(address, ctypes.c_uint8).value)
+
+    def load_u32(address: Any) -> Any:
+        return np.uint32(_at(address, ctypes.c_uint32).value)
+
+    def load_u64(address: Any) -> Any:
+        return np.uint64(_at(address, ctypes.c_uint64).value)
+
+    def load_u32x4(address: Any) -> Any:
+        return tuple(np.uint32(word) for word in _at(address, ctypes.c_uint32 * 4))
+
+    def store_u32(address: Any, value: Any) -> None:
+        _at(address, ctypes.c_uint32).value = int(value)
+
+    def store_u64(address: Any, value: Any) -> None:
+        _at(address, ctypes.c_uint64).value = int(value)
+
+    def byte_permute(low: Any, high: Any, selector: Any) -> Any:
+        pool = (int(high) << 32 | int(low)).to_bytes(8, "little")
+        return np.uint32(int.from_bytes(bytes(pool[int(selector) >> 4 * i & 7] for i in range(4)), "little"))
+
+    def multiply_add(x: Any, y: Any, z: Any) -> Any:
+        return np.uint32((int(x) * int(y) + int(z)) & 0xFFFFFFFF)
+
+    def rotate_right(x: Any, n: Any) -> Any:
+        bits = 8 * x.itemsize
+        return type(x)((int(x) >> n | int(x) << (bits - n)) & ((1 << bits) - 1))
+
+else:
+    from llvmlite import ir
+    from numba.cuda.extending import intrinsic
+
+    def device(function: Any) -> Any:
+        """A device function, inlined wherever it is called."""
+        return cuda.jit(function, device=True, forceinline=True)
+
+    def kernel(launch_bounds: int | tuple[int, int]) -> Callable[[Any], Any]:
+        """A kernel whose compiled form is kept on disk.
+
+        It is compiled to PTX and assembled, without link-time optimisation, so that what is inspected without a GPU is
+        what runs on one.
+
+        Args:
+            launch_bounds: threads of a block, and the blocks that a multiprocessor must have room for.
+        """
+        options = {"launch_bounds": launch_bounds, "lto": False}
+
+        def decorate(function: Any) -> Any:
+            # Numba keeps compiled code by the qualified name of its function, which the programs would otherwise share.
+            function.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+            try:
+                return cuda.jit(function, cache=True, **options)
+            except RuntimeError:  # no folder here can be written to
+                return cuda.jit(function, **options)
+
+        return decorate
+
+    def _intrinsic(function: Any) -> Any:
+        """A function of the device code that is given as its types and the instructions it stands for."""
+        return intrinsic(function)
+
+    U32x4 = types.UniTuple(types.uint32, 4)
+    _GLOBAL = 1  # the address space of global memory in NVVM IR
+    _I32 = ir.IntType(32)
+
+    def _pointer(builder: Any, address: Any, pointee: Any) -> Any:
+        return builder.inttoptr(address, pointee.as_pointer(_GLOBAL))
+
+    def _load(builder: Any, address: Any, pointee: Any, align: int) -> Any:
+        return builder.load(_pointer(builder, address, pointee), align=align)
+
+    @_intrinsic
+    def load_u8(typing_context: Any, address: Any) -> Any:
+        """The byte at `address`, as uint32."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.zext(_load(builder, arguments[0], ir.IntType(8), 1), _I32)
+
+        return types.uint32(types.uint64), generate
+
+    @_intrinsic
+    def load_u32(typing_context: Any, address: Any) -> Any:
+        """The 32-bit word at `address`, a multiple of 4."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _load(builder, arguments[0], _I32, 4)
+
+        return types.uint32(types.uint64), generate
+
+    @_intrinsic
+    def load_u64(typing_context: Any, address: Any) -> Any:
+        """The 64-bit word at `address`, a multiple of 8."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _load(builder, arguments[0], ir.IntType(64), 8)
+
+        return types.uint64(types.uint64), generate
+
+    @_intrinsic
+    def load_u32x4(typing_context: Any, address: Any) -> Any:
+        """The four 32-bit words at `address`, a multiple of 16, in one load."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            four = _load(builder, arguments[0], ir.VectorType(_I32, 4), 16)
+            words = [builder.extract_element(four, _I32(i)) for i in range(4)]
+            return context.make_tuple(builder, U32x4, words)
+
+        return U32x4(types.uint64), generate
+
+    @_intrinsic
+    def store_u32(typing_context: Any, address: Any, value: Any) -> Any:
+        """Stores a 32-bit word at `address`, a multiple of 4."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.store(arguments[1], _pointer(builder, arguments[0], _I32), align=4)
+
+        return types.void(types.uint64, types.uint32), generate
+
+    @_intrinsic
+    def store_u64(typing_context: Any, address: Any, value: Any) -> Any:
+        """Stores a 64-bit word at `address`, a multiple of 8."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.store(arguments[1], _pointer(builder, arguments[0], ir.IntType(64)), align=8)
+
+        return types.void(types.uint64, types.uint64), generate
+
+    def _ptx(instruction: str, builder: Any, arguments: Any) -> Any:
+        """One instruction of three 32-bit operands, which the compiler cannot see through."""
+        kind = ir.FunctionType(_I32, [_I32] * 3)
+        return builder.call(ir.InlineAsm(kind, f"{instruction} $0, $1, $2, $3;", "=r,r,r,r"), arguments)
+
+    @_intrinsic
+    def byte_permute(typing_context: Any, low: Any, high: Any, selector: Any) -> Any:
+        """The four bytes of high || low that the four low hexadecimal digits of `selector` number."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _ptx("prmt.b32", builder, arguments)
+
+        return types.uint32(types.uint32, types.uint32, types.uint32), generate
+
+    @_intrinsic
+    def multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+        """The low word of x * y + z, on the multiply-add pipe even where y is 1."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _ptx("mad.lo.u32", builder, arguments)
+
+        return types.uint32(types.uint32, types.uint32, types.uint32), generate
+
+    @_intrinsic
+    def rotate_right(typing_context: Any, x: Any, n: Any) -> Any:
+        """A 32-bit or 64-bit word rotated right by 0 < n < its bits: a funnel shift."""
+        if x not in (types.uint32, types.uint64):
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, n = arguments
+            bits = x.type(x.type.width)
+            return builder.or_(builder.lshr(x, n), builder.shl(x, builder.sub(bits, n)))
+
+        return x(x, x), generate
