@@ -1,0 +1,218 @@
+"""The command line: `hashbench devices | hash | bench | figures | compare`.
+
+Exit codes: 0 good; 1 a check failed; 2 the call or the input was unusable; 130 interrupted. Errors are one line on
+stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from hashbench import selection
+from hashbench.bench_commands import bench, compare, figures
+from hashbench.files import ChangedWhileReadError, FileHasher, Progress, open_source, size_of
+from hashbench.kernels import ALGORITHMS, Device, Unavailable
+from hashbench.sizes import SIZE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+UNUSABLE = 2
+INTERRUPTED = 130
+
+_SPOOL_SIZE = 32 << 20  # bytes of lines that wait in memory, and not on disk, for the end of their file
+_SAYS_WHAT_IS_WRONG = (Unavailable, OSError, ValueError, TypeError, MemoryError)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hashbench")
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.pass_context
+def hashbench(context: click.Context, debug: bool) -> None:
+    """Standard SHA-2 and Merkle trees on every accelerator: hashed, measured and verified."""
+    context.obj = debug
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@hashbench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def devices(as_json: bool) -> None:
+    """List every kernel and device: available, or why not."""
+    if as_json:
+        click.echo(json.dumps([asdict(device) for device in selection.devices()], indent=2))
+        return
+    from rich.console import Console
+
+    # Away from a terminal a device takes one line, however long.
+    console = Console(width=None if sys.stdout.isatty() else 1000)
+    console.print(_table(selection.devices(), selection.available()[:1]))
+
+
+@hashbench.command("hash")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--kernel", help="Kernel to hash with; the fastest available unless given.")
+@click.option("--device", help="Device id, as `hashbench devices` lists it.")
+@click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), default="sha256", show_default=True)
+@click.option(
+    "--chunk-size",
+    type=SIZE,
+    default="4KiB",
+    show_default=True,
+    help="Bytes of a leaf: a multiple of 64, up to 256MiB.",
+)
+@click.option("--leaves", is_flag=True, help="Print the digest of each chunk instead of the tree's root.")
+@click.pass_context
+def hash_files(
+    context: click.Context,
+    files: Sequence[str],
+    kernel: str | None,
+    device: str | None,
+    algorithm: str,
+    chunk_size: int,
+    leaves: bool,
+) -> None:
+    """Print the root of each FILE's Merkle tree (RFC 9162), as sha256sum prints digests; - is standard input.
+
+    With --leaves, print the plain digest of each chunk, a line each: the digest, two spaces, the file's name and
+    the chunk's bytes as [START:END], END excluded.
+    """
+    hasher = FileHasher(selection.choose(kernel, device, algorithm), chunk_size)
+    unusable = False
+    for name in files:
+        # Nothing of a file is printed before all of it is known to be good.
+        with SpooledTemporaryFile(_SPOOL_SIZE) as lines:
+            try:
+                _hash_file(hasher, name, leaves, lines)
+            except (OSError, ChangedWhileReadError) as error:
+                unusable = True
+                _complain(error, name, debug=context.obj)
+                continue
+            lines.seek(0)
+            shutil.copyfileobj(lines, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    if unusable:
+        context.exit(UNUSABLE)
+
+
+for command in (bench, figures, compare):
+    hashbench.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns the exit code."""
+    debug = False
+    try:
+        try:
+            with hashbench.make_context("hashbench", list(arguments)) as context:
+                debug = context.params["debug"]
+                hashbench.invoke(context)
+            code = 0
+        except click.exceptions.Exit as end:
+            code = end.exit_code
+        sys.stdout.flush()
+        return code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("hashbench: interrupted", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        _complain(error, error.filename if isinstance(error, OSError) else None, debug)
+        _drop_output()
+        return UNUSABLE
+
+
+def _table(listed: Sequence[Device], default: Sequence[Device]) -> Table:
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    table = Table("kernel", "device", "kind", "name", "software", Column("status", overflow="fold"))
+    for device in listed:
+        software = ", ".join(part for part in (device.framework, device.driver) if part)
+        status = "[green]available[/]" + (", the default" if device in default else "")
+        if device.unavailable is not None:
+            status = f"[red]{escape(device.unavailable)}[/]"
+        cells = (device.kernel, device.id, device.kind, device.name, software)
+        table.add_row(*map(escape, cells), status)
+    return table
+
+
+def _hash_file(hasher: FileHasher, name: str, leaves: bool, lines: IO[bytes]) -> None:
+    """Writes the lines of one file to `lines`."""
+    with open_source(name) as stream, _progress(name, size_of(stream)) as progress:
+        if not leaves:
+            lines.write(_line(hasher.root(stream, progress), name))
+            return
+        start = 0
+        for nbytes, digests in hasher.digests(stream, progress):
+            end = start + nbytes
+            for digest in digests:
+                stop = min(start + hasher.chunk_size, end)
+                lines.write(_line(digest.tobytes(), name, f"[{start}:{stop}]"))
+                start = stop
+
+
+def _line(digest: bytes, name: str, part: str = "") -> bytes:
+    """A line as sha256sum prints it: it begins with a backslash where characters of the name were escaped."""
+    escaped = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
+    mark = "" if escaped == name else "\\"
+    return os.fsencode(f"{mark}{digest.hex()}  {escaped}{part}\n")
+
+
+@contextmanager
+def _progress(name: str, total: int | None) -> Iterator[Progress]:
+    """What takes the bytes that were hashed, and shows them where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda nbytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    label = TextColumn("{task.description}", markup=False)
+    with Bar(label, *columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda nbytes: bar.advance(task, nbytes)
+
+
+def _complain(error: Exception, name: str | None, debug: bool) -> None:
+    """Tells an error on one line of stderr, after the name of the file it is about; with its traceback for `debug`."""
+    if debug:
+        traceback.print_exception(error)
+        return
+    if isinstance(error, click.ClickException):
+        reason = error.format_message().rstrip(".")
+        if isinstance(error, click.UsageError) and error.ctx:
+            reason += f" (try '{error.ctx.command_path} --help')"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    elif isinstance(error, _SAYS_WHAT_IS_WRONG):
+        reason = str(error)
+    else:
+        reason = f"{type(error).__name__}: {error} (--debug shows where)"
+    about = f"{name}: " if name else ""
+    click.echo(f"hashbench: {about}{' '.join(reason.split())}", err=True)
+
+
+def _drop_output() -> None:
+    """Lets what standard output no longer takes go, so that the interpreter does not complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

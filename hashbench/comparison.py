@@ -1,0 +1,109 @@
+"""Machines or runs side by side, point by point."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hashbench.results import REFERENCE, ResultsError, Row, read_rows, results_files
+
+
+class NotComparableError(ValueError):
+    """Rows that say different things by the same words; the message says in which way they differ."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One point on the first run, the base, and on another."""
+
+    base: Row
+    other: Row
+
+    @property
+    def ratio(self) -> float:
+        """The other's throughput over the base's."""
+        return self.other.gb_per_s / self.base.gb_per_s
+
+    @property
+    def beyond_spread(self) -> bool:
+        """Whether the ranges between the quartiles do not overlap."""
+        return self.other.seconds_q1 > self.base.seconds_q3 or self.other.seconds_q3 < self.base.seconds_q1
+
+
+def read_run(path: Path) -> list[Row]:
+    """The rows of a machine's folder, or of one results file.
+
+    Raises:
+        ResultsError: there are none, or a file cannot be used.
+    """
+    files = results_files(path) if path.is_dir() else [path]
+    rows = [row for file in files for row in read_rows(file)]
+    if not rows:
+        raise ResultsError(f"{path} holds no rows: its measurement ended before the first one")
+    return rows
+
+
+def compare(base: Sequence[Row], other: Sequence[Row]) -> list[Comparison]:
+    """The points that both runs measured, in the base's order.
+
+    A device is compared with that of the same id; where neither run has the other's id, with the only other one of
+    the same kind. hashlib on one thread is compared with one thread, on all cores with all cores.
+
+    Raises:
+        NotComparableError: the rows of a pair differ in protocol or in how far they were verified.
+    """
+    pairs = sorted(_pairs(base, other), key=lambda pair: base.index(pair.base))
+    for pair in pairs:
+        check_comparable([pair.base, pair.other])
+    return pairs
+
+
+def check_comparable(rows: Iterable[Row]) -> None:
+    """Checks that `rows` were measured by one protocol, and that those of one point were verified alike.
+
+    Raises:
+        NotComparableError: they were not; the message names the two.
+    """
+    first: Row | None = None
+    verified: dict[tuple[object, ...], Row] = {}
+    for row in rows:
+        first = first or row
+        if row.protocol != first.protocol:
+            raise NotComparableError(
+                f"rows of measurement protocols {first.protocol} ({_where(first)}) and {row.protocol} ({_where(row)}) "
+                "do not compare: measure both with the same version of hashbench"
+            )
+        twin = verified.setdefault(row.point_of_any_device, row)
+        if row.verified != twin.verified:
+            raise NotComparableError(
+                f"rows verified by {twin.verified!r} ({_where(twin)}) and {row.verified!r} ({_where(row)}) "
+                "do not compare: measure both with the same version of hashbench"
+            )
+
+
+def _where(row: Row) -> str:
+    return f"{row.kernel} {row.device} on {row.device_name}, {row.date}"
+
+
+def _pairs(base: Sequence[Row], other: Sequence[Row]) -> Iterator[Comparison]:
+    here, there = _by_point(base), _by_point(other)
+    for point in here.keys() & there.keys():
+        mine, theirs = dict(here[point]), dict(there[point])
+        for device in here[point].keys() & there[point].keys():
+            yield Comparison(mine.pop(device), theirs.pop(device))
+        if len(mine) == len(theirs) == 1:
+            pair = Comparison(*mine.values(), *theirs.values())
+            if pair.base.kernel != REFERENCE[0]:
+                yield pair
+
+
+def _by_point(rows: Iterable[Row]) -> Mapping[tuple[object, ...], dict[str, Row]]:
+    """The rows of each point and kind of device, by device."""
+    found: dict[tuple[object, ...], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        device = re.sub(r"^\d+-threads$", "all threads", row.device)
+        found[(row.device_kind, *row.point_of_any_device)][device] = row
+    return found

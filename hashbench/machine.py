@@ -1,0 +1,186 @@
+"""What a machine is made of: its processor, memory, devices, drivers and the versions that measure on it.
+
+Nothing here says whose machine it is: no host name, no user name, no path.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+import psutil
+
+import hashbench
+from hashbench.kernels import Device
+
+COMMIT_VARIABLE = "HASHBENCH_COMMIT"
+"""Names the commit where the code is a copy without its repository."""
+
+_PACKAGES = (
+    "cuda-core",
+    "cuda-python",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "cupy-rocm-7-0",
+    "dpctl",
+    "dpnp",
+    "intel-opencl-rt",
+    "numba",
+    "numba-cuda",
+    "numpy",
+    "nvidia-cuda-nvrtc",
+    "pocl-binary-distribution",
+    "pyopencl",
+)
+
+
+def describe(devices: Sequence[Device]) -> dict[str, Any]:
+    """The machine that has `devices`, as JSON values. Sizes are in bytes, clocks in MHz, power in watts."""
+    return {
+        "cpu": _cpu(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": _nvidia_gpus(),
+        "os": _operating_system(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "hashbench": commit(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "devices": [
+            {
+                "kernel": device.kernel,
+                "id": device.id,
+                "name": device.name,
+                "vendor": device.vendor,
+                "kind": device.kind,
+                "framework": device.framework,
+                "driver": device.driver,
+            }
+            for device in devices
+            if device.unavailable is None
+        ],
+    }
+
+
+def slug(devices: Sequence[Device]) -> str:
+    """The name of the machine's folder: that of its first GPU ("nvidia-h200"), else of its processor with the number
+    of cores ("intel-xeon-2.80ghz-2-cores").
+    """
+    for device in devices:
+        if device.unavailable is None and device.kind == "gpu":
+            return _slug(device.name)
+    cores = os.cpu_count() or 1
+    return _slug(f"{_cpu_name()} {cores} {'core' if cores == 1 else 'cores'}")
+
+
+def commit() -> str:
+    """The code's commit: from its repository, "-dirty" where the code is not as committed; else from the environment
+    variable HASHBENCH_COMMIT; else the package's version.
+    """
+    root = Path(hashbench.__file__).resolve().parent.parent
+    if (root / ".git").exists():
+        found = _git(root, "rev-parse", "--short=10", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "hashbench", "kernels", "experiments", "pyproject.toml")
+        if found is not None and changed is not None:
+            return f"{found}-dirty" if changed else found
+    return os.environ.get(COMMIT_VARIABLE) or _version("hashbench") or "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git, or it refuses."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _slug(name: str) -> str:
+    name = re.sub(r"\((?:r|tm|c)\)|\b(?:cpu|processor|graphics|\d+-core)\b|@", " ", name.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", name).strip("-.")
+
+
+@cache
+def _cpu_info() -> dict[str, Any]:
+    return dict(cpuinfo.get_cpu_info())  # takes a second
+
+
+def _cpu_name() -> str:
+    return str(_cpu_info().get("brand_raw") or platform.machine() or "cpu")
+
+
+def _cpu() -> dict[str, Any]:
+    known = _cpu_info()
+    features = set(known.get("flags", ()))
+    return {
+        "name": _cpu_name(),
+        "architecture": platform.machine(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": os.cpu_count(),
+        "l3_cache_bytes": known.get("l3_cache_size"),
+        "sha_instructions": sorted(features & {"sha_ni", "sha512", "sha1", "sha2"}),
+        "vector_instructions": sorted(features & {"avx2", "avx512f", "avx512bw", "sve", "sve2", "asimd"}),
+    }
+
+
+def _operating_system() -> str:
+    # The release may carry a builder's name after its number.
+    release = re.match(r"[\d.]*", platform.release())
+    kernel = f"{platform.system()} {release.group() if release else ''}".strip()
+    try:
+        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
+    except (OSError, KeyError):
+        return kernel
+
+
+def _nvidia_gpus() -> list[dict[str, Any]]:
+    """What NVIDIA's management library says of each GPU; none where nvidia-ml-py or a driver is missing."""
+    try:
+        pynvml: Any = import_module("pynvml")
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [_nvidia_gpu(pynvml, handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _nvidia_gpu(nvml: Any, gpu: Any) -> dict[str, Any]:
+    def ask(question: Any, *arguments: Any) -> Any:
+        try:
+            return question(*arguments)
+        except nvml.NVMLError:  # many boards and virtual machines keep some of it to themselves
+            return None
+
+    memory = ask(nvml.nvmlDeviceGetMemoryInfo, gpu)
+    power = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, gpu)
+    return {
+        "name": ask(nvml.nvmlDeviceGetName, gpu),
+        "driver": ask(nvml.nvmlSystemGetDriverVersion),
+        "cuda_driver": ask(nvml.nvmlSystemGetCudaDriverVersion),
+        "compute_capability": ask(nvml.nvmlDeviceGetCudaComputeCapability, gpu),
+        "memory_bytes": memory and memory.total,
+        "sm_clock": ask(nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_SM),
+        "sm_clock_max": ask(nvml.nvmlDeviceGetMaxClockInfo, gpu, nvml.NVML_CLOCK_SM),
+        "memory_clock_max": ask(nvml.nvmlDeviceGetMaxClockInfo, gpu, nvml.NVML_CLOCK_MEM),
+        "power_limit": power and power / 1000,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

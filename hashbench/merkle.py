@@ -1,0 +1,138 @@
+"""The Merkle tree of RFC 9162 in plain Python: the reference that every kernel's tree is held against.
+
+It follows the RFC's recursive definitions word for word, so that it is right on sight; it is not meant to be fast.
+Section 2.1.1 of RFC 9162 is the tree of RFC 6962 (Certificate Transparency) too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from hashbench.kernels import algorithm_named, check_chunk_size
+
+Data = bytes | bytearray | memoryview
+
+
+def leaf_hash(chunk: Data, algorithm: str) -> bytes:
+    """The hash of one leaf: HASH(0x00 || chunk).
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    return _hash(algorithm, b"\x00", chunk)
+
+
+def node_hash(left: bytes, right: bytes, algorithm: str) -> bytes:
+    """The hash of an inner node: HASH(0x01 || left || right).
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    return _hash(algorithm, b"\x01", left, right)
+
+
+def merkle_tree_hash(chunks: Sequence[Data], algorithm: str) -> bytes:
+    """The Merkle Tree Hash over `chunks`, one a leaf: MTH of RFC 9162 section 2.1.1. No chunks: HASH of nothing.
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    return root_of([leaf_hash(chunk, algorithm) for chunk in chunks], algorithm)
+
+
+def root_of(nodes: Sequence[bytes], algorithm: str) -> bytes:
+    """The root over nodes of equal height, all but the last of them complete, by the recursion of MTH.
+
+    Leaves are such nodes. So are the roots of a tree's consecutive pieces of 2^k leaves each, the last of any number up
+    to that: MTH splits at powers of two, hence between pieces before it splits one.
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    n = len(nodes)
+    if n == 0:
+        return _hash(algorithm)
+    if n == 1:
+        return nodes[0]
+    k = _split(n)
+    return node_hash(root_of(nodes[:k], algorithm), root_of(nodes[k:], algorithm), algorithm)
+
+
+def inclusion_proof(chunks: Sequence[Data], index: int, algorithm: str) -> list[bytes]:
+    """The nodes that lead from the leaf at `index` to the root, bottom up: PATH of RFC 9162 section 2.1.3.1.
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384", or the tree has no leaf at `index`.
+    """
+    if not 0 <= index < len(chunks):
+        raise ValueError(f"leaf {index} does not exist: the tree has {len(chunks)} leaves, counted from 0")
+    return _path(index, [leaf_hash(chunk, algorithm) for chunk in chunks], algorithm)
+
+
+def verify_inclusion(
+    leaf: bytes, index: int, tree_size: int, path: Sequence[bytes], root: bytes, algorithm: str
+) -> bool:
+    """Whether `path` proves that `leaf` is in the tree of `root`: the algorithm of RFC 9162 section 2.1.3.2.
+
+    Args:
+        leaf: the leaf's hash, as `leaf_hash` gives it.
+        index: the leaf's place, from 0.
+        tree_size: the number of leaves.
+        path: what `inclusion_proof` gave.
+        root: the Merkle Tree Hash.
+        algorithm: "sha256" or "sha384".
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    if not 0 <= index < tree_size:
+        return False
+    fn, sn = index, tree_size - 1
+    r = leaf
+    for p in path:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            r = node_hash(p, r, algorithm)
+            while not fn & 1 and fn != 0:
+                fn >>= 1
+                sn >>= 1
+        else:
+            r = node_hash(r, p, algorithm)
+        fn >>= 1
+        sn >>= 1
+    return sn == 0 and r == root
+
+
+def chunks_of(data: Data, chunk_size: int) -> list[memoryview]:
+    """`data` cut into chunks of `chunk_size` bytes, the last of which may be short; none where there is no data.
+
+    Raises:
+        TypeError, ValueError: `chunk_size` is not a positive multiple of 64.
+    """
+    check_chunk_size(chunk_size)
+    view = memoryview(data)
+    return [view[start : start + chunk_size] for start in range(0, len(view), chunk_size)]
+
+
+def _path(m: int, nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
+    n = len(nodes)
+    if n == 1:
+        return []
+    k = _split(n)
+    if m < k:
+        return [*_path(m, nodes[:k], algorithm), root_of(nodes[k:], algorithm)]
+    return [*_path(m - k, nodes[k:], algorithm), root_of(nodes[:k], algorithm)]
+
+
+def _split(n: int) -> int:
+    """The largest power of two smaller than n."""
+    return 1 << ((n - 1).bit_length() - 1)
+
+
+def _hash(algorithm: str, *parts: Data) -> bytes:
+    state = hashlib.new(algorithm_named(algorithm).name)
+    for part in parts:
+        state.update(part)
+    return state.digest()

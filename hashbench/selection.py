@@ -1,0 +1,76 @@
+"""Which kernel hashes, and on which device: by name, or the fastest that this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, kernel_class
+
+FASTEST_FIRST = {
+    "gpu": ("cupy", "numba-cuda", "dpnp", "opencl"),
+    # Measured: SHA-256 trees on two cores with SHA-NI and AVX-512. GB a CPU second over 4 KiB chunks: 1.3, 1.2 and 0.6;
+    # over 1 MiB chunks: 1.6, 1.6 and 1.1. hashlib waits for Python between small chunks, most of all with many threads.
+    "cpu": ("dpnp", "opencl", "hashlib"),
+}
+"""Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not named come last."""
+
+
+class UsageError(ValueError):
+    """The call names something that does not exist; the message lists what does."""
+
+
+def devices() -> list[Device]:
+    """Every device of every kernel, those that cannot be used included, in the registry's order."""
+    return [device for name in KERNELS for device in _devices_of(name)]
+
+
+def available() -> list[Device]:
+    """Every device that can be used, the fastest expected first."""
+    return list(_by_preference(tuple(KERNELS)))
+
+
+def choose(kernel: str | None = None, device: str | None = None, algorithm: str = "sha256") -> Kernel:
+    """The kernel to hash with.
+
+    Args:
+        kernel: a name in the registry; None takes any.
+        device: a device id, as `hashbench devices` lists them; None takes the fastest available.
+        algorithm: "sha256" or "sha384".
+
+    Raises:
+        UsageError: there is no such kernel or device.
+        ValueError: there is no such algorithm.
+        Unavailable: the framework is missing, or the device cannot be used.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise UsageError(f"unknown kernel {kernel!r}: accepted are {', '.join(KERNELS)}")
+    names = tuple(KERNELS) if kernel is None else (kernel,)
+    for found in _by_preference(names):
+        if device in (None, found.id):
+            return kernel_class(found.kernel)(found, algorithm)
+    raise _refusal(names, device)
+
+
+@cache
+def _devices_of(name: str) -> tuple[Device, ...]:
+    return tuple(kernel_class(name).devices())
+
+
+def _by_preference(names: Sequence[str]) -> Iterator[Device]:
+    """The available devices of these kernels, the fastest expected first; a framework is imported in its turn."""
+    for kind, order in FASTEST_FIRST.items():
+        for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order)):
+            usable = [d for d in _devices_of(name) if d.unavailable is None and d.kind == kind]
+            yield from reversed(usable) if kind == "cpu" else usable  # a CPU with more threads is listed later
+
+
+def _refusal(names: Sequence[str], device: str | None) -> Exception:
+    """Why none of these kernels has `device`, or any device at all where it is None."""
+    listed = [found for name in names for found in _devices_of(name)]
+    unusable = [d for d in listed if d.unavailable is not None]
+    accepted = [d.id if len(names) == 1 else f"{d.id} ({d.kernel})" for d in listed if d.unavailable is None]
+    named = [d for d in unusable if device in (None, d.id)]
+    if named or not accepted:
+        return Unavailable("; ".join(f"{d.kernel} is not available: {d.unavailable}" for d in named or unusable))
+    return UsageError(f"unknown device {device!r}: accepted are {', '.join(accepted)}")

@@ -1,0 +1,108 @@
+"""What the command line prints of results: rows, and comparisons of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hashbench.comparison import Comparison
+from hashbench.results import Row
+from hashbench.sizes import format_size
+
+_WIDE = 200
+"""Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
+
+
+def print_table(table: Table) -> None:
+    """Prints a table on standard output."""
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDE)).print(table)
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """Rows of one run: throughput by the device's clock, and how many times that of hashlib on one thread it is."""
+    table = _table()
+    for name in ("kernel", "device", "strategy", "algorithm"):
+        table.add_column(name, overflow="fold")
+    for name in ("size", "chunk", "GB/s", "quartiles", "over hashlib"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verified")
+    for row in rows:
+        slow, fast = row.gb_per_s_range
+        speed_up = speed_up_over_reference(row, rows)
+        table.add_row(
+            _kernel(row),
+            _device(row),
+            row.strategy,
+            row.algorithm,
+            format_size(row.bytes),
+            _chunk(row),
+            f"{row.gb_per_s:.4g}",
+            f"{slow:.4g} .. {fast:.4g}",
+            "" if speed_up is None else f"{speed_up:.3g}x",
+            row.verified,
+        )
+    return table
+
+
+def speed_up_over_reference(row: Row, rows: Sequence[Row]) -> float | None:
+    """The throughput of `row` over that of hashlib on one thread, for the same algorithm, strategy and chunk size. It
+    hardly depends on the size of the input; among several the nearest counts. None where `rows` holds none.
+    """
+    same = [
+        r
+        for r in rows
+        if r.is_reference
+        and (r.experiment, r.algorithm, r.strategy, r.chunk_size)
+        == (row.experiment, row.algorithm, row.strategy, row.chunk_size)
+    ]
+    if not same:
+        return None
+    return row.gb_per_s / min(same, key=lambda r: abs(r.bytes - row.bytes)).gb_per_s
+
+
+def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) -> Table:
+    """Points of two runs side by side, each in GB/s."""
+    table = _table()
+    for name in ("experiment", "kernel", "device", "strategy", "algorithm"):
+        table.add_column(name)
+    for name in ("size", "chunk", escape(base), escape(other), "ratio"):
+        table.add_column(name, justify="right")
+    table.add_column("beyond the spread")
+    for pair in comparisons:
+        row = pair.base
+        table.add_row(
+            row.experiment,
+            _kernel(row),
+            "\nand ".join(dict.fromkeys((_device(row), _device(pair.other)))),
+            row.strategy,
+            row.algorithm,
+            format_size(row.bytes),
+            _chunk(row),
+            f"{pair.base.gb_per_s:.4g}",
+            f"{pair.other.gb_per_s:.4g}",
+            f"{pair.ratio:.3f}",
+            "yes" if pair.beyond_spread else "no",
+        )
+    return table
+
+
+def _kernel(row: Row) -> str:
+    return row.kernel if row.variant == "plain" else f"{row.kernel} {row.variant}"
+
+
+def _device(row: Row) -> str:
+    """The device's name, and the number of threads where its id gives one."""
+    return escape(f"{row.device_name}, {row.device}" if "thread" in row.device else row.device_name)
+
+
+def _chunk(row: Row) -> str:
+    return "" if row.chunk_size is None else format_size(row.chunk_size)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
