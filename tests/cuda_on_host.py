@@ -1,0 +1,147 @@
+"""The CUDA C source as one more kernel, compiled by the host's C++ compiler: slow, but runs anywhere."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hashbench.kernels import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.arrays import contiguous_nbytes
+from hashbench.kernels.device_kernel import DeviceKernel, Launch
+from hashbench.kernels.source import device_source
+
+_COMPILER = "g++"
+_SHIM = Path(__file__).with_suffix(".hpp")
+_ERRORS = {1: "there is no such kernel", 2: "the threads of a block met different numbers of barriers"}
+
+_libc = ctypes.CDLL(None)
+_libc.malloc.restype = ctypes.c_void_p
+_libc.malloc.argtypes = [ctypes.c_size_t]
+_libc.free.argtypes = [ctypes.c_void_p]
+
+
+def compiled(algorithm: Algorithm, folder: Path, options: Sequence[str] = ("-O2",)) -> Path:
+    """The device code of one algorithm as a shared library in `folder`."""
+    source = folder / f"{algorithm.name}.cpp"
+    source.write_text(f'#include "{_SHIM}"\n{device_source(algorithm, balanced=True)}\nCUDA_ON_HOST_KERNELS\n')
+    library = source.with_suffix(".so")
+    # Like CUDA's compilers, which read memory through pointers of other types as it lies.
+    dialect = ["-std=c++20", "-pthread", "-fno-strict-aliasing"]
+    command = [_COMPILER, *dialect, *options, "-shared", "-fPIC", str(source), "-o", str(library)]
+    subprocess.run(command, check=True)
+    return library
+
+
+@cache
+def _compiled_once(algorithm: Algorithm) -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="hashbench-cuda-on-host-")
+    weakref.finalize(_compiled_once, folder.cleanup)
+    return compiled(algorithm, Path(folder.name))
+
+
+class _Memory:
+    """Memory of exactly the size asked for, so that a sanitizer sees every byte read or written beyond it."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.address = _libc.malloc(nbytes)
+        if self.address is None:
+            raise MemoryError
+        weakref.finalize(self, _libc.free, self.address)
+
+
+class _HostStage(Stage):
+    def __init__(self, buffer: Buffer) -> None:
+        self.host = _bytes_at(buffer)
+        self._buffer = buffer
+
+    def upload(self, nbytes: int) -> Buffer:
+        return self._buffer[:nbytes]
+
+
+def _bytes_at(buffer: Buffer) -> Bytes:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * buffer.nbytes).from_address(buffer.address))
+
+
+class CudaOnHost(DeviceKernel):
+    """The CUDA C source on the host's processor.
+
+    Args:
+        device: as in `Kernel`.
+        algorithm: as in `Kernel`.
+        variant: as in `Kernel`.
+        library: what `compiled` made; None compiles it, once.
+    """
+
+    name = "cuda-source-on-host"
+
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
+    ) -> None:
+        super().__init__(device, algorithm, variant)
+        self._library = ctypes.CDLL(str(library or _compiled_once(self.algorithm)))
+
+    @classmethod
+    def devices(cls) -> list[Device]:
+        reason = None if shutil.which(_COMPILER) else f"{_COMPILER} is not installed"
+        return [
+            Device(
+                kernel=cls.name,
+                id="host",
+                name="host",
+                vendor="host",
+                kind="cpu",
+                framework="C++20",
+                driver=_COMPILER,
+                unavailable=reason,
+            )
+        ]
+
+    def free_memory(self) -> int:
+        return psutil.virtual_memory().available
+
+    def allocate(self, nbytes: int) -> Buffer:
+        try:
+            memory = _Memory(nbytes)
+        except MemoryError:
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        return Buffer(memory, memory.address, nbytes)
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        _bytes_at(buffer)[:] = data
+
+    def get(self, buffer: Buffer) -> Bytes:
+        return _bytes_at(buffer).copy()
+
+    def view(self, array: Any) -> Buffer:
+        interface = getattr(array, "__array_interface__", None)
+        if interface is None:
+            raise TypeError(f"{type(array).__name__} is not accepted: {self.name} views NumPy's arrays")
+        nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"])
+        return Buffer(array, interface["data"][0], nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _HostStage(self.allocate(nbytes))
+
+    def execute(self, launches: Sequence[Launch]) -> float:
+        for launch in launches:
+            values = [
+                ctypes.c_uint64(a.address)
+                if isinstance(a, Buffer)
+                else np.ctypeslib.as_ctypes_type(a.dtype)(int(a))  # of its own width
+                for a in launch.arguments
+            ]
+            pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+            status = self._library.launch(launch.function.encode(), ctypes.c_ulong(launch.groups), pointers)
+            if status:
+                raise RuntimeError(f"{launch.function}: {_ERRORS[status]}")
+        return 0.0

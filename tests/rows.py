@@ -1,0 +1,50 @@
+"""Rows made up for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hashbench.results import SCHEMA, Row
+
+ROW = Row(
+    schema=SCHEMA,
+    experiment="throughput",
+    kernel="opencl",
+    variant="plain",
+    strategy="tree",
+    algorithm="sha256",
+    device="0:0",
+    device_name="NVIDIA H200",
+    device_kind="gpu",
+    bytes=1 << 30,
+    chunk_size=4096,
+    segments=1,
+    repeats=9,
+    seconds_median=0.002,
+    seconds_q1=0.0019,
+    seconds_q3=0.0021,
+    seconds_min=0.0018,
+    wall_seconds_median=0.003,
+    wall_seconds_q1=0.0029,
+    wall_seconds_q3=0.0031,
+    gb_per_s=536.870912,
+    verified="sample",
+    driver="OpenCL 3.0 CUDA, 580.1",
+    framework="pyopencl 2026.1",
+    protocol="1",
+    commit="0123456789",
+    date="2026-01-02T03:04:05Z",
+)
+
+
+def row(seconds: float = ROW.seconds_median, spread: float = 0.05, **changes: Any) -> Row:
+    """`ROW` with a median of `seconds`, quartiles `spread` of it away, and other columns changed."""
+    timed = replace(
+        ROW,
+        seconds_median=seconds,
+        seconds_q1=seconds * (1 - spread),
+        seconds_q3=seconds * (1 + spread),
+        **changes,
+    )
+    return replace(timed, gb_per_s=1e-9 * timed.bytes / seconds)

@@ -1,0 +1,371 @@
+"""Experiments end to end: points are verified, measured and written as rows, and figures are drawn from rows alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rows import row
+
+from hashbench import bench_commands, experiment, machine, measurement, selection
+from hashbench.experiment import Experiment, Failure, Point, Report, Skip, experiment_named, plan, run
+from hashbench.experiments import throughput
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, OutOfDeviceMemory, Strategy, Work, kernel_class
+from hashbench.kernels.hashlib_cpu import HashlibCpu
+from hashbench.results import ResultsFile, Row, read_rows
+
+MiB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every measurement short, and leaves what it does as it is."""
+    monkeypatch.setattr(measurement, "WORKING_SET", 1 * MiB)
+    monkeypatch.setattr(measurement, "WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr(measurement, "BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(throughput, "QUICK_SIZE", {"gpu": 2 * MiB, "cpu": 2 * MiB})
+
+
+class Small(Experiment):
+    """A few small points."""
+
+    name = "small"
+    question = "Does it run?"
+
+    def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
+        for algorithm in ("sha256", "sha384"):
+            yield Point(device, "tree", algorithm, (256 << 10,), 1024)
+            if not quick:
+                yield Point(device, "batched", algorithm, (100_000, 0, 7), 128)
+                yield Point(device, "batched", algorithm, (100_000, 7), None)
+
+    def figure(self, rows: Sequence[Row], path: Path) -> list[Path]:
+        return []
+
+
+ONE_CORE = kernel_class("hashlib").devices()[0]
+
+
+def run_small(
+    folder: Path, devices: Iterable[Device] = (ONE_CORE,), algorithms: Sequence[str] = ("sha256", "sha384")
+) -> Report:
+    small = Small()
+    return run(small, plan(small, devices, algorithms, quick=False), ResultsFile(folder / "small.csv"), "c0ffee")
+
+
+@pytest.mark.parametrize("name", ["hashlib", "dpnp"])
+def test_every_point_becomes_a_row(tmp_path: Path, name: str) -> None:
+    device = kernel_class(name).devices()[0]
+    if device.unavailable is not None:
+        pytest.skip(f"{name}: {device.unavailable}")
+    report = run_small(tmp_path, [device])
+    assert [type(outcome) for outcome in report.outcomes] == [Row] * 6
+    assert report.rows == read_rows(tmp_path / "small.csv")
+    assert [(r.algorithm, r.strategy, r.bytes, r.chunk_size, r.segments) for r in report.rows] == [
+        (algorithm, *point)
+        for algorithm in ("sha256", "sha384")
+        for point in (("tree", 262144, 1024, 1), ("batched", 100007, 128, 3), ("batched", 100007, None, 2))
+    ]
+    for measured in report.rows:
+        assert (measured.kernel, measured.device, measured.device_name) == (name, device.id, device.name)
+        assert (measured.verified, measured.commit, measured.protocol) == ("all", "c0ffee", measurement.PROTOCOL)
+        assert measured.repeats == measurement.MIN_REPEATS_IN_BUDGET
+        assert measured.seconds_min <= measured.seconds_q1 <= measured.seconds_median <= measured.seconds_q3
+        assert measured.gb_per_s == pytest.approx(measured.bytes / measured.seconds_median / 1e9)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", measured.date)
+
+
+def test_each_algorithm_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    class Counted(HashlibCpu):
+        def __init__(self, device: Device, algorithm: str = "", variant: str | None = None) -> None:
+            built.append(algorithm)
+            super().__init__(device, algorithm, variant)
+
+    use(monkeypatch, Counted)
+    assert len(run_small(tmp_path, algorithms=("sha384", "sha256")).rows) == 6
+    assert built == ["sha384", "sha256"]
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------
+
+
+def use(monkeypatch: pytest.MonkeyPatch, cls: type[Kernel]) -> None:
+    monkeypatch.setattr(experiment, "kernel_class", lambda name: cls)
+
+
+class WrongWork(Work):
+    """Right but for one bit of the last digest."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def run(self) -> float:
+        return self.work.run()
+
+    def digests(self) -> Bytes:
+        digests = self.work.digests().copy()
+        digests[-1, 0] ^= 1
+        return digests
+
+
+class WrongTrees(HashlibCpu):
+    def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
+        work = super().prepare(strategy, segments, chunk_size)
+        return WrongWork(work) if strategy == "tree" else work
+
+
+def test_wrong_output_is_never_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, WrongTrees)
+    report = run_small(tmp_path)
+    assert [type(outcome) for outcome in report.outcomes] == [Failure, Row, Row] * 2
+    assert all("differs from the reference" in str(failure.error) for failure in report.failures)
+    assert {r.strategy for r in read_rows(tmp_path / "small.csv")} == {"batched"}
+
+
+class BreaksDown(HashlibCpu):
+    def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
+        if strategy == "tree":
+            raise RuntimeError("the driver\nis gone")
+        return super().prepare(strategy, segments, chunk_size)
+
+
+def test_a_kernel_that_breaks_down_fails_its_point_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, BreaksDown)
+    report = run_small(tmp_path)
+    assert [type(outcome) for outcome in report.outcomes] == [Failure, Row, Row] * 2
+
+
+def test_an_interrupt_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(HashlibCpu):
+        def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
+            if chunk_size is None:
+                raise KeyboardInterrupt
+            return super().prepare(strategy, segments, chunk_size)
+
+    use(monkeypatch, Interrupted)
+    report = run_small(tmp_path)
+    assert report.interrupted
+    assert len(report.rows) == 2
+    assert read_rows(tmp_path / "small.csv") == report.rows
+
+
+def test_out_of_memory_is_a_skip_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(HashlibCpu):
+        def random(self, nbytes: int, seed: int) -> Buffer:
+            raise OutOfDeviceMemory(self.device, nbytes)
+
+    use(monkeypatch, Full)
+    report = run_small(tmp_path)
+    assert len(report.skips) == len(report.outcomes) == 6
+    assert all("out of memory on" in skip.reason and "bytes were asked for" in skip.reason for skip in report.skips)
+    assert not (tmp_path / "small.csv").exists()
+
+
+def test_points_shrink_to_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tight(HashlibCpu):
+        def free_memory(self) -> int:
+            return 3 * MiB
+
+    class Large(Small):
+        def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
+            for lengths in ((8 * MiB,), (2 * MiB,), (4 * MiB, 4 * MiB)):
+                yield Point(device, "tree", "sha256", lengths, 4096)
+
+    use(monkeypatch, Tight)
+    report = run(Large(), plan(Large(), [ONE_CORE], ["sha256"], quick=False), ResultsFile(tmp_path / "l.csv"), "c")
+    assert [type(outcome) for outcome in report.outcomes] == [Skip, Row, Skip]
+    assert [r.bytes for r in report.rows] == [2 * MiB]
+    assert ["2MiB are measured instead" in skip.reason for skip in report.skips] == [True, False]
+
+
+def test_unavailable_devices_are_skips(tmp_path: Path) -> None:
+    missing = Device("cupy", unavailable="there is no GPU")
+    assert run_small(tmp_path, [missing]).outcomes == [Skip("cupy", "there is no GPU")]
+
+
+def test_experiments_are_found_by_name() -> None:
+    assert isinstance(experiment_named("throughput"), throughput.Throughput)
+    with pytest.raises(ValueError, match=r"unknown experiment 'speed': accepted are .*throughput"):
+        experiment_named("speed")
+
+
+# Throughput ----------------------------------------------------------------------------------------------------------
+
+
+def machine_rows() -> list[Row]:
+    """A machine with a fast GPU under two kernels and two CPU lanes."""
+    lanes = (("hashlib", "1-thread", 1.0), ("hashlib", "2-threads", 2.0), ("cupy", "0", 900.0), ("opencl", "0", 800.0))
+    return [
+        row(
+            1e-9 * (1 << 30) / speed,
+            kernel=kernel,
+            device=device,
+            device_kind="cpu" if kernel == "hashlib" else "gpu",
+            device_name="A [C]PU" if kernel == "hashlib" else "NVIDIA H200",
+            strategy=strategy,
+            algorithm=algorithm,
+        )
+        for kernel, device, speed in lanes
+        for strategy in ("batched", "tree")
+        for algorithm in ("sha256", "sha384")
+    ]
+
+
+def test_the_short_form_is_part_of_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for kind in ("gpu", "cpu"):
+        device = replace(ONE_CORE, kind=kind)
+        quick = list(throughput.EXPERIMENT.points(device, quick=True))
+        full = list(throughput.EXPERIMENT.points(device, quick=False))
+        assert len(quick) == 4
+        assert set(quick) < set(full)
+        assert len(set(full)) == len(full)
+
+
+def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
+    rows = machine_rows()
+    first = throughput.EXPERIMENT.figure(rows, tmp_path / "a" / "throughput")
+    second = throughput.EXPERIMENT.figure(rows, tmp_path / "b" / "throughput")
+    assert [path.suffix for path in first] == [".png", ".pdf", ".csv"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert len(first[-1].read_text().splitlines()) == 1 + len(rows)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16])
+def test_any_part_of_a_sweep_draws(tmp_path: Path, count: int) -> None:
+    assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], tmp_path / "throughput")) == 3
+
+
+def test_chunk_sizes_are_drawn_for_each_kind_of_device(tmp_path: Path) -> None:
+    sizes = [replace(one, chunk_size=size) for one in machine_rows() for size in (1024, 4096, 65536)]
+    drawn = throughput.EXPERIMENT.figure(sizes, tmp_path / "throughput")
+    assert [path.name for path in drawn if path.suffix == ".csv"] == [
+        "throughput.csv",
+        "throughput_by_chunk_size_gpu.csv",
+        "throughput_by_chunk_size_cpu.csv",
+    ]
+    assert [len(path.read_text().splitlines()) for path in drawn if path.suffix == ".csv"] == [17, 25, 25]
+
+
+# The commands --------------------------------------------------------------------------------------------------------
+
+
+def bench(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(bench_commands.bench, [*map(str, arguments)])
+
+
+def test_bench_writes_rows_machine_and_figures(tmp_path: Path) -> None:
+    kernels = ["--kernel", "hashlib", "--kernel", "dpnp", "--kernel", "cupy"]
+    done = bench("throughput", "--quick", *kernels, "--machine", "here", "--results", tmp_path)
+    assert done.exit_code == 0, done.output
+    available = [d for d in selection.devices() if d.kernel in ("hashlib", "dpnp", "cupy")]
+    rows = read_rows(tmp_path / "here" / "throughput.csv")
+    assert len(rows) == 4 * sum(d.unavailable is None for d in available)
+    for device in available:
+        assert device.unavailable is None or f"skipped {device.kernel}: {device.unavailable}" in done.stderr
+    for file in ("throughput.csv", "figures/throughput.png", "figures/throughput.pdf"):
+        assert str(tmp_path / "here" / file) in done.stdout
+    described = json.loads((tmp_path / "here" / "machine.json").read_text(encoding="utf-8"))
+    assert {d["kernel"] for d in described["devices"]} >= {"hashlib"}
+
+    drawn = tmp_path / "here" / "figures" / "throughput.png"
+    before = drawn.read_bytes()
+    drawn.unlink()
+    again = CliRunner().invoke(bench_commands.figures, ["--results", str(tmp_path)])
+    assert again.exit_code == 0, again.output
+    assert drawn.read_bytes() == before
+
+
+def test_bench_measures_what_was_asked_for(tmp_path: Path) -> None:
+    only = ("--kernel", "hashlib", "--device", "1-thread", "--algorithm", "sha384")
+    assert bench("throughput", "--quick", *only, "--results", tmp_path).exit_code == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == machine.slug(selection.devices())
+    rows = read_rows(folder / "throughput.csv")
+    assert [(r.device, r.algorithm, r.strategy) for r in rows] == [
+        ("1-thread", "sha384", "batched"),
+        ("1-thread", "sha384", "tree"),
+    ]
+    assert bench("throughput", "--quick", *only, "--results", tmp_path).exit_code == 0
+    assert len(read_rows(folder / "throughput.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "unknown experiment 'speed'"),
+        (["--kernel", "md5"], "unknown kernel 'md5': accepted are hashlib, "),
+        (["--kernel", "hashlib", "--device", "0"], "unknown device '0': accepted are 1-thread"),
+        (["--machine", "../other"], "machine name '../other' is not accepted"),
+    ],
+)
+def test_what_bench_cannot_do_is_said_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = bench(*arguments, "--quick", "--results", tmp_path / "results")
+    assert isinstance(done.exception, ValueError)
+    assert message in str(done.exception)
+    assert not (tmp_path / "results").exists()
+
+
+def test_bench_measures_nothing_into_a_folder_or_file_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_commands, "run", lambda *_: pytest.fail("it was measured"))
+    (tmp_path / "file").write_text("in the way")
+    done = bench("--quick", "--kernel", "hashlib", "--results", tmp_path / "file")
+    assert "results cannot be written" in str(done.exception)
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "throughput.csv").write_text("a,b\n1,2\n")
+    done = bench("--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert "is not a results file" in str(done.exception)
+    assert (tmp_path / "here" / "throughput.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_bench_ends_with_1_where_output_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, WrongTrees)
+    done = bench("throughput", "--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert done.exit_code == 1
+    assert "wrong, so not measured: hashlib 1-thread: sha256 tree" in done.stderr
+    assert {r.strategy for r in read_rows(tmp_path / "here" / "throughput.csv")} == {"batched"}
+
+
+def test_bench_ends_with_the_error_where_a_kernel_broke_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, BreaksDown)
+    done = bench("throughput", "--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert isinstance(done.exception, RuntimeError)
+    assert ": RuntimeError: the driver is gone\n" in done.stderr
+    assert {r.strategy for r in read_rows(tmp_path / "here" / "throughput.csv")} == {"batched"}
+
+
+def test_compare_prints_the_points_of_both(tmp_path: Path) -> None:
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        file = ResultsFile(tmp_path / name / "throughput.csv")
+        for one in machine_rows():
+            file.add(
+                replace(
+                    one,
+                    seconds_median=factor * one.seconds_median,
+                    seconds_q1=factor * one.seconds_q1,
+                    seconds_q3=factor * one.seconds_q3,
+                    gb_per_s=one.gb_per_s / factor,
+                )
+            )
+
+    def compare(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(bench_commands.compare, [*map(str, arguments)])
+
+    for done in (compare(tmp_path / "a", tmp_path / "b"), compare("a", "b", "--results", tmp_path)):
+        assert done.exit_code == 0, done.output
+        assert done.stdout.count("0.500") == len(machine_rows())
+    assert "none cannot be read: No such file" in str(compare("a", "none", "--results", tmp_path).exception)
+    assert compare(tmp_path / "a").exit_code == 2

@@ -1,0 +1,75 @@
+"""The table and the launches of a call, at sizes that no memory holds: everything counts in 64 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashbench.kernels.layout import digest_count, lay_out
+
+# Segments that add up to fewer than 2^64 chunks of 64 bytes.
+segments = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**62)), min_size=1, max_size=30)
+chunk_sizes = st.integers(1, 2**58 - 1).map(lambda n: 64 * n) | st.sampled_from([64, 128, 4096, 1 << 20])
+
+
+def leaves_of(lengths: list[int], chunk_size: int) -> list[int]:
+    return [max(1, -(-length // chunk_size)) for length in lengths]
+
+
+@given(segments=segments, chunk_size=chunk_sizes)
+def test_a_tree(segments: list[tuple[int, int]], chunk_size: int) -> None:
+    offsets, lengths = map(list, zip(*segments, strict=True))
+    layout = lay_out("tree", offsets, lengths, chunk_size)
+    leaves = leaves_of(lengths, chunk_size)
+    assert layout.slots == sum(leaves)
+    assert layout.results == layout.segments == len(lengths)
+    assert layout.table.dtype == np.uint64
+    assert layout.table.tolist() == offsets + lengths + [sum(leaves[:i]) for i in range(len(leaves))]
+    assert [digest_count("tree", length, chunk_size) for length in lengths] == [1] * len(lengths)
+
+
+@given(segments=segments, chunk_size=chunk_sizes)
+def test_batched(segments: list[tuple[int, int]], chunk_size: int) -> None:
+    offsets, lengths = map(list, zip(*segments, strict=True))
+    layout = lay_out("batched", offsets, lengths, chunk_size)
+    chunks = [-(-length // chunk_size) for length in lengths]
+    assert layout.slots == layout.results == sum(chunks)
+    assert layout.table.tolist() == offsets + lengths + [sum(chunks[:i]) for i in range(len(chunks))]
+    assert [digest_count("batched", length, chunk_size) for length in lengths] == chunks
+    assert layout.reductions == ()
+
+
+@given(segments=segments)
+def test_whole_segments(segments: list[tuple[int, int]]) -> None:
+    offsets, lengths = map(list, zip(*segments, strict=True))
+    layout = lay_out("batched", offsets, lengths, None)
+    assert layout.slots == layout.results == len(lengths)
+    assert layout.chunk_size >= max(lengths)
+
+
+@given(before=st.integers(-(2**63), -1))
+def test_a_segment_before_the_base(before: int) -> None:
+    layout = lay_out("batched", [before], [64], None)
+    assert (int(layout.table[0]) - before) % 2**64 == 0
+
+
+@given(segments=segments, chunk_size=chunk_sizes)
+def test_the_reduction_covers_every_tile_once(segments: list[tuple[int, int]], chunk_size: int) -> None:
+    """Segment s's tiles go to groups from (first[s] >> shift) + s on, as the device code finds them."""
+    lengths = [length for _, length in segments]
+    layout = lay_out("tree", [0] * len(lengths), lengths, chunk_size)
+    leaves = leaves_of(lengths, chunk_size)
+    height = 0
+    for reduction in layout.reductions:
+        assert reduction.level == height
+        assert reduction.alone >= 1
+        height += reduction.levels
+        free = 0
+        for s, count in enumerate(leaves):
+            nodes = -(-count // 2**reduction.level)
+            begin = (sum(leaves[:s]) >> height) + s
+            assert begin >= free
+            free = begin + -(-nodes // 2**reduction.levels)
+        assert free <= reduction.groups
+    assert height >= (max(leaves) - 1).bit_length()
