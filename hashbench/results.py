@@ -111,8 +111,9 @@ class Row:
 
     @property
     def gb_per_s_range(self) -> tuple[float, float]:
-        """The throughput at the slow and at the fast quartile, in GB/s."""
-        return 1e-9 * self.bytes / self.seconds_q3, 1e-9 * self.bytes / self.seconds_q1
+        """The throughput at the slow and at the fast quartile, in GB/s, with the median's between them."""
+        slow, fast = 1e-9 * self.bytes / self.seconds_q3, 1e-9 * self.bytes / self.seconds_q1
+        return min(slow, self.gb_per_s), max(fast, self.gb_per_s)  # what is written to a file was rounded
 
     @property
     def is_reference(self) -> bool:

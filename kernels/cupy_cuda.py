@@ -13,6 +13,9 @@ from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source
 
+_OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy gives no name."""
+
 
 def _argument(argument: Argument) -> Any:
     return np.uint64(argument.address) if isinstance(argument, Buffer) else argument
@@ -24,10 +27,10 @@ class _PinnedStage(Stage):
     def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
         cupy = kernel.cupy
         self._device = kernel.cuda_device
+        self._buffer = kernel.allocate(nbytes)
         with self._device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._memory = cupy.cuda.alloc_pinned_memory(nbytes)
-        self._buffer = kernel.allocate(nbytes)
         self.host = np.frombuffer(self._memory, dtype=np.uint8, count=nbytes)
 
     def upload(self, nbytes: int) -> Buffer:
@@ -139,14 +142,19 @@ class CupyCuda(DeviceKernel):
             if ordinal != self.cuda_device.id:
                 raise ValueError(f"the array lies on device {ordinal}, not on {self.device.id} ({self.device.name})")
         with self.cuda_device:
-            if stream := interface.get("stream"):  # 1 and 2 stand for the default streams
-                self.cupy.cuda.ExternalStream(0 if stream == 1 else stream).synchronize()
+            if stream := interface.get("stream"):  # a stream's handle, or 1 or 2 for a default stream, as CUDA has them
+                self.cupy.cuda.runtime.streamSynchronize(stream)
             elif interface.get("version", 0) < 3:
                 self.cuda_device.synchronize()  # what writes the array is not known
         return Buffer(array, address, nbytes)
 
     def stage(self, nbytes: int) -> Stage:
-        return _PinnedStage(self, nbytes)
+        try:
+            return _PinnedStage(self, nbytes)
+        except self.cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != _OUT_OF_MEMORY:
+                raise
+            raise OutOfDeviceMemory(self.device, nbytes) from None
 
     def execute(self, launches: Sequence[Launch]) -> float:
         with self.cuda_device, self._stream:

@@ -133,7 +133,7 @@ class DpnpSycl(DeviceKernel):
         device = self.queue.sycl_device
         if device.is_cpu:
             return psutil.virtual_memory().available
-        return device.global_mem_size
+        return int(device.global_mem_size)
 
     def allocate(self, nbytes: int) -> Buffer:
         dpctl = _dpctl()
@@ -187,7 +187,7 @@ class DpnpSycl(DeviceKernel):
             for launch in launches
         ]
         self.queue.wait()
-        return 1e-9 * (events[-1].profiling_info_end - events[0].profiling_info_start)
+        return 1e-9 * float(events[-1].profiling_info_end - events[0].profiling_info_start)
 
     def _memory(self, buffer: Buffer) -> Any:
         return _dpctl().memory.as_usm_memory(_Range(buffer, self.queue))

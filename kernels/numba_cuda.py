@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -207,14 +208,8 @@ class NumbaCuda(DeviceKernel):
             return int(free)
 
     def allocate(self, nbytes: int) -> Buffer:
-        try:
+        with self._refusing(nbytes):
             memory = _Memory(self.gpu, nbytes)
-        except OverflowError:
-            raise OutOfDeviceMemory(self.device, nbytes) from None
-        except _DriverError as error:
-            if error.code != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise
-            raise OutOfDeviceMemory(self.device, nbytes) from None
         return Buffer(memory, memory.address, nbytes)
 
     def upload(self, data: Bytes, buffer: Buffer) -> None:
@@ -247,7 +242,8 @@ class NumbaCuda(DeviceKernel):
         return Buffer(array, address, nbytes)
 
     def stage(self, nbytes: int) -> Stage:
-        return _PinnedStage(self, nbytes)
+        with self._refusing(nbytes):
+            return _PinnedStage(self, nbytes)
 
     def execute(self, launches: Sequence[Launch]) -> float:
         with self.gpu:
@@ -266,6 +262,18 @@ class NumbaCuda(DeviceKernel):
             _call("cuEventRecord", self._end.handle, self._stream.handle)
             _call("cuEventSynchronize", self._end.handle)
             return 1e-3 * float(_call("cuEventElapsedTime", self._start.handle, self._end.handle))
+
+    @contextmanager
+    def _refusing(self, nbytes: int) -> Iterator[None]:
+        """Raises OutOfDeviceMemory where the driver, asked for `nbytes`, has no room for them."""
+        try:
+            yield
+        except OverflowError:
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        except _DriverError as error:
+            if error.code != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise
+            raise OutOfDeviceMemory(self.device, nbytes) from None
 
     def _check_is_mine(self, address: int) -> None:
         attribute = _driver().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL

@@ -576,8 +576,7 @@ def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, alone: Any, 
         stride += stride
         if pairs > _1:
             pairs //= _2
-        else:
-            cuda.syncthreads()
+        cuda.syncthreads()
 
 
 @kernel(LAUNCH_BOUNDS)

@@ -98,7 +98,7 @@ class OpenCL(DeviceKernel):
 
     def free_memory(self) -> int:
         if self.device.kind == "cpu":
-            return min(psutil.virtual_memory().available, self._device.max_mem_alloc_size)
+            return int(min(psutil.virtual_memory().available, self._device.max_mem_alloc_size))
         # OpenCL does not tell what is free, and one buffer may be no larger than this.
         return int(self._device.max_mem_alloc_size)
 
@@ -164,7 +164,7 @@ class OpenCL(DeviceKernel):
             for launch in launches
         ]
         events[-1].wait()
-        return 1e-9 * (events[-1].profile.end - events[0].profile.start)
+        return 1e-9 * float(events[-1].profile.end - events[0].profile.start)
 
 
 class _SeveralBuffers(Work):

@@ -100,10 +100,8 @@ KERNEL reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level,
             store_digest(left, state);
         }
         width = (width + 1) / 2;
-        if (pairs > 1)
-            pairs /= 2;
-        else
-            GROUP_BARRIER;
+        if (pairs > 1) pairs /= 2;
+        GROUP_BARRIER; /* in every step, though needed after the last `alone`: PoCL 5 crashes on a conditional one */
     }
 }
 
