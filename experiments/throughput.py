@@ -22,7 +22,7 @@ KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
 CHUNK_SIZE = 4 * KiB
 CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB)
-QUICK_SIZE = {"gpu": 1 * GiB, "cpu": 128 * MiB}
+QUICK_SIZE = {"gpu": 8 * GiB, "cpu": 128 * MiB}
 SIZES = {"gpu": (256 * MiB, 1 * GiB, 8 * GiB), "cpu": (128 * MiB, 512 * MiB)}
 """Bytes of input, from where most devices are busy to where all are."""
 
