@@ -51,14 +51,15 @@ class OpenCL(DeviceKernel):
     """SHA-2 in OpenCL C.
 
     A launch reaches one memory object, so segments of several buffers take one series of launches each buffer.
-    The variant "balanced" puts SHA-256's additions on the multiply-add pipe of NVIDIA's devices, as inline PTX.
+    The variant "balanced" puts SHA-256's additions on the multiply-add pipe of NVIDIA's devices, as inline PTX; it is
+    the default there, and "plain" elsewhere.
     """
 
     name = "opencl"
     variants = ("balanced", "plain")
 
     def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant)
+        super().__init__(device, algorithm, variant or ("balanced" if "NVIDIA" in device.vendor else "plain"))
         cl = _pyopencl()
         self._cl = cl
         self._device = dict(_enumerate(cl))[device.id]

@@ -1,8 +1,9 @@
 """Tests of a kernel run on every kernel of this machine.
 
 A test with the argument `kernel` runs for each kernel, device, variant and algorithm that can be built here;
-`device_kernel` is the same without hashlib, which launches nothing. What is unavailable shows as a skip of the devices' own
-test. HASHBENCH_REQUIRED lists, with commas, what must have run: names of kernels and of `covers` markers (see `required`).
+`device_kernel` is the same without hashlib, which launches nothing. What is unavailable shows as a skip of the
+devices' own test. HASHBENCH_REQUIRED lists, with commas, what must have run: names of kernels and of `covers` markers
+(see `required`).
 """
 
 from __future__ import annotations

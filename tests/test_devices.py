@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from kernels_here import CLASSES, devices
 
 from hashbench.kernels import Device, Kernel
 
 
-def parameters() -> list[object]:
+def parameters() -> Sequence[object]:
     """Every device; an unavailable one is skipped, and leaves its kernel covered where the kernel has another."""
     found = []
     for cls, device in devices():

@@ -6,7 +6,7 @@ These run on GPUs with the memory for it, and on the CPU through SYCL where the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -35,7 +35,7 @@ def gpu_cases() -> Iterator[tuple[Case, str]]:
     )
 
 
-def parameters(found: Iterator[tuple[Case, str]], missing: str) -> list[object]:
+def parameters(found: Iterator[tuple[Case, str]], missing: str) -> Sequence[object]:
     """Test parameters, or one that is skipped for want of any."""
     return [pytest.param(case, algorithm, id=f"{case}-{algorithm}") for case, algorithm in found] or [
         pytest.param(None, None, id="none", marks=pytest.mark.skip(reason=missing))

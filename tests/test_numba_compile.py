@@ -65,7 +65,7 @@ def assembled(ptx: Path, architecture: str) -> str:
 
 
 @pytest.mark.skipif(PTXAS is None, reason="there is no ptxas: install hashbench[cuda-compilers]")
-@pytest.mark.covers("numba-cuda compiled")
+@pytest.mark.covers("numba-cuda-compile")
 @pytest.mark.parametrize("variant", NumbaCuda.variants)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_registers_hold_everything(

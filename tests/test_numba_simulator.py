@@ -14,7 +14,7 @@ from hashbench.kernels import ALGORITHMS
 pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
 
 
-@pytest.mark.covers("numba-cuda simulator")
+@pytest.mark.covers("numba-cuda-simulator")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_device_code_on_the_host(algorithm: str) -> None:
     ran = subprocess.run(

@@ -31,9 +31,9 @@ typedef unsigned long long u64;
 #define DEVICE static __device__ __forceinline__
 #define GLOBAL
 #define TABLE static __constant__ const
-#if SHA == 256
+#if SHA == 256 || defined(__HIP_PLATFORM_AMD__)
 #define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
-#else /* four blocks a multiprocessor leave every thread the registers it wants */
+#else /* CUDA: four blocks a multiprocessor leave every thread the registers it wants */
 #define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE, 4)
 #endif
 #define UNROLL _Pragma("unroll")
