@@ -62,7 +62,7 @@ def compile_with_nvrtc(source: str, architecture: int) -> str:
     def call(function: str, *arguments: Any) -> Any:
         status, *results = getattr(nvrtc, function)(*arguments)
         assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS, f"{function}: {status}"
-        return results[0] if results else None
+        return results[0] if len(results) == 1 else results or None
 
     try:
         supported = call("nvrtcGetSupportedArchs")
@@ -78,6 +78,8 @@ def compile_with_nvrtc(source: str, architecture: int) -> str:
     call("nvrtcGetProgramLog", program, log)
     text = log.decode(errors="replace").rstrip("\0")
     assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS, text
+    if not text:
+        pytest.skip(f"this NVRTC, {call('nvrtcVersion')}, compiles, but tells nothing of registers; that of 13.5 does")
     return text
 
 

@@ -36,6 +36,11 @@ TESTS = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def run(pytester: pytest.Pytester, *names: str) -> pytest.RunResult:
     pytester.makeini("[pytest]\nmarkers = covers(*names)")
     pytester.makepyfile(TESTS)
