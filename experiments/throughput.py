@@ -128,7 +128,7 @@ def _lines(rows: Sequence[Row]) -> Drawing:
                     _line(panel, points, label, marks[lane])
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter(FuncFormatter(lambda size, _: format_size(int(size))))
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.08 * max(row.gb_per_s_range[1] for row in rows))
             panel.set_xlabel("chunk size")
             panel.set_ylabel("GB/s")
             panel.label_outer()
