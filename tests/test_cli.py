@@ -252,11 +252,20 @@ def test_output_that_nobody_reads_is_told(file: Path) -> None:
 def test_an_interrupt_ends_it_on_one_line(file: Path) -> None:
     command = [*COMMAND, "hash", "--kernel", "hashlib", str(file), "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+    # Where the tests run in the background of a shell, what they start ignores interrupts unless told otherwise.
+    with subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout.readline().decode() == f"{root(DATA)}  {file}\n"
         process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()
         assert process.stderr.read() == b"hashbench: interrupted\n"
     assert process.returncode == 130
+
+
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_debug_shows_where_an_error_comes_from(file: Path) -> None:
