@@ -21,9 +21,6 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 CHUNK_SIZE_MULTIPLE = 64
 """Chunk sizes are positive multiples of this many bytes."""
 
-LARGEST_CHUNK_SIZE = 1 << 62
-"""Past any memory, and small enough for 64-bit arithmetic on it."""
-
 
 class Unavailable(Exception):
     """A framework is missing or has no such device; the message says which and what would help."""

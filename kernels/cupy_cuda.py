@@ -11,7 +11,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import FUNCTIONS, device_source
 
 _OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy gives no name."""
@@ -59,9 +59,7 @@ class CupyCuda(DeviceKernel):
         with self.cuda_device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             module = cupy.RawModule(code=source)
-            self._functions = {
-                f: module.get_function(f) for f in ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
-            }
+            self._functions = {name: module.get_function(name) for name in FUNCTIONS}
 
     @classmethod
     def devices(cls) -> list[Device]:

@@ -109,8 +109,8 @@ class DeviceWork(Work):
             for reduction in layout.reductions
         ]
         if layout.tagged:
-            self._results = kernel.allocate(layout.segments * size)
-            threads = layout.segments * size // 4
+            self._results = kernel.allocate(layout.results * size)
+            threads = layout.results * size // 4
             self._launches.append(Launch("gather_roots", _groups(threads), (table, count, digests, self._results)))
         else:
             self._results = digests

@@ -18,7 +18,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import FUNCTIONS, device_source
 
 _ALIGNMENT = 256
 
@@ -101,9 +101,7 @@ class DpnpSycl(DeviceKernel):
         dpctl = _dpctl()
         self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
         program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, balanced=False))
-        self._functions = {
-            f: program.get_sycl_kernel(f) for f in ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
-        }
+        self._functions = {name: program.get_sycl_kernel(name) for name in FUNCTIONS}
 
     @classmethod
     def devices(cls) -> list[Device]:

@@ -150,19 +150,21 @@ class _HashlibWork(Work):
     def __init__(self, kernel: HashlibCpu, tree: bool, segments: Sequence[Buffer], chunk_size: int | None) -> None:
         self._kernel = kernel
         self._tree = tree
-        self._chunks = [list(_cut(_bytes_of(segment).data, chunk_size)) for segment in segments]
+        chunks = [list(_cut(_bytes_of(segment).data, chunk_size)) for segment in segments]
+        self._counts = [len(of_segment) for of_segment in chunks]
+        self._chunks = [chunk for of_segment in chunks for chunk in of_segment]
         self._digests: list[bytes] = []
 
     def run(self) -> float:
         begin = perf_counter()
-        flat = [chunk for chunks in self._chunks for chunk in chunks]
         hash_run = self._hash_leaves if self._tree else self._hash_messages
         if self._kernel.threads == 1:
-            digests = hash_run(flat)
+            digests = hash_run(self._chunks)
         else:
-            share = max(1, -(-len(flat) // (self._kernel.threads * _TASKS_PER_THREAD)))
+            count = len(self._chunks)
+            share = max(1, -(-count // (self._kernel.threads * _TASKS_PER_THREAD)))
             with ThreadPoolExecutor(self._kernel.threads) as pool:
-                runs = pool.map(hash_run, (flat[i : i + share] for i in range(0, len(flat), share)))
+                runs = pool.map(hash_run, (self._chunks[i : i + share] for i in range(0, count, share)))
                 digests = [digest for run in runs for digest in run]
         self._digests = self._roots(digests) if self._tree else digests
         return perf_counter() - begin
@@ -185,9 +187,9 @@ class _HashlibWork(Work):
     def _roots(self, leaves: list[bytes]) -> list[bytes]:
         roots = []
         begin = 0
-        for chunks in self._chunks:
-            roots.append(self._root(leaves[begin : begin + len(chunks)]))
-            begin += len(chunks)
+        for count in self._counts:
+            roots.append(self._root(leaves[begin : begin + count]))
+            begin += count
         return roots
 
     def _root(self, nodes: list[bytes]) -> bytes:

@@ -32,6 +32,7 @@ def _nvidia_driver() -> list[str]:
     return [_NVIDIA]
 
 
+@cache
 def announce_to_sycl() -> None:
     """Lets the loader that SYCL brings find Intel's runtime, beside the drivers registered on the system.
 

@@ -10,6 +10,9 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
+FUNCTIONS = ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
+"""What of it is launched."""
+
 
 @cache
 def device_source(algorithm: Algorithm, balanced: bool) -> str:

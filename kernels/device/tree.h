@@ -101,7 +101,7 @@ KERNEL reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level,
         }
         width = (width + 1) / 2;
         if (pairs > 1) pairs /= 2;
-        GROUP_BARRIER; /* in every step, though needed after the last `alone`: PoCL 5 crashes on a conditional one */
+        GROUP_BARRIER; /* also where each thread works alone: PoCL 5 crashes on a conditional one */
     }
 }
 
