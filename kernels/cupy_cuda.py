@@ -11,7 +11,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import FUNCTIONS, device_source
+from hashbench.kernels.source import FUNCTIONS, VARIANTS, device_source
 
 _OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy gives no name."""
@@ -41,13 +41,10 @@ class _PinnedStage(Stage):
 
 
 class CupyCuda(DeviceKernel):
-    """SHA-2 in CUDA C.
-
-    The variant "balanced" puts SHA-256's additions on the multiply-add pipe; "plain" leaves them to the compiler.
-    """
+    """SHA-2 in CUDA C."""
 
     name = "cupy"
-    variants = ("balanced", "plain")
+    variants = tuple(VARIANTS)
 
     def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
         super().__init__(device, algorithm, variant)
@@ -55,7 +52,7 @@ class CupyCuda(DeviceKernel):
 
         self.cupy: Any = cupy
         self.cuda_device = cupy.cuda.Device(int(device.id))
-        source = device_source(self.algorithm, balanced=self.variant == "balanced")
+        source = device_source(self.algorithm, self.variant)
         with self.cuda_device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             module = cupy.RawModule(code=source)

@@ -100,7 +100,7 @@ class DpnpSycl(DeviceKernel):
         super().__init__(device, algorithm, variant)
         dpctl = _dpctl()
         self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
-        program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, balanced=False))
+        program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, "plain"))
         self._functions = {name: program.get_sycl_kernel(name) for name in FUNCTIONS}
 
     @classmethod

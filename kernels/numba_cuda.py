@@ -21,24 +21,26 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.kernels.source import VARIANTS
 
 _INCLUDED = ("numba_tree.py", "numba_dialect.py", "layout.py")
 
 
 @cache
-def program(algorithm: Algorithm, balanced: bool) -> ModuleType:
-    """The device code for one algorithm: a module of its own, as a C program is one text of its headers.
+def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType:
+    """The device code for one algorithm, in a variant of `VARIANTS`, for one architecture (90 for sm_90): a module of its
+    own, as a C program is one text of its headers.
 
     Its name tells the sources' content, so that compiled code that Numba finds on disk is never that of other sources.
     """
     folder = files("hashbench.kernels")
     content = blake2b(b"".join((folder / part).read_bytes() for part in _INCLUDED), digest_size=4).hexdigest()
-    name = f"{__package__}.numba_tree_{algorithm.name}_{'balanced' if balanced else 'plain'}_{content}"
+    name = f"{__package__}.numba_tree_{algorithm.name}_{variant}_{architecture}_{content}"
     spec = spec_from_file_location(name, str(folder / _INCLUDED[0]))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    vars(module).update(SHA=int(algorithm.name.removeprefix("sha")), BALANCED=balanced)
+    vars(module).update(VARIANTS[variant], SHA=int(algorithm.name.removeprefix("sha")), ARCHITECTURE=architecture)
     spec.loader.exec_module(module)
     return module
 
@@ -142,13 +144,10 @@ def _argument(argument: Argument) -> Any:
 
 
 class NumbaCuda(DeviceKernel):
-    """SHA-2 in Python, compiled by Numba when an object of this class is first made, and then found on disk.
-
-    The variant "balanced" puts SHA-256's additions on the multiply-add pipe; "plain" leaves them to the compiler.
-    """
+    """SHA-2 in Python, compiled by Numba when an object of this class is first made, and then found on disk."""
 
     name = "numba-cuda"
-    variants = ("balanced", "plain")
+    variants = ("prefetched", "balanced", "plain")
 
     def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
         super().__init__(device, algorithm, variant)
@@ -157,7 +156,8 @@ class NumbaCuda(DeviceKernel):
         self.gpu: Any = cuda.gpus[int(device.id)]
         self._stream = _Stream(self.gpu)
         self._start, self._end = _Event(self.gpu), _Event(self.gpu)
-        code = program(self.algorithm, balanced=self.variant == "balanced")
+        major, minor = self.gpu.compute_capability
+        code = program(self.algorithm, self.variant, 10 * major + minor)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         with self.gpu:
             self._launch_stream = cuda.external_stream(int(self._stream.handle))

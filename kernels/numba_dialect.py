@@ -37,6 +37,8 @@ if config.ENABLE_CUDASIM:
     def load_u32x4(address: Any) -> Any:
         return tuple(np.uint32(word) for word in _at(address, ctypes.c_uint32 * 4))
 
+    load_message_u32x4 = load_u32x4
+
     def store_u32(address: Any, value: Any) -> None:
         _at(address, ctypes.c_uint32).value = int(value)
 
@@ -49,6 +51,9 @@ if config.ENABLE_CUDASIM:
 
     def multiply_add(x: Any, y: Any, z: Any) -> Any:
         return np.uint32((int(x) * int(y) + int(z)) & 0xFFFFFFFF)
+
+    def fp64_shift_right(x: Any, n: Any, upper: Any) -> Any:
+        return np.uint32(int(x) >> int(n))
 
     def rotate_right(x: Any, n: Any) -> Any:
         bits = 8 * x.itemsize
@@ -136,6 +141,18 @@ else:
         return U32x4(types.uint64), generate
 
     @_intrinsic
+    def load_message_u32x4(typing_context: Any, address: Any) -> Any:
+        """As `load_u32x4`, of memory that nothing writes to meanwhile; the L2 cache fetches the 256 bytes around it."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.FunctionType(ir.LiteralStructType([_I32] * 4), [ir.IntType(64)])
+            text = "ld.global.nc.L2::256B.v4.u32 {$0, $1, $2, $3}, [$4];"
+            four = builder.call(ir.InlineAsm(kind, text, "=r,=r,=r,=r,l"), arguments)
+            return context.make_tuple(builder, U32x4, [builder.extract_value(four, i) for i in range(4)])
+
+        return U32x4(types.uint64), generate
+
+    @_intrinsic
     def store_u32(typing_context: Any, address: Any, value: Any) -> Any:
         """Stores a 32-bit word at `address`, a multiple of 4."""
 
@@ -175,6 +192,26 @@ else:
             return _ptx("mad.lo.u32", builder, arguments)
 
         return types.uint32(types.uint32, types.uint32, types.uint32), generate
+
+    @_intrinsic
+    def fp64_shift_right(typing_context: Any, x: Any, n: Any, upper: Any) -> Any:
+        """A 32-bit word shifted right by a constant `n`, on the double-precision pipe; `upper` is the upper word of
+        2^52 as a double. `kernels/device/sha2.h` tells how.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            double, i64 = ir.DoubleType(), ir.IntType(64)
+            x, n, upper = arguments
+            scale = builder.bitcast(builder.shl(builder.sub(i64(1023), n), i64(52)), double)  # 2^-n
+            bias = builder.fsub(double(2.0**52), builder.fmul(double(2.0**52), scale))
+            kind = ir.FunctionType(_I32, [_I32, _I32, double, double])
+            text = (
+                "{ .reg .f64 shifted; .reg .u32 rest; mov.b64 shifted, {$1, $2}; "
+                "fma.rz.f64 shifted, shifted, $3, $4; mov.b64 {$0, rest}, shifted; }"
+            )
+            return builder.call(ir.InlineAsm(kind, text, "=r,r,r,d,d"), [x, upper, scale, bias])
+
+        return types.uint32(types.uint32, types.uint64, types.uint32), generate
 
     @_intrinsic
     def rotate_right(typing_context: Any, x: Any, n: Any) -> Any:

@@ -1,8 +1,8 @@
 # ruff: noqa: RUF005 - a sum of tuples is what Numba types and compiles without a detour
 """The device code in Python: what `kernels/device` says in C, function for function.
 
-Like a C header, this text is executed once for each program that includes it, which defines SHA (256 or 384) and
-BALANCED (SHA-256's additions on the multiply-add pipe) before: see `numba_cuda.program`.
+Like a C header, this text is executed once for each program that includes it, which defines SHA (256 or 384),
+ARCHITECTURE (90 for sm_90) and the macros of a variant before: see `numba_cuda.program`.
 
 Numba computes with uint32 in uint64, and with uint64 beside a signed number in float64: so every number has its type
 here, and every result is cast back to `word`, the 32 or 64 bits that the algorithm works on. Loops that C unrolls are
@@ -21,7 +21,9 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 from hashbench.kernels.numba_dialect import (
     byte_permute,
     device,
+    fp64_shift_right,
     kernel,
+    load_message_u32x4,
     load_u8,
     load_u32,
     load_u32x4,
@@ -33,7 +35,11 @@ from hashbench.kernels.numba_dialect import (
 )
 
 SHA: int = globals()["SHA"]
-BALANCED: bool = globals()["BALANCED"]
+ARCHITECTURE: int = globals()["ARCHITECTURE"]
+BALANCED: int = globals()["BALANCED"]
+PREFETCHED: int = globals()["PREFETCHED"]
+
+HAVE_FP64_PIPE = ARCHITECTURE in (80, 90, 100)
 
 SIGNATURES = {
     "hash_chunks": (uint64, uint64, uint64, uint64, uint32, uint64, uint64, uint32),
@@ -43,8 +49,8 @@ SIGNATURES = {
 }
 """The kernels, and the types of their arguments: addresses are uint64."""
 
-# Of SHA-384, four blocks a multiprocessor leave every thread the registers it wants.
-LAUNCH_BOUNDS = GROUP_SIZE if SHA == 256 else (GROUP_SIZE, 4)
+# Of SHA-384, with three blocks a multiprocessor asked for, every thread has the registers it wants.
+LAUNCH_BOUNDS = GROUP_SIZE if SHA == 256 else (GROUP_SIZE, 3)
 
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(9))
 _12, _15, _16, _27, _30, _31, _32, _48, _64 = (np.uint64(n) for n in (12, 15, 16, 27, 30, 31, 32, 48, 64))
@@ -101,6 +107,8 @@ LAST_BYTE, PADDING_AFTER_BYTE = np.uint32(0xFF000000), np.uint32(0x00800000)
 _NODE_BYTES = 1 + 2 * SHA // 8
 NODE_TAIL = tuple(np.uint32(n) for n in [0] * (-(_NODE_BYTES + 3) % (2 * _WORD_BITS) // 4 - 1) + [8 * _NODE_BYTES])
 
+UPPER_OF_2_52 = np.uint32(0x43300000)  # as a double
+
 # SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014)
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -117,11 +125,11 @@ if SHA == 256:
         return word(rotate_right(x, 6) ^ rotate_right(x, 11) ^ rotate_right(x, 25))
 
     @device
-    def small_sigma_0(x: Any) -> Any:  # (4.6)
+    def small_sigma_0(x: Any, one: Any) -> Any:  # (4.6)
         return word(rotate_right(x, 7) ^ rotate_right(x, 18) ^ (x >> 3))
 
     @device
-    def small_sigma_1(x: Any) -> Any:  # (4.7)
+    def small_sigma_1(x: Any, one: Any) -> Any:  # (4.7)
         return word(rotate_right(x, 17) ^ rotate_right(x, 19) ^ (x >> 10))
 
 else:
@@ -135,13 +143,27 @@ else:
     def big_sigma_1(x: Any) -> Any:  # (4.11)
         return word(rotate_right(x, 14) ^ rotate_right(x, 18) ^ rotate_right(x, 41))
 
-    @device
-    def small_sigma_0(x: Any) -> Any:  # (4.12)
-        return word(rotate_right(x, 1) ^ rotate_right(x, 8) ^ (x >> 7))
+    if BALANCED and HAVE_FP64_PIPE:
+
+        @device
+        def shift_right(x: Any, n: Any, one: Any) -> Any:
+            """X >> n, of the upper half on the double-precision pipe."""
+            high = fp64_shift_right(uint32(x >> 32), n, uint32(UPPER_OF_2_52 * one))
+            return word(word(high) << 32 | uint32(x >> n))
+
+    else:
+
+        @device
+        def shift_right(x: Any, n: Any, one: Any) -> Any:
+            return word(x >> n)
 
     @device
-    def small_sigma_1(x: Any) -> Any:  # (4.13)
-        return word(rotate_right(x, 19) ^ rotate_right(x, 61) ^ (x >> 6))
+    def small_sigma_0(x: Any, one: Any) -> Any:  # (4.12)
+        return word(rotate_right(x, 1) ^ rotate_right(x, 8) ^ shift_right(x, 7, one))
+
+    @device
+    def small_sigma_1(x: Any, one: Any) -> Any:  # (4.13)
+        return word(rotate_right(x, 19) ^ rotate_right(x, 61) ^ shift_right(x, 6, one))
 
 
 @device
@@ -182,7 +204,7 @@ def one_round(v: Any, w_plus_k: Any, one: Any) -> Any:
 @device
 def scheduled_round(v: Any, w: Any, k: Any, one: Any) -> Any:
     """One round after the first 16. `w` are the latest 16 words of the message schedule, before the round and after."""
-    new = add(add(w[0], w[9], one), add(small_sigma_0(w[1]), small_sigma_1(w[14]), one), one)
+    new = add(add(w[0], w[9], one), add(small_sigma_0(w[1], one), small_sigma_1(w[14], one), one), one)
     return one_round(v, word(k + new), one), w[1:] + (new,)
 
 
@@ -274,10 +296,13 @@ def four_from_one(source: Any) -> Any:
     return load_u32(source), load_u32(source + _4), load_u32(source + _8), load_u32(source + _12)
 
 
+load_four = load_message_u32x4 if PREFETCHED and ARCHITECTURE >= 80 else load_u32x4
+
+
 @device
 def wide_64(source: Any) -> Any:
     """The 64 bytes at `source`, a multiple of 16, as 16 words."""
-    return load_u32x4(source) + load_u32x4(source + _16) + load_u32x4(source + _32) + load_u32x4(source + _48)
+    return load_four(source) + load_four(source + _16) + load_four(source + _32) + load_four(source + _48)
 
 
 @device

@@ -10,20 +10,38 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
+VARIANTS = {
+    "prefetched": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 1},
+    "balanced": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 0},
+    "plain": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0},
+    "unrolled": {"BYTEWISE": 0, "ROLLED": 0, "BALANCED": 0, "PREFETCHED": 0},
+    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0},
+}
+"""The named versions of the device code, each one step before the one above it, and the macros that `kernels/device`
+knows them by.
+
+- "prefetched": messages are read past the L1 cache's coherence, and the L2 cache fetches 256 bytes around each read;
+- "balanced": SHA-256's additions run on the multiply-add pipe, and of SHA-384's shifts half on the double-precision
+  pipe, where the device has one that keeps up;
+- "plain": the compiler chooses the pipes. SHA-384's rounds stand 16 at a time in a loop, SHA-256's in one line;
+- "unrolled": all rounds in one line, the latest 16 words of the message schedule in registers, 16 bytes a read;
+- "bytewise": reads byte by byte, the whole message schedule in an array: as published libraries do it.
+
+The first two differ from "plain" where the compiler understands PTX alone.
+"""
+
 FUNCTIONS = ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
 """What of it is launched."""
 
 
 @cache
-def device_source(algorithm: Algorithm, balanced: bool) -> str:
-    """The text of every kernel for one algorithm. `balanced` moves additions to the multiply-add pipe, where the
-    compiler understands PTX."""
+def device_source(algorithm: Algorithm, variant: str) -> str:
+    """The text of every kernel for one algorithm, in one of `VARIANTS`."""
     macros = {
         "SHA": int(algorithm.name.removeprefix("sha")),
-        "BALANCED": int(balanced),
         "GROUP_SIZE": GROUP_SIZE,
         "GROUP_SIZE_LOG2": GROUP_SIZE_LOG2,
-    }
+    } | VARIANTS[variant]
     folder = files("hashbench.kernels") / "device"
     lines = [f"#define {name} {value}\n" for name, value in macros.items()]
     for part in _PARTS:

@@ -30,10 +30,10 @@ _libc.malloc.argtypes = [ctypes.c_size_t]
 _libc.free.argtypes = [ctypes.c_void_p]
 
 
-def compiled(algorithm: Algorithm, folder: Path, options: Sequence[str] = ("-O2",)) -> Path:
+def compiled(algorithm: Algorithm, variant: str, folder: Path, options: Sequence[str] = ("-O2",)) -> Path:
     """The device code of one algorithm as a shared library in `folder`."""
-    source = folder / f"{algorithm.name}.cpp"
-    source.write_text(f'#include "{_SHIM}"\n{device_source(algorithm, balanced=True)}\nCUDA_ON_HOST_KERNELS\n')
+    source = folder / f"{algorithm.name}_{variant}.cpp"
+    source.write_text(f'#include "{_SHIM}"\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS\n')
     library = source.with_suffix(".so")
     # Like CUDA's compilers, which read memory through pointers of other types as it lies.
     dialect = ["-std=c++20", "-pthread", "-fno-strict-aliasing"]
@@ -43,10 +43,10 @@ def compiled(algorithm: Algorithm, folder: Path, options: Sequence[str] = ("-O2"
 
 
 @cache
-def _compiled_once(algorithm: Algorithm) -> Path:
+def _compiled_once(algorithm: Algorithm, variant: str) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="hashbench-cuda-on-host-")
     weakref.finalize(_compiled_once, folder.cleanup)
-    return compiled(algorithm, Path(folder.name))
+    return compiled(algorithm, variant, Path(folder.name))
 
 
 class _Memory:
@@ -83,12 +83,13 @@ class CudaOnHost(DeviceKernel):
     """
 
     name = "cuda-source-on-host"
+    variants = ("plain", "bytewise")  # the others are the same text here
 
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
     ) -> None:
         super().__init__(device, algorithm, variant)
-        self._library = ctypes.CDLL(str(library or _compiled_once(self.algorithm)))
+        self._library = ctypes.CDLL(str(library or _compiled_once(self.algorithm, self.variant)))
 
     @classmethod
     def devices(cls) -> list[Device]:

@@ -29,6 +29,7 @@ from hashbench.kernels.numba_cuda import NumbaCuda, _argument, program  # noqa: 
 from hashbench.merkle import chunks_of, merkle_tree_hash  # noqa: E402
 
 ALIGNMENT = 256
+ARCHITECTURE = 90
 
 
 class Simulated(NumbaCuda):
@@ -36,7 +37,7 @@ class Simulated(NumbaCuda):
 
     def __init__(self, algorithm: str, variant: str) -> None:
         super(NumbaCuda, self).__init__(Device(self.name), algorithm, variant)
-        code = program(self.algorithm, balanced=variant == "balanced")
+        code = program(self.algorithm, variant, ARCHITECTURE)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         self._allocations: list[Buffer] = []
         numba_dialect._at = self._at
@@ -96,7 +97,7 @@ def main(algorithm: str) -> None:
     block = 64 if algorithm == "sha256" else 128
     padding = block // 8
     edges = [0, 1, 3, 4, 63, 64, 65, block - padding - 1, block - padding, block - 1, block, block + 1, 2 * block]
-    kernel = Simulated(algorithm, "balanced")
+    kernel = Simulated(algorithm, "prefetched")
     right = kernel.check_random()
     # every edge from several alignments, among them all to a word and both to 16 bytes
     starts = itertools.cycle((0, 1, 2, 3, 4, 16, 15))

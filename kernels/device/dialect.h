@@ -2,7 +2,7 @@
  *
  * Everything after this file is written in the common subset of the four, so that the SHA-2 device
  * code exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a
- * block (work-group). */
+ * block (work-group), and for OpenCL C on NVIDIA's devices ARCHITECTURE, which CUDA C knows by itself. */
 
 #if defined(__OPENCL_VERSION__) /* OpenCL C, also as SYCL builds it */
 
@@ -33,8 +33,8 @@ typedef unsigned long long u64;
 #define TABLE static __constant__ const
 #if SHA == 256 || defined(__HIP_PLATFORM_AMD__)
 #define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
-#else /* CUDA: four blocks a multiprocessor leave every thread the registers it wants */
-#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE, 4)
+#else /* CUDA: with three blocks a multiprocessor asked for, every thread has the registers it wants */
+#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE, 3)
 #endif
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
@@ -48,9 +48,14 @@ typedef uint4 u32x4;
 
 #endif
 
-/* PTX is understood by NVIDIA's CUDA compilers and by its OpenCL compiler. */
-#if defined(__CUDA_ARCH__) || defined(__NV_CL_C_VERSION)
-#define HAVE_PTX 1
-#else
-#define HAVE_PTX 0
+/* NVIDIA's architectures by their number, as 90 for sm_90, and 0 elsewhere. PTX is understood by NVIDIA's
+ * CUDA compilers and by its OpenCL compiler. */
+#if defined(__CUDA_ARCH__)
+#define ARCHITECTURE (__CUDA_ARCH__ / 10)
+#elif !defined(ARCHITECTURE)
+#define ARCHITECTURE 0
 #endif
+#define HAVE_PTX (ARCHITECTURE > 0)
+
+/* Where double precision has a pipe of its own that keeps up with the others: A100, H100 and H200, B200. */
+#define HAVE_FP64_PIPE (ARCHITECTURE == 80 || ARCHITECTURE == 90 || ARCHITECTURE == 100)

@@ -36,15 +36,19 @@ TABLE u32 INITIAL[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
 
 typedef u64 word;
 #define ROUNDS 80
-#define UNROLL_SCHEDULE NO_UNROLL /* 80 rounds of 64-bit code are more than an instruction cache holds */
+#if ROLLED /* 80 rounds of 64-bit code are more than an instruction cache holds */
+#define UNROLL_SCHEDULE NO_UNROLL
+#else
+#define UNROLL_SCHEDULE UNROLL
+#endif
 #define BLOCK_WORDS32 32
 #define DIGEST_WORDS32 12
 #define ROTATE_RIGHT ROTATE_RIGHT_64
 /* FIPS 180-4 (4.10) to (4.13) */
 #define BIG_SIGMA_0(x) (ROTATE_RIGHT(x, 28) ^ ROTATE_RIGHT(x, 34) ^ ROTATE_RIGHT(x, 39))
 #define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 14) ^ ROTATE_RIGHT(x, 18) ^ ROTATE_RIGHT(x, 41))
-#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 1) ^ ROTATE_RIGHT(x, 8) ^ ((x) >> 7))
-#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 19) ^ ROTATE_RIGHT(x, 61) ^ ((x) >> 6))
+#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 1) ^ ROTATE_RIGHT(x, 8) ^ SHIFT_RIGHT(x, 7))
+#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 19) ^ ROTATE_RIGHT(x, 61) ^ SHIFT_RIGHT(x, 6))
 
 /* FIPS 180-4 section 4.2.3 */
 TABLE u64 K[ROUNDS] = {
@@ -81,9 +85,11 @@ TABLE u64 INITIAL[8] = {0xcbbb9d5dc1059ed8ul, 0x629a292a367cd507ul, 0x9159015a30
 #define CH(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
 #define MAJ(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
 
-/* x + y. Additions and rotations compete for one pipe of NVIDIA's multiprocessors, while the
- * multiply-add pipe has nothing to do. With BALANCED, x * one + y puts an addition there; `one` is a
- * kernel argument, so that no compiler can see through the product. */
+/* BALANCED: logic, shifts and additions compete for one pipe of NVIDIA's multiprocessors, while the
+ * others have nothing to do. Part of the work goes there, by way of `one`, a kernel argument of that
+ * value, so that no compiler can see through the arithmetic. */
+
+/* x + y. As x * one + y, an addition of SHA-256 runs on the multiply-add pipe. */
 #if BALANCED && HAVE_PTX && SHA == 256
 DEVICE u32 balanced_add(u32 x, u32 y, u32 one) {
     u32 sum;
@@ -93,6 +99,31 @@ DEVICE u32 balanced_add(u32 x, u32 y, u32 one) {
 #define ADD(x, y) balanced_add((x), (y), one)
 #else
 #define ADD(x, y) ((x) + (y))
+#endif
+
+/* x >> n. Of SHA-384, the upper half's shift runs on the double-precision pipe: 2^52 + x is the double
+ * whose lower word is x, and (2^52 + x) / 2^n + (2^52 - 2^52 / 2^n), rounded toward zero, is 2^52 + (x >> n). */
+#if BALANCED && HAVE_FP64_PIPE && SHA == 384
+DEVICE u64 balanced_shift_right(u64 x, u32 n, u32 one) {
+    u32 low = (u32)x, high = (u32)(x >> 32), upper_of_2_52 = 0x43300000u * one;
+    u64 result;
+    asm("{\n\t"
+        ".reg .f64 shifted;\n\t"
+        ".reg .u32 low, high, rest;\n\t"
+        "mov.b64 shifted, {%2, %3};\n\t"
+        "fma.rz.f64 shifted, shifted, %4, %5;\n\t"
+        "mov.b64 {high, rest}, shifted;\n\t"
+        "shf.r.wrap.b32 low, %1, %2, %6;\n\t"
+        "mov.b64 %0, {low, high};\n\t"
+        "}"
+        : "=l"(result)
+        : "r"(low), "r"(high), "r"(upper_of_2_52), "d"(1.0 / (double)(1u << n)),
+          "d"(4503599627370496.0 - 4503599627370496.0 / (double)(1u << n)), "r"(n));
+    return result;
+}
+#define SHIFT_RIGHT(x, n) balanced_shift_right((x), (n), one)
+#else
+#define SHIFT_RIGHT(x, n) ((x) >> (n))
 #endif
 
 DEVICE void initialise(word state[8]) {
@@ -116,10 +147,19 @@ DEVICE void initialise(word state[8]) {
     } while (0)
 
 /* FIPS 180-4 sections 6.2.2 and 6.4.2: `state` after one more message block. `w` holds the block's 16
- * words and is overwritten by the message schedule, of which only the latest 16 words are kept. */
+ * words and is overwritten by the message schedule, of which only the latest 16 words are kept.
+ * BYTEWISE keeps the whole schedule in an array, as published libraries do. */
 DEVICE void compress(word state[8], word w[16], u32 one) {
     word a = state[0], b = state[1], c = state[2], d = state[3];
     word e = state[4], f = state[5], g = state[6], h = state[7];
+#if BYTEWISE
+    word schedule[ROUNDS];
+    NO_UNROLL for (int t = 0; t < ROUNDS; ++t)
+        schedule[t] = t < 16 ? w[t]
+                             : SMALL_SIGMA_1(schedule[t - 2]) + schedule[t - 7] + SMALL_SIGMA_0(schedule[t - 15]) +
+                                   schedule[t - 16];
+    NO_UNROLL for (int t = 0; t < ROUNDS; ++t) ROUND(K[t] + schedule[t]);
+#else
     UNROLL for (int t = 0; t < 16; ++t) ROUND(K[t] + w[t]);
     UNROLL_SCHEDULE for (int turn = 16; turn < ROUNDS; turn += 16) {
         UNROLL for (int t = 0; t < 16; ++t) {
@@ -128,6 +168,7 @@ DEVICE void compress(word state[8], word w[16], u32 one) {
             ROUND(K[turn + t] + w[t]);
         }
     }
+#endif
     state[0] = ADD(state[0], a);
     state[1] = ADD(state[1], b);
     state[2] = ADD(state[2], c);
