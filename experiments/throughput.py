@@ -15,13 +15,14 @@ from matplotlib.ticker import FuncFormatter
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
 from hashbench.kernels import ALGORITHMS, STRATEGIES, Device
+from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
 CHUNK_SIZE = 4 * KiB
-CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB)
+CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB, 256 * KiB, 1 * MiB)
 QUICK_SIZE = {"gpu": 8 * GiB, "cpu": 128 * MiB}
 SIZES = {"gpu": (256 * MiB, 1 * GiB, 8 * GiB), "cpu": (128 * MiB, 512 * MiB)}
 """Bytes of input, from where most devices are busy to where all are."""
@@ -46,7 +47,7 @@ class Throughput(Experiment):
         for algorithm, strategy, nbytes, chunk_size in product(ALGORITHMS, STRATEGIES, sizes, chunk_sizes):
             yield Point(device, strategy, algorithm, (nbytes,), chunk_size)
 
-    def figure(self, rows: Sequence[Row], path: Path) -> list[Path]:
+    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Bars of throughput; where chunk sizes differ, lines over them too, for each kind of device."""
         largest = _largest(rows)
         drawn = _save(_bars([row for row in largest if row.chunk_size == CHUNK_SIZE] or largest), path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -26,16 +26,17 @@ from hashbench.experiment import (
     run,
 )
 from hashbench.kernels import ALGORITHMS, KERNELS, Device, Unavailable
+from hashbench.readings import Reading, ReadingsFile, readings_path
+from hashbench.records import check_writable
 from hashbench.results import (
     FIGURES_FOLDER,
     ResultsFile,
-    check_writable,
+    experiment_names,
     machine_folders,
-    read_rows,
-    results_files,
+    rows_path,
     write_machine,
 )
-from hashbench.tables import comparisons_table, print_table, rows_table
+from hashbench.tables import comparisons_table, print_table, readings_table, rows_table
 from hashbench.verification import VerificationError
 
 CHECK_FAILED = 1
@@ -77,41 +78,38 @@ def bench(
 ) -> None:
     """Measure every kernel and device of this machine by each EXPERIMENT; by all of them where none is named.
 
-    Each kernel's output is verified before it is timed. Rows go to RESULTS/<machine>/<experiment>.csv, each as soon as
-    it is measured, and the figures beside them. Exit code 1: a kernel's output was wrong.
+    Each kernel's output is verified before it is timed. Rows go to RESULTS/<machine>/<experiment>.csv, readings of
+    anything else to <experiment>.readings.csv, each as soon as it is measured, and the figures beside them. Exit code
+    1: a kernel's output was wrong.
     """
     chosen = [experiment_named(name) for name in names or experiments()]
     found = selection.devices()
     wanted = _wanted(found, kernels, ids)
     folder = results / _machine_name(machine_name or machine.slug(found))
     check_writable(folder)
-    files = {experiment.name: ResultsFile(folder / f"{experiment.name}.csv") for experiment in chosen}
+    files = {e.name: _files(e, folder) for e in chosen}  # all are read before anything is measured
     planned = {e.name: plan(e, wanted, algorithms or list(ALGORITHMS), quick=quick) for e in chosen}
-    if not any(isinstance(entry, Point) for entries in planned.values() for entry in entries):
-        reasons = [f"{device.kernel}: {device.unavailable}" for device in wanted if device.unavailable is not None]
-        if chosen and len(reasons) == len(wanted):
-            raise Unavailable(f"there is nothing to measure on: {'; '.join(reasons)}")
-        raise ValueError(f"there is nothing to measure: no points in {', '.join(files) or 'no experiment'}")
     write_machine(folder, machine.describe(found))
 
     commit = machine.commit()
     reports = []
     for experiment in chosen:
-        file = files[experiment.name]
-        report = _run(experiment, planned[experiment.name], file, commit)
+        readings = experiment.readings(wanted, quick=quick)
+        report = _run(experiment, planned[experiment.name], readings, files[experiment.name], commit)
         reports.append(report)
-        print_table(rows_table(report.rows))
-        if report.rows:
-            click.echo(f"rows: {file.path}")
-            _draw(experiment, file.path)
+        _show(report, folder, experiment)
         if report.interrupted:
-            click.echo(f"rows measured before the interrupt, and kept: {len(report.rows)}", err=True)
+            kept = len(report.rows) + len(report.readings)
+            click.echo(f"rows and readings measured before the interrupt, and kept: {kept}", err=True)
             raise KeyboardInterrupt
     errors = [failure.error for report in reports for failure in report.failures]
     if any(isinstance(error, VerificationError) for error in errors):
         context.exit(CHECK_FAILED)
     if errors:
         raise errors[0]
+    if not any(report.rows or report.readings for report in reports):
+        reasons = dict.fromkeys(f"{skip.what}: {skip.reason}" for report in reports for skip in report.skips)
+        raise Unavailable(f"nothing was measured: {'; '.join(reasons) or 'no experiment has points for these devices'}")
 
 
 @click.command()
@@ -119,8 +117,8 @@ def bench(
 def figures(results: Path) -> None:
     """Draw every figure again, from the results alone."""
     for folder in machine_folders(results):
-        for path in results_files(folder):
-            _draw(experiment_named(path.stem), path)
+        for name in experiment_names(folder):
+            _draw(experiment_named(name), folder)
 
 
 @click.command()
@@ -163,18 +161,36 @@ def _machine_name(name: str) -> str:
     return name
 
 
-def _run(experiment: Experiment, planned: Sequence[Point | Skip], file: ResultsFile, commit: str) -> Report:
+def _files(experiment: Experiment, folder: Path) -> tuple[ResultsFile, ReadingsFile]:
+    """An experiment's rows and readings in a machine's folder."""
+    return ResultsFile(rows_path(folder, experiment.name)), ReadingsFile(readings_path(folder, experiment.name))
+
+
+def _run(
+    experiment: Experiment,
+    planned: Sequence[Point | Skip],
+    readings: Iterator[Reading | Skip],
+    files: tuple[ResultsFile, ReadingsFile],
+    commit: str,
+) -> Report:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(experiment.question, total=sum(isinstance(entry, Point) for entry in planned))
         done = count()
+
+        def on_end(outcome: Outcome) -> None:
+            if isinstance(outcome, Reading):
+                progress.update(task, description=f"after {outcome}")
+            _tell(outcome)
+
         return run(
             experiment,
             planned,
-            file,
+            readings,
+            *files,
             commit,
             on_start=lambda point: progress.update(task, completed=next(done), description=str(point)),
-            on_end=_tell,
+            on_end=on_end,
         )
 
 
@@ -183,17 +199,30 @@ def _tell(outcome: Outcome) -> None:
         click.echo(f"skipped {outcome.what}: {outcome.reason}", err=True)
     elif isinstance(outcome, Failure):
         what = "wrong" if isinstance(outcome.error, VerificationError) else "failed"
-        click.echo(f"{what}, so not measured: {outcome.point}: {_reason(outcome.error)}", err=True)
+        click.echo(f"{what}, so not measured: {outcome.what}: {_reason(outcome.error)}", err=True)
 
 
 def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _draw(experiment: Experiment, path: Path) -> None:
-    """Draws an experiment's figure from the rows at `path`."""
-    rows = read_rows(path)
+def _show(report: Report, folder: Path, experiment: Experiment) -> None:
+    """Prints what a run gave, and draws what its files hold."""
+    if report.rows:
+        print_table(rows_table(report.rows))
+        click.echo(f"rows: {rows_path(folder, experiment.name)}")
+    if report.readings:
+        print_table(readings_table(report.readings))
+        click.echo(f"readings: {readings_path(folder, experiment.name)}")
+    if report.rows or report.readings:
+        _draw(experiment, folder)
+
+
+def _draw(experiment: Experiment, folder: Path) -> None:
+    """Draws an experiment's figure from its files in a machine's folder."""
+    results, readings_file = _files(experiment, folder)
+    rows, readings = results.records, readings_file.records
     comparison.check_comparable(rows)
-    if rows:
-        for written in experiment.figure(rows, path.parent / FIGURES_FOLDER / experiment.name):
+    if rows or readings:
+        for written in experiment.figure(rows, readings, folder / FIGURES_FOLDER / experiment.name):
             click.echo(f"figure: {written}")

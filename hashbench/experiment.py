@@ -1,7 +1,7 @@
 """What an experiment is, and the runner that sweeps it over the devices of this machine.
 
-An experiment is one question, the points that answer it, and the figure that shows the answer. Packages offer theirs
-through the entry-point group `hashbench.experiments`, so that this module needs to know none of them.
+An experiment is one question, the points and readings that answer it, and the figure that shows the answer. Packages
+offer theirs through the entry-point group `hashbench.experiments`, so that this module needs to know none of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import ClassVar
 
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Strategy, Unavailable, kernel_class
 from hashbench.measurement import PROTOCOL, Measurement, input_count, make_inputs, measure
+from hashbench.readings import FORMAT as READING_FORMAT
+from hashbench.readings import Reading, ReadingsFile
 from hashbench.results import SCHEMA, ResultsFile, Row
 from hashbench.sizes import format_size
 from hashbench.verification import Extent, verify
@@ -74,18 +76,18 @@ class Skip:
 
 @dataclass(frozen=True)
 class Failure:
-    """A point whose output was wrong, or whose kernel broke down. It has no row.
+    """A point whose output was wrong or whose kernel broke down, or a reading that was not to be had. It has no row.
 
     Attributes:
-        point: what was to be measured.
-        error: a VerificationError where the output was wrong, else what the kernel or its framework raised.
+        what: what was to be measured.
+        error: a VerificationError where the output was wrong, else what was raised.
     """
 
-    point: Point
+    what: str
     error: Exception
 
 
-Outcome = Row | Skip | Failure
+Outcome = Row | Reading | Skip | Failure
 
 
 @dataclass
@@ -93,7 +95,7 @@ class Report:
     """What a run gave, in order.
 
     Attributes:
-        outcomes: one for each point that was tried or skipped.
+        outcomes: one for each point and reading that was tried or skipped.
         interrupted: whether the user ended the run before its end.
     """
 
@@ -102,8 +104,13 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """The measurements."""
+        """The measurements of kernels."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Row)]
+
+    @property
+    def readings(self) -> list[Reading]:
+        """The measurements of anything else."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Reading)]
 
     @property
     def skips(self) -> list[Skip]:
@@ -112,26 +119,39 @@ class Report:
 
     @property
     def failures(self) -> list[Failure]:
-        """The points that failed."""
+        """The points and readings that failed."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
 
 
 class Experiment(ABC):
-    """One question, its sweep, and its figure."""
+    """One question, its sweep, and its figure. It overrides `points`, `readings` or both."""
 
     name: ClassVar[str]
     question: ClassVar[str]
 
-    @abstractmethod
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
         """What to measure on `device`, one that is available; `quick` asks for the short form."""
+        return ()
 
-    @abstractmethod
-    def figure(self, rows: Sequence[Row], path: Path) -> list[Path]:
-        """Draws `rows`, all of this experiment and one machine, from them alone.
+    def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
+        """Measures what is no hash by a kernel, each reading when it is asked for; it is saved before the next.
+
+        An exception fails one reading. The others go on where the iterator can: `itertools.chain` and `map` go on with
+        their next element, while a generator that raises has ended.
 
         Args:
-            rows: at least one.
+            devices: those that were asked for, also where they are unavailable.
+            quick: asks for the short form.
+        """
+        return iter(())
+
+    @abstractmethod
+    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+        """Draws `rows` and `readings`, all of this experiment and one machine, from them alone.
+
+        Args:
+            rows: in the order of the file.
+            readings: in the order of the file; there is at least one row or reading.
             path: of the files to write, without the suffix.
 
         Returns:
@@ -175,42 +195,105 @@ def plan(
 def run(
     experiment: Experiment,
     planned: Iterable[Point | Skip],
+    readings: Iterator[Reading | Skip],
     results: ResultsFile,
+    readings_file: ReadingsFile,
     commit: str,
     on_start: Callable[[Point], None] = lambda point: None,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
-    """Verifies and measures the points of `planned`, writing each row to `results` as soon as it is there.
+    """Verifies and measures the points of `planned`, then takes `readings`; each is written as soon as it is there.
 
     Where a point does not fit in the device's free memory it is skipped, and if it has one segment, the half of it that
-    fits (or half of that, and so on) is measured instead. A kernel that breaks down fails that point alone. A keyboard
-    interrupt ends the run; the rows so far stay.
+    fits (or half of that, and so on) is measured instead. A kernel that breaks down fails that point alone, and a
+    reading that raises fails alone where the iterator goes on after it. A keyboard interrupt ends the run; what was
+    measured so far stays.
 
     Args:
-        experiment: whose points these are.
+        experiment: whose points and readings these are.
         planned: as `plan` gives them.
-        results: the experiment's file.
+        readings: as `Experiment.readings` gives them.
+        results: the experiment's file of rows.
+        readings_file: the experiment's file of readings.
         commit: of the code that measures.
         on_start: called before each point.
         on_end: called with each outcome.
 
     Raises:
-        ResultsError: a row cannot be written.
+        ResultsError: a row or a reading cannot be written.
     """
     report = Report()
-    runner = _Runner(experiment, commit)
     try:
-        for entry in planned:
-            if isinstance(entry, Point):
-                on_start(entry)
-            for outcome in runner.outcomes(entry):
-                if isinstance(outcome, Row):
-                    results.add(outcome)
-                report.outcomes.append(outcome)
-                on_end(outcome)
+        for outcome in _outcomes(experiment, planned, readings, commit, on_start):
+            if isinstance(outcome, Row):
+                results.add(outcome)
+            elif isinstance(outcome, Reading):
+                readings_file.add(outcome)
+            report.outcomes.append(outcome)
+            on_end(outcome)
     except KeyboardInterrupt:
         report.interrupted = True
     return report
+
+
+def _outcomes(
+    experiment: Experiment,
+    planned: Iterable[Point | Skip],
+    readings: Iterator[Reading | Skip],
+    commit: str,
+    on_start: Callable[[Point], None],
+) -> Iterator[Outcome]:
+    runner = _Runner(experiment, commit)
+    for entry in planned:
+        if isinstance(entry, Point):
+            on_start(entry)
+        yield from runner.outcomes(entry)
+    del runner  # the readings may want the memory that its kernel holds
+    yield from _taken(experiment, readings, commit)
+
+
+def _taken(experiment: Experiment, readings: Iterator[Reading | Skip], commit: str) -> Iterator[Outcome]:
+    """The outcomes of `readings`, those that raise too."""
+    place = f"{experiment.name}: the first reading"
+    while True:
+        try:
+            taken = next(readings)
+            if isinstance(taken, Reading):
+                taken = _complete(taken, experiment, commit)
+        except StopIteration:
+            return
+        except (Unavailable, OutOfDeviceMemory) as error:
+            yield Skip(place, str(error))
+        except Exception as error:  # one program that is broken does not keep the others from being measured
+            clear_frames(error.__traceback__)
+            yield Failure(place, error)
+        else:
+            if isinstance(taken, Reading):
+                place = f"{experiment.name}: the reading after {taken}"
+            yield taken
+
+
+def _complete(reading: Reading, experiment: Experiment, commit: str) -> Reading:
+    """`reading` as it goes to the file.
+
+    Raises:
+        ResultsError: a field holds what its column does not accept.
+    """
+    complete = replace(
+        reading,
+        experiment=experiment.name,
+        commit=commit,
+        date=_now(),
+        median=_rounded(reading.median),
+        q1=_rounded(reading.q1),
+        q3=_rounded(reading.q3),
+        conditions=_one_line(reading.conditions),
+        device_name=_one_line(reading.device_name),
+        source=_one_line(reading.source),
+        note=_one_line(reading.note),
+    )
+    READING_FORMAT.check(complete)
+    return complete
 
 
 class _Runner:
@@ -242,7 +325,7 @@ class _Runner:
         except Exception as error:  # one broken driver does not keep the other devices from being measured
             self._built = None
             clear_frames(error.__traceback__)  # else its traceback keeps the device's buffers
-            yield Failure(entry, error)
+            yield Failure(str(entry), error)
 
     def _kernel_for(self, point: Point) -> Kernel:
         build = (point.device, point.algorithm, point.variant)
@@ -290,7 +373,7 @@ class _Runner:
             framework=_one_line(point.device.framework),
             protocol=PROTOCOL,
             commit=self._commit,
-            date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            date=_now(),
         )
 
 
@@ -312,8 +395,12 @@ def _memory(point: Point, kernel: Kernel) -> int:
     return count * (point.nbytes + chunks * kernel.algorithm.digest_size) + chunks * kernel.algorithm.digest_size
 
 
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _one_line(text: str) -> str:
-    """A row is one line, whatever a driver calls itself."""
+    """A record is one line, whatever a driver calls itself."""
     return " ".join(text.split())
 
 

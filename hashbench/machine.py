@@ -26,6 +26,7 @@ COMMIT_VARIABLE = "HASHBENCH_COMMIT"
 """Names the commit where the code is a copy without its repository."""
 
 _PACKAGES = (
+    "cuda-bench",
     "cuda-core",
     "cuda-python",
     "cupy-cuda12x",
@@ -40,6 +41,7 @@ _PACKAGES = (
     "nvidia-cuda-nvrtc",
     "pocl-binary-distribution",
     "pyopencl",
+    "scipy",
 )
 
 

@@ -6,19 +6,35 @@ as it is meant to be.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hashbench.kernels import ALGORITHMS, STRATEGIES
+from hashbench.readings import SUFFIX as READINGS_SUFFIX
+from hashbench.records import Format, RecordsFile, ResultsError, check_writable, write_atomically
 from hashbench.verification import EXTENTS
+
+__all__ = [
+    "FIGURES_FOLDER",
+    "FORMAT",
+    "MACHINE_FILE",
+    "REFERENCE",
+    "SCHEMA",
+    "ResultsError",
+    "ResultsFile",
+    "Row",
+    "check_writable",
+    "experiment_names",
+    "machine_folders",
+    "read_rows",
+    "results_files",
+    "rows_path",
+    "write_atomically",
+    "write_machine",
+]
 
 SCHEMA = 1
 """The version of the file format: what the columns are and mean."""
@@ -28,10 +44,6 @@ REFERENCE = ("hashlib", "1-thread")
 
 MACHINE_FILE = "machine.json"
 FIGURES_FOLDER = "figures"
-
-
-class ResultsError(ValueError):
-    """A results file or folder cannot be used; the message names it and says what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +133,14 @@ class Row:
         return (self.kernel, self.device) == REFERENCE
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-_TYPES = get_type_hints(Row)
-_WORDS = {"strategy": STRATEGIES, "algorithm": tuple(ALGORITHMS), "device_kind": ("gpu", "cpu"), "verified": EXTENTS}
-_ACCEPTED = f"accepted are files of schema {SCHEMA}, as `hashbench bench` writes them"
+FORMAT = Format(
+    Row,
+    SCHEMA,
+    {"strategy": STRATEGIES, "algorithm": tuple(ALGORITHMS), "device_kind": ("gpu", "cpu"), "verified": EXTENTS},
+)
 
 
-class ResultsFile:
+class ResultsFile(RecordsFile[Row]):
     """The rows of one experiment on one machine, in a file that is written anew with each row.
 
     Args:
@@ -138,111 +151,40 @@ class ResultsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._rows = {row.point: row for row in read_rows(path)} if path.exists() else {}
-
-    @property
-    def rows(self) -> list[Row]:
-        """All rows of the file."""
-        return list(self._rows.values())
-
-    def add(self, row: Row) -> None:
-        """Writes the file with `row` in it, in place of an older row of the same point.
-
-        Raises:
-            ResultsError: the file cannot be written; it is left as it was.
-        """
-        rows = self._rows | {row.point: row}
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(COLUMNS)
-        lines.writerows(astuple(r) for r in rows.values())
-        write_atomically(self.path, text.getvalue().encode())
-        self._rows = rows
+        super().__init__(path, FORMAT)
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a results file.
 
     Raises:
-        ResultsError: it is missing or unreadable, of another schema, truncated, or not a results file.
+        ResultsError: as `Format.read`.
     """
-    try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError:
-        raise ResultsError(f"{path} is not a results file: it is not text; {_ACCEPTED}") from None
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
-    lines = csv.reader(io.StringIO(text))
-    try:
-        header = tuple(next(lines, []))
-        if not header or header[0] != COLUMNS[0]:
-            raise ResultsError(f"{path} is not a results file: its first column is not {COLUMNS[0]!r}; {_ACCEPTED}")
-        cells = list(lines)
-    except csv.Error as error:
-        raise ResultsError(f"{path} is not a results file: {error}; {_ACCEPTED}") from None
-    for line in cells:  # before the columns, which another schema may have changed
-        if line and line[0] != str(SCHEMA):
-            raise ResultsError(f"{path} is of schema {line[0]!r}; {_ACCEPTED}")
-    if not text.endswith("\n"):
-        raise ResultsError(f"{path} is truncated: its last line has no end; {_ACCEPTED}")
-    _check_columns(path, header)
-    return [_row(f"{path}, line {number}", line) for number, line in enumerate(cells, 2)]
+    return FORMAT.read(path)
 
 
-def _check_columns(path: Path, header: Sequence[str]) -> None:
-    unknown = [name for name in header if name not in COLUMNS]
-    missing = [name for name in COLUMNS if name not in header]
-    for what, names in (("unknown", unknown), ("missing", missing)):
-        if names:
-            raise ResultsError(f"{path} has {what} columns: {', '.join(names)}; {_ACCEPTED}")
-    if tuple(header) != COLUMNS:
-        raise ResultsError(f"{path} has its columns in another order or twice; {_ACCEPTED}")
-
-
-def _row(place: str, cells: Sequence[str]) -> Row:
-    if len(cells) < len(COLUMNS):
-        raise ResultsError(f"{place} is truncated: it has {len(cells)} columns of {len(COLUMNS)}; {_ACCEPTED}")
-    if len(cells) > len(COLUMNS):
-        raise ResultsError(f"{place} has {len(cells)} columns, not {len(COLUMNS)}; {_ACCEPTED}")
-    values = {name: _value(place, name, cell) for name, cell in zip(COLUMNS, cells, strict=True)}
-    return Row(**values)
-
-
-def _value(place: str, column: str, cell: str) -> Any:
-    kind = _TYPES[column]
-    if kind is str:
-        accepted = _WORDS.get(column)
-        if accepted is not None and cell not in accepted:
-            raise ResultsError(f"{place}: {column} is {cell!r}; accepted are {', '.join(accepted)}")
-        return cell
-    if kind is float:
-        try:
-            value = float(cell)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise ResultsError(f"{place}: {column} is {cell!r}; accepted is a positive number")
-        return value
-    if kind is not int and cell == "":
-        return None
-    if not (cell.isascii() and cell.isdigit() and int(cell) > 0):
-        raise ResultsError(f"{place}: {column} is {cell!r}; accepted is a positive whole number")
-    return int(cell)
+def rows_path(folder: Path, experiment: str) -> Path:
+    """The file of an experiment's rows in a machine's folder."""
+    return folder / f"{experiment}.csv"
 
 
 def results_files(folder: Path) -> list[Path]:
-    """The results files of one machine's folder, by name.
+    """The files of rows in one machine's folder, by name.
 
     Raises:
-        ResultsError: there is no such folder, or no results file in it.
+        ResultsError: there is no such folder, or no file of rows in it.
     """
     if not folder.is_dir():
         raise ResultsError(f"{folder} is not a folder; accepted is a machine's folder, as `hashbench bench` writes it")
-    found = sorted(folder.glob("*.csv"))
+    found = sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS_SUFFIX))
     if not found:
-        raise ResultsError(f"{folder} holds no results: there is no .csv file in it")
+        raise ResultsError(f"{folder} holds no results: there is no file of rows (<experiment>.csv) in it")
     return found
+
+
+def experiment_names(folder: Path) -> list[str]:
+    """The experiments that have rows or readings in one machine's folder, by name."""
+    return sorted({file.name.removesuffix(READINGS_SUFFIX).removesuffix(".csv") for file in folder.glob("*.csv")})
 
 
 def machine_folders(results: Path) -> list[Path]:
@@ -266,33 +208,3 @@ def write_machine(folder: Path, description: Mapping[str, Any]) -> None:
         ResultsError: it cannot be written.
     """
     write_atomically(folder / MACHINE_FILE, json.dumps(description, indent=2, ensure_ascii=False).encode() + b"\n")
-
-
-def check_writable(folder: Path) -> None:
-    """Makes `folder` where it is missing, and sees that files can be written there.
-
-    Raises:
-        ResultsError: they cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ResultsError(f"results cannot be written to {folder}: {error.strerror}") from None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, with the permissions that a new file gets.
-
-    Raises:
-        ResultsError: it cannot be written; an older file is left as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the command line prints of results: rows, and comparisons of rows."""
+"""What the command line prints of results: rows, readings, and comparisons of rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hashbench.comparison import Comparison
+from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
 
@@ -45,6 +46,27 @@ def rows_table(rows: Sequence[Row]) -> Table:
             f"{slow:.4g} .. {fast:.4g}",
             "" if speed_up is None else f"{speed_up:.3g}x",
             row.verified,
+        )
+    return table
+
+
+def readings_table(readings: Sequence[Reading]) -> Table:
+    """Readings of one run: the median and the quartiles, in each one's unit."""
+    table = _table()
+    for name in ("subject", "quantity", "conditions", "algorithm", "device"):
+        table.add_column(name, overflow="fold")
+    for name in ("median", "quartiles"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    for name in ("source", "note"):
+        table.add_column(name, overflow="fold")
+    for reading in readings:
+        texts = (reading.subject, reading.quantity, reading.conditions, reading.algorithm, reading.device_name)
+        table.add_row(
+            *map(escape, texts),
+            f"{reading.median:.4g}",
+            f"{reading.q1:.4g} .. {reading.q3:.4g}",
+            *map(escape, (reading.unit, reading.source, reading.note)),
         )
     return table
 

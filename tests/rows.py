@@ -1,10 +1,11 @@
-"""Rows made up for tests."""
+"""Rows and readings made up for tests."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from hashbench.readings import Reading
 from hashbench.results import SCHEMA, Row
 
 ROW = Row(
@@ -48,3 +49,20 @@ def row(seconds: float = ROW.seconds_median, spread: float = 0.05, **changes: An
         **changes,
     )
     return replace(timed, gb_per_s=1e-9 * timed.bytes / seconds)
+
+
+READING = Reading(
+    subject="LOP3",
+    quantity="instruction rate",
+    unit="1/clk/SM",
+    conditions="8 chains",
+    device="0",
+    device_name="NVIDIA H200",
+    device_kind="gpu",
+    repeats=9,
+    median=63.25,
+    q1=63.0,
+    q3=63.5,
+    source="hashbench 0.1.0",
+    note="of 64 lanes",
+)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from rows import row
+from rows import READING, row
 
 from hashbench import bench_commands, experiment, machine, measurement, selection
 from hashbench.experiment import Experiment, Failure, Point, Report, Skip, experiment_named, plan, run
 from hashbench.experiments import throughput
-from hashbench.kernels import Buffer, Bytes, Device, Kernel, OutOfDeviceMemory, Strategy, Work, kernel_class
+from hashbench.kernels import (
+    Buffer,
+    Bytes,
+    Device,
+    Kernel,
+    OutOfDeviceMemory,
+    Strategy,
+    Unavailable,
+    Work,
+    kernel_class,
+)
 from hashbench.kernels.hashlib_cpu import HashlibCpu
+from hashbench.readings import Reading, ReadingsFile, read_readings
 from hashbench.results import ResultsFile, Row, read_rows
 
 MiB = 1 << 20
@@ -44,7 +56,7 @@ class Small(Experiment):
                 yield Point(device, "batched", algorithm, (100_000, 0, 7), 128)
                 yield Point(device, "batched", algorithm, (100_000, 7), None)
 
-    def figure(self, rows: Sequence[Row], path: Path) -> list[Path]:
+    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         return []
 
 
@@ -54,8 +66,24 @@ ONE_CORE = kernel_class("hashlib").devices()[0]
 def run_small(
     folder: Path, devices: Iterable[Device] = (ONE_CORE,), algorithms: Sequence[str] = ("sha256", "sha384")
 ) -> Report:
-    small = Small()
-    return run(small, plan(small, devices, algorithms, quick=False), ResultsFile(folder / "small.csv"), "c0ffee")
+    return run_all(Small(), folder, devices, algorithms)
+
+
+def run_all(
+    of: Experiment,
+    folder: Path,
+    devices: Iterable[Device] = (ONE_CORE,),
+    algorithms: Sequence[str] = ("sha256", "sha384"),
+) -> Report:
+    """The whole of an experiment, into its files in `folder`."""
+    return run(
+        of,
+        plan(of, devices, algorithms, quick=False),
+        of.readings(list(devices), quick=False),
+        ResultsFile(folder / f"{of.name}.csv"),
+        ReadingsFile(folder / f"{of.name}.readings.csv"),
+        "c0ffee",
+    )
 
 
 @pytest.mark.parametrize("name", ["hashlib", "dpnp"])
@@ -179,7 +207,7 @@ def test_points_shrink_to_the_free_memory(tmp_path: Path, monkeypatch: pytest.Mo
                 yield Point(device, "tree", "sha256", lengths, 4096)
 
     use(monkeypatch, Tight)
-    report = run(Large(), plan(Large(), [ONE_CORE], ["sha256"], quick=False), ResultsFile(tmp_path / "l.csv"), "c")
+    report = run_all(Large(), tmp_path, algorithms=["sha256"])
     assert [type(outcome) for outcome in report.outcomes] == [Skip, Row, Skip]
     assert [r.bytes for r in report.rows] == [2 * MiB]
     assert ["2MiB are measured instead" in skip.reason for skip in report.skips] == [True, False]
@@ -188,6 +216,93 @@ def test_points_shrink_to_the_free_memory(tmp_path: Path, monkeypatch: pytest.Mo
 def test_unavailable_devices_are_skips(tmp_path: Path) -> None:
     missing = Device("cupy", unavailable="there is no GPU")
     assert run_small(tmp_path, [missing]).outcomes == [Skip("cupy", "there is no GPU")]
+
+
+# Readings ------------------------------------------------------------------------------------------------------------
+
+
+class Pipes(Experiment):
+    """Readings alone, made by `take`, one after the other."""
+
+    name = "pipes"
+    question = "What is read?"
+    take: Sequence[Reading | Skip | BaseException] = (READING, replace(READING, subject="SHF"))
+
+    def __init__(self) -> None:
+        self.devices: list[Device] = []
+
+    def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
+        self.devices += devices
+        return chain.from_iterable(map(self._one, self.take))
+
+    def _one(self, what: Reading | Skip | BaseException) -> Iterator[Reading | Skip]:
+        if isinstance(what, BaseException):
+            raise what
+        yield what
+
+    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{len(rows)} rows, {len(readings)} readings")
+        return [path]
+
+
+def read_by(*take: Reading | Skip | BaseException) -> Pipes:
+    of = Pipes()
+    of.take = take
+    return of
+
+
+def test_readings_become_records_with_where_they_are_from(tmp_path: Path) -> None:
+    odd = replace(READING, subject="SHF", note="two\nlines", median=1 / 3, q1=1 / 4, q3=1 / 2, experiment="other")
+    report = run_all(read_by(READING, odd), tmp_path)
+    first, second = report.readings
+    assert report.readings == report.outcomes == read_readings(tmp_path / "pipes.readings.csv")
+    assert (first.experiment, first.commit, first.median) == ("pipes", "c0ffee", READING.median)
+    assert (second.experiment, second.note, second.median) == ("pipes", "two lines", 0.3333333)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.date)
+    assert not (tmp_path / "pipes.csv").exists()
+
+
+def test_each_reading_is_saved_before_the_next_is_taken(tmp_path: Path) -> None:
+    class Watched(Pipes):
+        def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
+            for subject in ("LOP3", "SHF"):
+                yield replace(READING, subject=subject)
+                assert [r.subject for r in read_readings(tmp_path / "pipes.readings.csv")][-1] == subject
+
+    report = run_all(Watched(), tmp_path)
+    assert [type(outcome) for outcome in report.outcomes] == [Reading, Reading]
+
+
+def test_rows_and_readings_of_one_experiment_do_not_mix(tmp_path: Path) -> None:
+    class Both(Small):
+        def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
+            yield READING
+
+    report = run_all(Both(), tmp_path)
+    assert [type(outcome) for outcome in report.outcomes] == [Row] * 6 + [Reading]
+    assert len(read_rows(tmp_path / "small.csv")) == 6
+    assert read_readings(tmp_path / "small.readings.csv") == report.readings
+
+
+def test_a_reading_that_raises_fails_alone(tmp_path: Path) -> None:
+    lost = RuntimeError("the pipe\nburst")
+    none = OutOfDeviceMemory(ONE_CORE, 5)
+    zero = replace(READING, subject="zero", median=0.0)
+    report = run_all(read_by(lost, READING, none, zero, replace(READING, subject="SHF")), tmp_path)
+    assert [type(outcome) for outcome in report.outcomes] == [Failure, Reading, Skip, Failure, Reading]
+    assert report.failures[0] == Failure("pipes: the first reading", lost)
+    assert report.failures[1].what == "pipes: the reading after LOP3 instruction rate (8 chains)"
+    assert "median is '0.0'; accepted is a positive number" in str(report.failures[1].error)
+    assert "5 bytes were asked for" in report.skips[0].reason
+    assert [r.subject for r in read_readings(tmp_path / "pipes.readings.csv")] == ["LOP3", "SHF"]
+
+
+def test_an_interrupt_keeps_the_readings(tmp_path: Path) -> None:
+    report = run_all(read_by(READING, KeyboardInterrupt(), READING), tmp_path)
+    assert report.interrupted
+    assert report.readings == read_readings(tmp_path / "pipes.readings.csv")
+    assert len(report.readings) == 1
 
 
 def test_experiments_are_found_by_name() -> None:
@@ -231,8 +346,8 @@ def test_the_short_form_is_part_of_the_full_one(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
     rows = machine_rows()
-    first = throughput.EXPERIMENT.figure(rows, tmp_path / "a" / "throughput")
-    second = throughput.EXPERIMENT.figure(rows, tmp_path / "b" / "throughput")
+    first = throughput.EXPERIMENT.figure(rows, [], tmp_path / "a" / "throughput")
+    second = throughput.EXPERIMENT.figure(rows, [], tmp_path / "b" / "throughput")
     assert [path.suffix for path in first] == [".png", ".pdf", ".csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert len(first[-1].read_text().splitlines()) == 1 + len(rows)
@@ -240,12 +355,12 @@ def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 16])
 def test_any_part_of_a_sweep_draws(tmp_path: Path, count: int) -> None:
-    assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], tmp_path / "throughput")) == 3
+    assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], [], tmp_path / "throughput")) == 3
 
 
 def test_chunk_sizes_are_drawn_for_each_kind_of_device(tmp_path: Path) -> None:
     sizes = [replace(one, chunk_size=size) for one in machine_rows() for size in (1024, 4096, 65536)]
-    drawn = throughput.EXPERIMENT.figure(sizes, tmp_path / "throughput")
+    drawn = throughput.EXPERIMENT.figure(sizes, [], tmp_path / "throughput")
     assert [path.name for path in drawn if path.suffix == ".csv"] == [
         "throughput.csv",
         "throughput_by_chunk_size_gpu.csv",
@@ -344,6 +459,68 @@ def test_bench_ends_with_the_error_where_a_kernel_broke_down(tmp_path: Path, mon
     assert isinstance(done.exception, RuntimeError)
     assert ": RuntimeError: the driver is gone\n" in done.stderr
     assert {r.strategy for r in read_rows(tmp_path / "here" / "throughput.csv")} == {"batched"}
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *installed: Experiment) -> None:
+    monkeypatch.setattr(experiment, "experiments", lambda: {one.name: one for one in installed})
+    monkeypatch.setattr(bench_commands, "experiments", experiment.experiments)
+
+
+def test_bench_of_readings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = read_by(READING, Skip("SHF", "there is none"), RuntimeError("the pipe\nburst"))
+    install(monkeypatch, of)
+    done = bench("pipes", "--kernel", "hashlib", "--device", "1-thread", "--machine", "here", "--results", tmp_path)
+    assert isinstance(done.exception, RuntimeError)
+    assert "skipped SHF: there is none\n" in done.stderr
+    after = "pipes: the reading after LOP3 instruction rate (8 chains)"
+    assert f"failed, so not measured: {after}: RuntimeError: the pipe burst\n" in done.stderr
+    assert [(device.kernel, device.id) for device in of.devices] == [("hashlib", "1-thread")]
+    printed = [cell for line in done.stdout.splitlines() for cell in line.split()]
+    assert {"LOP3", "63.25", "63", "63.5", "1/clk/SM"} <= set(printed)
+    assert f"readings: {tmp_path / 'here' / 'pipes.readings.csv'}" in done.stdout
+    assert not (tmp_path / "here" / "pipes.csv").exists()
+
+    drawn = tmp_path / "here" / "figures" / "pipes"
+    assert drawn.read_text() == "0 rows, 1 readings"
+    drawn.unlink()
+    again = CliRunner().invoke(bench_commands.figures, ["--results", str(tmp_path)])
+    assert again.exit_code == 0, again.output
+    assert drawn.read_text() == "0 rows, 1 readings"
+
+
+def test_bench_that_measured_nothing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, read_by(Skip("pipes", "no GPU")))
+    done = bench("pipes", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert isinstance(done.exception, Unavailable)
+    assert str(done.exception) == "nothing was measured: pipes: no GPU"
+    assert list((tmp_path / "here").glob("*.csv")) == []
+
+
+def test_an_interrupted_bench_says_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, read_by(READING, KeyboardInterrupt()))
+    done = bench("pipes", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert done.exit_code != 0
+    assert "rows and readings measured before the interrupt, and kept: 1\n" in done.stderr
+    assert len(read_readings(tmp_path / "here" / "pipes.readings.csv")) == 1
+
+
+def test_bench_reads_nothing_into_a_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, read_by(READING))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "pipes.readings.csv").write_text("a,b\n1,2\n")
+    done = bench("pipes", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert "is not a results file" in str(done.exception)
+    assert (tmp_path / "here" / "pipes.readings.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_compare_ignores_readings(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        ResultsFile(tmp_path / name / "throughput.csv").add(machine_rows()[0])
+        ReadingsFile(tmp_path / name / "throughput.readings.csv").add(READING)
+    done = CliRunner().invoke(bench_commands.compare, ["a", "b", "--results", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("1.000") == 1
 
 
 def test_compare_prints_the_points_of_both(tmp_path: Path) -> None:

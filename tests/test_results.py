@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rows import ROW, row
 
 from hashbench.results import (
-    COLUMNS,
+    FORMAT,
     ResultsError,
     ResultsFile,
     Row,
@@ -61,19 +61,19 @@ def test_rows_come_back_as_they_were(tmp_path: Path, rows: list[Row]) -> None:
     file = ResultsFile(path)
     for one in rows:
         file.add(one)
-    assert read_rows(path) == rows == ResultsFile(path).rows
+    assert read_rows(path) == rows == ResultsFile(path).records
 
 
 def test_pandas_reads_the_file(path: Path) -> None:
     frame = pd.read_csv(path)
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == FORMAT.columns
     assert frame["gb_per_s"].tolist() == [ROW.gb_per_s] * 3
     assert frame["driver"].tolist() == [ROW.driver] * 3
 
 
 def test_the_same_point_replaces_its_row(path: Path) -> None:
     file = ResultsFile(path)
-    before = file.rows
+    before = file.records
     again = replace(before[1], seconds_median=1.0, date="2027-01-01T00:00:00Z", commit="later")
     file.add(again)
     assert read_rows(path) == [before[0], again, before[2]]
@@ -101,7 +101,7 @@ def test_a_cut_file_is_truncated(path: Path) -> None:
 
 def test_a_short_line_is_named(path: Path) -> None:
     path.write_text(path.read_text().replace(f",{ROW.commit},{ROW.date}\n", "\n", 1))
-    with pytest.raises(ResultsError, match=rf"line 2 is truncated: it has {len(COLUMNS) - 2} columns"):
+    with pytest.raises(ResultsError, match=rf"line 2 is truncated: it has {len(FORMAT.columns) - 2} columns"):
         read_rows(path)
 
 
@@ -126,7 +126,7 @@ def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
         (",0.0021,", ",0,", "seconds_q3 is '0'"),
         (",1073741824,", ",1e9,", "bytes is '1e9'"),
         (",1073741824,", ",,", "bytes is ''"),
-        (",0123456789,", ",0123456789,0,", f"has {len(COLUMNS) + 1} columns"),
+        (",0123456789,", ",0123456789,0,", f"has {len(FORMAT.columns) + 1} columns"),
     ],
 )
 def test_what_is_wrong_is_said_on_one_line(path: Path, old: str, new: str, message: str) -> None:
@@ -166,7 +166,7 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ResultsError, match=r"throughput\.csv cannot be written: No space left"):
         file.add(row(kernel="dpnp"))
     assert path.read_bytes() == before
-    assert len(file.rows) == 3
+    assert len(file.records) == 3
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

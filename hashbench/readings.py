@@ -1,0 +1,102 @@
+"""Readings: measured quantities that are not a hash by one of this project's kernels.
+
+A pipe's instruction rate, a copy's bandwidth, another program's throughput, the seconds of another clock. They stand
+apart from the rows, in `results/<machine>/<experiment>.readings.csv`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hashbench.kernels import ALGORITHMS
+from hashbench.records import Format, RecordsFile
+
+SCHEMA = 1
+"""The version of the file format: what the columns are and mean."""
+
+SUFFIX = ".readings.csv"
+"""How the names of files of readings end; no file of rows is named so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One measured quantity. The fields are the columns, in order.
+
+    Attributes:
+        schema: version of the file format.
+        experiment: the experiment's name; the runner fills it in, as it does `commit` and `date`.
+        subject: what was measured ("LOP3", "OpenSSL").
+        quantity: what of it ("instruction rate", "throughput", "bandwidth", "device seconds").
+        unit: of the values ("1/clk/SM", "GB/s", "s").
+        conditions: how, where it may be measured in several ways ("1 thread, 16 KiB messages").
+        algorithm: "sha256" or "sha384"; empty where it is of neither.
+        device: the device's id among those of its kernel; empty where it is of no kernel.
+        device_name: the device's own name.
+        device_kind: "gpu" or "cpu".
+        repeats: number of values.
+        median, q1, q3: of the values, in `unit`.
+        source: the program that gave the values, and its version.
+        note: what a reader must know of them.
+        commit: of the code that measured.
+        date: when, ISO 8601, UTC.
+    """
+
+    schema: int = SCHEMA
+    experiment: str = ""
+    subject: str
+    quantity: str
+    unit: str
+    conditions: str = ""
+    algorithm: str = ""
+    device: str = ""
+    device_name: str
+    device_kind: str
+    repeats: int
+    median: float
+    q1: float
+    q3: float
+    source: str
+    note: str = ""
+    commit: str = ""
+    date: str = ""
+
+    @property
+    def point(self) -> tuple[str, ...]:
+        """What was measured; measuring the same again replaces the reading."""
+        return (self.experiment, self.subject, self.quantity, self.conditions, self.algorithm, self.device)
+
+    def __str__(self) -> str:
+        conditions = f" ({self.conditions})" if self.conditions else ""
+        return " ".join(filter(None, (self.subject, self.algorithm, self.quantity))) + conditions
+
+
+FORMAT = Format(Reading, SCHEMA, {"algorithm": ("", *ALGORITHMS), "device_kind": ("gpu", "cpu")})
+
+
+class ReadingsFile(RecordsFile[Reading]):
+    """The readings of one experiment on one machine, in a file that is written anew with each of them.
+
+    Args:
+        path: the file; where it does not exist yet, it starts empty.
+
+    Raises:
+        ResultsError: there is a file, and `read_readings` refuses it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, FORMAT)
+
+
+def read_readings(path: Path) -> list[Reading]:
+    """The readings of a file.
+
+    Raises:
+        ResultsError: as `Format.read`.
+    """
+    return FORMAT.read(path)
+
+
+def readings_path(folder: Path, experiment: str) -> Path:
+    """The file of an experiment's readings in a machine's folder."""
+    return folder / f"{experiment}{SUFFIX}"
