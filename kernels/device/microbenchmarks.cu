@@ -1,0 +1,74 @@
+/* Micro-benchmarks of an NVIDIA GPU: the instruction rates of one multiprocessor, and the memory's bandwidth.
+ *
+ * The including program defines BLOCK, the threads of a block, BLOCKS, how many blocks a multiprocessor holds, CHAINS and
+ * LOADS, and adds a line PIPE(..) for each instruction rate.
+ *
+ * Each pipe's kernel runs CHAINS independent chains a thread through `turns` turns of a loop whose body is `steps` steps
+ * of every chain. A chain's next value takes its neighbour's too, so that no compiler can fold two steps into one, and
+ * all starts from a kernel argument and the thread's number, so that none can compute it before. */
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+#define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
+
+/* One step of a chain. x and y are 32 bits wide, w and v 64; y and v are a neighbour's. What would not come out as the
+ * instruction meant is written in PTX. Products of IMAD_WIDE soon are zero, which its rate does not depend on: with
+ * an addend, ptxas makes three instructions of it up to sm_100. */
+#define LOP3(x, y) asm("lop3.b32 %0, %0, %1, %2, 0xe8;" : "+r"(x) : "r"(y), "r"(b))
+#define SHF(x, y) asm("shf.l.wrap.b32 %0, %0, %1, 7;" : "+r"(x) : "r"(y))
+#define PRMT(x, y) asm("prmt.b32 %0, %0, %1, 0x4321;" : "+r"(x) : "r"(y))
+#define IADD3(x, y, z) x = x + y + z
+#define ADD(x, y) x = x + y
+#define ADD_CONSTANT(x) x = x + 0x9e3779b9u
+#define ADD64(w, v) w = w + v
+#define IMAD(x, y) asm("mad.lo.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
+#define IMAD_HI(x, y) asm("mad.hi.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
+#define IMAD_WIDE(w, v) asm("mul.wide.u32 %0, %1, %2;" : "=l"(w) : "r"((u32)w), "r"((u32)(v >> 32)))
+
+/* Each warp writes its multiprocessor, and that one's clock as the warp's loop began and ended. */
+#define PIPE(name, steps, step)                                                                          \
+    extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS)                                          \
+        name(u32 turns, u32 b, u64* spans, u32* sink) {                                                  \
+        u32 thread = blockIdx.x * BLOCK + threadIdx.x, x[CHAINS];                                        \
+        u64 w[CHAINS];                                                                                   \
+        UNROLL for (u32 i = 0; i < CHAINS; ++i) {                                                        \
+            x[i] = (thread + i) * b;                                                                     \
+            w[i] = (u64)x[i] * x[i];                                                                     \
+        }                                                                                                \
+        __syncthreads();                                                                                 \
+        u64 start = clock64();                                                                           \
+        NO_UNROLL for (u32 turn = 0; turn < turns; ++turn) {                                             \
+            UNROLL for (u32 t = 0; t < steps; ++t) {                                                     \
+                UNROLL for (u32 i = 0; i < CHAINS; ++i) {                                                \
+                    u32 next = (i + 1) % CHAINS, third = (i + 3) % CHAINS;                               \
+                    step;                                                                                \
+                }                                                                                        \
+            }                                                                                            \
+        }                                                                                                \
+        u64 end = clock64();                                                                             \
+        u32 mixed = 0, multiprocessor;                                                                   \
+        UNROLL for (u32 i = 0; i < CHAINS; ++i) mixed ^= x[i] ^ (u32)w[i] ^ (u32)(w[i] >> 32);           \
+        sink[thread] = mixed;                                                                            \
+        if (threadIdx.x % 32 == 0) {                                                                     \
+            asm("mov.u32 %0, %%smid;" : "=r"(multiprocessor));                                           \
+            u64* span = spans + 3 * (thread / 32);                                                       \
+            span[0] = multiprocessor;                                                                    \
+            span[1] = start;                                                                             \
+            span[2] = end;                                                                               \
+        }                                                                                                \
+    }
+
+/* Reads `count` times 16 bytes, neighbouring threads neighbouring ones and LOADS at once, and keeps next to nothing. */
+extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) read_all(const uint4* memory, u64 count, u32* sink) {
+    u64 thread = blockIdx.x * BLOCK + threadIdx.x, threads = gridDim.x * BLOCK, i = thread;
+    u32 mixed = 0;
+    for (; i + (LOADS - 1) * threads < count; i += LOADS * threads) {
+        UNROLL for (u32 load = 0; load < LOADS; ++load) {
+            uint4 four = memory[i + load * threads];
+            mixed ^= four.x ^ four.y ^ four.z ^ four.w;
+        }
+    }
+    for (; i < count; i += threads) mixed ^= memory[i].x ^ memory[i].y ^ memory[i].z ^ memory[i].w;
+    sink[thread] = mixed;
+}

@@ -1,0 +1,206 @@
+"""How fast one NVIDIA GPU's pipes and memory are, by micro-benchmarks through CuPy, to hold SHA-2 kernels against.
+
+Rates are operations a clock and multiprocessor by the multiprocessor's own clock counter, so they assume no frequency;
+the launch's events give the frequency beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashbench.kernels.contract import Buffer, Device, Unavailable
+from hashbench.kernels.cupy_cuda import CupyCuda
+
+BLOCK = 512
+BLOCKS = 2
+"""Threads of a block, and blocks of a multiprocessor: eight warps a scheduler; every architecture has room for them."""
+
+CHAINS = 8
+"""Independent chains of a thread, more than an instruction's latency needs beside seven other warps."""
+
+LOOP = 512
+"""Operations of a loop's body. The loop's own three instructions are less than 1 % of that, and an instruction cache
+holds it: it is 8 KiB of code."""
+
+LOADS = 8
+"""Loads of 16 bytes that a thread has under way: 128 KiB of a multiprocessor, more than its share of the memory's
+bandwidth times its latency."""
+
+WARP = 32
+
+MULTIPLIER = 0x9E3779B1
+"""What the chains multiply by, told at the launch: odd, so that a product is zero where a factor is."""
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """A benchmark of one operation, or of several side by side in equal parts.
+
+    Attributes:
+        name: the operations, as NVIDIA's disassembler names the instructions where there is one for each.
+        step: of one chain, in the words of `device/microbenchmarks.cu`.
+        operations: of a step.
+        note: what a reader must know of the rate.
+    """
+
+    name: str
+    step: str
+    operations: int = 1
+    note: str = ""
+
+    @property
+    def function(self) -> str:
+        """The name of its kernel."""
+        return "pipe_" + "".join(c.lower() if c.isalnum() else "_" for c in self.name)
+
+    @property
+    def steps(self) -> int:
+        """Steps of each chain in the loop's body."""
+        return LOOP // (CHAINS * self.operations)
+
+
+_X, _W = "(x[i], x[next])", "(w[i], w[next])"
+
+PIPES = {
+    pipe.name: pipe
+    for pipe in (
+        Pipe("LOP3", f"LOP3{_X}", note="logic of three inputs"),
+        Pipe("SHF", f"SHF{_X}", note="funnel shift, which a rotation is"),
+        Pipe("PRMT", f"PRMT{_X}", note="byte permutation"),
+        Pipe("IADD3", "IADD3(x[i], x[next], x[third])", note="sum of three"),
+        Pipe("ADD", f"ADD{_X}", note="sum of two: the compiler spreads it over the pipes"),
+        Pipe("ADD64", f"ADD64{_W}", note="64-bit sum of two, as the compiler writes it: two instructions up to sm_100"),
+        Pipe("IMAD", f"IMAD{_X}", note="multiply-add"),
+        Pipe("IMAD.HI", f"IMAD_HI{_X}", note="high word of the product, added to"),
+        Pipe("IMAD.WIDE", f"IMAD_WIDE{_W}", note="both words of the product"),
+        Pipe("LOP3+IMAD", f"LOP3{_X}; IMAD{_X}", 2, note="both together"),
+        Pipe("LOP3+ADD", f"LOP3{_X}; ADD_CONSTANT(x[i])", 2, note="both together; the sum is with a constant"),
+        Pipe("LOP3+SHF", f"LOP3{_X}; SHF{_X}", 2, note="both together"),
+        Pipe("LOP3+IMAD.WIDE", f"LOP3{_X}; IMAD_WIDE{_W}", 2, note="both together"),
+        Pipe("SHF+IMAD.WIDE", f"SHF{_X}; IMAD_WIDE{_W}", 2, note="both together"),
+        Pipe("SHF+IMAD", f"SHF{_X}; IMAD{_X}", 2, note="both together"),
+    )
+}
+"""By name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One launch of a pipe's kernel.
+
+    Attributes:
+        rate: operations a clock, of the middle one of the multiprocessors.
+        clocks: of the multiprocessor that took the most.
+        seconds: of the launch, by events.
+    """
+
+    rate: float
+    clocks: int
+    seconds: float
+
+    @property
+    def megahertz(self) -> float:
+        """The multiprocessor's clock, less the few microseconds that a launch takes to begin."""
+        return 1e-6 * self.clocks / self.seconds
+
+
+def source() -> str:
+    """The program text."""
+    macros = {"BLOCK": BLOCK, "BLOCKS": BLOCKS, "CHAINS": CHAINS, "LOADS": LOADS}
+    lines = [f"#define {name} {value}\n" for name, value in macros.items()]
+    lines += ['#line 1 "microbenchmarks.cu"\n']
+    lines += [(files("hashbench.kernels") / "device" / "microbenchmarks.cu").read_text()]
+    lines += [f"PIPE({pipe.function}, {pipe.steps}, {pipe.step})\n" for pipe in PIPES.values()]
+    return "".join(lines)
+
+
+def busiest(spans: npt.NDArray[np.uint64], operations: int) -> tuple[float, int]:
+    """The rate of the middle multiprocessor, in operations a clock, and the clocks of the one that took the most.
+
+    Args:
+        spans: shape (warps, 3): each warp's multiprocessor, and its clock at the begin and at the end.
+        operations: of each warp, over all its threads.
+    """
+    rates, clocks = [], []
+    for multiprocessor in np.unique(spans[:, 0]):
+        mine = spans[spans[:, 0] == multiprocessor]
+        clocks.append(int(mine[:, 2].max() - mine[:, 1].min()))
+        rates.append(len(mine) * operations / clocks[-1])
+    return float(np.median(rates)), max(clocks)
+
+
+class Microbenchmarks:
+    """The micro-benchmarks on one GPU.
+
+    Args:
+        device: one of CuPy's, available.
+
+    Raises:
+        Unavailable: the GPU is not NVIDIA's.
+    """
+
+    def __init__(self, device: Device) -> None:
+        if device.vendor != "NVIDIA":
+            raise Unavailable(f"{device.name} is not NVIDIA's, and the micro-benchmarks are of NVIDIA's instructions")
+        self._kernel = CupyCuda(device)
+        self._cupy: Any = self._kernel.cupy
+        self._device = self._kernel.cuda_device
+        with self._device:
+            self._stream = self._cupy.cuda.Stream(non_blocking=True)
+            self._module = self._cupy.RawModule(code=source())
+        self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
+
+    def free_memory(self) -> int:
+        """Bytes that `memory` can still take."""
+        return self._kernel.free_memory()
+
+    def memory(self, nbytes: int) -> Buffer:
+        """Random bytes to copy and to read.
+
+        Raises:
+            OutOfDeviceMemory: the device has no room for them.
+        """
+        return self._kernel.random(nbytes, 1)
+
+    def run(self, pipe: Pipe, turns: int) -> Run:
+        """One launch of `pipe` over every multiprocessor, each thread through `turns` turns of its loop."""
+        blocks = BLOCKS * self.multiprocessors
+        with self._device, self._stream:
+            spans = self._cupy.empty((blocks * BLOCK // WARP, 3), np.uint64)
+            sink = self._cupy.empty(blocks * BLOCK, np.uint32)
+            kernel = self._module.get_function(pipe.function)
+            arguments = (np.uint32(turns), np.uint32(MULTIPLIER), spans, sink)
+            seconds = self._seconds(lambda: kernel((blocks,), (BLOCK,), arguments))
+            rate, clocks = busiest(spans.get(), turns * LOOP * WARP)
+        return Run(rate, clocks, seconds)
+
+    def copy(self, memory: Buffer) -> float:
+        """Seconds of copying one half of `memory` to the other."""
+        half, runtime = memory.nbytes // 2, self._cupy.cuda.runtime
+        arguments = (memory.address + half, memory.address, half, runtime.memcpyDeviceToDevice, self._stream.ptr)
+        with self._device, self._stream:
+            return self._seconds(lambda: runtime.memcpyAsync(*arguments))
+
+    def read(self, memory: Buffer) -> float:
+        """Seconds of reading `memory`, in pieces of 16 bytes."""
+        blocks = BLOCKS * self.multiprocessors
+        with self._device, self._stream:
+            sink = self._cupy.empty(blocks * BLOCK, np.uint32)
+            kernel = self._module.get_function("read_all")
+            arguments = (np.uint64(memory.address), np.uint64(memory.nbytes // 16), sink)
+            return self._seconds(lambda: kernel((blocks,), (BLOCK,), arguments))
+
+    def _seconds(self, launch: Callable[[], Any]) -> float:
+        """Seconds of what `launch` queues on the stream, which is current, by events."""
+        start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        start.record(self._stream)
+        launch()
+        end.record(self._stream)
+        end.synchronize()
+        return 1e-3 * float(self._cupy.cuda.get_elapsed_time(start, end))

@@ -1,0 +1,126 @@
+"""The micro-benchmarks' machine code has the instructions that they are to measure, and their clocks are read right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+
+from hashbench.kernels import Device, Unavailable
+from hashbench.kernels.disassembly import Function, compile_cubin, disassemble, loops, parse, toolchain
+from hashbench.kernels.microbenchmarks import CHAINS, LOADS, LOOP, PIPES, Microbenchmarks, busiest, source
+
+ARCHITECTURES = (75, 80, 90, 100, 120)
+
+HALF = LOOP // 2
+EXPECTED: dict[str, dict[str, int]] = {
+    "LOP3": {"LOP3.LUT": LOOP},
+    "SHF": {"SHF.L.W.U32.HI": LOOP},
+    "PRMT": {"PRMT": LOOP},
+    "IADD3": {"IADD3": LOOP},
+    "IMAD": {"IMAD": LOOP},
+    "IMAD.HI": {"IMAD.HI.U32": LOOP},
+    "IMAD.WIDE": {"IMAD.WIDE.U32": LOOP},
+    "LOP3+IMAD": {"LOP3.LUT": HALF, "IMAD": HALF},
+    "LOP3+SHF": {"LOP3.LUT": HALF, "SHF.L.W.U32.HI": HALF},
+    "LOP3+IMAD.WIDE": {"LOP3.LUT": HALF, "IMAD.WIDE.U32": HALF},
+    "SHF+IMAD.WIDE": {"SHF.L.W.U32.HI": HALF, "IMAD.WIDE.U32": HALF},
+    "SHF+IMAD": {"SHF.L.W.U32.HI": HALF, "IMAD": HALF},
+}
+"""What the loop of each pipe executes."""
+
+ADDITIONS = {"IADD", "IADD3", "IMAD.IADD", "VIADD"}
+"""What a sum of two may become."""
+
+MOST_BESIDE = LOOP // 20
+"""Instructions of a loop that are not the measured ones: its own, and a few moves."""
+
+
+@cache
+def listing(architecture: int) -> str:
+    try:
+        toolchain()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    return disassemble(compile_cubin(source(), architecture))
+
+
+def loop_of(function: Function) -> Counter[str]:
+    """The instructions of a function's largest loop, but for the one that ends every function."""
+    largest = max(loops(function), key=lambda loop: loop.end - loop.head)
+    return Counter(i.mnemonic for i in function.instructions[largest.head : largest.end + 1])
+
+
+@pytest.mark.covers("microbenchmarks")
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
+@pytest.mark.parametrize("name", list(EXPECTED))
+def test_a_pipe_executes_its_own_instructions(name: str, architecture: int) -> None:
+    counted = loop_of(parse(listing(architecture), PIPES[name].function))
+    beside = counted - Counter(EXPECTED[name])
+    assert counted & Counter(EXPECTED[name]) == EXPECTED[name], counted
+    assert beside.total() <= MOST_BESIDE, beside
+
+
+@pytest.mark.covers("microbenchmarks")
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
+def test_sums_are_as_many_as_they_are_counted_for(architecture: int) -> None:
+    def sums(name: str) -> tuple[int, Counter[str]]:
+        counted = loop_of(parse(listing(architecture), PIPES[name].function))
+        return sum(n for mnemonic, n in counted.items() if mnemonic in ADDITIONS), counted
+
+    assert LOOP <= sums("ADD")[0] <= LOOP + 1
+    beside_logic, counted = sums("LOP3+ADD")
+    assert HALF <= beside_logic <= HALF + 1
+    assert counted["LOP3.LUT"] == HALF
+
+    _, wide = sums("ADD64")
+    if wide["IADD.64"]:
+        assert wide["IADD.64"] == LOOP
+    else:  # a low word with its carry, and a high word
+        assert LOOP <= wide["IADD3"] <= LOOP + 1
+        assert wide["IMAD.X"] + wide["IADD3.X"] == LOOP
+
+
+@pytest.mark.covers("microbenchmarks")
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
+def test_memory_is_read_by_several_loads_at_once(architecture: int) -> None:
+    function = parse(listing(architecture), "read_all")
+    inside = [function.instructions[loop.head : loop.end + 1] for loop in loops(function)]
+    assert max(sum(i.loaded_bytes for i in loop) for loop in inside) == 16 * LOADS
+
+
+def test_every_pipe_is_checked() -> None:
+    assert {*EXPECTED, "ADD", "ADD64", "LOP3+ADD"} == set(PIPES)
+    for pipe in PIPES.values():
+        assert pipe.steps * CHAINS * pipe.operations == LOOP
+        assert pipe.operations == len(pipe.name.split("+"))
+    assert len({pipe.function for pipe in PIPES.values()}) == len(PIPES)
+
+
+def test_a_rate_is_of_the_clocks_that_a_multiprocessor_was_busy() -> None:
+    spans = np.array(
+        [
+            [7, 1000, 1400],  # two warps, from 1000 to 1500
+            [7, 1010, 1500],
+            [3, 90, 290],  # two warps, from 50 to 290: on a clock of its own
+            [3, 50, 250],
+            [5, 2**40, 2**40 + 1000],  # one warp alone
+        ],
+        dtype=np.uint64,
+    )
+    rate, clocks = busiest(spans, 6000)
+    assert clocks == 1000
+    assert rate == 2 * 6000 / 500  # of 50, 24 and 6
+
+
+def test_the_clock_follows_from_clocks_and_seconds() -> None:
+    from hashbench.kernels.microbenchmarks import Run
+
+    assert Run(rate=1.0, clocks=19_800_000, seconds=0.01).megahertz == pytest.approx(1980)
+
+
+def test_other_vendors_are_refused() -> None:
+    with pytest.raises(Unavailable, match=r"MI300X is not NVIDIA's"):
+        Microbenchmarks(Device("cupy", "0", "MI300X", "AMD", "gpu"))
