@@ -1,4 +1,4 @@
-"""The command line: `hashbench devices | hash | bench | figures | compare`.
+"""The command line: `hashbench devices | hash | bench | figures | compare | predict`.
 
 Exit codes: 0 good; 1 a check failed; 2 the call or the input was unusable; 130 interrupted. Errors are one line on
 stderr.
@@ -23,6 +23,7 @@ from hashbench import selection
 from hashbench.bench_commands import bench, compare, figures
 from hashbench.files import ChangedWhileReadError, FileHasher, Progress, open_source, size_of
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
+from hashbench.predict_command import predict
 from hashbench.sizes import SIZE
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def hash_files(
         context.exit(UNUSABLE)
 
 
-for command in (bench, figures, compare):
+for command in (bench, figures, compare, predict):
     hashbench.add_command(command)
 
 

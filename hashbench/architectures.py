@@ -1,0 +1,166 @@
+"""NVIDIA's multiprocessors by compute capability: which pipe executes an instruction, and what each takes a clock.
+
+What is behind it:
+
+- NVIDIA's table of the throughput of native arithmetic instructions: CUDA C++ Programming Guide 12, section "Arithmetic
+  Instructions", and since CUDA 13 the CUDA C++ Best Practices Guide, section 12.1.1;
+- NVIDIA's description of the pipes: Nsight Compute Profiling Guide, section "Metrics Decoder": the ALU executes bit
+  manipulation, logic and integer instructions other than IMAD and IMUL, which the FMA pipe executes, the heavier of the
+  two where there are two;
+- what was measured on one H200 (`kernels/NOTES.md`): 63 to 64 a clock of LOP3, SHF, PRMT and of IMAD, 120 of LOP3 and
+  IMAD together, half the rate for IMAD.WIDE; by hardware counters VIADD is on the FMA pipe.
+
+Where documents leave an instruction's pipe open, it has several placements, and predictions become a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ALU = "alu"
+FMA = "fma"
+FP64 = "fp64"
+ISSUE = "issue"
+PIPES = (ALU, FMA, FP64, ISSUE)
+"""What bounds a multiprocessor's arithmetic here: three pipes, and the schedulers that feed them."""
+
+
+class UnplacedError(ValueError):
+    """It is not known which pipe executes an instruction; the message names it."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an instruction is executed.
+
+    Attributes:
+        pipe: ALU, FMA or FP64; ISSUE where it takes nothing but its turn to be issued (loads, branches, the uniform
+            path).
+        slots: lanes' turns that one thread's instruction takes there.
+    """
+
+    pipe: str
+    slots: float = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The multiprocessor of one compute capability.
+
+    Attributes:
+        compute_capability: CUDA's, as "9.0".
+        name: NVIDIA's for the architecture.
+        fp32_lanes: FP32 multiply-adds a clock, for the published peak.
+        fp64_lanes: FP64 multiply-adds a clock.
+        source: where rates and placements stand.
+        note: what of them is not documented.
+        placements: of opcodes, or of an opcode with one modifier, where they differ from the common ones; the first
+            of several is what is predicted with, the others make the range.
+    """
+
+    compute_capability: str
+    name: str
+    fp32_lanes: int
+    fp64_lanes: int
+    source: str
+    note: str = ""
+    placements: Mapping[str, tuple[Placement, ...]] = field(default_factory=dict)
+
+    @property
+    def rates(self) -> dict[str, int]:
+        """Threads' instructions that each of PIPES takes a clock."""
+        return {ALU: 64, FMA: 64, FP64: self.fp64_lanes, ISSUE: 128}
+
+    def place(self, mnemonic: str) -> tuple[str, tuple[Placement, ...]]:
+        """What a machine instruction is known as here ("IMAD.WIDE"), and its placements, the likeliest first.
+
+        Raises:
+            UnplacedError: nothing is known of it.
+        """
+        opcode, *modifiers = mnemonic.split(".")
+        for name in (*(f"{opcode}.{modifier}" for modifier in modifiers), opcode):
+            if found := self.placements.get(name) or _COMMON.get(name):
+                return name, found
+        if opcode.startswith("U"):
+            return opcode, _ISSUED  # the uniform path, one operation for the whole warp
+        where = f"compute capability {self.compute_capability}"
+        raise UnplacedError(f"which pipe of {where} executes {mnemonic} is not known in hashbench/architectures.py")
+
+
+_ON_ALU = (Placement(ALU),)
+_ON_FMA = (Placement(FMA),)
+_ISSUED = (Placement(ISSUE, 0),)
+_OPEN = (Placement(ALU), Placement(FMA))
+
+_COMMON: dict[str, tuple[Placement, ...]] = {
+    **dict.fromkeys(("LOP3", "SHF", "PRMT", "IADD3", "LEA", "ISETP", "SEL", "MOV", "PLOP3"), _ON_ALU),
+    **dict.fromkeys(("BMSK", "IABS", "IMNMX", "P2R", "R2P", "SGXT", "VIMNMX", "VIMNMX3"), _ON_ALU),
+    **dict.fromkeys(("IMAD", "IMUL", "IDP", "HFMA2", "VIADD"), _ON_FMA),
+    **dict.fromkeys(("DADD", "DFMA", "DMUL"), (Placement(FP64),)),
+    **dict.fromkeys(("IMAD.WIDE", "IMAD.HI"), (Placement(FMA, 2),)),
+    **dict.fromkeys(("LD", "LDG", "LDL", "LDS", "LDSM", "LDC", "LDCU", "LDGSTS", "LDGDEPBAR"), _ISSUED),
+    **dict.fromkeys(("ST", "STG", "STL", "STS", "CCTL", "DEPBAR", "MEMBAR", "ERRBAR"), _ISSUED),
+    **dict.fromkeys(("BRA", "BRX", "CALL", "RET", "EXIT", "BSSY", "BSYNC", "BREAK", "BMOV", "BAR"), _ISSUED),
+    **dict.fromkeys(("NOP", "YIELD", "WARPSYNC", "NANOSLEEP", "S2R", "S2UR", "CS2R", "R2UR", "SHFL", "VOTE"), _ISSUED),
+}
+
+_DOCUMENTED = (
+    "CUDA C++ Programming Guide 12, Arithmetic Instructions, columns 7.x to 9.0 (64 results a clock of 32-bit add, "
+    "logic, shift and multiply-add; the row of 64-bit floating point); Nsight Compute Profiling Guide, Metrics Decoder"
+)
+
+ARCHITECTURES = {
+    a.compute_capability: a
+    for a in (
+        Architecture("7.5", "Turing", 64, 2, _DOCUMENTED),
+        Architecture("8.0", "Ampere", 64, 32, _DOCUMENTED),
+        Architecture("8.6", "Ampere", 128, 2, _DOCUMENTED),
+        Architecture("8.9", "Ada", 128, 2, _DOCUMENTED),
+        Architecture("9.0", "Hopper", 128, 64, f"{_DOCUMENTED}; measured on an H200 (kernels/NOTES.md)"),
+        Architecture(
+            "10.0",
+            "Blackwell",
+            128,
+            64,
+            "64 lanes of INT32 and of FP64 as cuda_core_info_table.cc of OpenXLA (github.com/openxla/xla) has them, "
+            "which names the CUDA C++ Best Practices Guide 13.0 as its source; pipes taken to be as of 9.0, since the "
+            "compiler chooses the same instructions",
+            note="whether additions go to the ALU pipe or to the FMA pipe is not documented: a range over both",
+            placements={"IADD3": _OPEN, "IADD": _OPEN, "VIADD": _OPEN[::-1]},
+        ),
+        Architecture(
+            "12.0",
+            "Blackwell",
+            128,
+            2,
+            "CUDA C++ Best Practices Guide 13.4, section 12.1.1, column 12.0, as others quote it (128 results a clock "
+            "of 32-bit add, 64 of logic, shift and multiply-add, 2 of FP64); Nsight Compute Profiling Guide, Metrics "
+            "Decoder (the ALU is ALUHeavy and ALULite, the latter a part of the physical pipe FMAHeavy)",
+            note="which instructions are ALULite's (IADD and not IADD3, MOV, SEL, ISETP) is from hardware counters "
+            "that others published; pipe and rate of the 64-bit addition are not documented: a range over one or two "
+            "slots of either pipe",
+            placements={
+                **dict.fromkeys(("IADD", "MOV", "SEL", "ISETP", "IMNMX", "VIMNMX", "VIMNMX3"), _ON_FMA),
+                "MOV.64": (Placement(FMA, 2),),
+                "IADD.64": (Placement(FMA, 2), Placement(FMA, 1), Placement(ALU, 1), Placement(ALU, 2)),
+            },
+        ),
+    )
+}
+"""By compute capability. Four schedulers a multiprocessor issue one instruction of a warp a clock each (NVIDIA's
+whitepapers of the architectures), so 128 threads' instructions."""
+
+
+def architecture(compute_capability: str) -> Architecture:
+    """The architecture of a compute capability.
+
+    Raises:
+        ValueError: its pipes are not known here.
+    """
+    try:
+        return ARCHITECTURES[compute_capability]
+    except KeyError:
+        accepted = ", ".join(ARCHITECTURES)
+        what = f"the pipes of compute capability {compute_capability} are not known"
+        raise ValueError(f"{what}: accepted are {accepted}") from None
