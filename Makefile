@@ -6,18 +6,18 @@
 PYTHON ?= python3
 ENV ?= .venv
 BENCH ?= --quick
-EXPERIMENT ?=
+EXPERIMENT ?= throughput
 ARGS ?=
 
 # What this machine's hardware needs: the CUDA packages of the driver's own version where NVIDIA's driver answers, and
 # elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
 ifeq ($(CUDA),)
-EXTRAS ?= cpu,cuda-compilers,test
+EXTRAS ?= cpu,cuda-compilers,peers,test
 else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
-EXTRAS ?= cpu,cuda13,cuda-compilers,test
+EXTRAS ?= cpu,cuda13,cuda-compilers,crosscheck,peers,test
 else
-EXTRAS ?= cpu,cuda12,test
+EXTRAS ?= cpu,cuda12,crosscheck,peers,test
 endif
 
 ifeq ($(ENV),none)
