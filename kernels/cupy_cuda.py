@@ -9,9 +9,9 @@ import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
-from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import FUNCTIONS, VARIANTS, device_source
+from hashbench.kernels.source import VARIANTS, device_source, functions
 
 _OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy gives no name."""
@@ -56,7 +56,9 @@ class CupyCuda(DeviceKernel):
         with self.cuda_device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             module = cupy.RawModule(code=source)
-            self._functions = {name: module.get_function(name) for name in FUNCTIONS}
+            self._functions = {name: module.get_function(name) for name in functions(self.variant)}
+        if self.variant == "paired" and not cupy.cuda.runtime.is_hip:
+            self.paired_up_to = half_of_the_schedulers(self.cuda_device.attributes["MultiProcessorCount"])
 
     @classmethod
     def devices(cls) -> list[Device]:

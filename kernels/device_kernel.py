@@ -24,12 +24,24 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
+def half_of_the_schedulers(multiprocessors: int) -> int:
+    """The threads that give every second scheduler of an NVIDIA GPU a warp: four schedulers a multiprocessor, 32
+    threads a warp. With so many chunks or fewer, two threads for each of them are faster than one."""
+    return 2 * 32 * multiprocessors
+
+
 def _groups(threads: int) -> int:
     return -(-threads // GROUP_SIZE)
 
 
 class DeviceKernel(Kernel):
-    """A kernel whose framework launches the device functions of `kernels/device`, or their equals."""
+    """A kernel whose framework launches the device functions of `kernels/device`, or their equals.
+
+    Attributes:
+        paired_up_to: the number of chunks in a call up to which two threads share each of them.
+    """
+
+    paired_up_to = 0
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
@@ -93,10 +105,11 @@ class DeviceWork(Work):
         table = kernel.put(layout.table.view(np.uint8))
         digests = kernel.allocate(layout.slots * size)
         count, slots = np.uint64(layout.segments), np.uint64(layout.slots)
+        paired = layout.slots <= kernel.paired_up_to
         self._launches.append(
             Launch(
-                "hash_chunks",
-                _groups(layout.slots),
+                "hash_chunks_paired" if paired else "hash_chunks",
+                _groups(2 * layout.slots if paired else layout.slots),
                 (base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged), slots, digests, one),
             )
         )

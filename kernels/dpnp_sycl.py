@@ -18,7 +18,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import FUNCTIONS, device_source
+from hashbench.kernels.source import device_source, functions
 
 _ALIGNMENT = 256
 
@@ -101,7 +101,7 @@ class DpnpSycl(DeviceKernel):
         dpctl = _dpctl()
         self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
         program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, "plain"))
-        self._functions = {name: program.get_sycl_kernel(name) for name in FUNCTIONS}
+        self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
     @classmethod
     def devices(cls) -> list[Device]:

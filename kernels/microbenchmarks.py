@@ -24,9 +24,9 @@ BLOCKS = 2
 CHAINS = 8
 """Independent chains of a thread, more than an instruction's latency needs beside seven other warps."""
 
-LOOP = 512
-"""Operations of a loop's body. The loop's own three instructions are less than 1 % of that, and an instruction cache
-holds it: it is 8 KiB of code."""
+LOOP = 384
+"""Operations of a loop's body, in equal parts for up to four side by side. The loop's own three instructions are less
+than 1 % of that, and an instruction cache holds it: it is 6 KiB of code."""
 
 LOADS = 8
 """Loads of 16 bytes that a thread has under way: 128 KiB of a multiprocessor, more than its share of the memory's
@@ -66,6 +66,7 @@ class Pipe:
 
 
 _X, _W = "(x[i], x[next])", "(w[i], w[next])"
+_TWICE_SHF = "SHF(x[i], x[next]); SHF(x[i], x[third])"
 
 PIPES = {
     pipe.name: pipe
@@ -77,14 +78,20 @@ PIPES = {
         Pipe("ADD", f"ADD{_X}", note="sum of two: the compiler spreads it over the pipes"),
         Pipe("ADD64", f"ADD64{_W}", note="64-bit sum of two, as the compiler writes it: two instructions up to sm_100"),
         Pipe("IMAD", f"IMAD{_X}", note="multiply-add"),
-        Pipe("IMAD.HI", f"IMAD_HI{_X}", note="high word of the product, added to"),
+        Pipe("IMAD.HI", f"IMAD_HI{_X}", note="high word of the product"),
         Pipe("IMAD.WIDE", f"IMAD_WIDE{_W}", note="both words of the product"),
+        Pipe("DFMA", "DFMA(d[i])", note="double-precision multiply-add, rounded toward zero, as a shift"),
+        Pipe("LOP3+SHF", f"LOP3{_X}; SHF{_X}", 2, note="both together"),
+        Pipe("LOP3+IADD3", f"LOP3{_X}; IADD3(x[i], x[next], x[third])", 2, note="both together"),
         Pipe("LOP3+IMAD", f"LOP3{_X}; IMAD{_X}", 2, note="both together"),
         Pipe("LOP3+ADD", f"LOP3{_X}; ADD_CONSTANT(x[i])", 2, note="both together; the sum is with a constant"),
-        Pipe("LOP3+SHF", f"LOP3{_X}; SHF{_X}", 2, note="both together"),
-        Pipe("LOP3+IMAD.WIDE", f"LOP3{_X}; IMAD_WIDE{_W}", 2, note="both together"),
-        Pipe("SHF+IMAD.WIDE", f"SHF{_X}; IMAD_WIDE{_W}", 2, note="both together"),
         Pipe("SHF+IMAD", f"SHF{_X}; IMAD{_X}", 2, note="both together"),
+        Pipe("SHF+DFMA", f"SHF{_X}; DFMA(d[i])", 2, note="both together"),
+        Pipe("IMAD+IMAD.WIDE", f"IMAD{_X}; IMAD_WIDE{_W}", 2, note="both together"),
+        # With one product to one shift nothing is seen: two turns of the FMA pipe take as long as two of the ALU.
+        Pipe("SHF+SHF+IMAD.WIDE", f"{_TWICE_SHF}; IMAD_WIDE{_W}", 3, note="two shifts to one product"),
+        Pipe("SHF+SHF+IMAD.HI", f"{_TWICE_SHF}; IMAD_HI{_X}", 3, note="two shifts to one product"),
+        Pipe("LOP3+IMAD+DFMA", f"LOP3{_X}; IMAD{_X}; DFMA(d[i])", 3, note="all three together"),
     )
 }
 """By name."""

@@ -28,8 +28,8 @@ _INCLUDED = ("numba_tree.py", "numba_dialect.py", "layout.py")
 
 @cache
 def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType:
-    """The device code for one algorithm, in a variant of `VARIANTS`, for one architecture (90 for sm_90): a module of its
-    own, as a C program is one text of its headers.
+    """The device code for one algorithm, variant and architecture (90 for sm_90): a module of its own, as a C program
+    is one text of its headers.
 
     Its name tells the sources' content, so that compiled code that Numba finds on disk is never that of other sources.
     """

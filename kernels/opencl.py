@@ -13,7 +13,7 @@ import psutil
 from hashbench.kernels import opencl_drivers
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage, Strategy, Work, check_call
-from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.source import device_source
 
@@ -55,7 +55,7 @@ class OpenCL(DeviceKernel):
     """
 
     name = "opencl"
-    variants = ("prefetched", "balanced", "plain")
+    variants = ("paired", "prefetched", "balanced", "plain")
 
     def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
         super().__init__(device, algorithm, variant or (self.variants[0] if "NVIDIA" in device.vendor else "plain"))
@@ -69,6 +69,8 @@ class OpenCL(DeviceKernel):
             warnings.simplefilter("ignore", cl.CompilerWarning)  # Intel's and NVIDIA's compilers report success
             program = cl.Program(self.context, source).build(options=["-cl-std=CL1.2", *self._architecture()])
         self._functions = {kernel.function_name: kernel for kernel in program.all_kernels()}
+        if self.variant == "paired" and "NVIDIA" in device.vendor:
+            self.paired_up_to = half_of_the_schedulers(self._device.max_compute_units)
 
     @classmethod
     def devices(cls) -> list[Device]:

@@ -11,15 +11,17 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
 VARIANTS = {
-    "prefetched": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 1},
-    "balanced": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 0},
-    "plain": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0},
-    "unrolled": {"BYTEWISE": 0, "ROLLED": 0, "BALANCED": 0, "PREFETCHED": 0},
-    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0},
+    "paired": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 1, "PAIRED": 1},
+    "prefetched": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 1, "PAIRED": 0},
+    "balanced": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 0, "PAIRED": 0},
+    "plain": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
+    "unrolled": {"BYTEWISE": 0, "ROLLED": 0, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
+    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
 }
 """The named versions of the device code, each one step before the one above it, and the macros that `kernels/device`
 knows them by.
 
+- "paired": where chunks are few, two threads share each of them;
 - "prefetched": messages are read past the L1 cache's coherence, and the L2 cache fetches 256 bytes around each read;
 - "balanced": SHA-256's additions run on the multiply-add pipe, and of SHA-384's shifts half on the double-precision
   pipe, where the device has one that keeps up;
@@ -27,11 +29,14 @@ knows them by.
 - "unrolled": all rounds in one line, the latest 16 words of the message schedule in registers, 16 bytes a read;
 - "bytewise": reads byte by byte, the whole message schedule in an array: as published libraries do it.
 
-The first two differ from "plain" where the compiler understands PTX alone.
+Those above "plain" differ from it where the compiler understands PTX alone.
 """
 
-FUNCTIONS = ("hash_chunks", "reduce_tiles", "gather_roots", "fill_random")
-"""What of it is launched."""
+
+def functions(variant: str) -> tuple[str, ...]:
+    """What is launched of the text in that variant."""
+    paired = ("hash_chunks_paired",) if VARIANTS[variant]["PAIRED"] else ()
+    return ("hash_chunks", *paired, "reduce_tiles", "gather_roots", "fill_random")
 
 
 @cache

@@ -1,6 +1,6 @@
 // The words of CUDA C that the device code uses, for a C++20 compiler of the host, so that its logic can be run and
 // watched by sanitizers where there is no GPU. A block is one host thread a CUDA thread, and blocks run one after
-// another. Before this file comes nothing; after it come the device code and CUDA_ON_HOST_KERNELS.
+// another. Before this file comes nothing; after it come the device code and CUDA_ON_HOST_KERNELS(its kernels).
 
 #include <barrier>
 #include <cstddef>
@@ -15,10 +15,15 @@
 #define __constant__
 #define __global__
 #define __forceinline__ inline
+#define __shared__ static  // one block runs at a time
 #define __launch_bounds__(...)
 
 struct alignas(16) uint4 {
     unsigned int x, y, z, w;
+};
+
+struct alignas(16) ulonglong2 {
+    unsigned long long x, y;
 };
 
 struct Index {
@@ -49,6 +54,7 @@ bool launch(void (*kernel)(Arguments...), unsigned threads, unsigned long blocks
                     [&]<std::size_t... I>(std::index_sequence<I...>) {
                         kernel(*static_cast<Arguments*>(arguments[I])...);
                     }(std::index_sequence_for<Arguments...>());
+                    shared.arrive_and_wait(); // what is shared belongs to one block
                 }
                 passed[thread] = barriers_passed;
                 shared.arrive_and_drop();
@@ -69,11 +75,5 @@ inline void __syncthreads() {
 // What the library offers: runs the kernel called `name`. 0: done; 1: no such kernel; 2: threads met different barriers.
 #define CUDA_ON_HOST_KERNEL(kernel) \
     if (!std::strcmp(name, #kernel)) return cuda_on_host::launch(kernel, GROUP_SIZE, blocks, arguments) ? 0 : 2;
-#define CUDA_ON_HOST_KERNELS                                                               \
-    extern "C" int launch(const char* name, unsigned long blocks, void** arguments) {     \
-        CUDA_ON_HOST_KERNEL(hash_chunks)                                                   \
-        CUDA_ON_HOST_KERNEL(reduce_tiles)                                                  \
-        CUDA_ON_HOST_KERNEL(gather_roots)                                                  \
-        CUDA_ON_HOST_KERNEL(fill_random)                                                   \
-        return 1;                                                                          \
-    }
+#define CUDA_ON_HOST_KERNELS(kernels) \
+    extern "C" int launch(const char* name, unsigned long blocks, void** arguments) { kernels return 1; }

@@ -18,7 +18,7 @@ import psutil
 from hashbench.kernels import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import device_source, functions
 
 _COMPILER = "g++"
 _SHIM = Path(__file__).with_suffix(".hpp")
@@ -33,7 +33,8 @@ _libc.free.argtypes = [ctypes.c_void_p]
 def compiled(algorithm: Algorithm, variant: str, folder: Path, options: Sequence[str] = ("-O2",)) -> Path:
     """The device code of one algorithm as a shared library in `folder`."""
     source = folder / f"{algorithm.name}_{variant}.cpp"
-    source.write_text(f'#include "{_SHIM}"\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS\n')
+    kernels = " ".join(f"CUDA_ON_HOST_KERNEL({name})" for name in functions(variant))
+    source.write_text(f'#include "{_SHIM}"\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS({kernels})\n')
     library = source.with_suffix(".so")
     # Like CUDA's compilers, which read memory through pointers of other types as it lies.
     dialect = ["-std=c++20", "-pthread", "-fno-strict-aliasing"]
@@ -83,12 +84,13 @@ class CudaOnHost(DeviceKernel):
     """
 
     name = "cuda-source-on-host"
-    variants = ("plain", "bytewise")  # the others are the same text here
+    variants = ("paired", "plain", "bytewise")  # the others are the same text here
 
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
     ) -> None:
         super().__init__(device, algorithm, variant)
+        self.paired_up_to = 1 << 14 if self.variant == "paired" else 0
         self._library = ctypes.CDLL(str(library or _compiled_once(self.algorithm, self.variant)))
 
     @classmethod

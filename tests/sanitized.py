@@ -1,7 +1,7 @@
 """Hashes edge cases with the CUDA C source compiled for the host, under the sanitizer that its library was built with.
 
-Run as a program, with the sanitizer's name, the library's path and the algorithm: a sanitizer must be loaded before the
-interpreter.
+Run as a program, with the sanitizer's name, the library's path, the algorithm and the variant: a sanitizer must be
+loaded before the interpreter.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def check_random(kernel: CudaOnHost) -> None:
         assert kernel.get(kernel.random(nbytes, 3)).tobytes() == split_mix_64(126, 3)[:nbytes].tobytes()
 
 
-def main(sanitizer: str, library: Path, algorithm: str) -> None:
-    """What the sanitizer can find something in: memory in all of it, races between threads in the trees."""
-    kernel = CudaOnHost(CudaOnHost.devices()[0], algorithm, library=library)
-    for check in {"address": (check_messages, check_trees, check_random), "thread": (check_trees,)}[sanitizer]:
+def main(sanitizer: str, library: Path, algorithm: str, variant: str) -> None:
+    """What the sanitizer can find something in: memory in all of it, races between threads in what they do together."""
+    kernel = CudaOnHost(CudaOnHost.devices()[0], algorithm, variant, library)
+    shared = (check_messages, check_trees) if variant == "paired" else (check_trees,)
+    for check in {"address": (check_messages, check_trees, check_random), "thread": shared}[sanitizer]:
         check(kernel)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4])

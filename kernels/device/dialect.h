@@ -12,16 +12,20 @@ typedef ulong u64;
 #define DEVICE inline __attribute__((always_inline))
 #define GLOBAL __global
 #define TABLE __constant
-#define KERNEL __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) void
+#define KERNEL(blocks) __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) void
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 #define THREAD ((u64)get_global_id(0))
 #define THREAD_OF_GROUP ((u32)get_local_id(0))
 #define GROUP ((u64)get_group_id(0))
+#define LOCAL __local
+#define LOCAL_POINTER __local
 #define GROUP_BARRIER barrier(CLK_GLOBAL_MEM_FENCE)
+#define LOCAL_BARRIER barrier(CLK_LOCAL_MEM_FENCE)
 #define ROTATE_RIGHT_32(x, n) rotate((x), (u32)(32 - (n)))
 #define ROTATE_RIGHT_64(x, n) rotate((x), (u64)(64 - (n)))
 typedef uint4 u32x4;
+typedef ulong2 u64x2;
 
 #else /* CUDA C under nvcc or NVRTC, HIP under hipcc or hipRTC; host C++ supplies the same names */
 
@@ -31,20 +35,26 @@ typedef unsigned long long u64;
 #define DEVICE static __device__ __forceinline__
 #define GLOBAL
 #define TABLE static __constant__ const
-#if SHA == 256 || defined(__HIP_PLATFORM_AMD__)
-#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
-#else /* CUDA: with three blocks a multiprocessor asked for, every thread has the registers it wants */
-#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP_SIZE, 3)
+/* `blocks` of a multiprocessor that a kernel leaves registers for: so few that each thread has the registers it
+ * wants, and no fewer, or the compiler saves registers by putting loads off. HIP's second bound is another. */
+#if defined(__HIP_PLATFORM_AMD__)
+#define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
+#else
+#define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE, blocks)
 #endif
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 #define THREAD ((u64)blockIdx.x * GROUP_SIZE + threadIdx.x)
 #define THREAD_OF_GROUP ((u32)threadIdx.x)
 #define GROUP ((u64)blockIdx.x)
+#define LOCAL __shared__
+#define LOCAL_POINTER
 #define GROUP_BARRIER __syncthreads()
+#define LOCAL_BARRIER __syncthreads()
 #define ROTATE_RIGHT_32(x, n) ((x) >> (n) | (x) << (32 - (n)))
 #define ROTATE_RIGHT_64(x, n) ((x) >> (n) | (x) << (64 - (n)))
 typedef uint4 u32x4;
+typedef ulonglong2 u64x2;
 
 #endif
 

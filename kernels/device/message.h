@@ -20,7 +20,10 @@ DEVICE u32 big_endian_word(u32 low, u32 high, u32 shift) {
 }
 
 /* Sixteen bytes of a message, which nothing writes to while it is hashed. With PREFETCHED, the L2 cache is
- * told to fetch the 256 bytes around them: every thread reads on through a piece of memory of its own. */
+ * told to fetch the 256 bytes around them: every thread reads on through a piece of memory of its own.
+ * Intel's compiler for CPUs, known by an extension of its own, keeps a volatile load whole and shuffles
+ * it into the lanes; any other it splits into words and gathers each, which takes as long as half the
+ * arithmetic. */
 DEVICE u32x4 load_message(GLOBAL const u32x4* source) {
 #if PREFETCHED && ARCHITECTURE >= 80 /* before, there is no such load */
     u32x4 four;
@@ -28,6 +31,8 @@ DEVICE u32x4 load_message(GLOBAL const u32x4* source) {
         : "=r"(four.x), "=r"(four.y), "=r"(four.z), "=r"(four.w)
         : "l"(source));
     return four;
+#elif defined(cl_intel_vec_len_hint)
+    return *(volatile GLOBAL const u32x4*)source;
 #else
     return *source;
 #endif
@@ -73,68 +78,99 @@ DEVICE u32 padded_word32(GLOBAL const u8* data, u64 length, u32 tagged, u64 posi
     return result;
 }
 
+/* The blocks of the message tag || data || padding. */
+DEVICE u64 block_count(u64 length, u32 tagged) {
+    const u64 length_bytes = BLOCK_WORDS32 / 2;
+    return (tagged + length + length_bytes) / (4 * BLOCK_WORDS32) + 1;
+}
+
+/* A block's 32-bit words i lie in the aligned words of memory aligned[i - 1] and aligned[i], `shift` bytes into
+ * the former, or in aligned[i] alone where shift is 0. This is `shift`, */
+DEVICE u32 byte_shift(GLOBAL const u8* data, u32 tagged) { return (u32)((u64)data - tagged) & 3; }
+
+/* and this is `aligned` of block 0. */
+DEVICE GLOBAL const u32* aligned_words(GLOBAL const u8* data, u32 tagged) {
+    u32 shift = byte_shift(data, tagged);
+    return (GLOBAL const u32*)(data + ((shift != 0 ? 4 : 0) - (int)(tagged + shift)));
+}
+
+/* The words of any block of the message tag || data || padding. */
+DEVICE void read_block(GLOBAL const u8* data, u64 length, u32 tagged, u64 block, word w[16]) {
+    const u64 block_bytes = 4 * BLOCK_WORDS32;
+    u32 shift = byte_shift(data, tagged);
+    GLOBAL const u32* aligned = aligned_words(data, tagged);
+    u64 end = (u64)data + length;
+
+    /* Blocks first_inner to end_inner - 1 lie inside the data with every aligned word they touch; the others,
+     * with the tag or the padding in them, are read byte by byte. */
+    u64 first_inner = tagged && (shift != 3 || BYTEWISE);
+    u64 end_inner = end > (u64)aligned ? (end - (u64)aligned) / block_bytes : 0;
+    if (block >= first_inner && block < end_inner) {
+#if BYTEWISE
+        GLOBAL const u8* source = data + block * block_bytes - tagged;
+        UNROLL for (int i = 0; i < BLOCK_WORDS32; ++i, source += 4)
+            set_word32(w, i, (u32)source[0] << 24 | (u32)source[1] << 16 | (u32)source[2] << 8 | source[3]);
+#else
+        GLOBAL const u32* source = aligned + block * BLOCK_WORDS32;
+        u32 before = shift != 0 && (block > 0 || !tagged) ? source[-1] : 0; /* 0 is the tag */
+        UNROLL for (int i = 0; i < BLOCK_WORDS32; ++i) {
+            u32 next = source[i];
+            set_word32(w, i, big_endian_word(before, next, shift));
+            before = next;
+        }
+#endif
+        return;
+    }
+    UNROLL for (int i = 0; i < BLOCK_WORDS32; ++i)
+        set_word32(w, i, padded_word32(data, length, tagged, block * block_bytes + 4 * i));
+    if (block == block_count(length, tagged) - 1) {
+        u64 bits = (tagged + length) * 8;
+        set_word32(w, BLOCK_WORDS32 - 2, (u32)(bits >> 32));
+        set_word32(w, BLOCK_WORDS32 - 1, (u32)bits);
+    }
+}
+
+/* Whether the whole blocks of a message can be read 16 bytes at a time, and their number is the usual one. */
+DEVICE int is_usual(GLOBAL const u8* data, u64 length, u64 usual_length) {
+    return length == usual_length && ((u64)data & 15) == 0 && !BYTEWISE;
+}
+
 /* H(data) or, where `tagged` is 1, the leaf hash H(0x00 || data) of RFC 9162 section 2.1.1, into
  * `state`. Messages of `usual_length` bytes on a 16-byte boundary are the ones hashed fast. */
 DEVICE void hash_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 usual_length, word state[8],
                          u32 one) {
-    const u64 block_bytes = 4 * BLOCK_WORDS32;
-    const u64 length_bytes = block_bytes / 8;
-    u64 blocks = (tagged + length + length_bytes) / block_bytes + 1;
+    u64 blocks = block_count(length, tagged);
     u64 block = 0;
-
-    /* Message word i lies in aligned[i - 1] and aligned[i], `shift` bytes into the former, or in
-     * aligned[i] alone where shift is 0. */
-    u32 shift = (u32)((u64)data - tagged) & 3;
-    GLOBAL const u32* aligned = (GLOBAL const u32*)(data + ((shift != 0 ? 4 : 0) - (int)(tagged + shift)));
-    u32 carry = 0; /* aligned[i - 1]: at first the tag, a zero byte, where the data is aligned */
-
     word w[16];
     initialise(state);
 
     /* Every thread takes the same number of turns here, which a compiler for CPUs needs to know to put
      * one thread in each lane of a vector. */
-    if (length == usual_length && ((u64)data & 15) == 0 && !BYTEWISE) {
-        u32 usual_shift = tagged ? 3 : 0;
-        for (; block < usual_length / block_bytes; ++block) {
+    if (is_usual(data, length, usual_length)) {
+        GLOBAL const u32* aligned = aligned_words(data, tagged);
+        u32 before = 0; /* the tag */
+        for (; block < usual_length / (4 * BLOCK_WORDS32); ++block) {
             GLOBAL const u32x4* source = (GLOBAL const u32x4*)(aligned + block * BLOCK_WORDS32);
             UNROLL for (int i = 0; i < BLOCK_WORDS32; i += 4) {
                 u32x4 four = load_message(source + i / 4);
-                set_four_words32(w, i, carry, four, usual_shift);
-                carry = four.w;
+                set_four_words32(w, i, before, four, tagged ? 3 : 0);
+                before = four.w;
             }
             compress(state, w, one);
         }
-    }
-
-    /* Of the rest, blocks first_inner to end_inner - 1 lie inside the data with every aligned word they touch;
-     * the others, with the tag or the padding in them, are read byte by byte. */
-    u64 first_inner = tagged && (shift != 3 || BYTEWISE);
-    u64 end = (u64)data + length;
-    u64 end_inner = end > (u64)aligned ? (end - (u64)aligned) / block_bytes : 0;
-    for (; block < blocks; ++block) {
-        if (block >= first_inner && block < end_inner) {
-#if BYTEWISE
-            GLOBAL const u8* source = data + block * block_bytes - tagged;
-            UNROLL for (int i = 0; i < BLOCK_WORDS32; ++i, source += 4)
-                set_word32(w, i, (u32)source[0] << 24 | (u32)source[1] << 16 | (u32)source[2] << 8 | source[3]);
-#else
-            GLOBAL const u32* source = aligned + block * BLOCK_WORDS32;
-            if (shift != 0 && (block > 0 || !tagged)) carry = source[-1];
-            UNROLL for (int i = 0; i < BLOCK_WORDS32; ++i) {
-                u32 next = source[i];
-                set_word32(w, i, big_endian_word(carry, next, shift));
-                carry = next;
-            }
-#endif
-        } else {
+        if (usual_length % (4 * BLOCK_WORDS32) == 0) { /* the padding is a block of its own, of few unknowns */
+            u64 bits = (tagged + length) * 8;
             UNROLL for (int i = 0; i < BLOCK_WORDS32; ++i)
-                set_word32(w, i, padded_word32(data, length, tagged, block * block_bytes + 4 * i));
-            if (block == blocks - 1) {
-                u64 bits = (tagged + length) * 8;
-                set_word32(w, BLOCK_WORDS32 - 2, (u32)(bits >> 32));
-                set_word32(w, BLOCK_WORDS32 - 1, (u32)bits);
-            }
+                set_word32(w, i, i == 0                 ? (tagged ? (before & 0xff000000u) | 0x00800000u : 0x80000000u)
+                               : i == BLOCK_WORDS32 - 2 ? (u32)(bits >> 32)
+                               : i == BLOCK_WORDS32 - 1 ? (u32)bits
+                                                        : 0);
+            compress(state, w, one);
+            ++block;
         }
+    }
+    for (; block < blocks; ++block) {
+        read_block(data, length, tagged, block, w);
         compress(state, w, one);
     }
 }

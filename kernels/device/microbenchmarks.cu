@@ -12,9 +12,10 @@ typedef unsigned long long u64;
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 
-/* One step of a chain. x and y are 32 bits wide, w and v 64; y and v are a neighbour's. What would not come out as the
- * instruction meant is written in PTX. Products of IMAD_WIDE soon are zero, which its rate does not depend on: with
- * an addend, ptxas makes three instructions of it up to sm_100. */
+/* One step of a chain. x and y are 32 bits wide, w and v 64, d is a double; y and v are a neighbour's. What would not
+ * come out as the instruction meant is written in PTX. Products of IMAD_HI and IMAD_WIDE soon are zero, which their
+ * rates do not depend on: with an addend, ptxas adds moves to the one, and makes three instructions of the other up to
+ * sm_100. DFMA is the shift by 7 of SHIFT_RIGHT in sha2.h. */
 #define LOP3(x, y) asm("lop3.b32 %0, %0, %1, %2, 0xe8;" : "+r"(x) : "r"(y), "r"(b))
 #define SHF(x, y) asm("shf.l.wrap.b32 %0, %0, %1, 7;" : "+r"(x) : "r"(y))
 #define PRMT(x, y) asm("prmt.b32 %0, %0, %1, 0x4321;" : "+r"(x) : "r"(y))
@@ -23,8 +24,9 @@ typedef unsigned long long u64;
 #define ADD_CONSTANT(x) x = x + 0x9e3779b9u
 #define ADD64(w, v) w = w + v
 #define IMAD(x, y) asm("mad.lo.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
-#define IMAD_HI(x, y) asm("mad.hi.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
+#define IMAD_HI(x, y) asm("mul.hi.u32 %0, %0, %1;" : "+r"(x) : "r"(y))
 #define IMAD_WIDE(w, v) asm("mul.wide.u32 %0, %1, %2;" : "=l"(w) : "r"((u32)w), "r"((u32)(v >> 32)))
+#define DFMA(d) asm("fma.rz.f64 %0, %0, %1, %2;" : "+d"(d) : "d"(0x1p-7), "d"(0x1p52 - 0x1p45))
 
 /* Each warp writes its multiprocessor, and that one's clock as the warp's loop began and ended. */
 #define PIPE(name, steps, step)                                                                          \
@@ -32,9 +34,11 @@ typedef unsigned long long u64;
         name(u32 turns, u32 b, u64* spans, u32* sink) {                                                  \
         u32 thread = blockIdx.x * BLOCK + threadIdx.x, x[CHAINS];                                        \
         u64 w[CHAINS];                                                                                   \
+        double d[CHAINS];                                                                                \
         UNROLL for (u32 i = 0; i < CHAINS; ++i) {                                                        \
             x[i] = (thread + i) * b;                                                                     \
             w[i] = (u64)x[i] * x[i];                                                                     \
+            d[i] = 0x1p52 + x[i];                                                                        \
         }                                                                                                \
         __syncthreads();                                                                                 \
         u64 start = clock64();                                                                           \
@@ -48,7 +52,9 @@ typedef unsigned long long u64;
         }                                                                                                \
         u64 end = clock64();                                                                             \
         u32 mixed = 0, multiprocessor;                                                                   \
-        UNROLL for (u32 i = 0; i < CHAINS; ++i) mixed ^= x[i] ^ (u32)w[i] ^ (u32)(w[i] >> 32);           \
+        UNROLL for (u32 i = 0; i < CHAINS; ++i) {                                                        \
+            mixed ^= x[i] ^ (u32)w[i] ^ (u32)(w[i] >> 32) ^ __double2loint(d[i]);                        \
+        }                                                                                                \
         sink[thread] = mixed;                                                                            \
         if (threadIdx.x % 32 == 0) {                                                                     \
             asm("mov.u32 %0, %%smid;" : "=r"(multiprocessor));                                           \

@@ -2,7 +2,7 @@
 
 /* One thread eight bytes: word i of the SplitMix64 sequence of `seed` (Steele, Lea, Flood: Fast Splittable
  * Pseudorandom Number Generators, OOPSLA 2014), stored little-endian. */
-KERNEL fill_random(GLOBAL u64* words, u64 count, u64 seed) {
+KERNEL(1) fill_random(GLOBAL u64* words, u64 count, u64 seed) {
     u64 i = THREAD;
     if (i >= count) return;
     u64 z = seed + (i + 1) * 0x9e3779b97f4a7c15ul;

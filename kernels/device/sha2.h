@@ -146,6 +146,22 @@ DEVICE void initialise(word state[8]) {
         a = ADD(t1, t2);                                                     \
     } while (0)
 
+/* W_t, in the place of W_(t - 16), of which t is given modulo 16. */
+#define SCHEDULE(w, t)                                  \
+    ((w)[t] = ADD(ADD((w)[t], (w)[((t) + 9) & 15]), \
+                  ADD(SMALL_SIGMA_0((w)[((t) + 1) & 15]), SMALL_SIGMA_1((w)[((t) + 14) & 15]))))
+
+DEVICE void add_to_state(word state[8], word a, word b, word c, word d, word e, word f, word g, word h, u32 one) {
+    state[0] = ADD(state[0], a);
+    state[1] = ADD(state[1], b);
+    state[2] = ADD(state[2], c);
+    state[3] = ADD(state[3], d);
+    state[4] = ADD(state[4], e);
+    state[5] = ADD(state[5], f);
+    state[6] = ADD(state[6], g);
+    state[7] = ADD(state[7], h);
+}
+
 /* FIPS 180-4 sections 6.2.2 and 6.4.2: `state` after one more message block. `w` holds the block's 16
  * words and is overwritten by the message schedule, of which only the latest 16 words are kept.
  * BYTEWISE keeps the whole schedule in an array, as published libraries do. */
@@ -163,18 +179,10 @@ DEVICE void compress(word state[8], word w[16], u32 one) {
     UNROLL for (int t = 0; t < 16; ++t) ROUND(K[t] + w[t]);
     UNROLL_SCHEDULE for (int turn = 16; turn < ROUNDS; turn += 16) {
         UNROLL for (int t = 0; t < 16; ++t) {
-            w[t] = ADD(ADD(w[t], w[(t + 9) & 15]),
-                       ADD(SMALL_SIGMA_0(w[(t + 1) & 15]), SMALL_SIGMA_1(w[(t + 14) & 15])));
+            SCHEDULE(w, t);
             ROUND(K[turn + t] + w[t]);
         }
     }
 #endif
-    state[0] = ADD(state[0], a);
-    state[1] = ADD(state[1], b);
-    state[2] = ADD(state[2], c);
-    state[3] = ADD(state[3], d);
-    state[4] = ADD(state[4], e);
-    state[5] = ADD(state[5], f);
-    state[6] = ADD(state[6], g);
-    state[7] = ADD(state[7], h);
+    add_to_state(state, a, b, c, d, e, f, g, h, one);
 }

@@ -53,28 +53,154 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, word stat
     compress(state, w, one);
 }
 
-/* One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot. A tagged segment of no
- * bytes has one slot, which gets the root of the empty tree, H(""). */
-KERNEL hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
-                   u32 tagged, u64 chunks, GLOBAL u32* digests, u32 one) {
+/* Where chunk number `chunk` of a call begins. Its bytes go to `length`, and to `tagged` whether it gets the leaf
+ * prefix: a tagged segment of no bytes has one slot, which gets the root of the empty tree, H(""). */
+DEVICE GLOBAL const u8* find_chunk(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
+                                   u64 chunk, u64* length, u32* tagged) {
     GLOBAL const u64 *offsets = table, *lengths = table + segments, *first = table + 2 * segments;
-    u64 chunk = THREAD;
-    if (chunk >= chunks) return;
     u64 segment = find_segment(first, segments, chunk, 0, 0);
-    u64 length = lengths[segment];
     u64 start = (chunk - first[segment]) * chunk_size;
-    u64 rest = length - start;
+    u64 rest = lengths[segment] - start;
+    if (lengths[segment] == 0) *tagged = 0;
+    *length = rest < chunk_size ? rest : chunk_size;
+    return base + offsets[segment] + start;
+}
+
+/* One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot. */
+KERNEL(SHA == 256 ? 7 : 3) hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
+                   u32 tagged, u64 chunks, GLOBAL u32* digests, u32 one) {
+    u64 chunk = THREAD, length;
+    if (chunk >= chunks) return;
+    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, chunk, &length, &tagged);
     word state[8];
-    hash_message(base + offsets[segment] + start, rest < chunk_size ? rest : chunk_size,
-                 length == 0 ? 0 : tagged, chunk_size, state, one);
+    hash_message(data, length, tagged, chunk_size, state, one);
     store_digest(digests + chunk * DIGEST_WORDS32, state);
 }
+
+#if PAIRED
+
+#define PAIRS (GROUP_SIZE / 2)
+#define STAGED (SHA == 256 ? 64 : 16) /* words of the schedule between two barriers */
+#define STAGE words stage[2][STAGED / WORDS_OF_16_BYTES][PAIRS]
+
+/* What passes through the stage at once: 16 bytes of W_t + K_t. */
+#if SHA == 256
+typedef u32x4 words;
+#define WORDS_OF_16_BYTES 4
+#define ROUNDS_OVER(these) \
+    do {                   \
+        ROUND((these).x);  \
+        ROUND((these).y);  \
+        ROUND((these).z);  \
+        ROUND((these).w);  \
+    } while (0)
+#else
+typedef u64x2 words;
+#define WORDS_OF_16_BYTES 2
+#define ROUNDS_OVER(these) \
+    do {                   \
+        ROUND((these).x);  \
+        ROUND((these).y);  \
+    } while (0)
+#endif
+
+DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage)[PAIRS], u32 pair) {
+    UNROLL for (int t = 0; t < 16; t += WORDS_OF_16_BYTES) {
+        words these;
+        these.x = K[turn + t] + w[t];
+        these.y = K[turn + t + 1] + w[t + 1];
+#if SHA == 256
+        these.z = K[turn + t + 2] + w[t + 2];
+        these.w = K[turn + t + 3] + w[t + 3];
+#endif
+        stage[(turn % STAGED + t) / WORDS_OF_16_BYTES][pair] = these;
+    }
+}
+
+/* The first thread of a pair: reads the message's blocks and puts W_t + K_t on the stage, in two buffers that
+ * take turns. It goes on to `longest` blocks with the rest of its group. */
+DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 usual_length, u64 longest,
+                           LOCAL_POINTER STAGE, u32 pair, u32 one) {
+    u64 blocks = block_count(length, tagged);
+    u64 wide = is_usual(data, length, usual_length) ? length / (4 * BLOCK_WORDS32) : 0;
+    GLOBAL const u32x4* source = (GLOBAL const u32x4*)aligned_words(data, tagged);
+    u32x4 raw[BLOCK_WORDS32 / 4]; /* of the next block, fetched long before it is needed */
+    u32 before = 0, buffer = 0;
+    word w[16];
+    if (wide > 0)
+        UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i) raw[i] = load_message(source + i);
+    for (u64 block = 0; block < longest; ++block) {
+        if (block < wide) {
+            UNROLL for (int i = 0; i < BLOCK_WORDS32; i += 4) {
+                set_four_words32(w, i, before, raw[i / 4], tagged ? 3 : 0);
+                before = raw[i / 4].w;
+            }
+            source += BLOCK_WORDS32 / 4;
+            if (block + 1 < wide)
+                UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i) raw[i] = load_message(source + i);
+        } else if (block < blocks) {
+            read_block(data, length, tagged, block, w);
+        }
+        put_on_stage(w, 0, stage[buffer], pair);
+        UNROLL_SCHEDULE for (int turn = 16; turn < ROUNDS; turn += 16) {
+            if (turn % STAGED == 0) {
+                LOCAL_BARRIER;
+                buffer ^= 1;
+            }
+            UNROLL for (int t = 0; t < 16; ++t) SCHEDULE(w, t);
+            put_on_stage(w, turn, stage[buffer], pair);
+        }
+        LOCAL_BARRIER;
+        buffer ^= 1;
+    }
+}
+
+/* The second thread of a pair: the rounds over what the first one put on the stage, and the hash value. */
+DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, word state[8], u32 one) {
+    u32 buffer = 0;
+    initialise(state);
+    for (u64 block = 0; block < longest; ++block) {
+        word a = state[0], b = state[1], c = state[2], d = state[3];
+        word e = state[4], f = state[5], g = state[6], h = state[7];
+        NO_UNROLL for (int turn = 0; turn < ROUNDS; turn += STAGED) {
+            LOCAL_BARRIER;
+            UNROLL for (int i = 0; i < STAGED / WORDS_OF_16_BYTES; ++i) {
+                words these = stage[buffer][i][pair];
+                ROUNDS_OVER(these);
+            }
+            buffer ^= 1;
+        }
+        if (block < blocks) /* else the rounds went over what was left there */
+            add_to_state(state, a, b, c, d, e, f, g, h, one);
+    }
+}
+
+/* Two threads a chunk, to the same result, in less time a chunk: it counts where there are too few chunks for all
+ * of a device's schedulers. The two are in neighbouring warps, so on two schedulers. */
+KERNEL(3) hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
+                          u32 tagged, u64 chunks, GLOBAL u32* digests, u32 one) {
+    LOCAL STAGE;
+    u32 warp = THREAD_OF_GROUP / 32, pair = warp / 2 * 32 + THREAD_OF_GROUP % 32;
+    u64 chunk = GROUP * PAIRS + pair, length;
+    u64 longest = block_count(chunk_size, tagged); /* the same for all threads, which meet at every barrier */
+    u64 present = chunk < chunks ? chunk : chunks - 1;
+    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, present, &length, &tagged);
+    if (warp % 2 == 0) {
+        expand_message(data, length, tagged, chunk_size, longest, stage, pair, one);
+    } else {
+        word state[8];
+        run_rounds(block_count(length, tagged), longest, stage, pair, state, one);
+        if (chunk < chunks) store_digest(digests + chunk * DIGEST_WORDS32, state);
+    }
+}
+
+#endif
 
 /* One group a tile of GROUP_SIZE * 2^alone nodes at `level` of one segment's tree: all the levels above it
  * that lie in the tile, in place. Each thread takes the first `alone` (1 or more) of them by itself, so
  * that no thread of the group is idle; then the group takes the others together. `slots` is the number
  * of chunks of the whole call. */
-KERNEL reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 alone, GLOBAL u32* digests,
+KERNEL(SHA == 256 ? 7 : 3) reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 alone, GLOBAL u32* digests,
                     u32 one) {
     GLOBAL const u64* first = table + 2 * segments;
     u32 tile_log2 = GROUP_SIZE_LOG2 + alone;
@@ -106,7 +232,7 @@ KERNEL reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level,
 }
 
 /* One thread a 32-bit word of a root: the roots, gathered from each segment's first slot. */
-KERNEL gather_roots(GLOBAL const u64* table, u64 segments, GLOBAL const u32* digests, GLOBAL u32* roots) {
+KERNEL(1) gather_roots(GLOBAL const u64* table, u64 segments, GLOBAL const u32* digests, GLOBAL u32* roots) {
     GLOBAL const u64* first = table + 2 * segments;
     u64 i = THREAD;
     if (i < segments * DIGEST_WORDS32)
