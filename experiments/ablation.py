@@ -10,29 +10,32 @@ from matplotlib.axes import Axes
 
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, QUICK_SIZE, KiB
+from hashbench.experiments.throughput import CHUNK_SIZE, QUICK_SIZE, KiB, MiB
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
 
-CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 512 * KiB)
-"""From where all of a GPU is busy to where each of its schedulers has one warp."""
+CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 1 * MiB)
+"""From where all of a GPU is busy to where it has fewer chunks than its schedulers want threads."""
 
 STEPS = {
-    "bytewise": "byte loads,\nschedule in an array",
+    "bytewise": "byte by byte, all\nthe schedule kept",
     "unrolled": "16-byte loads,\nregisters, unrolled",
     "plain": "SHA-384's rounds\nin a loop",
     "balanced": "work moved to\nidle pipes",
     "prefetched": "L2 cache fetches\n256 bytes a read",
+    "paired": "two threads share\na chunk, if few",
 }
 """The variants in the order in which they build on each other, and what is new in each."""
 
-UNCHANGED = {("sha256", "plain")}
-"""Steps that leave an algorithm's code as it was; they are neither measured nor drawn."""
+UNCHANGED = {("sha256", "plain"): "unrolled"}
+"""Steps that leave an algorithm's code as it was, and the step whose code it is. Beside that one they are not
+measured."""
 
-_COLOURS = (style.COLOURS["blue"], style.COLOURS["orange"], style.COLOURS["green"])
-_HATCHES = ("", "//", "..")
+_COLOURS = [style.COLOURS[name] for name in ("blue", "orange", "green", "purple", "sky", "yellow")]
+
+Lane = tuple[str, str, str, int]
 
 
 class Ablation(Experiment):
@@ -42,79 +45,121 @@ class Ablation(Experiment):
     question = "What did each step towards the fastest kernel gain?"
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """All variants that the device's kernel has, batched; one size of chunks in the short form. On a CPU most of
-        them are the same, so there nothing.
+        """All variants of a kernel that has several, batched; in the short form with the smallest chunks and the
+        largest. On a CPU most variants are the same code, so nothing is measured there.
         """
         variants = [name for name in STEPS if name in kernel_class(device.kernel).variants]
-        if device.kind != "gpu":
+        if device.kind != "gpu" or len(variants) < 2:
             return
-        for algorithm, variant, chunk_size in product(ALGORITHMS, variants, CHUNK_SIZES[:1] if quick else CHUNK_SIZES):
-            if (algorithm, variant) not in UNCHANGED:
+        chunk_sizes = (CHUNK_SIZES[0], CHUNK_SIZES[-1]) if quick else CHUNK_SIZES
+        for algorithm, variant, chunk_size in product(ALGORITHMS, variants, chunk_sizes):
+            if UNCHANGED.get((algorithm, variant)) not in variants:
                 yield Point(device, "batched", algorithm, (QUICK_SIZE["gpu"],), chunk_size, variant)
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Bars of throughput for the kernel with the most variants: a panel an algorithm, a group of bars a step."""
-        kernel = max({row.kernel for row in rows}, key=lambda name: len({r.variant for r in rows if r.kernel == name}))
-        shown = [row for row in rows if row.kernel == kernel]
+        """Bars of throughput for one kernel on one GPU, those with the most variants: a panel an algorithm, a group of
+        bars a step, and each bar's gain over the step before. The table has every kernel and GPU.
+        """
+        steps = [row for row in rows if row.variant in STEPS]
+        if not steps:
+            return []
+        kernel, _, device_name, nbytes = lane = _most_varied(steps)
+        shown = [row for row in steps if _lane(row) == lane]
+        variants = [name for name in STEPS if any(row.variant == name for row in shown)]
         algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in shown)]
+        chunk_sizes = sorted({row.chunk_size or 0 for row in shown})
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 0.8 + 2.0 * len(algorithms))
-            panels = figure.subplots(len(algorithms), 1, squeeze=False)[:, 0]
+            figure = style.new_figure(style.PAGE_WIDTH, 1.1 + 1.9 * len(algorithms))
+            panels = figure.subplots(len(algorithms), 1, sharex=True, squeeze=False)[:, 0]
             for panel, algorithm in zip(panels, algorithms, strict=True):
-                _panel(panel, algorithm, [row for row in shown if row.algorithm == algorithm])
-            (device,) = {row.device_name for row in shown}
-            (nbytes,) = {row.bytes for row in shown}
-            figure.suptitle(f"Each step's gain: {kernel}, batched, {format_size(nbytes)}\n{device}", fontsize=9)
-            handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        columns = ("kernel", "variant", "device_name", "algorithm", "bytes", "chunk_size", "verified")
-        table = [
-            (*(getattr(row, c) for c in columns), row.gb_per_s, *(f"{limit:.7g}" for limit in row.gb_per_s_range))
-            for row in shown
-        ]
-        return style.save(figure, path, (*columns, "gb_per_s", "gb_per_s_q1", "gb_per_s_q3"), table)
+                panel.set_title(algorithm.upper().replace("SHA", "SHA-"), loc="left")
+                _draw_bars(panel, [row for row in shown if row.algorithm == algorithm], variants, chunk_sizes)
+                for variant in variants:
+                    if UNCHANGED.get((algorithm, variant)) in variants:
+                        panel.text(variants.index(variant), 0, "the same\ncode", ha="center", va="bottom", fontsize=7)
+            panels[-1].set_xticks(range(len(variants)), [f"{name}\n{STEPS[name]}" for name in variants])
+            panels[-1].tick_params(axis="x", length=0)
+            figure.suptitle(f"What each step gained: {kernel}, batched, {format_size(nbytes)}\n{device_name}", fontsize=9)
+            keys = {
+                label: handle
+                for panel in panels
+                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+            }
+            figure.legend(list(keys.values()), list(keys), loc="outside lower center", ncols=3)
+        return style.save(figure, path, (*_COLUMNS, *_COMPUTED), [_line(row, steps) for row in steps])
 
 
 EXPERIMENT = Ablation()
 
 
-def _panel(panel: Axes, algorithm: str, rows: Sequence[Row]) -> None:
-    """Grouped bars; above the first of each group its gain over the group before."""
-    by_place = {(row.variant, row.chunk_size): row for row in rows}
-    variants = [name for name in STEPS if any(row.variant == name for row in rows)]
-    chunk_sizes = sorted({row.chunk_size or 0 for row in rows})
-    width = 0.8 / len(chunk_sizes)
-    for i, chunk_size in enumerate(chunk_sizes):
-        present = [(place, by_place[v, chunk_size]) for place, v in enumerate(variants) if (v, chunk_size) in by_place]
+def _lane(row: Row) -> Lane:
+    """What is drawn together."""
+    return row.kernel, row.device, row.device_name, row.bytes
+
+
+def _most_varied(rows: Sequence[Row]) -> Lane:
+    """The lane with the most variants, and of those the one with the most rows; else the first by name."""
+    lanes = sorted({_lane(row) for row in rows})
+    mine = {lane: [row.variant for row in rows if _lane(row) == lane] for lane in lanes}
+    return max(lanes, key=lambda lane: (len(set(mine[lane])), len(mine[lane])))
+
+
+def _gain(row: Row, rows: Sequence[Row]) -> tuple[str, float] | None:
+    """The step before that of `row`, and the gain over it in per cent. None for the first step, and where the one
+    before has no row of this chunk size."""
+    alike = [r for r in rows if (_lane(r), r.algorithm) == (_lane(row), row.algorithm)]
+    steps = [name for name in STEPS if any(r.variant == name for r in alike)]
+    place = steps.index(row.variant)
+    for other in alike:
+        if place and (other.variant, other.chunk_size) == (steps[place - 1], row.chunk_size):
+            return other.variant, 100 * (row.gb_per_s / other.gb_per_s - 1)
+    return None
+
+
+def _draw_bars(panel: Axes, rows: Sequence[Row], variants: Sequence[str], chunk_sizes: Sequence[int]) -> None:
+    """A group of bars a variant, a bar a chunk size, each with its throughput and its gain."""
+    width = 0.84 / len(chunk_sizes)
+    for row in rows:
+        number = chunk_sizes.index(row.chunk_size or 0)
+        place = variants.index(row.variant) + (number - (len(chunk_sizes) - 1) / 2) * width
+        slow, fast = row.gb_per_s_range
         panel.bar(
-            [place + (i - (len(chunk_sizes) - 1) / 2) * width for place, _ in present],
-            [row.gb_per_s for _, row in present],
+            place,
+            row.gb_per_s,
             width=0.92 * width,
-            color=_COLOURS[i],
-            hatch=_HATCHES[i],
-            edgecolor="white",
+            color=_COLOURS[number % len(_COLOURS)],
             linewidth=0,
-            yerr=[
-                [row.gb_per_s - row.gb_per_s_range[0] for _, row in present],
-                [row.gb_per_s_range[1] - row.gb_per_s for _, row in present],
-            ],
+            yerr=[[row.gb_per_s - slow], [fast - row.gb_per_s]],
             error_kw={"elinewidth": 0.8, "capsize": 1.5},
-            label=f"{format_size(chunk_size)} chunks",
+            label=f"{format_size(chunk_sizes[number])} chunks",
         )
-        before = None
-        for place, row in present:
-            gain = "" if before is None else f"\n{100 * (row.gb_per_s / before - 1):+.1f} %"
-            before = row.gb_per_s
-            panel.annotate(
-                f"{row.gb_per_s:.0f}{gain}",
-                (place + (i - (len(chunk_sizes) - 1) / 2) * width, row.gb_per_s_range[1]),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6,
-            )
-    panel.set_xticks(range(len(variants)), [f"{name}\n{STEPS[name]}" for name in variants], fontsize=6.5)
-    panel.set_title(algorithm.upper().replace("SHA", "SHA-"), loc="left")
+        gain = _gain(row, rows)
+        panel.annotate(
+            f"{row.gb_per_s:.0f}" if gain is None else f"{row.gb_per_s:.0f}\n{_signed(gain[1])}",
+            (place, fast),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6.5,
+            linespacing=0.95,
+        )
     panel.set_ylabel("GB/s")
+    panel.set_xlim(-0.55, len(variants) - 0.45)
     panel.set_ylim(0, 1.22 * max(row.gb_per_s_range[1] for row in rows))
     panel.grid(axis="x", visible=False)
+
+
+def _signed(percent: float) -> str:
+    """Short enough to stand over a bar: "+0.4%", "+23%"."""
+    return f"{percent:+.1f}%" if abs(percent) < 9.95 else f"{percent:+.0f}%"
+
+
+_COLUMNS = ("kernel", "variant", "device", "device_name", "algorithm", "bytes", "chunk_size", "verified", "gb_per_s")
+_COMPUTED = ("gb_per_s_q1", "gb_per_s_q3", "step_before", "gain_percent")
+
+
+def _line(row: Row, rows: Sequence[Row]) -> tuple[object, ...]:
+    """The table's line of `row`."""
+    before, gain = _gain(row, rows) or ("", None)
+    limits = (f"{limit:.7g}" for limit in row.gb_per_s_range)
+    return (*(getattr(row, name) for name in _COLUMNS), *limits, before, "" if gain is None else f"{gain:.2f}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 
 from hashbench.experiment import Experiment, Point, Skip
 from hashbench.experiments import style
-from hashbench.kernels import ALGORITHMS, Algorithm, Device, kernel_class
+from hashbench.kernels import ALGORITHMS, Algorithm, Buffer, Device
 from hashbench.kernels.microbenchmarks import PIPES, Microbenchmarks, Pipe, Run
 from hashbench.measurement import Seconds
 from hashbench.readings import Reading
@@ -30,7 +29,7 @@ from hashbench.roofline import (
     COPY,
     COUNT,
     COUNT_UNIT,
-    ISSUE,
+    MIXTURES,
     MULTIPROCESSOR,
     RATE,
     RATE_UNIT,
@@ -61,7 +60,10 @@ MEMORY_SIZE = 8 * GiB
 LEAST_MEMORY = 2 * GiB
 """Bytes that are copied half to half, so 1 GiB at least, and read."""
 
-LIMITS = {"each operation in its natural way": as_written, "pipes balanced": balanced}
+LIMITS = {
+    "each operation on its natural pipe": as_written,
+    "best split over the pipes, registers and stalls ignored": balanced,
+}
 """What the figure calls the limits, and what computes them."""
 
 MEASURED = ("kernel", "variant", "device", "strategy", "bytes", "chunk_size", "verified", "gb_per_s")
@@ -76,22 +78,21 @@ T = TypeVar("T")
 
 
 class Roofline(Experiment):
-    """Each GPU kernel in each variant, and what the GPU's pipes and memory do at most."""
+    """Each GPU kernel in its default variant, and what the GPU's pipes and memory do at most. The experiment `ablation`
+    measures the other variants."""
 
     name = "roofline"
     question = "How near do the kernels come to what the device's own pipes allow?"
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """A GPU's batched throughput; each variant's in the full form."""
+        """A GPU's batched throughput; both forms are the same."""
         if device.kind == "gpu":
-            variants = (None,) if quick else kernel_class(device.kernel).variants
             for algorithm in ALGORITHMS:
-                for variant in variants:
-                    yield Point(device, "batched", algorithm, (SIZE,), CHUNK_SIZE, variant)
+                yield Point(device, "batched", algorithm, (SIZE,), CHUNK_SIZE)
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
         """The pipes, the clock and the memory of each of CuPy's devices; both forms are the same."""
-        return chain.from_iterable(map(_of_device, _measurable(devices, self.name)))
+        return chain.from_iterable(_parts(devices, self.name))
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Bars of throughput under the limits, a panel for each device and algorithm."""
@@ -101,25 +102,32 @@ class Roofline(Experiment):
 EXPERIMENT = Roofline()
 
 
-def _measurable(devices: Sequence[Device], experiment: str) -> Iterator[Device | Skip]:
+def _parts(devices: Sequence[Device], experiment: str) -> Iterator[Iterable[Reading | Skip]]:
+    """What is measured one by one: a part that raises loses no other."""
     mine = [device for device in devices if device.kernel == KERNEL]
     if not mine:
-        yield Skip(f"{experiment}: pipes and memory", f"they are measured through {KERNEL}, which was not asked for")
+        reason = f"they are measured through {KERNEL}, which was not asked for"
+        yield [Skip(f"{experiment}: pipes and memory", reason)]
     for device in mine:
         what = f"{experiment}: pipes and memory of {device.name or 'a GPU'}"
-        yield device if device.unavailable is None else Skip(what, f"{KERNEL}: {device.unavailable}")
+        if device.unavailable is not None:
+            yield [Skip(what, f"{KERNEL}: {device.unavailable}")]
+            continue
+        opened: list[Microbenchmarks] = []
+        yield _of_device(device, opened)
+        for bench in opened:  # none where it failed
+            yield from (_of_pipe(bench, device, pipe) for pipe in PIPES.values())
+            halves = "one half copied to the other; bytes read and bytes written are counted"
+            yield _of_memory(bench, device, COPY, bench.copy, halves)
+            yield _of_memory(bench, device, READ, bench.read, "read once, 16 bytes a load")
 
 
-def _of_device(device: Device | Skip) -> Iterator[Reading | Skip]:
-    if isinstance(device, Skip):
-        yield device
-        return
+def _of_device(device: Device, opened: list[Microbenchmarks]) -> Iterator[Reading]:
+    """The number of multiprocessors. The micro-benchmarks are added to `opened`."""
     bench = Microbenchmarks(device)
+    opened.append(bench)
     count = [float(bench.multiprocessors)]
     yield _reading(device, count, MULTIPROCESSOR, COUNT, COUNT_UNIT, "as the driver says", source=device.driver)
-    for pipe in PIPES.values():
-        yield from _of_pipe(bench, device, pipe)
-    yield from _of_memory(bench, device)
 
 
 def _of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Reading]:
@@ -129,22 +137,19 @@ def _of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Rea
         turns = max(2 * turns, round(turns * LAUNCH_SECONDS / seconds))
     runs: list[Run] = _repeated(lambda: bench.run(pipe, turns))
     yield _reading(device, [run.rate for run in runs], pipe.name, RATE, RATE_UNIT, pipe.note)
-    if pipe.name == ISSUE:
+    if pipe.name == MIXTURES[0]:
         note = f"the multiprocessor's clock counter over the seconds of CUDA's events, while it executes {pipe.name}"
         yield _reading(device, [run.megahertz for run in runs], MULTIPROCESSOR, CLOCK, CLOCK_UNIT, note)
 
 
-def _of_memory(bench: Microbenchmarks, device: Device) -> Iterator[Reading]:
+def _of_memory(
+    bench: Microbenchmarks, device: Device, subject: str, run: Callable[[Buffer], float], note: str
+) -> Iterator[Reading]:
     room = bench.free_memory() * 3 // 4
     nbytes = max(LEAST_MEMORY, min(MEMORY_SIZE, room - room % LEAST_MEMORY))
     memory = bench.memory(nbytes)
-    size, half = format_size(nbytes), format_size(nbytes // 2)
-    for subject, run, note in (
-        (COPY, bench.copy, f"{half} from device to device; bytes read and bytes written are counted"),
-        (READ, bench.read, f"{size} read once, 16 bytes a load"),
-    ):
-        speeds = [1e-9 * nbytes / seconds for seconds in _repeated(partial(run, memory))]
-        yield _reading(device, speeds, subject, BANDWIDTH, BANDWIDTH_UNIT, note)
+    speeds = [1e-9 * nbytes / seconds for seconds in _repeated(lambda: run(memory))]
+    yield _reading(device, speeds, subject, BANDWIDTH, BANDWIDTH_UNIT, f"{format_size(nbytes)}, {note}")
 
 
 def _repeated(run: Callable[[], T]) -> list[T]:
@@ -220,7 +225,7 @@ def _draw(rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[
         sizes = " and ".join(sorted({format_size(row.bytes) for row in rows}))
         chunks = " and ".join(sorted({format_size(row.chunk_size) for row in rows if row.chunk_size}))
         what = f", batched, {sizes} in chunks of {chunks}" if rows else ""
-        names = " and ".join(dict.fromkeys(panel.device_name for panel in panels))
+        names = " and ".join(dict.fromkeys(map(_device, panels)))
         figure.suptitle(f"SHA-2 against the limit of the device's pipes{what}\n{fill(names, 90)}", fontsize=9)
         legend: dict[str, Artist] = {}
         for axes in figure.axes:
@@ -230,9 +235,13 @@ def _draw(rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[
     return style.save(figure, path, COLUMNS, [line for panel in panels for line in _lines(panel)])
 
 
+def _device(panel: _Panel) -> str:
+    memory = "" if panel.memory is None else f", whose memory is read at {panel.memory:,.0f} GB/s"
+    return f"{panel.device_name}{memory}"
+
+
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
-    memory = "" if panel.memory is None else f"; its memory is read at {panel.memory:,.0f} GB/s"
-    axes.set_title(f"{panel.algorithm.name.upper().replace('SHA', 'SHA-')}, {panel.device_name}{memory}", loc="left")
+    axes.set_title(f"{panel.algorithm.name.upper().replace('SHA', 'SHA-')}, {panel.device_name}", loc="left")
     for place, row in enumerate(panel.rows):
         slow, fast = row.gb_per_s_range
         axes.barh(place, row.gb_per_s, height=0.66, color=style.kernel_colour(row.kernel), linewidth=0)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from textwrap import fill
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, MiB
+from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, MiB
 from hashbench.kernels import ALGORITHMS, Device
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -17,6 +21,9 @@ from hashbench.sizes import format_size
 SEGMENT = 1 * MiB
 COUNT = {"gpu": 1000, "cpu": 100}
 """Segments of one call."""
+
+ONE_BUFFER, MANY, SINGLE = "one buffer", "many segments", "one segment"
+"""The shapes of a call's input."""
 
 
 class Segments(Experiment):
@@ -32,67 +39,33 @@ class Segments(Experiment):
             yield Point(device, "tree", algorithm, lengths, CHUNK_SIZE)
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Left, the throughput of many segments beside that of one buffer; right, the time of a single segment."""
-        lanes = list(dict.fromkeys((row.kernel, row.device, row.algorithm) for row in rows))[::-1]
-        single = [row for row in rows if row.bytes == SEGMENT]
-        large = [row for row in rows if row.bytes > SEGMENT]
-        names = {row.kernel: row.device_name for row in rows}
+        """Left, the throughput of many segments beside that of one buffer; right, the time of a single segment. A row
+        of panels an algorithm, a pair of bars a kernel and device.
+        """
+        newest = _newest(rows)
+        shown = list(newest.values())
+        lanes = list(dict.fromkeys((row.kernel, row.device) for row in shown))[::-1]
+        algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in shown)]
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 1.2 + 0.42 * len(lanes))
-            left, right = figure.subplots(1, 2, sharey=True)
-            for row in large:
-                many = row.segments > 1
-                slow, fast = row.gb_per_s_range
-                left.barh(
-                    lanes.index((row.kernel, row.device, row.algorithm)) + (-0.2 if many else 0.2),
-                    row.gb_per_s,
-                    xerr=[[row.gb_per_s - slow], [fast - row.gb_per_s]],
-                    height=0.36,
-                    color=style.kernel_colour(row.kernel),
-                    alpha=1.0 if many else 0.55,
-                    error_kw={"elinewidth": 0.8, "capsize": 1.5},
-                )
-                shape = f"{row.segments:,} x {format_size(SEGMENT)}" if many else "one buffer"
-                left.annotate(
-                    f"{row.gb_per_s:.3g}  {shape}",
-                    (fast, lanes.index((row.kernel, row.device, row.algorithm)) + (-0.2 if many else 0.2)),
-                    xytext=(3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=6,
-                )
-            for row in single:
-                place = lanes.index((row.kernel, row.device, row.algorithm))
-                for seconds, offset, alpha, clock in (
-                    (row.seconds_median, 0.2, 0.55, "device"),
-                    (row.wall_seconds_median, -0.2, 1.0, "wall"),
-                ):
-                    right.barh(
-                        place + offset, 1e6 * seconds, height=0.36, color=style.kernel_colour(row.kernel), alpha=alpha
-                    )
-                    right.annotate(
-                        f"{1e6 * seconds:,.0f}  {clock}",
-                        (1e6 * seconds, place + offset),
-                        xytext=(3, 0),
-                        textcoords="offset points",
-                        va="center",
-                        fontsize=6,
-                    )
-            left.set_yticks(range(len(lanes)), [f"{k} {d}\n{a.upper().replace('SHA', 'SHA-')}" for k, d, a in lanes])
-            for panel in (left, right):
-                panel.set_xscale("log")
-                low, high = panel.get_xlim()
-                panel.set_xlim(low / 2, high * 6)
-                panel.grid(axis="y", visible=False)
-            left.set_xlabel("GB/s, logarithmic")
-            right.set_xlabel("microseconds, logarithmic")
-            left.set_title("many segments", loc="left")
-            right.set_title(f"one segment of {format_size(SEGMENT)}", loc="left")
-            devices = " and ".join(dict.fromkeys(names.values()))
-            figure.suptitle(f"Trees in chunks of {format_size(CHUNK_SIZE)}\n{devices}", fontsize=9)
-        columns = ("kernel", "device", "device_name", "algorithm", "bytes", "segments", "verified", "gb_per_s")
-        table = [(*(getattr(row, c) for c in columns), row.seconds_median, row.wall_seconds_median) for row in rows]
-        return style.save(figure, path, (*columns, "seconds_median", "wall_seconds_median"), table)
+            figure = style.new_figure(style.PAGE_WIDTH, 1.2 + len(algorithms) * (0.35 + 0.34 * len(lanes)))
+            grid = figure.subplots(len(algorithms), 2, sharex="col", sharey=True, squeeze=False)
+            for (left, right), algorithm in zip(grid, algorithms, strict=True):
+                _draw_throughput(left, algorithm, lanes, newest)
+                _draw_seconds(right, algorithm, lanes, newest)
+                left.set_title(algorithm.upper().replace("SHA", "SHA-"), loc="left")
+                left.set_yticks(range(len(lanes)), [fill(f"{kernel} {device}", 24) for kernel, device in lanes])
+                left.set_ylim(-0.6, len(lanes) - 0.4)
+            large = [row.gb_per_s_range[1] for row in shown if _shape(row) != SINGLE]
+            small = [1e6 * row.wall_seconds_q3 for row in shown if _shape(row) == SINGLE]
+            _finish_column(grid[:, 0], large, "GB/s", room=1.42)
+            _finish_column(grid[:, 1], small, f"microseconds for one segment of {format_size(SEGMENT)}", room=1.15)
+            counts = {f"{row.segments:,} ({row.device_kind.upper()})": None for row in shown if _shape(row) == MANY}
+            many = f"{' or '.join(counts)} segments of {format_size(SEGMENT)}, % of one buffer" if counts else MANY
+            _add_key(grid[-1, 0], "as many bytes in one buffer", many)
+            _add_key(grid[-1, 1], "the device's clock", "the wall's clock")
+            names = fill(" and ".join(dict.fromkeys(row.device_name for row in shown)), 90)
+            figure.suptitle(f"Trees over many segments and over one, {format_size(CHUNK_SIZE)} chunks\n{names}", fontsize=9)
+        return style.save(figure, path, ("shape", *_COLUMNS), [_line(row) for row in shown])
 
 
 EXPERIMENT = Segments()

@@ -7,8 +7,10 @@ What is behind it:
 - NVIDIA's description of the pipes: Nsight Compute Profiling Guide, section "Metrics Decoder": the ALU executes bit
   manipulation, logic and integer instructions other than IMAD and IMUL, which the FMA pipe executes, the heavier of the
   two where there are two;
-- what was measured on one H200 (`kernels/NOTES.md`): 63 to 64 a clock of LOP3, SHF, PRMT and of IMAD, 120 of LOP3 and
-  IMAD together, half the rate for IMAD.WIDE; by hardware counters VIADD is on the FMA pipe.
+- what this project's micro-benchmarks measured on one H200 (the experiment `roofline`): 63 to 64 a clock and
+  multiprocessor of LOP3, SHF, PRMT, of IMAD and of DFMA, 124 of LOP3 and IMAD together and 121 of LOP3 and DFMA, half
+  the rate for IMAD.WIDE and IMAD.HI, and 63 of two SHF to one of either: these two take a slot of the ALU as well;
+- hardware counters on that H200 (`kernels/NOTES.md`): VIADD is on the FMA pipe.
 
 Where documents leave an instruction's pipe open, it has several placements, and predictions become a range.
 """
@@ -35,13 +37,11 @@ class Placement:
     """Where an instruction is executed.
 
     Attributes:
-        pipe: ALU, FMA or FP64; ISSUE where it takes nothing but its turn to be issued (loads, branches, the uniform
-            path).
-        slots: lanes' turns that one thread's instruction takes there.
+        slots: lanes' turns that one thread's instruction takes of ALU, FMA and FP64; of none where it takes nothing but
+            its turn to be issued (loads, branches, the uniform path).
     """
 
-    pipe: str
-    slots: float = 1
+    slots: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,18 @@ class Architecture:
         raise UnplacedError(f"which pipe of {where} executes {mnemonic} is not known in hashbench/architectures.py")
 
 
-_ON_ALU = (Placement(ALU),)
-_ON_FMA = (Placement(FMA),)
-_ISSUED = (Placement(ISSUE, 0),)
-_OPEN = (Placement(ALU), Placement(FMA))
+_ON_ALU = (Placement({ALU: 1}),)
+_ON_FMA = (Placement({FMA: 1}),)
+_ISSUED = (Placement({}),)
+_OPEN = (*_ON_ALU, *_ON_FMA)
+_WIDE = ("IMAD.WIDE", "IMAD.HI")
 
 _COMMON: dict[str, tuple[Placement, ...]] = {
     **dict.fromkeys(("LOP3", "SHF", "PRMT", "IADD3", "LEA", "ISETP", "SEL", "MOV", "PLOP3"), _ON_ALU),
     **dict.fromkeys(("BMSK", "IABS", "IMNMX", "P2R", "R2P", "SGXT", "VIMNMX", "VIMNMX3"), _ON_ALU),
     **dict.fromkeys(("IMAD", "IMUL", "IDP", "HFMA2", "VIADD"), _ON_FMA),
-    **dict.fromkeys(("DADD", "DFMA", "DMUL"), (Placement(FP64),)),
-    **dict.fromkeys(("IMAD.WIDE", "IMAD.HI"), (Placement(FMA, 2),)),
+    **dict.fromkeys(("DADD", "DFMA", "DMUL"), (Placement({FP64: 1}),)),
+    **dict.fromkeys(_WIDE, (Placement({FMA: 2}), Placement({FMA: 2, ALU: 1}))),
     **dict.fromkeys(("LD", "LDG", "LDL", "LDS", "LDSM", "LDC", "LDCU", "LDGSTS", "LDGDEPBAR"), _ISSUED),
     **dict.fromkeys(("ST", "STG", "STL", "STS", "CCTL", "DEPBAR", "MEMBAR", "ERRBAR"), _ISSUED),
     **dict.fromkeys(("BRA", "BRX", "CALL", "RET", "EXIT", "BSSY", "BSYNC", "BREAK", "BMOV", "BAR"), _ISSUED),
@@ -109,15 +110,25 @@ _DOCUMENTED = (
     "CUDA C++ Programming Guide 12, Arithmetic Instructions, columns 7.x to 9.0 (64 results a clock of 32-bit add, "
     "logic, shift and multiply-add; the row of 64-bit floating point); Nsight Compute Profiling Guide, Metrics Decoder"
 )
+_WIDE_IS_OPEN = "whether IMAD.WIDE and IMAD.HI take a slot of the ALU too, as was measured on 9.0, is not known"
 
 ARCHITECTURES = {
     a.compute_capability: a
     for a in (
-        Architecture("7.5", "Turing", 64, 2, _DOCUMENTED),
-        Architecture("8.0", "Ampere", 64, 32, _DOCUMENTED),
-        Architecture("8.6", "Ampere", 128, 2, _DOCUMENTED),
-        Architecture("8.9", "Ada", 128, 2, _DOCUMENTED),
-        Architecture("9.0", "Hopper", 128, 64, f"{_DOCUMENTED}; measured on an H200 (kernels/NOTES.md)"),
+        Architecture("7.5", "Turing", 64, 2, _DOCUMENTED, _WIDE_IS_OPEN),
+        Architecture("8.0", "Ampere", 64, 32, _DOCUMENTED, _WIDE_IS_OPEN),
+        Architecture("8.6", "Ampere", 128, 2, _DOCUMENTED, _WIDE_IS_OPEN),
+        Architecture("8.9", "Ada", 128, 2, _DOCUMENTED, _WIDE_IS_OPEN),
+        Architecture(
+            "9.0",
+            "Hopper",
+            128,
+            64,
+            f"{_DOCUMENTED}; measured on an H200: this project's micro-benchmarks (experiment roofline), by which "
+            "IMAD.WIDE and IMAD.HI take a slot of the ALU beside two of the FMA pipe, and hardware counters "
+            "(kernels/NOTES.md), by which VIADD is on the FMA pipe",
+            placements=dict.fromkeys(_WIDE, (Placement({FMA: 2, ALU: 1}),)),
+        ),
         Architecture(
             "10.0",
             "Blackwell",
@@ -126,7 +137,8 @@ ARCHITECTURES = {
             "64 lanes of INT32 and of FP64 as cuda_core_info_table.cc of OpenXLA (github.com/openxla/xla) has them, "
             "which names the CUDA C++ Best Practices Guide 13.0 as its source; pipes taken to be as of 9.0, since the "
             "compiler chooses the same instructions",
-            note="whether additions go to the ALU pipe or to the FMA pipe is not documented: a range over both",
+            note="whether additions go to the ALU pipe or to the FMA pipe is not documented: a range over both; "
+            + _WIDE_IS_OPEN,
             placements={"IADD3": _OPEN, "IADD": _OPEN, "VIADD": _OPEN[::-1]},
         ),
         Architecture(
@@ -139,11 +151,11 @@ ARCHITECTURES = {
             "Decoder (the ALU is ALUHeavy and ALULite, the latter a part of the physical pipe FMAHeavy)",
             note="which instructions are ALULite's (IADD and not IADD3, MOV, SEL, ISETP) is from hardware counters "
             "that others published; pipe and rate of the 64-bit addition are not documented: a range over one or two "
-            "slots of either pipe",
+            f"slots of either pipe; {_WIDE_IS_OPEN}",
             placements={
                 **dict.fromkeys(("IADD", "MOV", "SEL", "ISETP", "IMNMX", "VIMNMX", "VIMNMX3"), _ON_FMA),
-                "MOV.64": (Placement(FMA, 2),),
-                "IADD.64": (Placement(FMA, 2), Placement(FMA, 1), Placement(ALU, 1), Placement(ALU, 2)),
+                "MOV.64": (Placement({FMA: 2}),),
+                "IADD.64": tuple(Placement(slots) for slots in ({FMA: 2}, {FMA: 1}, {ALU: 1}, {ALU: 2})),
             },
         ),
     )

@@ -1,22 +1,31 @@
 """The limit that a GPU's measured pipes set to SHA-2: what a block needs, and the fewest clocks that it takes.
 
-SHA-2 is bound by the issue of integer instructions. A multiprocessor of NVIDIA's has two pipes that execute them: the
-ALU (logic, shifts, byte permutations, three-input sums) and the FMA pipe (multiply-adds). An operation may have several
-ways to be executed, on either; the limit depends on which are taken:
+SHA-2 is bound by the issue of integer instructions. A multiprocessor of NVIDIA's has three pipes that can execute them:
+the ALU (logic, shifts, byte permutations, three-input sums), the FMA pipe (multiply-adds) and the FP64 pipe (whose
+multiply-add shifts a word: see SHIFT_RIGHT in `kernels/device/sha2.h`). Schedulers feed all three and issue fewer
+instructions a clock than three busy pipes would take. An operation may have several ways to be executed; the limit
+depends on which are taken:
 
-- *as written*: each operation in its natural way. Sums go to the FMA pipe, as multiplications by 1.
+- *as written*: each operation in its natural way, sums on the FMA pipe, as multiplications by 1.
 - *balanced*: the best mixture of all ways in `WAYS`. With x(o, w) the number of operations o that take the way w, and
-  n(w, i) the instructions i of that way at a measured rate of r(i) a clock, the least T such that
+  c(w, p) the clocks that one of them takes of p, where p is ALU, FMA, FP64 or issue, the least T such that
 
       sum over w of x(o, w) = what a block needs of o, for each operation o,
-      sum over o, w and the instructions i of a pipe of x(o, w) n(w, i) / r(i) <= T, for each of the two pipes,
-      sum over o, w and all i of x(o, w) n(w, i) / r(issue) <= T, where r(issue) is the rate of both pipes together,
+      sum over o and w of x(o, w) c(w, p) <= T, for each p,
 
   which is a linear programme.
 
+All clocks come of rates r that were measured on the device. An instruction i takes 1 / r(i) of its own pipe and
+1 / r(issue) of the schedulers, where r(issue) is the highest rate of those mixtures that were to keep several pipes
+busy. IMAD.WIDE may take slots of the ALU besides: as many whole ones, of 1 / r(SHF) each, as the clocks of
+SHF, SHF, IMAD.WIDE have room for above those that the slower of the two pipes alone explains:
+
+    3 / r(SHF+SHF+IMAD.WIDE) - max(2 / r(SHF), 1 / r(IMAD.WIDE)).
+
 Either way a device of m multiprocessors at f Hz hashes at most m f B / T bytes a second in blocks of B bytes. Loads,
 stores, loops and the padding block of each chunk are not counted, nor is it asked whether a compiler can be brought to
-take a way: it is a limit and no prediction.
+take a way, what registers and moves between them it takes, or how often a scheduler finds no instruction that is ready:
+it is a limit and no prediction. What was tried to come nearer is in `kernels/NOTES.md`.
 """
 
 from __future__ import annotations
@@ -46,12 +55,21 @@ READ = "memory read"
 COPY = "memory copy"
 """The subjects of the readings of a bandwidth."""
 
-ISSUE = "LOP3+IMAD"
-"""The pair of instructions whose rate is taken for that of all instructions together: it keeps both pipes busy."""
+ALU, FMA, FP64, ISSUE = PARTS = ("ALU", "FMA", "FP64", "issue")
+"""What of a multiprocessor an instruction takes: one of three pipes, and the schedulers."""
 
-ALU = ("LOP3", "SHF", "PRMT", "IADD3")
-FMA = ("IMAD", "IMAD.WIDE")
-"""The instructions of each pipe."""
+PIPE = {
+    **dict.fromkeys(("LOP3", "SHF", "PRMT", "IADD3"), ALU),
+    **dict.fromkeys(("IMAD", "IMAD.WIDE"), FMA),
+    "DFMA": FP64,
+}
+"""The pipe of each instruction."""
+
+MIXTURES = ("LOP3+IMAD", "LOP3+IMAD+DFMA")
+"""Instructions of several pipes side by side: what of them is issued together is taken for all that can be."""
+
+SHIFTS_AND_WIDE = "SHF+SHF+IMAD.WIDE"
+"""The mixture that shows what IMAD.WIDE takes of the ALU."""
 
 Way = Mapping[str, float]
 """The instructions that one operation takes."""
@@ -59,9 +77,9 @@ Way = Mapping[str, float]
 WAYS: Mapping[str, Sequence[Way]] = {
     "logic": ({"LOP3": 1},),
     "permute": ({"PRMT": 1},),
-    # x >> n is the high word of x * 2^(32 - n), and a rotation its high word and its low one together.
-    "shift": ({"SHF": 1}, {"IMAD.WIDE": 1}),
-    "rotate": ({"SHF": 1}, {"IMAD.WIDE": 1, "IMAD": 1}),
+    # x >> n is also the high word of x * 2^(32 - n). A rotation is that and one more multiply-add, by 2^(32 - n).
+    "shift": ({"SHF": 1}, {"DFMA": 1}, {"IMAD.WIDE": 1}),
+    "rotate": ({"SHF": 1}, {"DFMA": 1, "IMAD": 1}, {"IMAD.WIDE": 1, "IMAD": 1}),
     # A sum of three is two additions.
     "add": ({"IMAD": 1}, {"IADD3": 0.5}),
     # The low word's sum gives a carry, which only IADD3 does; the high word's takes it, as IADD3.X or IMAD.X. A sum of
@@ -70,8 +88,11 @@ WAYS: Mapping[str, Sequence[Way]] = {
 }
 """How each operation can be executed, the natural way first. Operations are on 32 bits, but for "add64"."""
 
-INSTRUCTIONS = tuple(dict.fromkeys((*ALU, *FMA, ISSUE)))
-"""The rates that a limit needs."""
+NEEDED = tuple(dict.fromkeys((*(name for ways in WAYS.values() for name in ways[0]), MIXTURES[0])))
+"""The rates that there is no limit without; a way whose rates are not there is not taken."""
+
+SAME = 1.05
+"""How far apart rates of equal instructions may be measured."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ class Rates:
     """What was measured of one device.
 
     Attributes:
-        per_clock: operations a clock and multiprocessor, by instruction: at least INSTRUCTIONS.
+        per_clock: operations a clock and multiprocessor, by instruction or mixture: at least NEEDED.
         multiprocessors: how many there are.
         hertz: their clock.
         bytes_per_second: at which the memory is read; None where that was not measured.
@@ -96,10 +117,36 @@ class Rates:
         found = {(reading.subject, reading.quantity): reading.median for reading in readings}
         per_clock = {subject: value for (subject, quantity), value in found.items() if quantity == RATE}
         count, clock = found.get((MULTIPROCESSOR, COUNT)), found.get((MULTIPROCESSOR, CLOCK))
-        if count is None or clock is None or not per_clock.keys() >= set(INSTRUCTIONS):
+        if count is None or clock is None or not per_clock.keys() >= set(NEEDED):
             return None
         bandwidth = found.get((READ, BANDWIDTH))
         return cls(per_clock, round(count), 1e6 * clock, None if bandwidth is None else 1e9 * bandwidth)
+
+    @property
+    def issued(self) -> float:
+        """Instructions that the schedulers issue a clock and multiprocessor."""
+        return max(self.per_clock[name] for name in MIXTURES if name in self.per_clock)
+
+    @property
+    def alu_slots_of_wide(self) -> int:
+        """Slots of the ALU that IMAD.WIDE takes besides those of its own pipe."""
+        shifts, wide = 2 / self.per_clock["SHF"], 1 / self.per_clock["IMAD.WIDE"]
+        return max(0, round((3 / self.per_clock[SHIFTS_AND_WIDE] - max(shifts, wide)) * self.per_clock["SHF"]))
+
+    def measured(self, way: Way) -> bool:
+        """Whether all is known that `clocks` asks for."""
+        wide = (SHIFTS_AND_WIDE,) if "IMAD.WIDE" in way else ()
+        return self.per_clock.keys() >= {*way, *wide}
+
+    def clocks(self, way: Way) -> dict[str, float]:
+        """The clocks that one operation takes of each of PARTS."""
+        taken = dict.fromkeys(PARTS, 0.0)
+        for name, n in way.items():
+            taken[PIPE[name]] += n / self.per_clock[name]
+            taken[ISSUE] += n / self.issued
+        if "IMAD.WIDE" in way:
+            taken[ALU] += way["IMAD.WIDE"] * self.alu_slots_of_wide / self.per_clock["SHF"]
+        return taken
 
 
 @dataclass(frozen=True)
@@ -109,7 +156,7 @@ class Limit:
     Attributes:
         gb_per_s: in 1e9 bytes a second.
         clocks: of a multiprocessor for one block of one thread.
-        binding: what takes all of them: "ALU", "FMA" or "issue", several where they are balanced.
+        binding: those of PARTS that take all of them, several where they are balanced.
         ways: how many of a block's operations take each way, in the order of WAYS.
     """
 
@@ -155,46 +202,44 @@ def balanced(algorithm: Algorithm, rates: Rates) -> Limit:
     from scipy.optimize import linprog
 
     needed = operations(algorithm)
-    columns = [(name, index) for name in needed for index in range(len(WAYS[name]))]
-    costs = [_clocks(WAYS[name][index], rates) for name, index in columns]
+    costs = {(name, index): cost for name in needed for index, cost in _useful(WAYS[name], rates).items()}
     least = linprog(
-        [*(0.0 for _ in columns), 1.0],  # T
-        A_ub=[[*(cost[part] for cost in costs), -1.0] for part in _PARTS],
-        b_ub=[0.0 for _ in _PARTS],
-        A_eq=[[*(float(of == name) for of, _ in columns), 0.0] for name in needed],
+        [*(0.0 for _ in costs), 1.0],  # T
+        A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PARTS],
+        b_ub=[0.0 for _ in PARTS],
+        A_eq=[[*(float(of == name) for of, _ in costs), 0.0] for name in needed],
         b_eq=list(needed.values()),
     )
-    taken = dict(zip(columns, least.x, strict=False))
-    ways = {name: tuple(float(taken[name, index]) for index in range(len(WAYS[name]))) for name in needed}
+    taken = dict(zip(costs, map(float, least.x), strict=False))
+    ways = {name: tuple(taken.get((name, index), 0.0) for index in range(len(WAYS[name]))) for name in needed}
     return _limit(algorithm, rates, ways)
 
 
-_PARTS = ("ALU", "FMA", "issue")
+def _useful(ways: Sequence[Way], rates: Rates) -> dict[int, Mapping[str, float]]:
+    """The clocks of each way that was measured and that no other is at least as good as, by its place in `ways`."""
+    costs = {index: rates.clocks(way) for index, way in enumerate(ways) if rates.measured(way)}
+    useful: dict[int, Mapping[str, float]] = {}
+    for index, cost in sorted(costs.items(), key=lambda item: item[1][ISSUE]):
+        if not any(all(other[part] <= SAME * cost[part] for part in PARTS) for other in useful.values()):
+            useful[index] = cost
+    return useful
 
 
 def _times(n: int, counts: Counter[str]) -> Counter[str]:
     return Counter({name: n * count for name, count in counts.items()})
 
 
-def _clocks(way: Way, rates: Rates) -> Mapping[str, float]:
-    """The clocks of each pipe, and of issue, that one operation takes."""
-    of_pipes = {
-        part: sum(n / rates.per_clock[name] for name, n in way.items() if name in pipe)
-        for part, pipe in (("ALU", ALU), ("FMA", FMA))
-    }
-    return {**of_pipes, "issue": sum(way.values()) / rates.per_clock[ISSUE]}
-
-
 def _limit(algorithm: Algorithm, rates: Rates, ways: Mapping[str, tuple[float, ...]]) -> Limit:
-    total = dict.fromkeys(_PARTS, 0.0)
+    total = dict.fromkeys(PARTS, 0.0)
     for name, counts in ways.items():
         for way, count in zip(WAYS[name], counts, strict=True):
-            for part, clocks in _clocks(way, rates).items():
-                total[part] += count * clocks
+            if count:  # else it may be of what was not measured
+                for part, clocks in rates.clocks(way).items():
+                    total[part] += count * clocks
     clocks = max(total.values())
     return Limit(
         gb_per_s=1e-9 * rates.multiprocessors * rates.hertz * algorithm.block_size / clocks,
         clocks=clocks,
-        binding=tuple(part for part in _PARTS if math.isclose(total[part], clocks, rel_tol=1e-6)),
+        binding=tuple(part for part in PARTS if math.isclose(total[part], clocks, rel_tol=1e-6)),
         ways=ways,
     )

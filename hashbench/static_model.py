@@ -221,7 +221,8 @@ def checks(
 def _slots(counts: Mapping[str, float], way: Mapping[str, Placement]) -> dict[str, float]:
     slots = dict.fromkeys(PIPES, 0.0)
     for name, count in counts.items():
-        slots[way[name].pipe] += count * way[name].slots
+        for pipe, taken in way[name].slots.items():
+            slots[pipe] += count * taken
     return slots | {ISSUE: float(sum(counts.values()))}
 
 

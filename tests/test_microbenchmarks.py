@@ -14,20 +14,26 @@ from hashbench.kernels.microbenchmarks import CHAINS, LOADS, LOOP, PIPES, Microb
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
-HALF = LOOP // 2
+LOGIC, SHIFT, WIDE, HIGH, DOUBLE = "LOP3.LUT", "SHF.L.W.U32.HI", "IMAD.WIDE.U32", "IMAD.HI.U32", "DFMA.RZ"
+HALF, THIRD = LOOP // 2, LOOP // 3
 EXPECTED: dict[str, dict[str, int]] = {
-    "LOP3": {"LOP3.LUT": LOOP},
-    "SHF": {"SHF.L.W.U32.HI": LOOP},
+    "LOP3": {LOGIC: LOOP},
+    "SHF": {SHIFT: LOOP},
     "PRMT": {"PRMT": LOOP},
     "IADD3": {"IADD3": LOOP},
     "IMAD": {"IMAD": LOOP},
-    "IMAD.HI": {"IMAD.HI.U32": LOOP},
-    "IMAD.WIDE": {"IMAD.WIDE.U32": LOOP},
-    "LOP3+IMAD": {"LOP3.LUT": HALF, "IMAD": HALF},
-    "LOP3+SHF": {"LOP3.LUT": HALF, "SHF.L.W.U32.HI": HALF},
-    "LOP3+IMAD.WIDE": {"LOP3.LUT": HALF, "IMAD.WIDE.U32": HALF},
-    "SHF+IMAD.WIDE": {"SHF.L.W.U32.HI": HALF, "IMAD.WIDE.U32": HALF},
-    "SHF+IMAD": {"SHF.L.W.U32.HI": HALF, "IMAD": HALF},
+    "IMAD.HI": {HIGH: LOOP},
+    "IMAD.WIDE": {WIDE: LOOP},
+    "DFMA": {DOUBLE: LOOP},
+    "LOP3+SHF": {LOGIC: HALF, SHIFT: HALF},
+    "LOP3+IADD3": {LOGIC: HALF, "IADD3": HALF},
+    "LOP3+IMAD": {LOGIC: HALF, "IMAD": HALF},
+    "SHF+IMAD": {SHIFT: HALF, "IMAD": HALF},
+    "SHF+DFMA": {SHIFT: HALF, DOUBLE: HALF},
+    "IMAD+IMAD.WIDE": {"IMAD": HALF, WIDE: HALF},
+    "SHF+SHF+IMAD.WIDE": {SHIFT: 2 * THIRD, WIDE: THIRD},
+    "SHF+SHF+IMAD.HI": {SHIFT: 2 * THIRD, HIGH: THIRD},
+    "LOP3+IMAD+DFMA": {LOGIC: THIRD, "IMAD": THIRD, DOUBLE: THIRD},
 }
 """What the loop of each pipe executes."""
 
@@ -73,7 +79,7 @@ def test_sums_are_as_many_as_they_are_counted_for(architecture: int) -> None:
     assert LOOP <= sums("ADD")[0] <= LOOP + 1
     beside_logic, counted = sums("LOP3+ADD")
     assert HALF <= beside_logic <= HALF + 1
-    assert counted["LOP3.LUT"] == HALF
+    assert counted[LOGIC] == HALF
 
     _, wide = sums("ADD64")
     if wide["IADD.64"]:
