@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, QUICK_SIZE, KiB, MiB
+from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, KiB, MiB
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -20,12 +21,12 @@ CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 1 * MiB)
 """From where all of a GPU is busy to where it has fewer chunks than its schedulers want threads."""
 
 STEPS = {
-    "bytewise": "byte by byte, all\nthe schedule kept",
+    "bytewise": "byte loads, schedule\nin an array",
     "unrolled": "16-byte loads,\nregisters, unrolled",
     "plain": "SHA-384's rounds\nin a loop",
     "balanced": "work moved to\nidle pipes",
     "prefetched": "L2 cache fetches\n256 bytes a read",
-    "paired": "two threads share\na chunk, if few",
+    "paired": "two threads a chunk,\nwhere they are few",
 }
 """The variants in the order in which they build on each other, and what is new in each."""
 
@@ -54,7 +55,7 @@ class Ablation(Experiment):
         chunk_sizes = (CHUNK_SIZES[0], CHUNK_SIZES[-1]) if quick else CHUNK_SIZES
         for algorithm, variant, chunk_size in product(ALGORITHMS, variants, chunk_sizes):
             if UNCHANGED.get((algorithm, variant)) not in variants:
-                yield Point(device, "batched", algorithm, (QUICK_SIZE["gpu"],), chunk_size, variant)
+                yield Point(device, "batched", algorithm, (SIZE["gpu"],), chunk_size, variant)
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Bars of throughput for one kernel on one GPU, those with the most variants: a panel an algorithm, a group of
@@ -67,25 +68,18 @@ class Ablation(Experiment):
         shown = [row for row in steps if _lane(row) == lane]
         variants = [name for name in STEPS if any(row.variant == name for row in shown)]
         algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in shown)]
-        chunk_sizes = sorted({row.chunk_size or 0 for row in shown})
+        colours = dict(zip(sorted({row.chunk_size or 0 for row in shown}), cycle(_COLOURS), strict=False))
         with style.style():
             figure = style.new_figure(style.PAGE_WIDTH, 1.1 + 1.9 * len(algorithms))
             panels = figure.subplots(len(algorithms), 1, sharex=True, squeeze=False)[:, 0]
             for panel, algorithm in zip(panels, algorithms, strict=True):
                 panel.set_title(algorithm.upper().replace("SHA", "SHA-"), loc="left")
-                _draw_bars(panel, [row for row in shown if row.algorithm == algorithm], variants, chunk_sizes)
-                for variant in variants:
-                    if UNCHANGED.get((algorithm, variant)) in variants:
-                        panel.text(variants.index(variant), 0, "the same\ncode", ha="center", va="bottom", fontsize=7)
+                _draw_bars(panel, [row for row in shown if row.algorithm == algorithm], variants, colours)
             panels[-1].set_xticks(range(len(variants)), [f"{name}\n{STEPS[name]}" for name in variants])
-            panels[-1].tick_params(axis="x", length=0)
-            figure.suptitle(f"What each step gained: {kernel}, batched, {format_size(nbytes)}\n{device_name}", fontsize=9)
-            keys = {
-                label: handle
-                for panel in panels
-                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-            }
-            figure.legend(list(keys.values()), list(keys), loc="outside lower center", ncols=3)
+            what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"
+            figure.suptitle(f"What each step gained: GB/s, and per cent over the step before\n{what}", fontsize=9)
+            keys = [Patch(color=colours[size], linewidth=0, label=f"{format_size(size)} chunks") for size in colours]
+            figure.legend(handles=keys, loc="outside lower center", ncols=3)
         return style.save(figure, path, (*_COLUMNS, *_COMPUTED), [_line(row, steps) for row in steps])
 
 
@@ -116,23 +110,16 @@ def _gain(row: Row, rows: Sequence[Row]) -> tuple[str, float] | None:
     return None
 
 
-def _draw_bars(panel: Axes, rows: Sequence[Row], variants: Sequence[str], chunk_sizes: Sequence[int]) -> None:
-    """A group of bars a variant, a bar a chunk size, each with its throughput and its gain."""
-    width = 0.84 / len(chunk_sizes)
+def _draw_bars(panel: Axes, rows: Sequence[Row], variants: Sequence[str], colours: Mapping[int, str]) -> None:
+    """A group of bars a variant, a bar a chunk size, each with its throughput and its gain; `rows` of one algorithm."""
+    width = 0.84 / len(colours)
     for row in rows:
-        number = chunk_sizes.index(row.chunk_size or 0)
-        place = variants.index(row.variant) + (number - (len(chunk_sizes) - 1) / 2) * width
+        chunk_size = row.chunk_size or 0
+        place = variants.index(row.variant) + (list(colours).index(chunk_size) - (len(colours) - 1) / 2) * width
         slow, fast = row.gb_per_s_range
-        panel.bar(
-            place,
-            row.gb_per_s,
-            width=0.92 * width,
-            color=_COLOURS[number % len(_COLOURS)],
-            linewidth=0,
-            yerr=[[row.gb_per_s - slow], [fast - row.gb_per_s]],
-            error_kw={"elinewidth": 0.8, "capsize": 1.5},
-            label=f"{format_size(chunk_sizes[number])} chunks",
-        )
+        error = [[row.gb_per_s - slow], [fast - row.gb_per_s]]
+        panel.bar(place, row.gb_per_s, width=0.92 * width, color=colours[chunk_size], linewidth=0)
+        panel.errorbar(place, row.gb_per_s, yerr=error, color="black", elinewidth=0.8, capsize=1.5)
         gain = _gain(row, rows)
         panel.annotate(
             f"{row.gb_per_s:.0f}" if gain is None else f"{row.gb_per_s:.0f}\n{_signed(gain[1])}",
@@ -143,15 +130,23 @@ def _draw_bars(panel: Axes, rows: Sequence[Row], variants: Sequence[str], chunk_
             fontsize=6.5,
             linespacing=0.95,
         )
+    for (algorithm, variant), same in UNCHANGED.items():
+        if (
+            algorithm == rows[0].algorithm
+            and {variant, same} <= {*variants}
+            and variant not in {r.variant for r in rows}
+        ):
+            panel.text(variants.index(variant), 0, f"the code of\n{same}", ha="center", va="bottom", fontsize=6.5)
     panel.set_ylabel("GB/s")
     panel.set_xlim(-0.55, len(variants) - 0.45)
     panel.set_ylim(0, 1.22 * max(row.gb_per_s_range[1] for row in rows))
-    panel.grid(axis="x", visible=False)
+    panel.grid(visible=False)  # each bar has its number
+    panel.tick_params(axis="x", length=0)
 
 
 def _signed(percent: float) -> str:
-    """Short enough to stand over a bar: "+0.4%", "+23%"."""
-    return f"{percent:+.1f}%" if abs(percent) < 9.95 else f"{percent:+.0f}%"
+    """Short enough to stand over a bar: "+0.4", "+23"."""
+    return f"{percent:+.1f}" if abs(percent) < 9.95 else f"{percent:+.0f}"
 
 
 _COLUMNS = ("kernel", "variant", "device", "device_name", "algorithm", "bytes", "chunk_size", "verified", "gb_per_s")

@@ -33,7 +33,7 @@ from matplotlib.ticker import FuncFormatter
 
 from hashbench.experiment import Experiment, Point, Skip
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, QUICK_SIZE, GiB, KiB, MiB
+from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, GiB, KiB, MiB
 from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, kernel_class
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -100,7 +100,7 @@ class Peers(Experiment):
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
         """The same in both forms: the size and chunks of the throughput experiment's short form."""
-        length = QUICK_SIZE[device.kind or "cpu"]
+        length = SIZE[device.kind or "cpu"]
         for algorithm, strategy in product(ALGORITHMS, STRATEGIES):
             yield Point(device, strategy, algorithm, (length,), CHUNK_SIZE)
 

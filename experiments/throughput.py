@@ -23,9 +23,8 @@ KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
 CHUNK_SIZE = 4 * KiB
 CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB, 256 * KiB, 1 * MiB)
-QUICK_SIZE = {"gpu": 8 * GiB, "cpu": 128 * MiB}
-SIZES = {"gpu": (256 * MiB, 1 * GiB, 8 * GiB), "cpu": (128 * MiB, 512 * MiB)}
-"""Bytes of input, from where most devices are busy to where all are."""
+SIZE = {"gpu": 8 * GiB, "cpu": 128 * MiB}
+"""Bytes of input, of which all of a device is busy."""
 
 LINEAR_UP_TO = 20.0
 """The ratio of the fastest to the slowest that a linear axis still shows."""
@@ -34,18 +33,16 @@ _SPREAD = "quartiles of the repeats"
 
 
 class Throughput(Experiment):
-    """Kernels and devices, strategies and algorithms; sizes and chunk sizes too in the full form."""
+    """Kernels and devices, strategies and algorithms; chunk sizes too in the full form."""
 
     name = "throughput"
     question = "How fast does each kernel of this machine hash, batched and as a tree?"
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """One size of input and of chunks in the short form."""
-        kind = device.kind or "cpu"
-        sizes = (QUICK_SIZE[kind],) if quick else SIZES[kind]
+        """One size of chunks in the short form."""
         chunk_sizes = (CHUNK_SIZE,) if quick else CHUNK_SIZES
-        for algorithm, strategy, nbytes, chunk_size in product(ALGORITHMS, STRATEGIES, sizes, chunk_sizes):
-            yield Point(device, strategy, algorithm, (nbytes,), chunk_size)
+        for algorithm, strategy, chunk_size in product(ALGORITHMS, STRATEGIES, chunk_sizes):
+            yield Point(device, strategy, algorithm, (SIZE[device.kind or "cpu"],), chunk_size)
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Bars of throughput; where chunk sizes differ, lines over them too, for each kind of device."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from boundaries import ALIGNMENTS, LEAF_COUNTS, LENGTHS, MANY_LEAVES, painted, split_mix_64
 from cuda_on_host import CudaOnHost
 
+from hashbench.kernels import Kernel
 from hashbench.merkle import chunks_of, merkle_tree_hash
 
 
-def check_messages(kernel: CudaOnHost) -> None:
+def check_messages(kernel: Kernel) -> None:
     """Every length at every alignment, each message in memory that ends where it ends."""
     algorithm = kernel.algorithm.name
     pairs = [(length, start) for length in LENGTHS for start in ALIGNMENTS]
@@ -27,7 +28,7 @@ def check_messages(kernel: CudaOnHost) -> None:
     assert list(map(bytes, kernel.tree(segments, 64))) == roots
 
 
-def check_trees(kernel: CudaOnHost) -> None:
+def check_trees(kernel: Kernel) -> None:
     """Trees of every shape, over whose nodes the threads of a block meet, in a small call and in a large one."""
     content = painted(64 * LEAF_COUNTS[-1])
     buffer = kernel.put(content)
@@ -38,7 +39,7 @@ def check_trees(kernel: CudaOnHost) -> None:
         assert list(map(bytes, kernel.tree(segments * times, 64))) == roots * times
 
 
-def check_random(kernel: CudaOnHost) -> None:
+def check_random(kernel: Kernel) -> None:
     """Random bytes, of whole words and not."""
     for nbytes in (0, 1, 8, 1001):
         assert kernel.get(kernel.random(nbytes, 3)).tobytes() == split_mix_64(126, 3)[:nbytes].tobytes()

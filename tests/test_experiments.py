@@ -40,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "WORKING_SET", 1 * MiB)
     monkeypatch.setattr(measurement, "WARMUP_SECONDS", 0.0)
     monkeypatch.setattr(measurement, "BUDGET_SECONDS", 0.0)
-    monkeypatch.setattr(throughput, "QUICK_SIZE", {"gpu": 2 * MiB, "cpu": 2 * MiB})
+    monkeypatch.setattr(throughput, "SIZE", {"gpu": 2 * MiB, "cpu": 2 * MiB})
 
 
 class Small(Experiment):
