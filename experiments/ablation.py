@@ -130,13 +130,11 @@ def _draw_bars(panel: Axes, rows: Sequence[Row], variants: Sequence[str], colour
             fontsize=6.5,
             linespacing=0.95,
         )
-    for (algorithm, variant), same in UNCHANGED.items():
-        if (
-            algorithm == rows[0].algorithm
-            and {variant, same} <= {*variants}
-            and variant not in {r.variant for r in rows}
-        ):
-            panel.text(variants.index(variant), 0, f"the code of\n{same}", ha="center", va="bottom", fontsize=6.5)
+    measured = {row.variant for row in rows}
+    for place, variant in enumerate(variants):
+        same = UNCHANGED.get((rows[0].algorithm, variant))
+        if variant not in measured and same in measured:
+            panel.text(place, 0, f"the code of\n{same}", ha="center", va="bottom", fontsize=6.5)
     panel.set_ylabel("GB/s")
     panel.set_xlim(-0.55, len(variants) - 0.45)
     panel.set_ylim(0, 1.22 * max(row.gb_per_s_range[1] for row in rows))
@@ -146,7 +144,7 @@ def _draw_bars(panel: Axes, rows: Sequence[Row], variants: Sequence[str], colour
 
 def _signed(percent: float) -> str:
     """Short enough to stand over a bar: "+0.4", "+23"."""
-    return f"{percent:+.1f}" if abs(percent) < 9.95 else f"{percent:+.0f}"
+    return f"{percent:+z.1f}" if abs(percent) < 9.95 else f"{percent:+.0f}"
 
 
 _COLUMNS = ("kernel", "variant", "device", "device_name", "algorithm", "bytes", "chunk_size", "verified", "gb_per_s")
@@ -157,4 +155,4 @@ def _line(row: Row, rows: Sequence[Row]) -> tuple[object, ...]:
     """The table's line of `row`."""
     before, gain = _gain(row, rows) or ("", None)
     limits = (f"{limit:.7g}" for limit in row.gb_per_s_range)
-    return (*(getattr(row, name) for name in _COLUMNS), *limits, before, "" if gain is None else f"{gain:.2f}")
+    return (*(getattr(row, name) for name in _COLUMNS), *limits, before, "" if gain is None else f"{gain:z.2f}")

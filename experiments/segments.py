@@ -70,8 +70,11 @@ class Segments(Experiment):
                 left.set_yticks(range(len(lanes)), [fill(" ".join(lane), 22) for lane in lanes])
                 left.set_ylim(-0.55, len(lanes) - 0.45)
             single = [row for (_, _, shape), row in shown.items() if shape == SINGLE]
-            speeds = [row.gb_per_s for (_, _, shape), row in shown.items() if shape != SINGLE]
-            micros = [1e6 * seconds for row in single for seconds in (row.seconds_median, row.wall_seconds_median)]
+            large = [row for (_, _, shape), row in shown.items() if shape != SINGLE]
+            speeds = [speed for row in large for speed in row.gb_per_s_range]
+            micros = [
+                1e6 * seconds for row in single for seconds in (row.seconds_q1, row.seconds_q3, row.wall_seconds_q3)
+            ]
             _finish_axis(grid[-1, 0], speeds, "GB/s", "in one buffer", "in segments, and its share of that")
             unit = f"microseconds for one segment of {format_size(SEGMENT)}"
             _finish_axis(grid[-1, 1], micros, unit, "by the device's clock", "by the wall's clock")
@@ -167,7 +170,7 @@ def _finish_axis(panel: Axes, values: Sequence[float], unit: str, upper: str, lo
     if not linear:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        panel.set_xlim(0.4 * min(values), max(values) * (max(values) / min(values)) ** 0.35)
+        panel.set_xlim(0.4 * min(values), max(values) * (max(values) / min(values)) ** 0.4)
     elif values:
         panel.set_xlim(0, 1.35 * max(values))
     panel.set_xlabel(unit if linear else f"{unit}, logarithmic")

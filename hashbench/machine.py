@@ -23,7 +23,7 @@ import hashbench
 from hashbench.kernels import Device
 
 COMMIT_VARIABLE = "HASHBENCH_COMMIT"
-"""Names the commit where the code is a copy without its repository."""
+"""Names the commit where the code is a copy that is not its repository's."""
 
 _PACKAGES = (
     "cuda-bench",
@@ -83,16 +83,18 @@ def slug(devices: Sequence[Device]) -> str:
 
 
 def commit() -> str:
-    """The code's commit: from its repository, "-dirty" where the code is not as committed; else from the environment
-    variable HASHBENCH_COMMIT; else the package's version.
+    """The code's commit: what the environment variable HASHBENCH_COMMIT says; else from its repository, "-dirty" where
+    the code is not as committed; else the package's version.
     """
+    if named := os.environ.get(COMMIT_VARIABLE):
+        return named
     root = Path(hashbench.__file__).resolve().parent.parent
     if (root / ".git").exists():
         found = _git(root, "rev-parse", "--short=10", "HEAD")
         changed = _git(root, "status", "--porcelain", "--", "hashbench", "kernels", "experiments", "pyproject.toml")
         if found is not None and changed is not None:
             return f"{found}-dirty" if changed else found
-    return os.environ.get(COMMIT_VARIABLE) or _version("hashbench") or "unknown"
+    return _version("hashbench") or "unknown"
 
 
 def _git(root: Path, *arguments: str) -> str | None:

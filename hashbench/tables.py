@@ -29,7 +29,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
     table = _table()
     for name in ("kernel", "device", "strategy", "algorithm"):
         table.add_column(name, overflow="fold")
-    for name in ("size", "chunk", "GB/s", "quartiles", "over hashlib"):
+    for name in ("size", "segments", "chunk", "GB/s", "quartiles", "over hashlib"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verified")
     for row in rows:
@@ -41,6 +41,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
             row.strategy,
             row.algorithm,
             format_size(row.bytes),
+            f"{row.segments:,}",
             _chunk(row),
             f"{row.gb_per_s:.4g}",
             f"{slow:.4g} .. {fast:.4g}",

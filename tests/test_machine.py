@@ -76,9 +76,7 @@ def test_the_commit_is_that_of_the_repository(tmp_path: Path, monkeypatch: pytes
     package.parent.mkdir()
     package.touch()
     monkeypatch.setattr(hashbench, "__file__", str(package))
-    monkeypatch.setenv(machine.COMMIT_VARIABLE, "from the environment")
-    assert machine.commit() == "from the environment"
-
+    monkeypatch.delenv(machine.COMMIT_VARIABLE, raising=False)
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
@@ -90,6 +88,8 @@ def test_the_commit_is_that_of_the_repository(tmp_path: Path, monkeypatch: pytes
     assert machine.commit() == clean  # what is measured is not the code
     (package.parent / "new.py").touch()
     assert machine.commit() == f"{clean}-dirty"
+    monkeypatch.setenv(machine.COMMIT_VARIABLE, "from the environment")
+    assert machine.commit() == "from the environment"  # of a copy, whose repository is not its own
 
 
 def test_without_a_repository_the_commit_is_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

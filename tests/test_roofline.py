@@ -214,7 +214,7 @@ def clocks_of(limit: Limit, rates: Rates) -> float:
     rate = rates.per_clock
     taken = {pipe: sum(n / rate[i] for i, n in total.items() if PIPE[i] == pipe) for pipe in PIPE.values()}
     taken["ALU"] += total["IMAD.WIDE"] * rates.alu_slots_of_wide / rate["SHF"]
-    return max(*taken.values(), total.total() / max(rate[name] for name in MIXTURES))
+    return max(*taken.values(), total.total() / max(rate.values()))
 
 
 rate = st.floats(4, 128)
