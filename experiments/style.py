@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from hashbench.results import check_writable, write_atomically
+from hashbench.records import check_writable, write_atomically
 
 COLOURS = {
     "blue": "#0072B2",

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hashbench.results import REFERENCE, ResultsError, Row, read_rows, results_files
+from hashbench.records import ResultsError
+from hashbench.results import REFERENCE, Row, read_rows, results_files
 
 
 class NotComparableError(ValueError):

@@ -14,27 +14,8 @@ from typing import Any
 
 from hashbench.kernels import ALGORITHMS, STRATEGIES
 from hashbench.readings import SUFFIX as READINGS_SUFFIX
-from hashbench.records import Format, RecordsFile, ResultsError, check_writable, write_atomically
+from hashbench.records import Format, RecordsFile, ResultsError, write_atomically
 from hashbench.verification import EXTENTS
-
-__all__ = [
-    "FIGURES_FOLDER",
-    "FORMAT",
-    "MACHINE_FILE",
-    "REFERENCE",
-    "SCHEMA",
-    "ResultsError",
-    "ResultsFile",
-    "Row",
-    "check_writable",
-    "experiment_names",
-    "machine_folders",
-    "read_rows",
-    "results_files",
-    "rows_path",
-    "write_atomically",
-    "write_machine",
-]
 
 SCHEMA = 1
 """The version of the file format: what the columns are and mean."""

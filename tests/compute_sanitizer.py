@@ -1,7 +1,7 @@
 """Hashes edge cases with a CUDA kernel on the GPU, to be watched by NVIDIA's compute-sanitizer:
 
-    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/compute_sanitizer.py cupy
-    compute-sanitizer --tool racecheck --error-exitcode 1 python tests/compute_sanitizer.py cupy
+compute-sanitizer --tool memcheck --error-exitcode 1 python tests/compute_sanitizer.py cupy
+compute-sanitizer --tool racecheck --error-exitcode 1 python tests/compute_sanitizer.py cupy
 """
 
 from __future__ import annotations

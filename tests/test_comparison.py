@@ -9,7 +9,8 @@ import pytest
 from rows import row
 
 from hashbench.comparison import NotComparableError, check_comparable, compare, read_run
-from hashbench.results import ResultsError, ResultsFile, Row
+from hashbench.records import ResultsError
+from hashbench.results import ResultsFile, Row
 from hashbench.tables import speed_up_over_reference
 
 

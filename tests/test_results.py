@@ -13,18 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import ROW, row
 
-from hashbench.results import (
-    FORMAT,
-    ResultsError,
-    ResultsFile,
-    Row,
-    check_writable,
-    machine_folders,
-    read_rows,
-    results_files,
-    write_atomically,
-    write_machine,
-)
+from hashbench.records import ResultsError, check_writable, write_atomically
+from hashbench.results import FORMAT, ResultsFile, Row, machine_folders, read_rows, results_files, write_machine
 
 whole = st.integers(1, 2**63)
 positive = st.floats(0, exclude_min=True, allow_infinity=False)
