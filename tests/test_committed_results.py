@@ -1,0 +1,53 @@
+"""Every results file that is committed can be read, and says where it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hashbench.comparison import check_comparable
+from hashbench.experiment import experiments
+from hashbench.readings import SUFFIX, read_readings
+from hashbench.results import FIGURES_FOLDER, MACHINE_FILE, read_rows
+from hashbench.static_model import FORMAT
+
+RESULTS = Path(__file__).parent.parent / "results"
+MACHINES = sorted(path.parent for path in RESULTS.glob(f"*/{MACHINE_FILE}"))
+
+
+def test_there_are_machines() -> None:
+    assert len(MACHINES) >= 2
+    assert {path.parent for path in RESULTS.glob("*/*.csv")} == set(MACHINES)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda path: str(path.name))
+def test_a_machines_files_are_whole(machine: Path) -> None:
+    description = json.loads((machine / MACHINE_FILE).read_text())
+    assert description["cpu"]["name"]
+    measured: set[str] = set()
+    for path in sorted(machine.glob("*.csv")):
+        name = path.name.removesuffix(SUFFIX).removesuffix(".csv")
+        assert name in experiments(), f"{path}: there is no such experiment"
+        measured.add(name)
+        if path.name.endswith(SUFFIX):
+            for reading in read_readings(path):
+                assert reading.experiment == name
+                assert reading.commit
+                assert "dirty" not in reading.commit
+        else:
+            rows = read_rows(path)
+            check_comparable(rows)
+            for row in rows:
+                assert row.experiment == name
+                assert row.commit
+                assert "dirty" not in row.commit
+    figures = {path.name.removesuffix(".png") for path in (machine / FIGURES_FOLDER).glob("*.png")}
+    assert measured <= figures, "each experiment has its figure"
+
+
+def test_predictions_are_whole() -> None:
+    predictions = FORMAT.read(RESULTS / "predictions.csv")
+    assert {prediction.algorithm for prediction in predictions} == {"sha256", "sha384"}
+    assert not any("dirty" in prediction.commit for prediction in predictions)
