@@ -38,7 +38,7 @@ help: ## list these commands
 
 env: $(STAMP) ## make the environment that this machine's hardware needs
 
-bench: $(STAMP) ## measure every kernel here (EXPERIMENT=name, ARGS="more options", BENCH= for the long form)
+bench: $(STAMP) ## measure every kernel here (EXPERIMENT=name, empty for all; ARGS="more options"; BENCH= for the long form)
 	$(BIN)hashbench bench $(BENCH) $(EXPERIMENT) $(ARGS)
 
 test: $(STAMP) ## run every test that this machine's hardware allows (ARGS="more options")

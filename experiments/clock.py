@@ -117,18 +117,20 @@ def _program(device: Device, algorithm: str, folder: Path) -> Mapping[str, Any]:
     """What `nvbench_program` gives, in a process of its own, as NVBench wants one.
 
     Raises:
-        RuntimeError: it failed; the message is the last line that it said.
-        subprocess.TimeoutExpired: it did not end.
+        RuntimeError: it did not end, or failed; then the message is the last line that it said.
     """
     given = folder / "given.json"
     arguments = [device.id, algorithm, str(SIZE), str(CHUNK_SIZE), str(given)]
-    done = subprocess.run(
-        [sys.executable, "-m", nvbench_program.__name__, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", nvbench_program.__name__, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"NVBench's program did not end within {TIMEOUT:g} s") from None
     if not given.exists():  # it is written last, and whole
         said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
         raise RuntimeError(f"NVBench's program ended with {done.returncode} and no times: {said[-1]}")
@@ -171,7 +173,7 @@ def _draw_panel(axes: Axes, readings: Sequence[Reading]) -> None:
             ha="center",
         )
     ratio = "".join(f": {r.median:.4f} times as long by NVBench" for r in readings if r.quantity == "ratio")
-    name = readings[0].algorithm.upper().replace("SHA", "SHA-")
+    name = style.algorithm_title(readings[0].algorithm)
     axes.set_title(f"{name}, {readings[0].device_name}{ratio}", loc="left")
     axes.set_yticks(range(len(times)), [reading.subject for reading in times])
     axes.set_ylim(-0.6, len(times) - 0.2)

@@ -427,7 +427,13 @@ def _of_hasher(
     note: str,
 ) -> Iterator[Reading]:
     hasher = prepare(path, algorithm)
-    if hasher.digests() != expected:  # the first run warms up too
+    try:
+        found = hasher.digests()  # the first run warms up too
+    except PeerError:
+        raise
+    except Exception as error:  # whatever another version of a package may raise
+        raise PeerError(f"{hasher.source} failed: {type(error).__name__}: {error}") from error
+    if found != expected:
         raise PeerError(f"the digests of {hasher.source} are not those of hashlib, so it was not measured")
     nbytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else (path,)))
     rates = []
@@ -587,7 +593,7 @@ def _draw(bars: Sequence[Bar], path: Path) -> list[Path]:
         figure = style.new_figure(style.COLUMN_WIDTH, 1.1 + sum(heights) + 0.13 * lines)
         panels = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)
         for panel, (algorithm, part) in zip(panels.flat, parts.items(), strict=True):
-            panel.set_title(algorithm.upper().replace("SHA", "SHA-"), loc="left")
+            panel.set_title(style.algorithm_title(algorithm), loc="left")
             panel.set_xscale("log")
             for place, bar in enumerate(part):
                 _draw_bar(panel, place, bar)

@@ -241,7 +241,7 @@ def _device(panel: _Panel) -> str:
 
 
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
-    axes.set_title(f"{panel.algorithm.name.upper().replace('SHA', 'SHA-')}, {panel.device_name}", loc="left")
+    axes.set_title(f"{style.algorithm_title(panel.algorithm.name)}, {panel.device_name}", loc="left")
     for place, row in enumerate(panel.rows):
         slow, fast = row.gb_per_s_range
         axes.barh(place, row.gb_per_s, height=0.66, color=style.kernel_colour(row.kernel), linewidth=0)

@@ -66,7 +66,7 @@ class Segments(Experiment):
                 for panel in (left, right):
                     panel.grid(axis="y", visible=False)
                     panel.tick_params(axis="y", length=0)
-                left.set_title(algorithm.upper().replace("SHA", "SHA-"), loc="left")
+                left.set_title(style.algorithm_title(algorithm), loc="left")
                 left.set_yticks(range(len(lanes)), [fill(" ".join(lane), 22) for lane in lanes])
                 left.set_ylim(-0.55, len(lanes) - 0.45)
             single = [row for (_, _, shape), row in shown.items() if shape == SINGLE]

@@ -59,6 +59,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def algorithm_title(name: str) -> str:
+    """The standard's name of an algorithm: "SHA-256" of "sha256"."""
+    return name.upper().replace("SHA", "SHA-")
+
+
 def kernel_colour(name: str) -> str:
     """The colour of a kernel, the same in every figure."""
     return KERNEL_COLOURS.get(name, COLOURS["purple"])

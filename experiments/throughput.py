@@ -159,7 +159,7 @@ def _panels(rows: Sequence[Row], panel_height: float) -> tuple[Figure, list[tupl
     grid = figure.subplots(len(algorithms), len(strategies), sharex=True, sharey=True, squeeze=False)
     panels = []
     for panel, (algorithm, strategy) in zip(grid.flat, product(algorithms, strategies), strict=True):
-        panel.set_title(f"{algorithm.upper().replace('SHA', 'SHA-')}, {strategy}", loc="left")
+        panel.set_title(f"{style.algorithm_title(algorithm)}, {strategy}", loc="left")
         panels.append((panel, [r for r in rows if (r.algorithm, r.strategy) == (algorithm, strategy)]))
     return figure, panels
 

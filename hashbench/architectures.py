@@ -7,9 +7,10 @@ What is behind it:
 - NVIDIA's description of the pipes: Nsight Compute Profiling Guide, section "Metrics Decoder": the ALU executes bit
   manipulation, logic and integer instructions other than IMAD and IMUL, which the FMA pipe executes, the heavier of the
   two where there are two;
-- what this project's micro-benchmarks measured on one H200 (the experiment `roofline`): 63 to 64 a clock and
-  multiprocessor of LOP3, SHF, PRMT, of IMAD and of DFMA, 124 of LOP3 and IMAD together and 121 of LOP3 and DFMA, half
-  the rate for IMAD.WIDE and IMAD.HI, and 63 of two SHF to one of either: these two take a slot of the ALU as well;
+- what this project's micro-benchmarks measured on one H200 (the experiment `roofline`): 64 a clock and multiprocessor
+  of LOP3, SHF, PRMT, IADD3, of IMAD and of DFMA, half the rate for IMAD.WIDE and IMAD.HI, and 60 to 64 of two SHF to
+  one of either: these two take a slot of the ALU as well;
+- `kernels/NOTES.md`: mixtures of two pipes reach 121 to 124 with one register operand each beside constants;
 - hardware counters on that H200 (`kernels/NOTES.md`): VIADD is on the FMA pipe.
 
 Where documents leave an instruction's pipe open, it has several placements, and predictions become a range.
@@ -146,11 +147,11 @@ ARCHITECTURES = {
             "Blackwell",
             128,
             2,
-            "CUDA C++ Best Practices Guide 13.4, section 12.1.1, column 12.0, as others quote it (128 results a clock "
+            "CUDA C++ Best Practices Guide 13.4, section 12.1.1, column 12.0, at second hand (128 results a clock "
             "of 32-bit add, 64 of logic, shift and multiply-add, 2 of FP64); Nsight Compute Profiling Guide, Metrics "
             "Decoder (the ALU is ALUHeavy and ALULite, the latter a part of the physical pipe FMAHeavy)",
-            note="which instructions are ALULite's (IADD and not IADD3, MOV, SEL, ISETP) is from hardware counters "
-            "that others published; pipe and rate of the 64-bit addition are not documented: a range over one or two "
+            note="which instructions are ALULite's (IADD and not IADD3, MOV, SEL, ISETP) is assumed: no document says "
+            "so; pipe and rate of the 64-bit addition are not documented: a range over one or two "
             f"slots of either pipe; {_WIDE_IS_OPEN}",
             placements={
                 **dict.fromkeys(("IADD", "MOV", "SEL", "ISETP", "IMNMX", "VIMNMX", "VIMNMX3"), _ON_FMA),

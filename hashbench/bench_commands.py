@@ -61,7 +61,7 @@ _results_option = click.option(
     "algorithms",
     multiple=True,
     type=click.Choice(list(ALGORITHMS)),
-    help="Measure this algorithm alone.",
+    help="Measure rows of this algorithm alone; readings are taken of both.",
 )
 @click.option("--machine", "machine_name", help="Name of the machine's folder; after its main device unless given.")
 @_results_option
@@ -88,6 +88,8 @@ def bench(
     folder = results / _machine_name(machine_name or machine.slug(found))
     check_writable(folder)
     files = {e.name: _files(e, folder) for e in chosen}  # all are read before anything is measured
+    for rows, _ in files.values():
+        comparison.check_comparable(rows.records)
     planned = {e.name: plan(e, wanted, algorithms or list(ALGORITHMS), quick=quick) for e in chosen}
     write_machine(folder, machine.describe(found))
 

@@ -62,8 +62,9 @@ class Point:
 
     def __str__(self) -> str:
         chunk = "" if self.chunk_size is None else f", {format_size(self.chunk_size)} chunks"
-        where = f"{self.device.kernel} {self.device.id}"
-        return f"{where}: {self.algorithm} {self.strategy}, {format_size(self.nbytes)}{chunk}"
+        segments = f" in {len(self.lengths):,} segments" if len(self.lengths) > 1 else ""
+        where = " ".join(filter(None, (self.device.kernel, self.variant, self.device.id)))
+        return f"{where}: {self.algorithm} {self.strategy}, {format_size(self.nbytes)}{segments}{chunk}"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ _PACKAGES = (
     "dpctl",
     "dpnp",
     "intel-opencl-rt",
+    "model-signing",
     "numba",
     "numba-cuda",
     "numpy",

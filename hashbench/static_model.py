@@ -193,15 +193,17 @@ def predicted(gpu: GPU, algorithm: Algorithm, variant: str, code: BlockCode, too
 
 
 def measured(prediction: Prediction, gpu: GPU, rows: Iterable[Row]) -> Row | None:
-    """The row that checks a prediction: the same code on that GPU, batched, in chunks of 4 KiB, of the most bytes, and
-    of those the latest. None where there is no such row."""
+    """The row that checks a prediction: the same source on that GPU, if not by the same compiler, batched, in chunks of
+    4 KiB, of the most bytes. Of several the middle one in throughput. None where there is no such row."""
     found = [
         row
         for row in rows
         if (row.kernel, row.strategy, row.chunk_size) == (KERNEL, "batched", CHECKED_CHUNK_SIZE)
         and (row.device_name, row.algorithm, row.variant) == (gpu.device_name, prediction.algorithm, prediction.variant)
     ]
-    return max(found, key=lambda row: (row.bytes, row.date), default=None)
+    most = max((row.bytes for row in found), default=0)
+    found = sorted((row for row in found if row.bytes == most), key=lambda row: row.gb_per_s)
+    return found[len(found) // 2] if found else None
 
 
 def error(prediction: Prediction, row: Row) -> float:

@@ -93,7 +93,7 @@ def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) 
     table = _table()
     for name in ("experiment", "kernel", "device", "strategy", "algorithm"):
         table.add_column(name)
-    for name in ("size", "chunk", escape(base), escape(other), "ratio"):
+    for name in ("size", "segments", "chunk", escape(base), escape(other), "ratio"):
         table.add_column(name, justify="right")
     table.add_column("beyond the spread")
     for pair in comparisons:
@@ -105,6 +105,7 @@ def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) 
             row.strategy,
             row.algorithm,
             format_size(row.bytes),
+            f"{row.segments:,}",
             _chunk(row),
             f"{pair.base.gb_per_s:.4g}",
             f"{pair.other.gb_per_s:.4g}",

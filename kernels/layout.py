@@ -44,7 +44,8 @@ class Layout:
     """The chunks of many segments, numbered through.
 
     Attributes:
-        chunk_size: bytes of a chunk; where each segment is one chunk, those of the longest.
+        chunk_size: bytes of a chunk, and never more than the longest segment has: groups of `hash_chunks_paired` go
+            through that many.
         tagged: 1 where chunks get the leaf prefix of RFC 9162, else 0.
         segments: number of segments.
         slots: number of chunks, each with one slot for its digest. An empty segment of a tree has one slot too,
@@ -87,9 +88,10 @@ def lay_out(strategy: Strategy, offsets: Sequence[int], lengths: Sequence[int], 
     slots = int(first[-1])
 
     levels = (int(chunks.max()) - 1).bit_length() if tree and segments else 0
+    longest = max(lengths, default=0)
     wrapped = np.array([offset % (1 << 64) for offset in offsets], dtype=np.uint64)
     return Layout(
-        chunk_size=max(lengths, default=0) if chunk_size is None else int(chunk_size),
+        chunk_size=longest if chunk_size is None else min(int(chunk_size), longest),
         tagged=int(tree),
         segments=segments,
         slots=slots,

@@ -22,14 +22,15 @@ VARIANTS = {
 knows them by.
 
 - "paired": where chunks are few, two threads share each of them;
-- "prefetched": messages are read past the L1 cache's coherence, and the L2 cache fetches 256 bytes around each read;
+- "prefetched": messages are read as data that nothing writes (ld.global.nc), and the L2 cache fetches the 256 bytes
+  around each read;
 - "balanced": SHA-256's additions run on the multiply-add pipe, and of SHA-384's shifts half on the double-precision
   pipe, where the device has one that keeps up;
 - "plain": the compiler chooses the pipes. SHA-384's rounds stand 16 at a time in a loop, SHA-256's in one line;
 - "unrolled": all rounds in one line, the latest 16 words of the message schedule in registers, 16 bytes a read;
-- "bytewise": reads byte by byte, the whole message schedule in an array: as published libraries do it.
+- "bytewise": reads byte by byte, the whole message schedule in an array: FIPS 180-4 as it is written.
 
-Those above "plain" differ from it where the compiler understands PTX alone.
+Without PTX, "balanced" and "prefetched" are "plain".
 """
 
 

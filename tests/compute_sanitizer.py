@@ -1,7 +1,7 @@
 """Hashes edge cases with a CUDA kernel on the GPU, to be watched by NVIDIA's compute-sanitizer:
 
 compute-sanitizer --tool memcheck --error-exitcode 1 python tests/compute_sanitizer.py cupy
-compute-sanitizer --tool racecheck --error-exitcode 1 python tests/compute_sanitizer.py cupy
+compute-sanitizer --tool racecheck --error-exitcode 1 python tests/compute_sanitizer.py numba-cuda
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from hashbench.kernels import ALGORITHMS, kernel_class
 
 
 def main(name: str) -> None:
-    """Every algorithm in the kernel's first variant and in "plain", on the first GPU."""
+    """Every algorithm in every variant, on the first GPU."""
     cls = kernel_class(name)
-    device = next(device for device in cls.devices() if device.kind == "gpu")
+    device = next((device for device in cls.devices() if device.kind == "gpu"), None)
+    if device is None:
+        sys.exit(f"{name} finds no GPU here")
     if name == "cupy":
         import cupy
 
         cupy.cuda.set_allocator(None)  # each buffer an allocation of its own, whose end the sanitizer knows
     for algorithm in ALGORITHMS:
-        for variant in (cls.variants[0], "plain"):
+        for variant in cls.variants:
             kernel = cls(device, algorithm, variant)
             for check in (check_messages, check_trees, check_random):
                 check(kernel)
@@ -30,4 +32,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: compute_sanitizer.py KERNEL, as cupy or numba-cuda")
     main(sys.argv[1])

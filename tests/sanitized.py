@@ -24,8 +24,11 @@ def check_messages(kernel: Kernel) -> None:
     segments = [kernel.put(painted(start + length))[start:] for length, start in pairs]
     messages = [painted(length, start).tobytes() for length, start in pairs]
     assert list(map(bytes, kernel.batched(segments))) == [hashlib.new(algorithm, m).digest() for m in messages]
-    roots = [merkle_tree_hash(chunks_of(message, 64), algorithm) for message in messages]
-    assert list(map(bytes, kernel.tree(segments, 64))) == roots
+    for chunk_size in (64, 256):  # half a block of SHA-384, and several of both
+        roots = [merkle_tree_hash(chunks_of(message, chunk_size), algorithm) for message in messages]
+        assert list(map(bytes, kernel.tree(segments, chunk_size))) == roots
+    some, few = segments[:100], [message for message in messages[:100] if message]
+    assert list(map(bytes, kernel.batched(some, 2**64 - 64))) == [hashlib.new(algorithm, m).digest() for m in few]
 
 
 def check_trees(kernel: Kernel) -> None:

@@ -113,7 +113,7 @@ def main(algorithm: str) -> None:
     for leaves in (57, 60, 64, 65, 97):
         right += kernel.check("tree", [(0, 64 * leaves)], 64)
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 33), (5, 31), (9, 1))], 64)
-    # the same code without the multiply-add
+    # the same code with nothing moved to other pipes
     right += Simulated(algorithm, "plain").check("tree", [(5, 300)], 128)
     print(f"{right} digests are right")
 

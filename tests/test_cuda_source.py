@@ -105,7 +105,9 @@ def reports(log: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 @pytest.mark.parametrize(
     ("algorithm", "variant"),
-    [(algorithm, variant) for algorithm in ALGORITHMS for variant in ("paired", "plain")],  # the others lie between
+    [
+        (algorithm, variant) for algorithm in ALGORITHMS for variant in ("paired", "plain", "unrolled")
+    ],  # the others lie between
 )
 def test_the_source_compiles_without_spills(algorithm: str, variant: str, architecture: int) -> None:
     log = compile_with_nvrtc(device_source(ALGORITHMS[algorithm], variant), architecture)

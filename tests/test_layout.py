@@ -21,6 +21,7 @@ def leaves_of(lengths: list[int], chunk_size: int) -> list[int]:
 def test_a_tree(segments: list[tuple[int, int]], chunk_size: int) -> None:
     offsets, lengths = map(list, zip(*segments, strict=True))
     layout = lay_out("tree", offsets, lengths, chunk_size)
+    assert layout.chunk_size == min(chunk_size, max(lengths, default=0))
     leaves = leaves_of(lengths, chunk_size)
     assert layout.slots == sum(leaves)
     assert layout.results == layout.segments == len(lengths)
@@ -33,6 +34,7 @@ def test_a_tree(segments: list[tuple[int, int]], chunk_size: int) -> None:
 def test_batched(segments: list[tuple[int, int]], chunk_size: int) -> None:
     offsets, lengths = map(list, zip(*segments, strict=True))
     layout = lay_out("batched", offsets, lengths, chunk_size)
+    assert layout.chunk_size == min(chunk_size, max(lengths, default=0))
     chunks = [-(-length // chunk_size) for length in lengths]
     assert layout.slots == layout.results == sum(chunks)
     assert layout.table.tolist() == offsets + lengths + [sum(chunks[:i]) for i in range(len(chunks))]

@@ -197,6 +197,7 @@ def test_openssl_on_one_core_and_on_all(programs: Path) -> None:
     ]
 
 
+@pytest.mark.covers("openssl")
 def test_openssl_itself(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (programs / "openssl").unlink()
     monkeypatch.setattr(peers, "QUICK", replace(peers.QUICK, openssl_runs=1))
@@ -280,10 +281,10 @@ def test_a_program_that_cannot_be_started_is_skipped(programs: Path) -> None:
 
 
 def test_a_hanging_program_is_killed_with_what_it_started(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "HASHCAT_SECONDS", 0.5)
+    monkeypatch.setattr(peers, "HASHCAT_SECONDS", 3.0)
     hang = f'[ "$1" = --version ] && echo v1 && exit\nsleep 600 &\necho $! >> {programs}/started\nwait'
     make(programs, "hashcat", hang)
-    assert reasons("hashcat") == {"hashcat did not end within 0.5 s"}
+    assert reasons("hashcat") == {"hashcat did not end within 3 s"}
     started = [int(line) for line in (programs / "started").read_text().split()]
     assert len(started) == 2
     for process in started:
@@ -293,7 +294,10 @@ def test_a_hanging_program_is_killed_with_what_it_started(programs: Path, monkey
 def ended(process: int) -> bool:
     """Whether a process is gone soon; one that nobody waits for stays as a zombie."""
     for _ in range(100):
-        if not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.05)
     return False
@@ -342,6 +346,7 @@ def test_coreutils_over_a_file(algorithm: str, tmp_path: Path) -> None:
     assert reading.source.startswith(f"{algorithm}sum ")
 
 
+@pytest.mark.covers("model-signing")
 def test_model_signing_over_a_file_and_over_a_folder() -> None:
     try:
         peers._model_signing(Path(), "sha256")
@@ -358,6 +363,7 @@ def test_model_signing_over_a_file_and_over_a_folder() -> None:
     ]
 
 
+@pytest.mark.covers("model-signing")
 def test_model_signing_gives_the_digests_of_hashlib(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

@@ -229,10 +229,10 @@ def test_the_command_writes_and_shows_predictions(toolchain: str, tmp_path: Path
         assert result.exit_code == 0, result.output
         return result.output
 
-    output = run("--gpu", "h200", "--variant", "balanced")
+    output = run("--gpu", "h200", "--variant", "paired")
     assert "predicted, not measured" in output
     (found,) = FORMAT.read(tmp_path / FILE)
-    assert (found.gpu, found.algorithm, found.variant, found.bound) == ("H200", "sha256", "balanced", "alu")
+    assert (found.gpu, found.algorithm, found.variant, found.bound) == ("H200", "sha256", "paired", "alu")
     checking = measured(found, gpu_named("H200"), read_rows(ROWS_OF_THE_H200))
     assert checking is not None
     assert f"{100 * error(found, checking):+.1f} %" in output

@@ -37,7 +37,7 @@ typedef unsigned long long u64;
 #define TABLE static __constant__ const
 /* `blocks` of a multiprocessor that a kernel leaves registers for: so few that each thread has the registers it
  * wants, and no fewer, or the compiler saves registers by putting loads off. HIP's second bound is another. */
-#if defined(__HIP_PLATFORM_AMD__)
+#if defined(__HIP__) || defined(__HIP_PLATFORM_AMD__)
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
 #else
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE, blocks)

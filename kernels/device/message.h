@@ -22,7 +22,7 @@ DEVICE u32 big_endian_word(u32 low, u32 high, u32 shift) {
 /* Sixteen bytes of a message, which nothing writes to while it is hashed. With PREFETCHED, the L2 cache is
  * told to fetch the 256 bytes around them: every thread reads on through a piece of memory of its own.
  * Intel's compiler for CPUs, known by an extension of its own, keeps a volatile load whole and shuffles
- * it into the lanes; any other it splits into words and gathers each, which takes as long as half the
+ * it into the lanes; any other it splits into words and gathers each, which takes nearly as long as the
  * arithmetic. */
 DEVICE u32x4 load_message(GLOBAL const u32x4* source) {
 #if PREFETCHED && ARCHITECTURE >= 80 /* before, there is no such load */

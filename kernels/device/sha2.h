@@ -164,7 +164,7 @@ DEVICE void add_to_state(word state[8], word a, word b, word c, word d, word e, 
 
 /* FIPS 180-4 sections 6.2.2 and 6.4.2: `state` after one more message block. `w` holds the block's 16
  * words and is overwritten by the message schedule, of which only the latest 16 words are kept.
- * BYTEWISE keeps the whole schedule in an array, as published libraries do. */
+ * BYTEWISE keeps the whole schedule in an array, as FIPS 180-4 has it. */
 DEVICE void compress(word state[8], word w[16], u32 one) {
     word a = state[0], b = state[1], c = state[2], d = state[3];
     word e = state[4], f = state[5], g = state[6], h = state[7];

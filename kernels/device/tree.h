@@ -77,7 +77,8 @@ KERNEL(SHA == 256 ? 7 : 3) hash_chunks(GLOBAL const u8* base, GLOBAL const u64* 
     store_digest(digests + chunk * DIGEST_WORDS32, state);
 }
 
-#if PAIRED
+/* In OpenCL C on NVIDIA's devices alone: elsewhere all work-items must meet at one and the same barrier. */
+#if PAIRED && !(defined(__OPENCL_VERSION__) && !HAVE_PTX)
 
 #define PAIRS (GROUP_SIZE / 2)
 #define STAGED (SHA == 256 ? 64 : 16) /* words of the schedule between two barriers */
@@ -176,7 +177,7 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
 }
 
 /* Two threads a chunk, to the same result, in less time a chunk: it counts where there are too few chunks for all
- * of a device's schedulers. The two are in neighbouring warps, so on two schedulers. */
+ * of a device's schedulers. The two are in neighbouring warps of 32, so on two of NVIDIA's schedulers. */
 KERNEL(3) hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
                           u32 tagged, u64 chunks, GLOBAL u32* digests, u32 one) {
     LOCAL STAGE;
