@@ -105,9 +105,8 @@ def reports(log: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 @pytest.mark.parametrize(
     ("algorithm", "variant"),
-    [
-        (algorithm, variant) for algorithm in ALGORITHMS for variant in ("paired", "plain", "unrolled")
-    ],  # the others lie between
+    # The others lie between, and SHA-256's "unrolled" is its "plain".
+    [*((algorithm, variant) for algorithm in ALGORITHMS for variant in ("paired", "plain")), ("sha384", "unrolled")],
 )
 def test_the_source_compiles_without_spills(algorithm: str, variant: str, architecture: int) -> None:
     log = compile_with_nvrtc(device_source(ALGORITHMS[algorithm], variant), architecture)
