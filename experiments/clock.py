@@ -80,19 +80,14 @@ def _of_launch(device: Device | Skip, algorithm: str) -> Iterator[Reading | Skip
     conditions = f"batched, {format_size(given['nbytes'])} in chunks of {format_size(CHUNK_SIZE)}"
 
     def reading(subject: str, quantity: str, unit: str, of: Seconds, source: str, note: str) -> Reading:
-        return Reading(
+        return Reading.of(
+            of,
+            device,
             subject=subject,
             quantity=quantity,
             unit=unit,
             conditions=conditions,
             algorithm=algorithm,
-            device=device.id,
-            device_name=device.name,
-            device_kind="gpu",
-            repeats=of.count,
-            median=of.median,
-            q1=of.q1,
-            q3=of.q3,
             source=source,
             note=note,
         )

@@ -35,6 +35,7 @@ from hashbench.experiment import Experiment, Point, Skip
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, GiB, KiB, MiB
 from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, kernel_class
+from hashbench.measurement import Seconds
 from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
@@ -143,19 +144,13 @@ def _reading(
 ) -> Reading:
     """The reading of a program's `rates`, in bytes a second. The conditions begin with what a reader needs to tell it
     from others of the program on the processor; the figure shows so much of them."""
-    q1, median, q3 = (float(1e-9 * rate) for rate in np.percentile(rates, (25, 50, 75)))
-    return Reading(
+    return Reading.of(
+        Seconds.of([1e-9 * rate for rate in rates]),
+        device,
         subject=subject,
         quantity="throughput",
         unit="GB/s",
         algorithm=algorithm,
-        device=device.id,
-        device_name=device.name,
-        device_kind=device.kind,
-        repeats=len(rates),
-        median=median,
-        q1=q1,
-        q3=q3,
         source=source,
         conditions=conditions,
         note=note,

@@ -162,18 +162,12 @@ def _repeated(run: Callable[[], T]) -> list[T]:
 def _reading(
     device: Device, values: Sequence[float], subject: str, quantity: str, unit: str, note: str, source: str = ""
 ) -> Reading:
-    of = Seconds.of(values)
-    return Reading(
+    return Reading.of(
+        Seconds.of(values),
+        device,
         subject=subject,
         quantity=quantity,
         unit=unit,
-        device=device.id,
-        device_name=device.name,
-        device_kind="gpu",
-        repeats=of.count,
-        median=of.median,
-        q1=of.q1,
-        q3=of.q3,
         source=source or f"hashbench {version('hashbench')}, {device.framework}",
         note=note,
     )

@@ -20,9 +20,8 @@ from hashbench.gpus import GPU, gpu_named, gpus
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.disassembly import CompileError, StructureError
 from hashbench.kernels.source import VARIANTS
-from hashbench.readings import SUFFIX as READINGS_SUFFIX
 from hashbench.records import check_writable, write_atomically
-from hashbench.results import Row, read_rows
+from hashbench.results import Row, read_rows, rows_files
 from hashbench.static_model import FORMAT, Prediction
 from hashbench.tables import print_table
 
@@ -98,8 +97,7 @@ def _predictions(wanted: Sequence[GPU], algorithms: Sequence[str], variants: Seq
 
 
 def _rows(results: Path) -> list[Row]:
-    files = sorted(file for file in results.glob("*/*.csv") if not file.name.endswith(READINGS_SUFFIX))
-    return [row for file in files for row in read_rows(file)]
+    return [row for folder in sorted(results.glob("*/")) for file in rows_files(folder) for row in read_rows(file)]
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hashbench.kernels import ALGORITHMS
+from hashbench.kernels import ALGORITHMS, Device
+from hashbench.measurement import Seconds
 from hashbench.records import Format, RecordsFile
 
 SCHEMA = 1
@@ -60,6 +61,38 @@ class Reading:
     note: str = ""
     commit: str = ""
     date: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        values: Seconds,
+        device: Device,
+        *,
+        subject: str,
+        quantity: str,
+        unit: str,
+        source: str,
+        conditions: str = "",
+        algorithm: str = "",
+        note: str = "",
+    ) -> Reading:
+        """The reading of repeated `values`, in `unit` and not only in seconds, on `device`."""
+        return cls(
+            subject=subject,
+            quantity=quantity,
+            unit=unit,
+            conditions=conditions,
+            algorithm=algorithm,
+            device=device.id,
+            device_name=device.name,
+            device_kind=device.kind,
+            repeats=values.count,
+            median=values.median,
+            q1=values.q1,
+            q3=values.q3,
+            source=source,
+            note=note,
+        )
 
     @property
     def point(self) -> tuple[str, ...]:

@@ -149,6 +149,11 @@ def rows_path(folder: Path, experiment: str) -> Path:
     return folder / f"{experiment}.csv"
 
 
+def rows_files(folder: Path) -> list[Path]:
+    """The files of rows in one machine's folder, by name; there may be none."""
+    return sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS_SUFFIX))
+
+
 def results_files(folder: Path) -> list[Path]:
     """The files of rows in one machine's folder, by name.
 
@@ -157,7 +162,7 @@ def results_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ResultsError(f"{folder} is not a folder; accepted is a machine's folder, as `hashbench bench` writes it")
-    found = sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS_SUFFIX))
+    found = rows_files(folder)
     if not found:
         raise ResultsError(f"{folder} holds no results: there is no file of rows (<experiment>.csv) in it")
     return found

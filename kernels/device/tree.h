@@ -67,8 +67,9 @@ DEVICE GLOBAL const u8* find_chunk(GLOBAL const u8* base, GLOBAL const u64* tabl
 }
 
 /* One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot. */
-KERNEL(SHA == 256 ? 7 : 3) hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
-                   u32 tagged, u64 chunks, GLOBAL u32* digests, u32 one) {
+KERNEL(SHA == 256 ? 7 : 3)
+hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged, u64 chunks,
+            GLOBAL u32* digests, u32 one) {
     u64 chunk = THREAD, length;
     if (chunk >= chunks) return;
     GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, chunk, &length, &tagged);
@@ -178,8 +179,9 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
 
 /* Two threads a chunk, to the same result, in less time a chunk: it counts where there are too few chunks for all
  * of a device's schedulers. The two are in neighbouring warps of 32, so on two of NVIDIA's schedulers. */
-KERNEL(3) hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
-                          u32 tagged, u64 chunks, GLOBAL u32* digests, u32 one) {
+KERNEL(3)
+hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
+                   u64 chunks, GLOBAL u32* digests, u32 one) {
     LOCAL STAGE;
     u32 warp = THREAD_OF_GROUP / 32, pair = warp / 2 * 32 + THREAD_OF_GROUP % 32;
     u64 chunk = GROUP * PAIRS + pair, length;
@@ -201,8 +203,8 @@ KERNEL(3) hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64
  * that lie in the tile, in place. Each thread takes the first `alone` (1 or more) of them by itself, so
  * that no thread of the group is idle; then the group takes the others together. `slots` is the number
  * of chunks of the whole call. */
-KERNEL(SHA == 256 ? 7 : 3) reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 alone, GLOBAL u32* digests,
-                    u32 one) {
+KERNEL(SHA == 256 ? 7 : 3)
+reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 alone, GLOBAL u32* digests, u32 one) {
     GLOBAL const u64* first = table + 2 * segments;
     u32 tile_log2 = GROUP_SIZE_LOG2 + alone;
     u32 shift = level + tile_log2;
