@@ -95,6 +95,10 @@ class CupyCuda(DeviceKernel):
             free, _ = self.cupy.cuda.runtime.memGetInfo()
             return int(free + self.cupy.get_default_memory_pool().free_bytes())
 
+    def trim(self) -> None:
+        with self.cuda_device:
+            self.cupy.get_default_memory_pool().free_all_blocks()
+
     def allocate(self, nbytes: int) -> Buffer:
         with self.cuda_device, self._stream:
             try:

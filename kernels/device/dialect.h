@@ -21,7 +21,6 @@ typedef ulong u64;
 #define LOCAL __local
 #define LOCAL_POINTER __local
 #define GROUP_BARRIER barrier(CLK_GLOBAL_MEM_FENCE)
-#define LOCAL_BARRIER barrier(CLK_LOCAL_MEM_FENCE)
 #define ROTATE_RIGHT_32(x, n) rotate((x), (u32)(32 - (n)))
 #define ROTATE_RIGHT_64(x, n) rotate((x), (u64)(64 - (n)))
 typedef uint4 u32x4;
@@ -50,7 +49,6 @@ typedef unsigned long long u64;
 #define LOCAL __shared__
 #define LOCAL_POINTER
 #define GROUP_BARRIER __syncthreads()
-#define LOCAL_BARRIER __syncthreads()
 #define ROTATE_RIGHT_32(x, n) ((x) >> (n) | (x) << (32 - (n)))
 #define ROTATE_RIGHT_64(x, n) ((x) >> (n) | (x) << (64 - (n)))
 typedef uint4 u32x4;
@@ -66,6 +64,16 @@ typedef ulonglong2 u64x2;
 #define ARCHITECTURE 0
 #endif
 #define HAVE_PTX (ARCHITECTURE > 0)
+
+/* Where all warps of a group wait for each other. In PTX (bar.sync) each may wait at a place of its own in the text, which
+ * neither OpenCL C nor CUDA C grants their barriers. */
+#if HAVE_PTX
+#define LOCAL_BARRIER asm volatile("bar.sync 0;" : : : "memory")
+#elif defined(__OPENCL_VERSION__)
+#define LOCAL_BARRIER barrier(CLK_LOCAL_MEM_FENCE)
+#else
+#define LOCAL_BARRIER __syncthreads()
+#endif
 
 /* Where double precision has a pipe of its own that keeps up with the others: A100, H100 and H200, B200. */
 #define HAVE_FP64_PIPE (ARCHITECTURE == 80 || ARCHITECTURE == 90 || ARCHITECTURE == 100)

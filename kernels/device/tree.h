@@ -124,22 +124,20 @@ DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage
 DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 usual_length, u64 longest,
                            LOCAL_POINTER STAGE, u32 pair, u32 one) {
     u64 blocks = block_count(length, tagged);
-    u64 wide = is_usual(data, length, usual_length) ? length / (4 * BLOCK_WORDS32) : 0;
+    int usual = is_usual(data, length, usual_length);
+    u64 wide = usual ? length / (4 * BLOCK_WORDS32) : 0;
     GLOBAL const u32x4* source = (GLOBAL const u32x4*)aligned_words(data, tagged);
     u32x4 raw[BLOCK_WORDS32 / 4]; /* of the next block, fetched long before it is needed */
     u32 before = 0, buffer = 0;
     word w[16];
-    if (wide > 0)
-        UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i) raw[i] = load_message(source + i);
+    if (wide > 0) load_block(source, raw);
     for (u64 block = 0; block < longest; ++block) {
         if (block < wide) {
-            UNROLL for (int i = 0; i < BLOCK_WORDS32; i += 4) {
-                set_four_words32(w, i, before, raw[i / 4], tagged ? 3 : 0);
-                before = raw[i / 4].w;
-            }
+            cut_block(raw, tagged, &before, w);
             source += BLOCK_WORDS32 / 4;
-            if (block + 1 < wide)
-                UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i) raw[i] = load_message(source + i);
+            if (block + 1 < wide) load_block(source, raw);
+        } else if (usual && ends_with_padding_block(usual_length)) {
+            padding_block(length, tagged, before, w);
         } else if (block < blocks) {
             read_block(data, length, tagged, block, w);
         }
