@@ -14,6 +14,9 @@ GROUP_SIZE_LOG2 = 7
 GROUP_SIZE = 1 << GROUP_SIZE_LOG2
 """Threads of a block (work-items of a work-group)."""
 
+WARP_SIZE = 32
+"""Threads of a warp of NVIDIA's multiprocessors."""
+
 MANY_NODES = 1 << 17
 """Nodes that fill a device even when each thread takes several of them."""
 
@@ -47,6 +50,7 @@ class Layout:
         chunk_size: bytes of a chunk, and never more than the longest segment has: groups of `hash_chunks_paired` go
             through that many.
         tagged: 1 where chunks get the leaf prefix of RFC 9162, else 0.
+        tree: whether the chunks' digests are reduced to a root for each segment.
         segments: number of segments.
         slots: number of chunks, each with one slot for its digest. An empty segment of a tree has one slot too,
             for the root of the empty tree.
@@ -57,6 +61,7 @@ class Layout:
 
     chunk_size: int
     tagged: int
+    tree: bool
     segments: int
     slots: int
     results: int
@@ -92,7 +97,8 @@ def lay_out(strategy: Strategy, offsets: Sequence[int], lengths: Sequence[int], 
     wrapped = np.array([offset % (1 << 64) for offset in offsets], dtype=np.uint64)
     return Layout(
         chunk_size=longest if chunk_size is None else min(int(chunk_size), longest),
-        tagged=int(tree),
+        tagged=int(strategy != "batched"),
+        tree=tree,
         segments=segments,
         slots=slots,
         results=segments if tree else slots,

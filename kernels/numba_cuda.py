@@ -19,7 +19,7 @@ import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
-from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS
 
@@ -147,7 +147,7 @@ class NumbaCuda(DeviceKernel):
     """SHA-2 in Python, compiled by Numba when an object of this class is first made, and then found on disk."""
 
     name = "numba-cuda"
-    variants = ("prefetched", "balanced", "plain")
+    variants = ("paired", "prefetched", "balanced", "plain")
 
     def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
         super().__init__(device, algorithm, variant)
@@ -163,6 +163,8 @@ class NumbaCuda(DeviceKernel):
             self._launch_stream = cuda.external_stream(int(self._stream.handle))
             for name, types in code.SIGNATURES.items():
                 self._functions[name].compile(types)
+        if VARIANTS[self.variant]["PAIRED"]:
+            self.paired_up_to = half_of_the_schedulers(self.gpu.MULTIPROCESSOR_COUNT)
 
     @classmethod
     def devices(cls) -> list[Device]:

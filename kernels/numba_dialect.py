@@ -7,6 +7,7 @@ In Numba's CUDA simulator the same names work on host memory, so that it runs th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from numba import config, cuda, types
@@ -37,7 +38,23 @@ if config.ENABLE_CUDASIM:
     def load_u32x4(address: Any) -> Any:
         return tuple(np.uint32(word) for word in _at(address, ctypes.c_uint32 * 4))
 
-    load_message_u32x4 = load_u32x4
+    load_message_u32x4 = load_shared_u32x4 = load_u32x4
+
+    def load_shared_u64x2(address: Any) -> Any:
+        return tuple(np.uint64(word) for word in _at(address, ctypes.c_uint64 * 2))
+
+    def store_shared_u32x4(address: Any, words: Any) -> None:
+        _at(address, ctypes.c_uint32 * 4)[:] = [int(word) for word in words]
+
+    def store_shared_u64x2(address: Any, words: Any) -> None:
+        _at(address, ctypes.c_uint64 * 2)[:] = [int(word) for word in words]
+
+    SHARED: list[Any] = []
+    """The shared memory of each place that asked for some: one of it serves all groups, which run one after another."""
+
+    def shared_memory(nbytes: int) -> Any:
+        SHARED.append((ctypes.c_uint64 * 2 * (nbytes // 16))())
+        return partial(np.uint64, ctypes.addressof(SHARED[-1]))
 
     def store_u32(address: Any, value: Any) -> None:
         _at(address, ctypes.c_uint32).value = int(value)
@@ -93,11 +110,12 @@ else:
         return intrinsic(function)
 
     U32x4 = types.UniTuple(types.uint32, 4)
-    _GLOBAL = 1  # the address space of global memory in NVVM IR
+    U64x2 = types.UniTuple(types.uint64, 2)
+    _GLOBAL, _SHARED = 1, 3  # address spaces of NVVM IR
     _I32 = ir.IntType(32)
 
-    def _pointer(builder: Any, address: Any, pointee: Any) -> Any:
-        return builder.inttoptr(address, pointee.as_pointer(_GLOBAL))
+    def _pointer(builder: Any, address: Any, pointee: Any, space: int = _GLOBAL) -> Any:
+        return builder.inttoptr(address, pointee.as_pointer(space))
 
     def _load(builder: Any, address: Any, pointee: Any, align: int) -> Any:
         return builder.load(_pointer(builder, address, pointee), align=align)
@@ -151,6 +169,56 @@ else:
             return context.make_tuple(builder, U32x4, [builder.extract_value(four, i) for i in range(4)])
 
         return U32x4(types.uint64), generate
+
+    def _shared_vector(kind: Any) -> tuple[Any, Any]:
+        """A load and a store of 16 bytes of shared memory, as a tuple of that type, at an address that is a multiple of
+        16.
+        """
+        vector = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.count)
+
+        @_intrinsic
+        def load(typing_context: Any, address: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                loaded = builder.load(_pointer(builder, arguments[0], vector, _SHARED), align=16)
+                words = [builder.extract_element(loaded, _I32(i)) for i in range(kind.count)]
+                return context.make_tuple(builder, kind, words)
+
+            return kind(types.uint64), generate
+
+        @_intrinsic
+        def store(typing_context: Any, address: Any, words: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                value = vector(ir.Undefined)
+                for i in range(kind.count):
+                    value = builder.insert_element(value, builder.extract_value(arguments[1], i), _I32(i))
+                builder.store(value, _pointer(builder, arguments[0], vector, _SHARED), align=16)
+
+            return types.void(types.uint64, kind), generate
+
+        return load, store
+
+    load_shared_u32x4, store_shared_u32x4 = _shared_vector(U32x4)
+    load_shared_u64x2, store_shared_u64x2 = _shared_vector(U64x2)
+
+    def shared_memory(nbytes: int) -> Any:
+        """A function of the device code that gives the address of `nbytes` of its group's shared memory, a multiple
+        of 16. The group has that memory once for each place that calls it.
+        """
+
+        @_intrinsic
+        def shared(typing_context: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                kind = ir.ArrayType(ir.IntType(8), nbytes)
+                name = builder.module.get_unique_name("shared")
+                memory = ir.GlobalVariable(builder.module, kind, name, addrspace=_SHARED)
+                memory.linkage = "internal"
+                memory.align = 16
+                memory.initializer = kind(ir.Undefined)
+                return builder.ptrtoint(memory, ir.IntType(64))
+
+            return types.uint64(), generate
+
+        return shared
 
     @_intrinsic
     def store_u32(typing_context: Any, address: Any, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 In a process of its own, which `test_numba_simulator` starts, since Numba asks for its simulator once and for all when
 it is imported. Every load and store must be aligned and lie in memory that the kernel was given. A block has 4 threads
-here, and 60 nodes are many, so that a small tree takes all kinds of launches.
+here, a warp two, and 60 nodes are many, so that a small tree takes all kinds of launches.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import numpy as np
 
 from hashbench.kernels import layout
 
-layout.GROUP_SIZE_LOG2, layout.GROUP_SIZE, layout.MANY_NODES = 2, 4, 60
+layout.GROUP_SIZE_LOG2, layout.GROUP_SIZE, layout.WARP_SIZE, layout.MANY_NODES = 2, 4, 2, 60
 
 from boundaries import painted, split_mix_64  # noqa: E402
 
 from hashbench.kernels import STRATEGIES, Buffer, Bytes, Device, Strategy, numba_dialect  # noqa: E402
 from hashbench.kernels.device_kernel import Launch  # noqa: E402
 from hashbench.kernels.numba_cuda import NumbaCuda, _argument, program  # noqa: E402
-from hashbench.merkle import chunks_of, merkle_tree_hash  # noqa: E402
+from hashbench.merkle import chunks_of, leaf_hash, merkle_tree_hash  # noqa: E402
 
 ALIGNMENT = 256
 ARCHITECTURE = 90
+PAIRED_UP_TO = 50
 
 
 class Simulated(NumbaCuda):
@@ -40,7 +41,8 @@ class Simulated(NumbaCuda):
         code = program(self.algorithm, variant, ARCHITECTURE)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         self._allocations: list[Buffer] = []
-        numba_dialect._at = self._at
+        if variant == "paired":
+            self.paired_up_to = PAIRED_UP_TO
 
     def _at(self, address: Any, c_type: Any) -> Any:
         first, size = int(address), ctypes.sizeof(c_type)
@@ -68,9 +70,14 @@ class Simulated(NumbaCuda):
             self._functions[launch.function][launch.groups, layout.GROUP_SIZE](*arguments)
         return 0.0
 
+    def _watch(self) -> None:
+        """Lets the device code reach this kernel's memory alone."""
+        self._allocations = [Buffer(s, ctypes.addressof(s), ctypes.sizeof(s)) for s in numba_dialect.SHARED]
+        numba_dialect._at = self._at
+
     def check(self, strategy: Strategy, pieces: Sequence[tuple[int, int]], chunk_size: int | None) -> int:
         """Holds the digests of segments of one buffer, given as (start, length), against hashlib and RFC 9162."""
-        self._allocations.clear()
+        self._watch()
         content = painted(max((start + length for start, length in pieces), default=0)).tobytes()
         buffer = self.put(content)
         digests = self._hashed(strategy, [buffer[start : start + length] for start, length in pieces], chunk_size)
@@ -81,12 +88,15 @@ class Simulated(NumbaCuda):
             expected = [merkle_tree_hash(chunks_of(message, chunk_size), name) for message in messages]
         else:
             chunks = [c for m in messages for c in (chunks_of(m, chunk_size) if chunk_size else [m])]
-            expected = [hashlib.new(name, chunk).digest() for chunk in chunks]
+            expected = [
+                leaf_hash(chunk, name) if strategy == "leaves" else hashlib.new(name, chunk).digest()
+                for chunk in chunks
+            ]
         assert [bytes(digest) for digest in digests] == expected, (strategy, pieces, chunk_size)
         return len(expected)
 
     def check_random(self) -> int:
-        self._allocations.clear()
+        self._watch()
         assert bytes(self.get(self.random(77, 2**64 - 5))) == split_mix_64(10, 2**64 - 5).tobytes()[:77]
         return 1
 
@@ -98,16 +108,17 @@ def main(algorithm: str) -> None:
     padding = block // 8
     edges = [0, 1, 3, 4, 63, 64, 65, block - padding - 1, block - padding, block - 1, block, block + 1, 2 * block]
     kernel = Simulated(algorithm, "prefetched")
+    paired = Simulated(algorithm, "paired")
     right = kernel.check_random()
     # every edge from several alignments, among them all to a word and both to 16 bytes
     starts = itertools.cycle((0, 1, 2, 3, 4, 16, 15))
-    for _ in range(4):
+    for one in (kernel, kernel, kernel, kernel, paired):
         pieces = [(512 * row + next(starts), length) for row, length in enumerate(edges)]
-        right += kernel.check("batched", pieces, None)
-        right += kernel.check("tree", pieces, 256)
+        right += one.check("batched", pieces, None)
+        right += one.check("tree", pieces, 256)
     # chunks of whole blocks, one short, and of half a block of SHA-384
-    for strategy, chunk_size in itertools.product(STRATEGIES, (128, 192)):
-        right += kernel.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
+    for one, strategy, chunk_size in itertools.product((kernel, paired), STRATEGIES, (128, 192)):
+        right += one.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
     # trees of one launch and of several, whose tiles and segments lie across one another
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)
     for leaves in (57, 60, 64, 65, 97):
