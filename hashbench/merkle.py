@@ -7,7 +7,8 @@ Section 2.1.1 of RFC 9162 is the tree of RFC 6962 (Certificate Transparency) too
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hashbench.kernels import algorithm_named, check_chunk_size
 
@@ -50,13 +51,32 @@ def root_of(nodes: Sequence[bytes], algorithm: str) -> bytes:
     Raises:
         ValueError: `algorithm` is not "sha256" or "sha384".
     """
+    return _root_of(nodes, getattr(hashlib, algorithm_named(algorithm).name))
+
+
+def _root_of(nodes: Sequence[bytes], new: Callable[..., Any]) -> bytes:
+    """`root_of`, where the hash was looked up once for millions of nodes."""
     n = len(nodes)
     if n == 0:
-        return _hash(algorithm)
+        return bytes(new().digest())
     if n == 1:
         return nodes[0]
     k = _split(n)
-    return node_hash(root_of(nodes[:k], algorithm), root_of(nodes[k:], algorithm), algorithm)
+    return bytes(new(b"\x01" + _root_of(nodes[:k], new) + _root_of(nodes[k:], new)).digest())
+
+
+def roots_of(nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
+    """`root_of` for several trees at once.
+
+    Args:
+        nodes: of each tree its nodes as `root_of` takes them, one after the other.
+        algorithm: "sha256" or "sha384".
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    size = algorithm_named(algorithm).digest_size
+    return [root_of([run[i : i + size] for i in range(0, len(run), size)], algorithm) for run in nodes]
 
 
 def inclusion_proof(chunks: Sequence[Data], index: int, algorithm: str) -> list[bytes]:

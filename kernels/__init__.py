@@ -7,6 +7,7 @@ from importlib import import_module
 from hashbench.kernels.contract import (
     ALGORITHMS,
     CHUNK_SIZE_MULTIPLE,
+    SPLITMIX64_INCREMENT,
     STRATEGIES,
     Algorithm,
     Buffer,
@@ -26,6 +27,7 @@ __all__ = [
     "ALGORITHMS",
     "CHUNK_SIZE_MULTIPLE",
     "KERNELS",
+    "SPLITMIX64_INCREMENT",
     "STRATEGIES",
     "Algorithm",
     "Buffer",

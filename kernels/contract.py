@@ -15,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
-Strategy = Literal["batched", "tree"]
+Strategy = Literal["batched", "leaves", "tree"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 CHUNK_SIZE_MULTIPLE = 64
 """Chunk sizes are positive multiples of this many bytes."""
+
+SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15
+"""By which SplitMix64's state goes up with each of its words, modulo 2^64; see `Kernel.random`."""
 
 
 class Unavailable(Exception):
@@ -161,8 +164,8 @@ class Work(ABC):
 
     @abstractmethod
     def digests(self) -> Bytes:
-        """What the last run computed: uint8, shape (digests, digest size in bytes). Batched: one row a chunk, segment
-        after segment. Tree: one root a segment."""
+        """What the last run computed: uint8, shape (digests, digest size in bytes). Batched and leaves: one row a
+        chunk, segment after segment. Tree: one root a segment."""
 
 
 class Kernel(ABC):
@@ -171,7 +174,7 @@ class Kernel(ABC):
     Args:
         device: one of `devices()`, available.
         algorithm: "sha256" or "sha384".
-        variant: a name in `variants`; None is the first, the fastest known.
+        variant: a name in `variants`; None is the fastest known on the device.
 
     Raises:
         ValueError: an unknown algorithm or variant, or a device of another kernel.
@@ -190,7 +193,12 @@ class Kernel(ABC):
             raise ValueError(f"unknown variant {variant!r} of {self.name}: accepted are {', '.join(self.variants)}")
         self.device = device
         self.algorithm = algorithm_named(algorithm)
-        self.variant = variant or self.variants[0]
+        self.variant = variant or self.default_variant(device)
+
+    @classmethod
+    def default_variant(cls, device: Device) -> str:
+        """The fastest variant known on `device`, one of `devices()`: the first, unless overridden."""
+        return cls.variants[0]
 
     @classmethod
     @abstractmethod
@@ -201,6 +209,14 @@ class Kernel(ABC):
     @abstractmethod
     def free_memory(self) -> int:
         """Bytes that buffers on the device can still take."""
+
+    def largest_buffer(self) -> int:
+        """Bytes that one of them can take: all that are free, unless overridden."""
+        return self.free_memory()
+
+    def trim(self) -> None:  # noqa: B027  # most frameworks keep nothing
+        """Gives the device back what the framework keeps of memory that no buffer holds, so that other frameworks can
+        have it; nothing, unless overridden."""
 
     @abstractmethod
     def put(self, data: bytes | bytearray | memoryview | Bytes) -> Buffer:
@@ -246,7 +262,8 @@ class Kernel(ABC):
         """The work of hashing `segments`, each cut into chunks of `chunk_size` bytes (the last may be short).
 
         `strategy` "batched" gives the digests of the chunks; a `chunk_size` of None then makes each segment one
-        message. "tree" gives each segment's Merkle Tree Hash (RFC 9162 section 2.1.1) over its chunks.
+        message. "tree" gives each segment's Merkle Tree Hash (RFC 9162 section 2.1.1) over its chunks, and "leaves" the
+        hashes that this tree starts from, one a chunk.
 
         Raises:
             TypeError, ValueError: a misuse, named in the message.
@@ -256,6 +273,11 @@ class Kernel(ABC):
     def batched(self, segments: Sequence[Buffer], chunk_size: int | None = None) -> Bytes:
         """H(chunk) for every chunk of every segment, as `prepare` says: uint8, shape (chunks, digest size)."""
         return self._hashed("batched", segments, chunk_size)
+
+    def leaves(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
+        """H(0x00 || chunk) for every chunk of every segment: uint8, shape (chunks, digest size). An empty segment has
+        none."""
+        return self._hashed("leaves", segments, chunk_size)
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         """Every segment's Merkle Tree Hash, as `prepare` says: uint8, shape (segments, digest size)."""
@@ -290,7 +312,7 @@ def check_call(strategy: str, segments: Sequence[Buffer], chunk_size: int | None
     if isinstance(segments, Buffer) or not all(isinstance(s, Buffer) for s in segments):
         raise TypeError("segments must be a sequence of buffers, as put() and view() return them")
     if chunk_size is None:
-        if strategy == "tree":
+        if strategy != "batched":
             raise ValueError("a tree needs a chunk size: a positive multiple of 64 bytes")
     else:
         check_chunk_size(chunk_size)

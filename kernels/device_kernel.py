@@ -121,7 +121,7 @@ class DeviceWork(Work):
             )
             for reduction in layout.reductions
         ]
-        if layout.tagged:
+        if layout.tree:
             self._results = kernel.allocate(layout.results * size)
             threads = layout.results * size // 4
             self._launches.append(Launch("gather_roots", _groups(threads), (table, count, digests, self._results)))

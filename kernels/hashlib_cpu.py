@@ -19,6 +19,7 @@ import psutil
 
 from hashbench.kernels.arrays import contiguous_nbytes, host_bytes
 from hashbench.kernels.contract import (
+    SPLITMIX64_INCREMENT,
     Buffer,
     Bytes,
     Device,
@@ -52,7 +53,7 @@ def splitmix64(seed: int, first: int, count: int) -> np.ndarray[tuple[int], np.d
     """Words `first` to `first + count - 1` of the SplitMix64 sequence of `seed` (Steele, Lea, Flood: Fast
     Splittable Pseudorandom Number Generators, OOPSLA 2014): uint64, shape (count,)."""
     z = np.arange(first + 1, first + count + 1, dtype=np.uint64)
-    z *= np.uint64(0x9E3779B97F4A7C15)
+    z *= np.uint64(SPLITMIX64_INCREMENT)
     z += np.uint64(seed)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -138,7 +139,7 @@ class HashlibCpu(Kernel):
 
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
         check_call(strategy, segments, chunk_size)
-        return _HashlibWork(self, strategy == "tree", segments, chunk_size)
+        return _HashlibWork(self, strategy, segments, chunk_size)
 
 
 def _bytes_of(buffer: Buffer) -> Bytes:
@@ -147,9 +148,11 @@ def _bytes_of(buffer: Buffer) -> Bytes:
 
 
 class _HashlibWork(Work):
-    def __init__(self, kernel: HashlibCpu, tree: bool, segments: Sequence[Buffer], chunk_size: int | None) -> None:
+    def __init__(
+        self, kernel: HashlibCpu, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None
+    ) -> None:
         self._kernel = kernel
-        self._tree = tree
+        self._strategy = strategy
         chunks = [list(_cut(_bytes_of(segment).data, chunk_size)) for segment in segments]
         self._counts = [len(of_segment) for of_segment in chunks]
         self._chunks = [chunk for of_segment in chunks for chunk in of_segment]
@@ -157,7 +160,7 @@ class _HashlibWork(Work):
 
     def run(self) -> float:
         begin = perf_counter()
-        hash_run = self._hash_leaves if self._tree else self._hash_messages
+        hash_run = self._hash_messages if self._strategy == "batched" else self._hash_leaves
         if self._kernel.threads == 1:
             digests = hash_run(self._chunks)
         else:
@@ -166,7 +169,7 @@ class _HashlibWork(Work):
             with ThreadPoolExecutor(self._kernel.threads) as pool:
                 runs = pool.map(hash_run, (self._chunks[i : i + share] for i in range(0, count, share)))
                 digests = [digest for run in runs for digest in run]
-        self._digests = self._roots(digests) if self._tree else digests
+        self._digests = self._roots(digests) if self._strategy == "tree" else digests
         return perf_counter() - begin
 
     def digests(self) -> Bytes:

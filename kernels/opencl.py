@@ -51,14 +51,14 @@ class OpenCL(DeviceKernel):
     """SHA-2 in OpenCL C.
 
     A launch reaches one memory object, so segments of several buffers take one series of launches each buffer.
-    The default variant is the first on NVIDIA's devices, and "plain" elsewhere, where the others above it are the same.
+    The variants above "plain" differ from it on NVIDIA's devices alone.
     """
 
     name = "opencl"
     variants = ("paired", "prefetched", "balanced", "plain")
 
     def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant or (self.variants[0] if "NVIDIA" in device.vendor else "plain"))
+        super().__init__(device, algorithm, variant)
         cl = _pyopencl()
         self._cl = cl
         self._device = dict(_enumerate(cl))[device.id]
@@ -98,11 +98,19 @@ class OpenCL(DeviceKernel):
         reason = "no OpenCL device: install a GPU driver with OpenCL, or intel-opencl-rt for the CPU"
         return found or [Device(cls.name, framework=framework, unavailable=reason)]
 
+    @classmethod
+    def default_variant(cls, device: Device) -> str:
+        """The first on NVIDIA's devices, and "plain" elsewhere, where the others are the same."""
+        return cls.variants[0] if "NVIDIA" in device.vendor else "plain"
+
     def free_memory(self) -> int:
+        """OpenCL does not tell what is free: of a GPU, this is all the memory that it has."""
         if self.device.kind == "cpu":
-            return int(min(psutil.virtual_memory().available, self._device.max_mem_alloc_size))
-        # OpenCL does not tell what is free, and one buffer may be no larger than this.
-        return int(self._device.max_mem_alloc_size)
+            return psutil.virtual_memory().available
+        return int(self._device.global_mem_size)
+
+    def largest_buffer(self) -> int:
+        return int(min(self.free_memory(), self._device.max_mem_alloc_size))
 
     def allocate(self, nbytes: int) -> Buffer:
         return self.allocate_with(self._cl.mem_flags.READ_WRITE, nbytes)

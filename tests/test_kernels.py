@@ -26,7 +26,7 @@ from kernels_here import build, cases
 
 from hashbench.kernels import STRATEGIES, Buffer, Kernel, Strategy
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
-from hashbench.merkle import chunks_of, merkle_tree_hash
+from hashbench.merkle import chunks_of, leaf_hash, merkle_tree_hash
 
 Call = tuple[Strategy, int | None]
 
@@ -48,6 +48,8 @@ def expected(kernel: Kernel, strategy: Strategy, messages: Sequence[bytes], chun
         assert chunk_size is not None
         return [root(algorithm, message, chunk_size) for message in messages]
     chunks = messages if chunk_size is None else [c for message in messages for c in chunks_of(message, chunk_size)]
+    if strategy == "leaves":
+        return [leaf_hash(chunk, algorithm) for chunk in chunks]
     return [hashlib.new(algorithm, chunk).digest() for chunk in chunks]
 
 
@@ -84,7 +86,7 @@ chunk_sizes = st.one_of(
 @st.composite
 def any_call(draw: st.DrawFn) -> Call:
     strategy = draw(st.sampled_from(STRATEGIES))
-    return strategy, draw(chunk_sizes if strategy == "tree" else st.none() | chunk_sizes)
+    return strategy, draw(st.none() | chunk_sizes if strategy == "batched" else chunk_sizes)
 
 
 @given(data=st.data(), call=any_call(), seed=st.integers(0, 2**32 - 1))
@@ -268,6 +270,17 @@ def test_work_runs_again(kernel: Kernel, strategy: Strategy) -> None:
 
 def test_free_memory_is_some(kernel: Kernel) -> None:
     assert kernel.free_memory() > 1 << 20
+    assert kernel.largest_buffer() > 1 << 20
+    buffer = kernel.put(b"held")
+    kernel.trim()
+    assert kernel.get(buffer).tobytes() == b"held"
+
+
+def test_the_default_variant_is_built(kernel: Kernel) -> None:
+    default = type(kernel).default_variant(kernel.device)
+    assert default in kernel.variants
+    if default == kernel.variant:
+        assert type(kernel)(kernel.device, kernel.algorithm.name).variant == default
 
 
 # Launches and memory of a call ---------------------------------------------------------------------------------------

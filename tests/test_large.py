@@ -44,7 +44,7 @@ def parameters(found: Iterator[tuple[Case, str]], missing: str) -> Sequence[obje
 
 def with_room(kernel: Kernel, nbytes: int) -> Kernel:
     """`kernel`, where its device can give `nbytes`; else the test is skipped."""
-    free = kernel.free_memory()
+    free = kernel.largest_buffer()
     if free < nbytes:
         pytest.skip(
             f"{kernel.device.name} ({kernel.name}) can give {free / GIB:.1f} GiB, {nbytes / GIB:.1f} are needed"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashbench.kernels import Strategy
 from hashbench.kernels.layout import digest_count, lay_out
 
 # Segments that add up to fewer than 2^64 chunks of 64 bytes.
@@ -24,21 +26,24 @@ def test_a_tree(segments: list[tuple[int, int]], chunk_size: int) -> None:
     assert layout.chunk_size == min(chunk_size, max(lengths, default=0))
     leaves = leaves_of(lengths, chunk_size)
     assert layout.slots == sum(leaves)
+    assert (layout.tagged, layout.tree) == (1, True)
     assert layout.results == layout.segments == len(lengths)
     assert layout.table.dtype == np.uint64
     assert layout.table.tolist() == offsets + lengths + [sum(leaves[:i]) for i in range(len(leaves))]
     assert [digest_count("tree", length, chunk_size) for length in lengths] == [1] * len(lengths)
 
 
+@pytest.mark.parametrize("strategy", ["batched", "leaves"])
 @given(segments=segments, chunk_size=chunk_sizes)
-def test_batched(segments: list[tuple[int, int]], chunk_size: int) -> None:
+def test_a_digest_for_each_chunk(strategy: Strategy, segments: list[tuple[int, int]], chunk_size: int) -> None:
     offsets, lengths = map(list, zip(*segments, strict=True))
-    layout = lay_out("batched", offsets, lengths, chunk_size)
+    layout = lay_out(strategy, offsets, lengths, chunk_size)
+    assert (layout.tagged, layout.tree) == (int(strategy == "leaves"), False)
     assert layout.chunk_size == min(chunk_size, max(lengths, default=0))
     chunks = [-(-length // chunk_size) for length in lengths]
     assert layout.slots == layout.results == sum(chunks)
     assert layout.table.tolist() == offsets + lengths + [sum(chunks[:i]) for i in range(len(chunks))]
-    assert [digest_count("batched", length, chunk_size) for length in lengths] == chunks
+    assert [digest_count(strategy, length, chunk_size) for length in lengths] == chunks
     assert layout.reductions == ()
 
 

@@ -155,3 +155,10 @@ def test_chunks_are_the_data_in_order(data: bytes, chunk_size: int) -> None:
     assert b"".join(chunks) == data
     assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
     assert all(0 < len(chunk) <= chunk_size for chunk in chunks)
+
+
+@given(counts=st.lists(st.integers(0, 40), max_size=6), algorithm=algorithms)
+def test_roots_of_several_trees(counts: list[int], algorithm: str) -> None:
+    trees = [[merkle.leaf_hash(bytes([tree, i]), algorithm) for i in range(n)] for tree, n in enumerate(counts)]
+    expected = [merkle.root_of(nodes, algorithm) for nodes in trees]
+    assert merkle.roots_of([b"".join(nodes) for nodes in trees], algorithm) == expected

@@ -28,14 +28,15 @@ def test_a_chunk_size_that_is_no_integer(kernel: Kernel, strategy: Any, chunk_si
         kernel.prepare(strategy, [kernel.put(b"data")], chunk_size)
 
 
-def test_a_tree_without_a_chunk_size(kernel: Kernel) -> None:
+@pytest.mark.parametrize("strategy", ["leaves", "tree"])
+def test_a_tree_without_a_chunk_size(kernel: Kernel, strategy: Any) -> None:
     with pytest.raises(ValueError, match="a tree needs a chunk size: a positive multiple of 64"):
-        kernel.prepare("tree", [kernel.put(b"data")], None)
+        kernel.prepare(strategy, [kernel.put(b"data")], None)
 
 
 def test_an_unknown_strategy(kernel: Kernel) -> None:
     strategy: Any = "forest"
-    with pytest.raises(ValueError, match=r"unknown strategy 'forest': accepted are batched, tree"):
+    with pytest.raises(ValueError, match=r"unknown strategy 'forest': accepted are batched, leaves, tree"):
         kernel.prepare(strategy, [kernel.put(b"data")], 64)
 
 
