@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from hashbench.experiment import Experiment, Point, Skip
 from hashbench.experiments import style
+from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Algorithm, Buffer, Device
 from hashbench.kernels.microbenchmarks import PIPES, Microbenchmarks, Pipe, Run
 from hashbench.measurement import Seconds
@@ -116,7 +117,7 @@ def _parts(devices: Sequence[Device], experiment: str) -> Iterator[Iterable[Read
         opened: list[Microbenchmarks] = []
         yield _of_device(device, opened)
         for bench in opened:  # none where it failed
-            yield from (_of_pipe(bench, device, pipe) for pipe in PIPES.values())
+            yield from (of_pipe(bench, device, pipe) for pipe in PIPES.values())
             halves = "one half copied to the other; bytes read and bytes written are counted"
             yield _of_memory(bench, device, COPY, bench.copy, halves)
             yield _of_memory(bench, device, READ, bench.read, "read once, 16 bytes a load")
@@ -124,13 +125,18 @@ def _parts(devices: Sequence[Device], experiment: str) -> Iterator[Iterable[Read
 
 def _of_device(device: Device, opened: list[Microbenchmarks]) -> Iterator[Reading]:
     """The number of multiprocessors. The micro-benchmarks are added to `opened`."""
-    bench = Microbenchmarks(device)
-    opened.append(bench)
+    opened.append(Microbenchmarks(device))
+    yield of_multiprocessors(opened[0], device)
+
+
+def of_multiprocessors(bench: Microbenchmarks, device: Device) -> Reading:
+    """How many there are."""
     count = [float(bench.multiprocessors)]
-    yield _reading(device, count, MULTIPROCESSOR, COUNT, COUNT_UNIT, "as the driver says", source=device.driver)
+    return _reading(device, count, MULTIPROCESSOR, COUNT, COUNT_UNIT, "as the driver says", source=device.driver)
 
 
-def _of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Reading]:
+def of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Reading]:
+    """The rate of a pipe, and, while it is that of `MIXTURES`' first, the clock."""
     turns = FEW_TURNS
     bench.run(pipe, turns)  # which loads its code
     while (seconds := bench.run(pipe, turns).seconds) < LAUNCH_SECONDS / 2:
@@ -138,7 +144,7 @@ def _of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Rea
     runs: list[Run] = _repeated(lambda: bench.run(pipe, turns))
     yield _reading(device, [run.rate for run in runs], pipe.name, RATE, RATE_UNIT, pipe.note)
     if pipe.name == MIXTURES[0]:
-        note = f"the multiprocessor's clock counter over the seconds of CUDA's events, while it executes {pipe.name}"
+        note = f"the multiprocessor's clock counter over the GPU's timer, around the loop of {pipe.name} alone"
         yield _reading(device, [run.megahertz for run in runs], MULTIPROCESSOR, CLOCK, CLOCK_UNIT, note)
 
 
@@ -235,7 +241,7 @@ def _device(panel: _Panel) -> str:
 
 
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
-    axes.set_title(f"{style.algorithm_title(panel.algorithm.name)}, {panel.device_name}", loc="left")
+    axes.set_title(f"{algorithm_title(panel.algorithm.name)}, {panel.device_name}", loc="left")
     for place, row in enumerate(panel.rows):
         slow, fast = row.gb_per_s_range
         axes.barh(place, row.gb_per_s, height=0.66, color=style.kernel_colour(row.kernel), linewidth=0)

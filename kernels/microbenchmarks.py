@@ -1,7 +1,7 @@
 """How fast one NVIDIA GPU's pipes and memory are, by micro-benchmarks through CuPy, to hold SHA-2 kernels against.
 
 Rates are operations a clock and multiprocessor by the multiprocessor's own clock counter, so they assume no frequency;
-the launch's events give the frequency beside them.
+the GPU's timer, read beside that counter, gives the frequency.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ MULTIPLIER = 0x9E3779B1
 """What the chains multiply by, told at the launch: odd, so that a product is zero where a factor is."""
 
 
+Spans = npt.NDArray[np.uint64]
+"""Shape (warps, 5): each warp's multiprocessor, that one's clock as the warp's loop began and ended, and the GPU's
+timer then, in nanoseconds."""
+
+
 @dataclass(frozen=True)
 class Pipe:
     """A benchmark of one operation, or of several side by side in equal parts.
@@ -66,6 +71,9 @@ class Pipe:
 
 
 _X, _W = "(x[i], x[next])", "(w[i], w[next])"
+_LOP3, _SHF, _IMAD = "LOP3_CONSTANT(x[i])", "SHF_CONSTANT(x[i])", "IMAD_CONSTANT(x[i])"
+_DFMA = "DFMA_CONSTANT(d[i])"
+_ONE_REGISTER = "together, each with one register to read and a constant"
 _TWICE_SHF = "SHF(x[i], x[next]); SHF(x[i], x[third])"
 
 PIPES = {
@@ -83,15 +91,21 @@ PIPES = {
         Pipe("DFMA", "DFMA(d[i])", note="double-precision multiply-add, rounded toward zero, as a shift"),
         Pipe("LOP3+SHF", f"LOP3{_X}; SHF{_X}", 2, note="both together"),
         Pipe("LOP3+IADD3", f"LOP3{_X}; IADD3(x[i], x[next], x[third])", 2, note="both together"),
-        Pipe("LOP3+IMAD", f"LOP3{_X}; IMAD{_X}", 2, note="both together"),
-        Pipe("LOP3+ADD", f"LOP3{_X}; ADD_CONSTANT(x[i])", 2, note="both together; the sum is with a constant"),
-        Pipe("SHF+IMAD", f"SHF{_X}; IMAD{_X}", 2, note="both together"),
-        Pipe("SHF+DFMA", f"SHF{_X}; DFMA(d[i])", 2, note="both together"),
+        Pipe("LOP3+IMAD", f"{_LOP3}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe(
+            "LOP3+IMAD of registers",
+            f"LOP3{_X}; IMAD{_X}",
+            2,
+            note="both together, each with two or three registers to read: as fast as those are delivered, not issued",
+        ),
+        Pipe("LOP3+ADD", f"{_LOP3}; ADD_CONSTANT(x[i])", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("SHF+IMAD", f"{_SHF}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("SHF+DFMA", f"{_SHF}; {_DFMA}", 2, note=f"both {_ONE_REGISTER}"),
         Pipe("IMAD+IMAD.WIDE", f"IMAD{_X}; IMAD_WIDE{_W}", 2, note="both together"),
         # With one product to one shift nothing is seen: two turns of the FMA pipe take as long as two of the ALU.
         Pipe("SHF+SHF+IMAD.WIDE", f"{_TWICE_SHF}; IMAD_WIDE{_W}", 3, note="two shifts to one product"),
         Pipe("SHF+SHF+IMAD.HI", f"{_TWICE_SHF}; IMAD_HI{_X}", 3, note="two shifts to one product"),
-        Pipe("LOP3+IMAD+DFMA", f"LOP3{_X}; IMAD{_X}; DFMA(d[i])", 3, note="all three together"),
+        Pipe("LOP3+IMAD+DFMA", f"{_LOP3}; {_IMAD}; {_DFMA}", 3, note=f"all three {_ONE_REGISTER}"),
     )
 }
 """By name."""
@@ -103,18 +117,13 @@ class Run:
 
     Attributes:
         rate: operations a clock, of the middle one of the multiprocessors.
-        clocks: of the multiprocessor that took the most.
-        seconds: of the launch, by events.
+        megahertz: the clock of the middle one of the warps, while it ran.
+        seconds: of the launch, by events, with the few microseconds that it takes to begin and to end.
     """
 
     rate: float
-    clocks: int
+    megahertz: float
     seconds: float
-
-    @property
-    def megahertz(self) -> float:
-        """The multiprocessor's clock, less the few microseconds that a launch takes to begin."""
-        return 1e-6 * self.clocks / self.seconds
 
 
 def source() -> str:
@@ -127,19 +136,24 @@ def source() -> str:
     return "".join(lines)
 
 
-def busiest(spans: npt.NDArray[np.uint64], operations: int) -> tuple[float, int]:
-    """The rate of the middle multiprocessor, in operations a clock, and the clocks of the one that took the most.
+def rate(spans: Spans, operations: int) -> float:
+    """The rate of the middle multiprocessor, in operations a clock.
 
     Args:
-        spans: shape (warps, 3): each warp's multiprocessor, and its clock at the begin and at the end.
+        spans: of all warps.
         operations: of each warp, over all its threads.
     """
-    rates, clocks = [], []
+    rates = []
     for multiprocessor in np.unique(spans[:, 0]):
         mine = spans[spans[:, 0] == multiprocessor]
-        clocks.append(int(mine[:, 2].max() - mine[:, 1].min()))
-        rates.append(len(mine) * operations / clocks[-1])
-    return float(np.median(rates)), max(clocks)
+        rates.append(len(mine) * operations / int(mine[:, 2].max() - mine[:, 1].min()))
+    return float(np.median(rates))
+
+
+def megahertz(spans: Spans) -> float:
+    """The clock of the middle warp: by the GPU's timer around its loop, so that neither the launch nor the wait for a
+    multiprocessor is counted."""
+    return float(np.median(1e3 * (spans[:, 2] - spans[:, 1]) / (spans[:, 4] - spans[:, 3])))
 
 
 class Microbenchmarks:
@@ -179,13 +193,13 @@ class Microbenchmarks:
         """One launch of `pipe` over every multiprocessor, each thread through `turns` turns of its loop."""
         blocks = BLOCKS * self.multiprocessors
         with self._device, self._stream:
-            spans = self._cupy.empty((blocks * BLOCK // WARP, 3), np.uint64)
+            written = self._cupy.empty((blocks * BLOCK // WARP, 5), np.uint64)
             sink = self._cupy.empty(blocks * BLOCK, np.uint32)
             kernel = self._module.get_function(pipe.function)
-            arguments = (np.uint32(turns), np.uint32(MULTIPLIER), spans, sink)
+            arguments = (np.uint32(turns), np.uint32(MULTIPLIER), written, sink)
             seconds = self._seconds(lambda: kernel((blocks,), (BLOCK,), arguments))
-            rate, clocks = busiest(spans.get(), turns * LOOP * WARP)
-        return Run(rate, clocks, seconds)
+            spans = written.get()
+        return Run(rate(spans, turns * LOOP * WARP), megahertz(spans), seconds)
 
     def copy(self, memory: Buffer) -> float:
         """Seconds of copying one half of `memory` to the other."""

@@ -4,8 +4,9 @@
  * LOADS, and adds a line PIPE(..) for each instruction rate.
  *
  * Each pipe's kernel runs CHAINS independent chains a thread through `turns` turns of a loop whose body is `steps` steps
- * of every chain. A chain's next value takes its neighbour's too, so that no compiler can fold two steps into one, and
- * all starts from a kernel argument and the thread's number, so that none can compute it before. */
+ * of every chain. All starts from a kernel argument and the thread's number, so that no compiler can compute it before.
+ * No two steps may be folded into one either: a chain's next value takes its neighbour's too, or the chain takes turns
+ * between instructions that do not commute. */
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -21,14 +22,28 @@ typedef unsigned long long u64;
 #define PRMT(x, y) asm("prmt.b32 %0, %0, %1, 0x4321;" : "+r"(x) : "r"(y))
 #define IADD3(x, y, z) x = x + y + z
 #define ADD(x, y) x = x + y
-#define ADD_CONSTANT(x) x = x + 0x9e3779b9u
 #define ADD64(w, v) w = w + v
 #define IMAD(x, y) asm("mad.lo.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
 #define IMAD_HI(x, y) asm("mul.hi.u32 %0, %0, %1;" : "+r"(x) : "r"(y))
 #define IMAD_WIDE(w, v) asm("mul.wide.u32 %0, %1, %2;" : "=l"(w) : "r"((u32)w), "r"((u32)(v >> 32)))
 #define DFMA(d) asm("fma.rz.f64 %0, %0, %1, %2;" : "+d"(d) : "d"(0x1p-7), "d"(0x1p52 - 0x1p45))
 
-/* Each warp writes its multiprocessor, and that one's clock as the warp's loop began and ended. */
+/* The same instructions with one register to read and a constant in the instruction itself, to be mixed: with more to
+ * read, instructions of several pipes side by side wait for the register file. DFMA_CONSTANT changes nothing. */
+#define LOP3_CONSTANT(x) x = x ^ 0x9e3779b9u
+#define SHF_CONSTANT(x) asm("shf.l.wrap.b32 %0, %0, %0, 7;" : "+r"(x))
+#define ADD_CONSTANT(x) x = x + 0x9e3779b9u
+#define IMAD_CONSTANT(x) asm("mul.lo.u32 %0, %0, 0x9e3779b1;" : "+r"(x))
+#define DFMA_CONSTANT(d) asm("fma.rz.f64 %0, %0, %1, %0;" : "+d"(d) : "d"(0x1p-60))
+
+/* The GPU's timer. */
+static __device__ __forceinline__ u64 nanoseconds() {
+    u64 now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
+
+/* Each warp writes its multiprocessor, and that one's clock and the GPU's timer as the warp's loop began and ended. */
 #define PIPE(name, steps, step)                                                                          \
     extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS)                                          \
         name(u32 turns, u32 b, u64* spans, u32* sink) {                                                  \
@@ -41,7 +56,7 @@ typedef unsigned long long u64;
             d[i] = 0x1p52 + x[i];                                                                        \
         }                                                                                                \
         __syncthreads();                                                                                 \
-        u64 start = clock64();                                                                           \
+        u64 began = nanoseconds(), start = clock64();                                                    \
         NO_UNROLL for (u32 turn = 0; turn < turns; ++turn) {                                             \
             UNROLL for (u32 t = 0; t < steps; ++t) {                                                     \
                 UNROLL for (u32 i = 0; i < CHAINS; ++i) {                                                \
@@ -50,7 +65,7 @@ typedef unsigned long long u64;
                 }                                                                                        \
             }                                                                                            \
         }                                                                                                \
-        u64 end = clock64();                                                                             \
+        u64 end = clock64(), ended = nanoseconds();                                                      \
         u32 mixed = 0, multiprocessor;                                                                   \
         UNROLL for (u32 i = 0; i < CHAINS; ++i) {                                                        \
             mixed ^= x[i] ^ (u32)w[i] ^ (u32)(w[i] >> 32) ^ __double2loint(d[i]);                        \
@@ -58,10 +73,12 @@ typedef unsigned long long u64;
         sink[thread] = mixed;                                                                            \
         if (threadIdx.x % 32 == 0) {                                                                     \
             asm("mov.u32 %0, %%smid;" : "=r"(multiprocessor));                                           \
-            u64* span = spans + 3 * (thread / 32);                                                       \
+            u64* span = spans + 5 * (thread / 32);                                                       \
             span[0] = multiprocessor;                                                                    \
             span[1] = start;                                                                             \
             span[2] = end;                                                                               \
+            span[3] = began;                                                                             \
+            span[4] = ended;                                                                             \
         }                                                                                                \
     }
 
