@@ -31,7 +31,7 @@ LINT_STAMP := $(ENV)/.installed-lint
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env bench test figures lint clean
+.PHONY: help env bench test figures report lint clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,6 +46,9 @@ test: $(STAMP) ## run every test that this machine's hardware allows (ARGS="more
 
 figures: $(STAMP) ## draw the figures from the measurements under results/
 	$(BIN)hashbench figures $(ARGS)
+
+report: $(STAMP) ## write the report, one page of HTML, from the measurements and figures under results/
+	$(BIN)hashbench report $(ARGS)
 
 # mypy sees the three folders where they stand as the package that they install as.
 lint: $(STAMP) $(LINT_STAMP) ## check style and types

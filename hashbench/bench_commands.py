@@ -1,4 +1,4 @@
-"""The commands that measure: `bench`, `figures` and `compare`."""
+"""The commands that measure, `bench`, and that draw what was measured, `figures`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from hashbench.experiment import (
     Skip,
     experiment_named,
     experiments,
+    machines_with,
     plan,
     run,
 )
@@ -36,13 +37,13 @@ from hashbench.results import (
     rows_path,
     write_machine,
 )
-from hashbench.tables import comparisons_table, print_table, readings_table, rows_table
+from hashbench.tables import print_table, readings_table, rows_table
 from hashbench.verification import VerificationError
 
 CHECK_FAILED = 1
-"""Exit code where a kernel's output was wrong."""
+"""Exit code where a digest is not what it should be."""
 
-_results_option = click.option(
+results_option = click.option(
     "--results",
     type=click.Path(path_type=Path),
     default=Path("results"),
@@ -63,8 +64,9 @@ _results_option = click.option(
     type=click.Choice(list(ALGORITHMS)),
     help="Measure rows of this algorithm alone; readings are taken of both.",
 )
+@click.option("--again", is_flag=True, help="Measure points anew that have rows of this very commit.")
 @click.option("--machine", "machine_name", help="Name of the machine's folder; after its main device unless given.")
-@_results_option
+@results_option
 @click.pass_context
 def bench(
     context: click.Context,
@@ -73,14 +75,16 @@ def bench(
     kernels: Sequence[str],
     ids: Sequence[str],
     algorithms: Sequence[str],
+    again: bool,
     machine_name: str | None,
     results: Path,
 ) -> None:
     """Measure every kernel and device of this machine by each EXPERIMENT; by all of them where none is named.
 
     Each kernel's output is verified before it is timed. Rows go to RESULTS/<machine>/<experiment>.csv, readings of
-    anything else to <experiment>.readings.csv, each as soon as it is measured, and the figures beside them. Exit code
-    1: a kernel's output was wrong.
+    anything else to <experiment>.readings.csv, each as soon as it is measured, and the figures beside them; figures
+    over all machines go to RESULTS/figures. An interrupted run goes on where it ended: points that have a row of the
+    same commit, driver and framework are left as they are. Exit code 1: a kernel's output was wrong.
     """
     chosen = [experiment_named(name) for name in names or experiments()]
     found = selection.devices()
@@ -97,52 +101,36 @@ def bench(
     reports = []
     for experiment in chosen:
         readings = experiment.readings(wanted, quick=quick)
-        report = _run(experiment, planned[experiment.name], readings, files[experiment.name], commit)
+        report = _run(experiment, planned[experiment.name], readings, files[experiment.name], commit, again)
         reports.append(report)
         _show(report, folder, experiment)
         if report.interrupted:
             kept = len(report.rows) + len(report.readings)
             click.echo(f"rows and readings measured before the interrupt, and kept: {kept}", err=True)
             raise KeyboardInterrupt
+    for experiment, report in zip(chosen, reports, strict=True):
+        if report.current or report.readings:
+            _draw_overview(experiment, results)
     errors = [failure.error for report in reports for failure in report.failures]
     if any(isinstance(error, VerificationError) for error in errors):
         context.exit(CHECK_FAILED)
     if errors:
         raise errors[0]
-    if not any(report.rows or report.readings for report in reports):
+    if not any(report.current or report.readings for report in reports):
         reasons = dict.fromkeys(f"{skip.what}: {skip.reason}" for report in reports for skip in report.skips)
         raise Unavailable(f"nothing was measured: {'; '.join(reasons) or 'no experiment has points for these devices'}")
 
 
 @click.command()
-@_results_option
+@results_option
 def figures(results: Path) -> None:
     """Draw every figure again, from the results alone."""
-    for folder in machine_folders(results):
-        for name in experiment_names(folder):
+    folders = {folder: experiment_names(folder) for folder in machine_folders(results)}
+    for folder, names in folders.items():
+        for name in names:
             _draw(experiment_named(name), folder)
-
-
-@click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="A B [...]")
-@_results_option
-def compare(runs: Sequence[str], results: Path) -> None:
-    """Compare machines or runs, point by point, with A.
-
-    Each is a machine's folder, by its path or by its name under RESULTS, or one results file.
-    """
-    if len(runs) < 2:
-        raise click.UsageError("compare needs two runs at least: each a machine's folder or a results file")
-    paths = [Path(run) if Path(run).exists() else results / run for run in runs]
-    base, *others = [comparison.read_run(path) for path in paths]
-    tables = []
-    for name, rows in zip(runs[1:], others, strict=True):
-        pairs = comparison.compare(base, rows)
-        if not pairs:
-            raise comparison.NotComparableError(f"{runs[0]} and {name} have no point in common")
-        tables.append(comparisons_table(pairs, runs[0], name))
-    for table in tables:
-        print_table(table)
+    for name in sorted({name for names in folders.values() for name in names}):
+        _draw_overview(experiment_named(name), results)
 
 
 def _wanted(found: Sequence[Device], kernels: Sequence[str], ids: Sequence[str]) -> list[Device]:
@@ -160,6 +148,8 @@ def _wanted(found: Sequence[Device], kernels: Sequence[str], ids: Sequence[str])
 def _machine_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise ValueError(f"machine name {name!r} is not accepted: it is made of letters, digits, '.', '_' and '-'")
+    if name == FIGURES_FOLDER:
+        raise ValueError(f"machine name {name!r} is not accepted: that folder has the figures over all machines")
     return name
 
 
@@ -174,6 +164,7 @@ def _run(
     readings: Iterator[Reading | Skip],
     files: tuple[ResultsFile, ReadingsFile],
     commit: str,
+    again: bool,
 ) -> Report:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -191,6 +182,7 @@ def _run(
             readings,
             *files,
             commit,
+            again,
             on_start=lambda point: progress.update(task, completed=next(done), description=str(point)),
             on_end=on_end,
         )
@@ -210,13 +202,16 @@ def _reason(error: Exception) -> str:
 
 def _show(report: Report, folder: Path, experiment: Experiment) -> None:
     """Prints what a run gave, and draws what its files hold."""
-    if report.rows:
-        print_table(rows_table(report.rows))
+    if report.kept:
+        points = "1 point has a row" if len(report.kept) == 1 else f"{len(report.kept):,} points have rows"
+        click.echo(f"{experiment.name}: {points} of this commit; --again measures anew", err=True)
+    if report.current:
+        print_table(rows_table(report.current))
         click.echo(f"rows: {rows_path(folder, experiment.name)}")
     if report.readings:
         print_table(readings_table(report.readings))
         click.echo(f"readings: {readings_path(folder, experiment.name)}")
-    if report.rows or report.readings:
+    if report.current or report.readings:
         _draw(experiment, folder)
 
 
@@ -227,4 +222,11 @@ def _draw(experiment: Experiment, folder: Path) -> None:
     comparison.check_comparable(rows)
     if rows or readings:
         for written in experiment.figure(rows, readings, folder / FIGURES_FOLDER / experiment.name):
+            click.echo(f"figure: {written}")
+
+
+def _draw_overview(experiment: Experiment, results: Path) -> None:
+    """Draws an experiment's figure over all machines, where it has one and there are results of it."""
+    if machines := machines_with(results, experiment.name):
+        for written in experiment.overview(machines, results / FIGURES_FOLDER / experiment.name):
             click.echo(f"figure: {written}")

@@ -1,4 +1,4 @@
-"""The command line: `hashbench devices | hash | bench | figures | compare | predict`.
+"""The command line: `hashbench devices | hash | bench | figures | report | compare | predict`.
 
 Exit codes: 0 good; 1 a check failed; 2 the call or the input was unusable; 130 interrupted. Errors are one line on
 stderr.
@@ -20,11 +20,13 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from hashbench import selection
-from hashbench.bench_commands import bench, compare, figures
+from hashbench.bench_commands import CHECK_FAILED, bench, figures
 from hashbench.files import ChangedWhileReadError, FileHasher, Progress, open_source, size_of
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
 from hashbench.predict_command import predict
+from hashbench.report_commands import compare, report
 from hashbench.sizes import SIZE
+from hashbench.verification import VerificationError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +35,7 @@ UNUSABLE = 2
 INTERRUPTED = 130
 
 _SPOOL_SIZE = 32 << 20  # bytes of lines that wait in memory, and not on disk, for the end of their file
-_SAYS_WHAT_IS_WRONG = (Unavailable, OSError, ValueError, TypeError, MemoryError)
+_SAYS_WHAT_IS_WRONG = (Unavailable, OSError, ValueError, TypeError, MemoryError, VerificationError)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -107,7 +109,7 @@ def hash_files(
         context.exit(UNUSABLE)
 
 
-for command in (bench, figures, compare, predict):
+for command in (bench, figures, report, compare, predict):
     hashbench.add_command(command)
 
 
@@ -135,7 +137,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         _complain(error, error.filename if isinstance(error, OSError) else None, debug)
         _drop_output()
-        return UNUSABLE
+        return CHECK_FAILED if isinstance(error, VerificationError) else UNUSABLE
 
 
 def _table(listed: Sequence[Device], default: Sequence[Device]) -> Table:

@@ -6,8 +6,10 @@ offer theirs through the entry-point group `hashbench.experiments`, so that this
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
@@ -16,20 +18,22 @@ from traceback import clear_frames
 from typing import ClassVar
 
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Strategy, Unavailable, kernel_class
+from hashbench.machine import is_exact
 from hashbench.measurement import PROTOCOL, Measurement, input_count, make_inputs, measure
 from hashbench.readings import FORMAT as READING_FORMAT
-from hashbench.readings import Reading, ReadingsFile
-from hashbench.results import SCHEMA, ResultsFile, Row
+from hashbench.readings import Reading, ReadingsFile, readings_path
+from hashbench.results import SCHEMA, ResultsFile, Row, machine_folders, rows_path
 from hashbench.sizes import format_size
-from hashbench.verification import Extent, verify
+from hashbench.verification import LEAVES_AT_A_TIME, Extent, verify
 
 GROUP = "hashbench.experiments"
 
 SEED = 20250101
 """Of the random input, the same in every measurement; see `Kernel.random`."""
 
-MEMORY_SHARE = 0.85
-"""The share of a device's free memory that a measurement may take; the rest is for what the framework needs."""
+MEMORY_SHARE = {"gpu": 0.97, "cpu": 0.85}
+"""The share of a device's free memory that a measurement may take; the rest is for what the framework needs, and of a
+host's memory for everything else that runs there."""
 
 SMALLEST = 1 << 20
 """Bytes below which a point is not cut further to fit."""
@@ -41,11 +45,12 @@ class Point:
 
     Attributes:
         device: where; it names the kernel too.
-        strategy: "batched" or "tree".
+        strategy: "batched", "leaves" or "tree".
         algorithm: "sha256" or "sha384".
         lengths: bytes of each segment.
         chunk_size: bytes of a chunk; None, for "batched" alone, makes each segment one message.
-        variant: of the kernel; None is its first.
+        variant: of the kernel; None is its default on the device.
+        model: name of the inventory that the segments are; empty where they are none's.
     """
 
     device: Device
@@ -54,6 +59,7 @@ class Point:
     lengths: tuple[int, ...]
     chunk_size: int | None
     variant: str | None = None
+    model: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +70,8 @@ class Point:
         chunk = "" if self.chunk_size is None else f", {format_size(self.chunk_size)} chunks"
         segments = f" in {len(self.lengths):,} segments" if len(self.lengths) > 1 else ""
         where = " ".join(filter(None, (self.device.kernel, self.variant, self.device.id)))
-        return f"{where}: {self.algorithm} {self.strategy}, {format_size(self.nbytes)}{segments}{chunk}"
+        what = " ".join(filter(None, (self.algorithm, self.strategy, self.model)))
+        return f"{where}: {what}, {format_size(self.nbytes)}{segments}{chunk}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,14 @@ class Failure:
     error: Exception
 
 
-Outcome = Row | Reading | Skip | Failure
+@dataclass(frozen=True)
+class Kept:
+    """A point that was not measured again, since it has a row of this very code, driver and framework."""
+
+    row: Row
+
+
+Outcome = Row | Kept | Reading | Skip | Failure
 
 
 @dataclass
@@ -105,8 +119,19 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """The measurements of kernels."""
+        """The measurements of kernels that were made."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Row)]
+
+    @property
+    def kept(self) -> list[Row]:
+        """The rows of the points that were not measured again."""
+        return [outcome.row for outcome in self.outcomes if isinstance(outcome, Kept)]
+
+    @property
+    def current(self) -> list[Row]:
+        """The rows of all points that were measured, now or before."""
+        found = (outcome.row if isinstance(outcome, Kept) else outcome for outcome in self.outcomes)
+        return [row for row in found if isinstance(row, Row)]
 
     @property
     def readings(self) -> list[Reading]:
@@ -124,14 +149,34 @@ class Report:
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
 
 
+@dataclass(frozen=True)
+class MachineResults:
+    """What one machine has of an experiment: at least one row or reading.
+
+    Attributes:
+        name: of the machine's folder.
+        rows: in the order of the file.
+        readings: in the order of the file.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    readings: Sequence[Reading]
+
+
 class Experiment(ABC):
-    """One question, its sweep, and its figure. It overrides `points`, `readings` or both."""
+    """One question, its sweep, and its figures. It overrides `points`, `readings` or both."""
 
     name: ClassVar[str]
     question: ClassVar[str]
 
-    def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """What to measure on `device`, one that is available; `quick` asks for the short form."""
+    def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
+        """What to measure on `device`, one that is available, and what of the sweep is left out there, and why.
+
+        Args:
+            device: where.
+            quick: asks for the short form.
+        """
         return ()
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
@@ -159,6 +204,33 @@ class Experiment(ABC):
             The files written.
         """
 
+    def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
+        """Draws the results of this experiment on all machines, from them alone; nothing unless overridden.
+
+        Args:
+            machines: those that have some, by name; there is at least one.
+            path: of the files to write, without the suffix.
+
+        Returns:
+            The files written.
+        """
+        return []
+
+
+def machines_with(results: Path, experiment: str) -> list[MachineResults]:
+    """What each machine under `results` has of an experiment, by name; machines that have nothing are left out.
+
+    Raises:
+        ResultsError: there is no machine's folder, or a file cannot be used.
+    """
+    found = []
+    for folder in machine_folders(results):
+        rows = ResultsFile(rows_path(folder, experiment)).records
+        readings = ReadingsFile(readings_path(folder, experiment)).records
+        if rows or readings:
+            found.append(MachineResults(folder.name, rows, readings))
+    return found
+
 
 def experiments() -> dict[str, Experiment]:
     """Every experiment that is installed, by name."""
@@ -181,13 +253,17 @@ def experiment_named(name: str) -> Experiment:
 def plan(
     experiment: Experiment, devices: Iterable[Device], algorithms: Sequence[str], *, quick: bool
 ) -> list[Point | Skip]:
-    """The points of `experiment` on `devices` for `algorithms`, and a skip for each device that is unavailable."""
+    """The points of `experiment` on `devices` for `algorithms`, what it leaves out, and a skip for each device that is
+    unavailable.
+    """
     planned: list[Point | Skip] = []
     for device in devices:
         if device.unavailable is not None:
             planned.append(Skip(f"{device.kernel} {device.id}".strip(), device.unavailable))
             continue
-        points = list(experiment.points(device, quick=quick))
+        entries = list(experiment.points(device, quick=quick))
+        planned += (entry for entry in entries if isinstance(entry, Skip))
+        points = [entry for entry in entries if isinstance(entry, Point)]
         for algorithm in algorithms:  # one after the other, so that each is compiled once
             planned += (point for point in points if point.algorithm == algorithm)
     return planned
@@ -200,10 +276,14 @@ def run(
     results: ResultsFile,
     readings_file: ReadingsFile,
     commit: str,
+    again: bool = False,
     on_start: Callable[[Point], None] = lambda point: None,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
     """Verifies and measures the points of `planned`, then takes `readings`; each is written as soon as it is there.
+
+    A point that has a row of the same commit, driver and framework is not measured again, unless that is asked for or
+    the commit does not name one state of the code.
 
     Where a point does not fit in the device's free memory it is skipped, and if it has one segment, the half of it that
     fits (or half of that, and so on) is measured instead. A kernel that breaks down fails that point alone, and a
@@ -217,6 +297,7 @@ def run(
         results: the experiment's file of rows.
         readings_file: the experiment's file of readings.
         commit: of the code that measures.
+        again: measures the points anew that have such rows.
         on_start: called before each point.
         on_end: called with each outcome.
 
@@ -224,8 +305,10 @@ def run(
         ResultsError: a row or a reading cannot be written.
     """
     report = Report()
+    known = [] if again or not is_exact(commit) else [row for row in results.records if row.commit == commit]
+    runner = _Runner(experiment, commit, known)
     try:
-        for outcome in _outcomes(experiment, planned, readings, commit, on_start):
+        for outcome in _outcomes(experiment, planned, readings, runner, commit, on_start):
             if isinstance(outcome, Row):
                 results.add(outcome)
             elif isinstance(outcome, Reading):
@@ -241,15 +324,15 @@ def _outcomes(
     experiment: Experiment,
     planned: Iterable[Point | Skip],
     readings: Iterator[Reading | Skip],
+    runner: _Runner,
     commit: str,
     on_start: Callable[[Point], None],
 ) -> Iterator[Outcome]:
-    runner = _Runner(experiment, commit)
     for entry in planned:
         if isinstance(entry, Point):
             on_start(entry)
         yield from runner.outcomes(entry)
-    del runner  # the readings may want the memory that its kernel holds
+    runner.release()  # the readings may want the memory that its kernel holds
     yield from _taken(experiment, readings, commit)
 
 
@@ -300,37 +383,71 @@ def _complete(reading: Reading, experiment: Experiment, commit: str) -> Reading:
 class _Runner:
     """Measures points, and keeps the kernel that the last one was measured with."""
 
-    def __init__(self, experiment: Experiment, commit: str) -> None:
+    def __init__(self, experiment: Experiment, commit: str, known: Iterable[Row]) -> None:
         self._experiment = experiment
         self._commit = commit
+        self._known = {row.point: row for row in known}
         self._built: tuple[Device, str, str | None] | None = None
-        self._kernel: Kernel
+        self._kernel: Kernel | None = None
         self._seen: set[Point] = set()
 
     def outcomes(self, entry: Point | Skip) -> Iterator[Outcome]:
         if isinstance(entry, Skip):
             yield entry
             return
+        if known := self._known_row(entry):  # and the kernel need not be compiled
+            yield Kept(known)
+            return
         try:
             kernel = self._kernel_for(entry)
             point = _fitting(entry, kernel)
             if point != entry:
-                free = f"it does not fit in the {kernel.free_memory() / 2**30:.1f} GiB that are free"
+                free = f"it does not fit in the {room(kernel) / 2**30:.1f} GiB that it may take"
                 instead = "" if point is None else f": {format_size(point.nbytes)} are measured instead"
                 yield Skip(str(entry), free + instead)
             if point is not None and point not in self._seen:
                 self._seen.add(point)
-                yield self._measured(point, kernel)
+                known = self._known_row(point)  # of less than was planned
+                yield Kept(known) if known else self._measured(point, kernel)
         except (Unavailable, OutOfDeviceMemory) as error:
             yield Skip(str(entry), str(error))
         except Exception as error:  # one broken driver does not keep the other devices from being measured
-            self._built = None
             clear_frames(error.__traceback__)  # else its traceback keeps the device's buffers
+            self.release()
             yield Failure(str(entry), error)
+
+    def release(self) -> None:
+        """Gives up the kernel, and the device's memory that its framework keeps."""
+        kernel, self._kernel, self._built = self._kernel, None, None
+        if kernel is not None:
+            with suppress(Exception):  # the driver may be what broke down
+                kernel.trim()
+
+    def _known_row(self, point: Point) -> Row | None:
+        """The row that `point` has already, where nothing that it depends on has changed since."""
+        device = point.device
+        variant = point.variant or kernel_class(device.kernel).default_variant(device)
+        row = self._known.get(
+            (
+                self._experiment.name,
+                point.model,
+                device.kernel,
+                variant,
+                point.strategy,
+                point.algorithm,
+                point.nbytes,
+                point.chunk_size,
+                len(point.lengths),
+                device.id,
+            )
+        )
+        now = (_one_line(device.name), _one_line(device.driver), _one_line(device.framework), PROTOCOL)
+        return row if row and (row.device_name, row.driver, row.framework, row.protocol) == now else None
 
     def _kernel_for(self, point: Point) -> Kernel:
         build = (point.device, point.algorithm, point.variant)
-        if build != self._built:
+        if self._kernel is None or build != self._built:
+            self.release()
             self._kernel = kernel_class(point.device.kernel)(*build)
             self._built = build
         return self._kernel
@@ -339,17 +456,22 @@ class _Runner:
         inputs = make_inputs(kernel, point.lengths, SEED)
         works = [kernel.prepare(point.strategy, segments, point.chunk_size) for segments in inputs]
         extents: set[Extent] = set()
+        digest = ""
         for work, segments in zip(works, inputs, strict=True):
             work.run()
-            extents.add(verify(kernel, point.strategy, segments, point.chunk_size, work.digests(), SEED))
+            digests = work.digests()
+            extents.add(verify(kernel, point.strategy, segments, point.chunk_size, digests, SEED))
+            digest = digest or hashlib.new(point.algorithm, digests.data).hexdigest()
+            del digests  # they may be as large as a table of a model's leaves
         (extent,) = extents  # the inputs are of one shape
-        return self._row(point, kernel, extent, measure(works))
+        return self._row(point, kernel, extent, digest, measure(works))
 
-    def _row(self, point: Point, kernel: Kernel, extent: Extent, measured: Measurement) -> Row:
+    def _row(self, point: Point, kernel: Kernel, extent: Extent, digest: str, measured: Measurement) -> Row:
         device, wall = measured.device, measured.wall
         return Row(
             schema=SCHEMA,
             experiment=self._experiment.name,
+            model=point.model,
             kernel=kernel.name,
             variant=kernel.variant,
             strategy=point.strategy,
@@ -370,6 +492,7 @@ class _Runner:
             wall_seconds_q3=_rounded(wall.q3),
             gb_per_s=_rounded(1e-9 * point.nbytes / device.median),
             verified=extent,
+            digest=digest,
             driver=_one_line(point.device.driver),
             framework=_one_line(point.device.framework),
             protocol=PROTOCOL,
@@ -378,22 +501,30 @@ class _Runner:
         )
 
 
+def room(kernel: Kernel) -> int:
+    """Bytes of the kernel's device that a measurement may take."""
+    return int(MEMORY_SHARE[kernel.device.kind or "cpu"] * kernel.free_memory())
+
+
 def _fitting(point: Point, kernel: Kernel) -> Point | None:
     """`point`, or as much of it as fits in the device's free memory; None where it cannot be cut to fit."""
-    room = MEMORY_SHARE * kernel.free_memory()
-    while _memory(point, kernel) > room:
+    free, largest = room(kernel), kernel.largest_buffer()
+    while _memory(point, kernel) > free or max(point.lengths) > largest:
         (length, *others) = point.lengths
-        if others or length <= SMALLEST:
+        if others or point.model or length <= SMALLEST:
             return None
         point = replace(point, lengths=(length // 2,))
     return point
 
 
 def _memory(point: Point, kernel: Kernel) -> int:
-    """Bytes of the device that the point takes: its inputs, and a digest for each chunk, once more for verification."""
+    """Bytes of the device that the point takes: its inputs, a digest for each of their chunks, and the leaves of its
+    verification.
+    """
     chunks = sum(1 if point.chunk_size is None else -(-n // point.chunk_size) for n in point.lengths)
     count = input_count(point.nbytes)
-    return count * (point.nbytes + chunks * kernel.algorithm.digest_size) + chunks * kernel.algorithm.digest_size
+    digests = count * chunks + min(chunks, LEAVES_AT_A_TIME)
+    return count * point.nbytes + digests * kernel.algorithm.digest_size
 
 
 def _now() -> str:

@@ -83,7 +83,7 @@ class FileHasher:
             raise ValueError(
                 f"chunk size {chunk_size} is not accepted for a file: the largest is {MAX_CHUNK_SIZE} bytes (256 MiB)"
             )
-        room = kernel.free_memory() // 2
+        room = kernel.largest_buffer() // 2
         self.piece_size = self.chunk_size
         while 2 * self.piece_size <= min(piece_size, _MAX_PIECE_CHUNKS * self.chunk_size, room // _STAGES):
             self.piece_size *= 2

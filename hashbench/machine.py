@@ -98,6 +98,11 @@ def commit() -> str:
     return _version("hashbench") or "unknown"
 
 
+def is_exact(commit: str) -> bool:
+    """Whether `commit`, as `commit()` gives it, is one state of the code: no version, and no changes on top of it."""
+    return re.fullmatch(r"[0-9a-f]{4,40}", commit) is not None
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     """What git prints; None where there is no git, or it refuses."""
     try:

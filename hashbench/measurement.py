@@ -13,7 +13,8 @@ from time import perf_counter
 
 import numpy as np
 
-from hashbench.kernels import Buffer, Kernel, Work
+from hashbench.kernels import SPLITMIX64_INCREMENT, Buffer, Kernel, Work
+from hashbench.packing import packed
 
 PROTOCOL = "1"
 """The version of what this module does. Rows of different protocols are not compared."""
@@ -40,6 +41,10 @@ MAX_REPEATS = 200
 
 ALIGNMENT = 256
 """Where segments begin: at multiples of this many bytes, as frameworks lay tensors out."""
+
+MAX_ALLOCATION = 16 << 30
+"""Bytes that inputs of several segments take of a device in one piece at most: many drivers refuse more than a share
+of their memory in one."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,11 @@ class Measurement:
 
 
 def make_inputs(kernel: Kernel, lengths: Sequence[int], seed: int) -> list[list[Buffer]]:
-    """Random inputs of the same shape, one after another in one allocation, to run on in turn.
+    """Random inputs of the same shape, one after another, to run on in turn.
+
+    They lie in one allocation, or in several of whole segments where one would be larger than the device or
+    `MAX_ALLOCATION` allows. Their bytes are those of one SplitMix64 sequence either way: each allocation has a seed of
+    its own, with which it takes the sequence up where the one before ends.
 
     Args:
         kernel: makes the bytes, on its device.
@@ -86,17 +95,25 @@ def make_inputs(kernel: Kernel, lengths: Sequence[int], seed: int) -> list[list[
     Raises:
         OutOfDeviceMemory: the device has no room for them.
     """
-    offsets = []
-    end = 0
-    for length in lengths:
-        offsets.append(end)
-        end += -(-length // ALIGNMENT) * ALIGNMENT
     count = input_count(sum(lengths))
-    memory = kernel.random(count * end, seed)
-    return [
-        [memory[i * end + offset : i * end + offset + length] for offset, length in zip(offsets, lengths, strict=True)]
-        for i in range(count)
-    ]
+    all_lengths = count * list(lengths)
+    spans = [-(-length // ALIGNMENT) * ALIGNMENT for length in all_lengths]
+    segments: list[Buffer] = []
+    begin = 0
+    for part in packed(spans, min(MAX_ALLOCATION, kernel.largest_buffer())):
+        size = sum(spans[part])
+        memory = kernel.random(size, _seed_from_word(seed, begin // 8))
+        begin += size
+        start = 0
+        for length, span in zip(all_lengths[part], spans[part], strict=True):
+            segments.append(memory[start : start + length])
+            start += span
+    return [segments[i * len(lengths) : (i + 1) * len(lengths)] for i in range(count)]
+
+
+def _seed_from_word(seed: int, word: int) -> int:
+    """The seed whose SplitMix64 sequence is that of `seed` from `word` on: the state goes up by the same with each."""
+    return (seed + word * SPLITMIX64_INCREMENT) % (1 << 64)
 
 
 def input_count(nbytes: int) -> int:

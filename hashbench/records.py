@@ -11,7 +11,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
@@ -41,16 +41,24 @@ class Format(Generic[R]):
         kind: the dataclass; its fields are the columns, in order.
         schema: the version of the format, in the first column of every line.
         words: the texts that a column accepts, where it does not accept any.
+        wrong: what is wrong with a record whose cells are each accepted; None where nothing is.
 
     Attributes:
         columns: names of the columns.
     """
 
-    def __init__(self, kind: type[R], schema: int, words: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        kind: type[R],
+        schema: int,
+        words: Mapping[str, Sequence[str]],
+        wrong: Callable[[R], str | None] = lambda record: None,
+    ) -> None:
         self.columns = tuple(field.name for field in fields(kind))
         self._kind = kind
         self._schema = schema
         self._words = words
+        self._wrong = wrong
         self._types = get_type_hints(kind)
         self._accepted = f"accepted are files of schema {schema}, as `hashbench bench` writes them"
 
@@ -97,8 +105,8 @@ class Format(Generic[R]):
         Raises:
             ResultsError: a field holds what its column does not accept.
         """
-        for name, value in zip(self.columns, astuple(record), strict=True):
-            self._value(f"a {type(record).__name__.lower()}", name, "" if value is None else str(value))
+        cells = ["" if value is None else str(value) for value in astuple(record)]
+        self._record(f"a {type(record).__name__.lower()}", cells)
 
     def _check_columns(self, path: Path, header: Sequence[str]) -> None:
         unknown = [name for name in header if name not in self.columns]
@@ -115,9 +123,12 @@ class Format(Generic[R]):
             raise ResultsError(f"{place} is truncated: it has {len(cells)} columns of {count}; {self._accepted}")
         if len(cells) > count:
             raise ResultsError(f"{place} has {len(cells)} columns, not {count}; {self._accepted}")
-        return self._kind(
+        record = self._kind(
             **{name: self._value(place, name, cell) for name, cell in zip(self.columns, cells, strict=True)}
         )
+        if wrong := self._wrong(record):
+            raise ResultsError(f"{place}: {wrong}")
+        return record
 
     def _value(self, place: str, column: str, cell: str) -> Any:
         kind = self._types[column]

@@ -7,6 +7,7 @@ as it is meant to be.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ from hashbench.readings import SUFFIX as READINGS_SUFFIX
 from hashbench.records import Format, RecordsFile, ResultsError, write_atomically
 from hashbench.verification import EXTENTS
 
-SCHEMA = 1
-"""The version of the file format: what the columns are and mean."""
+SCHEMA = 2
+"""The version of the file format: what the columns are and mean. Version 1 had no `model` and no `digest`."""
 
 REFERENCE = ("hashlib", "1-thread")
 """The kernel and the device that speed-ups are over."""
 
 MACHINE_FILE = "machine.json"
+
 FIGURES_FOLDER = "figures"
+"""In a machine's folder, for its own figures; beside the machines' folders, for those over all of them."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ class Row:
     Attributes:
         schema: version of the file format.
         experiment: the experiment's name.
+        model: name of the inventory in `hashbench.models` that the segments are; empty where they are none's.
         kernel: the kernel's name.
         variant: the kernel's variant.
-        strategy: "batched" or "tree".
+        strategy: "batched", "leaves" or "tree".
         algorithm: "sha256" or "sha384".
         device: the device's id among those of its kernel.
         device_name: the device's own name.
@@ -49,6 +53,9 @@ class Row:
         wall_seconds_median, wall_seconds_q1, wall_seconds_q3: of the same runs, by the wall's clock.
         gb_per_s: input bytes over seconds_median, in 1e9 bytes a second.
         verified: "all" or "sample": how much of the output was checked against hashlib before.
+        digest: what the call computed, as lower-case hex: the hash, by the row's algorithm, of all its digests in
+            order, over the first of its inputs. The input is the same on every machine, and so is this. Empty in rows
+            of version 1 of the format that were carried over.
         driver, framework: as the device names them.
         protocol: version of the measurement protocol.
         commit: of the code that measured.
@@ -57,6 +64,7 @@ class Row:
 
     schema: int
     experiment: str
+    model: str
     kernel: str
     variant: str
     strategy: str
@@ -77,6 +85,7 @@ class Row:
     wall_seconds_q3: float
     gb_per_s: float
     verified: str
+    digest: str
     driver: str
     framework: str
     protocol: str
@@ -93,6 +102,7 @@ class Row:
         """What was measured, wherever it was."""
         return (
             self.experiment,
+            self.model,
             self.kernel,
             self.variant,
             self.strategy,
@@ -114,10 +124,18 @@ class Row:
         return (self.kernel, self.device) == REFERENCE
 
 
+def _wrong(row: Row) -> str | None:
+    digits = 2 * ALGORITHMS[row.algorithm].digest_size
+    if row.digest and not re.fullmatch(f"[0-9a-f]{{{digits}}}", row.digest):
+        return f"digest is {row.digest!r}; accepted are {digits} lower-case hex digits, or an empty cell"
+    return None
+
+
 FORMAT = Format(
     Row,
     SCHEMA,
     {"strategy": STRATEGIES, "algorithm": tuple(ALGORITHMS), "device_kind": ("gpu", "cpu"), "verified": EXTENTS},
+    _wrong,
 )
 
 
@@ -181,7 +199,7 @@ def machine_folders(results: Path) -> list[Path]:
     """
     if not results.is_dir():
         raise ResultsError(f"{results} is not a folder; accepted is the folder that `hashbench bench` writes to")
-    found = sorted({file.parent for file in results.glob("*/*.csv")})
+    found = sorted({file.parent for file in results.glob("*/*.csv")} - {results / FIGURES_FOLDER})
     if not found:
         raise ResultsError(f"{results} holds no results: run `hashbench bench` first")
     return found

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hashbench.comparison import Comparison
+from hashbench.comparison import Comparison, Summary
 from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
@@ -27,7 +27,8 @@ def print_table(table: Table) -> None:
 def rows_table(rows: Sequence[Row]) -> Table:
     """Rows of one run: throughput by the device's clock, and how many times that of hashlib on one thread it is."""
     table = _table()
-    for name in ("kernel", "device", "strategy", "algorithm"):
+    models = any(row.model for row in rows)
+    for name in (*(["model"] if models else []), "kernel", "device", "strategy", "algorithm"):
         table.add_column(name, overflow="fold")
     for name in ("size", "segments", "chunk", "GB/s", "quartiles", "over hashlib"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -36,6 +37,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
         slow, fast = row.gb_per_s_range
         speed_up = speed_up_over_reference(row, rows)
         table.add_row(
+            *([row.model] if models else []),
             _kernel(row),
             _device(row),
             row.strategy,
@@ -91,7 +93,8 @@ def speed_up_over_reference(row: Row, rows: Sequence[Row]) -> float | None:
 def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) -> Table:
     """Points of two runs side by side, each in GB/s."""
     table = _table()
-    for name in ("experiment", "kernel", "device", "strategy", "algorithm"):
+    models = any(pair.base.model for pair in comparisons)
+    for name in ("experiment", *(["model"] if models else []), "kernel", "device", "strategy", "algorithm"):
         table.add_column(name)
     for name in ("size", "segments", "chunk", escape(base), escape(other), "ratio"):
         table.add_column(name, justify="right")
@@ -100,6 +103,7 @@ def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) 
         row = pair.base
         table.add_row(
             row.experiment,
+            *([row.model] if models else []),
             _kernel(row),
             "\nand ".join(dict.fromkeys((_device(row), _device(pair.other)))),
             row.strategy,
@@ -111,6 +115,31 @@ def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) 
             f"{pair.other.gb_per_s:.4g}",
             f"{pair.ratio:.3f}",
             "yes" if pair.beyond_spread else "no",
+        )
+    return table
+
+
+def summaries_table(summaries: Sequence[Summary], base: str, other: str) -> Table:
+    """What the points of two runs come to: ratios of throughput, and how many differ beyond the spread."""
+    table = _table()
+    table.title = escape(f"throughput of {other} over that of {base}")
+    table.title_justify = "left"
+    for name in ("experiment", "kernel", "on"):
+        table.add_column(name, overflow="fold")
+    for name in ("points", "ratio (geometric mean)", "lowest .. highest", "faster", "slower", "within the spread"):
+        table.add_column(name, justify="right")
+    for summary in summaries:
+        points = len(summary.ratios)
+        table.add_row(
+            summary.experiment,
+            summary.kernel,
+            summary.device_kind.upper(),
+            f"{points:,}",
+            f"{summary.ratio:.3f}",
+            f"{min(summary.ratios):.3f} .. {max(summary.ratios):.3f}",
+            f"{summary.faster:,}",
+            f"{summary.slower:,}",
+            f"{points - summary.faster - summary.slower:,}",
         )
     return table
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hashbench.kernels import ALGORITHMS
 from hashbench.readings import Reading
 from hashbench.results import SCHEMA, Row
 
 ROW = Row(
     schema=SCHEMA,
     experiment="throughput",
+    model="",
     kernel="opencl",
     variant="plain",
     strategy="tree",
@@ -31,6 +33,7 @@ ROW = Row(
     wall_seconds_q3=0.0031,
     gb_per_s=536.870912,
     verified="sample",
+    digest="5d" * 32,
     driver="OpenCL 3.0 CUDA, 580.1",
     framework="pyopencl 2026.1",
     protocol="1",
@@ -40,13 +43,15 @@ ROW = Row(
 
 
 def row(seconds: float = ROW.seconds_median, spread: float = 0.05, **changes: Any) -> Row:
-    """`ROW` with a median of `seconds`, quartiles `spread` of it away, and other columns changed."""
+    """`ROW` with a median of `seconds`, quartiles `spread` of it away, a digest of the algorithm's length, and other
+    columns changed."""
+    digest = "5d" * ALGORITHMS[changes.get("algorithm", ROW.algorithm)].digest_size
     timed = replace(
         ROW,
         seconds_median=seconds,
         seconds_q1=seconds * (1 - spread),
         seconds_q3=seconds * (1 + spread),
-        **changes,
+        **{"digest": digest} | changes,
     )
     return replace(timed, gb_per_s=1e-9 * timed.bytes / seconds)
 

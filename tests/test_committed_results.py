@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hashbench.comparison import check_comparable
+from hashbench.comparison import check_comparable, disagreements
 from hashbench.experiment import experiments
 from hashbench.readings import SUFFIX, read_readings
-from hashbench.results import FIGURES_FOLDER, MACHINE_FILE, read_rows
+from hashbench.results import FIGURES_FOLDER, MACHINE_FILE, machine_folders, read_rows, rows_files
 from hashbench.static_model import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -19,7 +19,7 @@ MACHINES = sorted(path.parent for path in RESULTS.glob(f"*/{MACHINE_FILE}"))
 
 def test_there_are_machines() -> None:
     assert len(MACHINES) >= 2
-    assert {path.parent for path in RESULTS.glob("*/*.csv")} == set(MACHINES)
+    assert machine_folders(RESULTS) == MACHINES
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda path: str(path.name))
@@ -45,6 +45,12 @@ def test_a_machines_files_are_whole(machine: Path) -> None:
                 assert "dirty" not in row.commit
     figures = {path.name.removesuffix(".png") for path in (machine / FIGURES_FOLDER).glob("*.png")}
     assert measured <= figures, "each experiment has its figure"
+
+
+def test_one_input_has_one_digest_everywhere() -> None:
+    """Across all kernels, devices and machines."""
+    rows = [row for machine in MACHINES for path in rows_files(machine) for row in read_rows(path)]
+    assert disagreements(rows) == []
 
 
 def test_predictions_are_whole() -> None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from rows import READING, row
 
-from hashbench import bench_commands, experiment, machine, measurement, selection
-from hashbench.experiment import Experiment, Failure, Point, Report, Skip, experiment_named, plan, run
+from hashbench import bench_commands, experiment, machine, measurement, report_commands, selection
+from hashbench.experiment import (
+    Experiment,
+    Failure,
+    Kept,
+    MachineResults,
+    Point,
+    Report,
+    Skip,
+    experiment_named,
+    plan,
+    run,
+)
 from hashbench.experiments import throughput
 from hashbench.kernels import (
     Buffer,
@@ -27,9 +40,11 @@ from hashbench.kernels import (
     Work,
     kernel_class,
 )
-from hashbench.kernels.hashlib_cpu import HashlibCpu
+from hashbench.kernels.hashlib_cpu import HashlibCpu, splitmix64
+from hashbench.merkle import chunks_of, merkle_tree_hash
 from hashbench.readings import Reading, ReadingsFile, read_readings
 from hashbench.results import ResultsFile, Row, read_rows
+from hashbench.tables import rows_table
 
 MiB = 1 << 20
 
@@ -49,7 +64,7 @@ class Small(Experiment):
     name = "small"
     question = "Does it run?"
 
-    def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
+    def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
         for algorithm in ("sha256", "sha384"):
             yield Point(device, "tree", algorithm, (256 << 10,), 1024)
             if not quick:
@@ -74,6 +89,8 @@ def run_all(
     folder: Path,
     devices: Iterable[Device] = (ONE_CORE,),
     algorithms: Sequence[str] = ("sha256", "sha384"),
+    commit: str = "c0ffee",
+    again: bool = False,
 ) -> Report:
     """The whole of an experiment, into its files in `folder`."""
     return run(
@@ -82,7 +99,8 @@ def run_all(
         of.readings(list(devices), quick=False),
         ResultsFile(folder / f"{of.name}.csv"),
         ReadingsFile(folder / f"{of.name}.readings.csv"),
-        "c0ffee",
+        commit,
+        again,
     )
 
 
@@ -106,6 +124,98 @@ def test_every_point_becomes_a_row(tmp_path: Path, name: str) -> None:
         assert measured.seconds_min <= measured.seconds_q1 <= measured.seconds_median <= measured.seconds_q3
         assert measured.gb_per_s == pytest.approx(measured.bytes / measured.seconds_median / 1e9)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", measured.date)
+
+
+@pytest.mark.parametrize("name", ["hashlib", "dpnp"])
+def test_the_digest_is_of_all_digests_of_the_first_input(tmp_path: Path, name: str) -> None:
+    device = kernel_class(name).devices()[0]
+    if device.unavailable is not None:
+        pytest.skip(f"{name}: {device.unavailable}")
+    tree, batched, whole = run_small(tmp_path, [device], ["sha384"]).rows
+    words = splitmix64(experiment.SEED, 0, 262144 // 8).tobytes()
+    root = merkle_tree_hash(chunks_of(words, 1024), "sha384")
+    assert tree.digest == hashlib.sha384(root).hexdigest()
+    segments = (words[:100_000], b"", words[100_096:100_103])  # each begins at a multiple of 256
+    digests = (hashlib.sha384(chunk).digest() for segment in segments for chunk in chunks_of(segment, 128))
+    assert batched.digest == hashlib.sha384(b"".join(digests)).hexdigest()
+    ends = (hashlib.sha384(segment).digest() for segment in (segments[0], segments[2]))
+    assert whole.digest == hashlib.sha384(b"".join(ends)).hexdigest()
+
+
+def test_a_model_is_whole_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfModels(Small):
+        def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
+            yield Point(device, "tree", "sha256", (2 * MiB,), 4096, model="toy")
+            yield Skip("the giant", "it is too large for anything here")
+            yield Point(device, "tree", "sha256", (8 * MiB,), 4096, model="large")
+
+    class Tight(HashlibCpu):
+        def free_memory(self) -> int:
+            return 4 * MiB
+
+    use(monkeypatch, Tight)
+    report = run_all(OfModels(), tmp_path)
+    assert [row.model for row in report.rows] == ["toy"]
+    assert [skip.what for skip in report.skips] == [
+        "the giant",
+        "hashlib 1-thread: sha256 tree large, 8MiB, 4KiB chunks",
+    ]
+    assert "instead" not in report.skips[1].reason
+
+
+# What was measured before --------------------------------------------------------------------------------------------
+
+
+class CannotBuild(HashlibCpu):
+    def __init__(self, device: Device, algorithm: str = "", variant: str | None = None) -> None:
+        raise RuntimeError("it was built")
+
+
+def test_points_of_this_commit_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_small(tmp_path).rows
+    with monkeypatch.context() as patch:
+        use(patch, CannotBuild)
+        report = run_small(tmp_path)
+    assert report.outcomes == [Kept(row) for row in before]
+    assert (report.rows, report.kept, report.current) == ([], before, before)
+    assert read_rows(tmp_path / "small.csv") == before
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    first = run_small(tmp_path, algorithms=["sha256"])
+    assert [type(outcome) for outcome in run_small(tmp_path).outcomes] == [Kept] * 3 + [Row] * 3
+    assert read_rows(tmp_path / "small.csv")[:3] == first.rows
+
+
+@pytest.mark.parametrize("change", ["again", "commit", "driver", "framework", "name"])
+def test_points_are_measured_again_where_anything_changed(tmp_path: Path, change: str) -> None:
+    run_small(tmp_path)
+    changes: Any = {change: "another"} if change in ("driver", "framework", "name") else {}
+    commit = "decaf" if change == "commit" else "c0ffee"
+    report = run_all(Small(), tmp_path, [replace(ONE_CORE, **changes)], commit=commit, again=change == "again")
+    assert [type(outcome) for outcome in report.outcomes] == [Row] * 6
+    assert len(read_rows(tmp_path / "small.csv")) == 6
+
+
+@pytest.mark.parametrize("commit", ["c0ffee-dirty", "unknown", "0.1.0"])
+def test_code_of_no_commit_is_always_measured(tmp_path: Path, commit: str) -> None:
+    for _ in range(2):
+        report = run_all(Small(), tmp_path, algorithms=["sha256"], commit=commit)
+        assert [type(outcome) for outcome in report.outcomes] == [Row] * 3
+
+
+def test_a_point_that_was_cut_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tight(HashlibCpu):
+        def free_memory(self) -> int:
+            return 3 * MiB
+
+    class Large(Small):
+        def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
+            yield Point(device, "tree", "sha256", (8 * MiB,), 4096)
+
+    use(monkeypatch, Tight)
+    assert [type(o) for o in run_all(Large(), tmp_path, algorithms=["sha256"]).outcomes] == [Skip, Row]
+    assert [type(o) for o in run_all(Large(), tmp_path, algorithms=["sha256"]).outcomes] == [Skip, Kept]
 
 
 def test_each_algorithm_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +321,22 @@ def test_points_shrink_to_the_free_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert [type(outcome) for outcome in report.outcomes] == [Skip, Row, Skip]
     assert [r.bytes for r in report.rows] == [2 * MiB]
     assert ["2MiB are measured instead" in skip.reason for skip in report.skips] == [True, False]
+
+
+def test_a_kernel_gives_its_memory_back_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Told(HashlibCpu):
+        def __init__(self, device: Device, algorithm: str = "", variant: str | None = None) -> None:
+            events.append(f"build {algorithm}")
+            super().__init__(device, algorithm, variant)
+
+        def trim(self) -> None:
+            events.append(f"trim {self.algorithm.name}")
+
+    use(monkeypatch, Told)
+    run_small(tmp_path)
+    assert events == ["build sha256", "trim sha256", "build sha384", "trim sha384"]
 
 
 def test_unavailable_devices_are_skips(tmp_path: Path) -> None:
@@ -353,6 +479,13 @@ def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
     assert len(first[-1].read_text().splitlines()) == 1 + len(rows)
 
 
+@pytest.mark.parametrize(("model", "columns"), [("", 0), ("gpt-2", 1)])
+def test_the_table_names_models_where_there_are_any(model: str, columns: int) -> None:
+    table = rows_table([row(), row(model=model)])
+    assert [column.header for column in table.columns].count("model") == columns
+    assert table.row_count == 2
+
+
 @pytest.mark.parametrize("count", [1, 5, 16])
 def test_any_part_of_a_sweep_draws(tmp_path: Path, count: int) -> None:
     assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], [], tmp_path / "throughput")) == 3
@@ -419,6 +552,7 @@ def test_bench_measures_what_was_asked_for(tmp_path: Path) -> None:
         (["--kernel", "md5"], "unknown kernel 'md5': accepted are hashlib, "),
         (["--kernel", "hashlib", "--device", "0"], "unknown device '0': accepted are 1-thread"),
         (["--machine", "../other"], "machine name '../other' is not accepted"),
+        (["--machine", "figures"], "machine name 'figures' is not accepted"),
     ],
 )
 def test_what_bench_cannot_do_is_said_before_anything_is_written(
@@ -488,6 +622,50 @@ def test_bench_of_readings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert drawn.read_text() == "0 rows, 1 readings"
 
 
+def test_overviews_are_drawn_over_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Small):
+        def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(" ".join(f"{m.name}:{len(m.rows)}:{len(m.readings)}" for m in machines))
+            return [path]
+
+    install(monkeypatch, Seen(), read_by(READING))
+    (tmp_path / "other").mkdir()
+    ReadingsFile(tmp_path / "other" / "small.readings.csv").add(READING)
+    (tmp_path / "empty").mkdir()
+    ReadingsFile(tmp_path / "empty" / "pipes.readings.csv").add(READING)
+    only = ("--kernel", "hashlib", "--device", "1-thread", "--machine", "here")
+    done = bench("small", "--quick", *only, "--results", tmp_path)
+    assert done.exit_code == 0, done.output
+    drawn = tmp_path / "figures" / "small"
+    assert f"figure: {drawn}\n" in done.stdout
+    assert drawn.read_text() == "here:2:0 other:0:1"
+    drawn.unlink()
+    again = CliRunner().invoke(bench_commands.figures, ["--results", str(tmp_path)])
+    assert again.exit_code == 0, again.output
+    assert drawn.read_text() == "here:2:0 other:0:1"
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["small"]
+
+
+def test_bench_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "commit", lambda: "c0ffee")
+    only = ("throughput", "--quick", "--kernel", "hashlib", "--device", "1-thread", "--machine", "here")
+    told = "throughput: 4 points have rows of this commit; --again measures anew\n"
+    assert told not in bench(*only, "--results", tmp_path).stderr
+    before = read_rows(tmp_path / "here" / "throughput.csv")
+    drawn = tmp_path / "here" / "figures" / "throughput.png"
+    drawn.unlink()
+    done = bench(*only, "--results", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert told in done.stderr
+    assert read_rows(tmp_path / "here" / "throughput.csv") == before
+    assert drawn.exists()
+    assert all(f"{row.gb_per_s:.4g}" in done.stdout for row in before)
+    monkeypatch.setattr(experiment, "_now", lambda: "2030-01-01T00:00:00Z")
+    assert told not in bench(*only, "--again", "--results", tmp_path).stderr
+    assert {row.date for row in read_rows(tmp_path / "here" / "throughput.csv")} == {"2030-01-01T00:00:00Z"}
+
+
 def test_bench_that_measured_nothing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, read_by(Skip("pipes", "no GPU")))
     done = bench("pipes", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
@@ -518,9 +696,14 @@ def test_compare_ignores_readings(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         ResultsFile(tmp_path / name / "throughput.csv").add(machine_rows()[0])
         ReadingsFile(tmp_path / name / "throughput.readings.csv").add(READING)
-    done = CliRunner().invoke(bench_commands.compare, ["a", "b", "--results", str(tmp_path)])
+    done = CliRunner().invoke(report_commands.compare, ["a", "b", "--points", "--results", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert done.stdout.count("1.000") == 1
+    assert points_of_ratio("1.000", done.stdout) == 1
+
+
+def points_of_ratio(ratio: str, printed: str) -> int:
+    """Lines of the table of points, which give the size, that hold `ratio`."""
+    return sum("1GiB" in line and ratio in line for line in printed.splitlines())
 
 
 def test_compare_prints_the_points_of_both(tmp_path: Path) -> None:
@@ -539,10 +722,10 @@ def test_compare_prints_the_points_of_both(tmp_path: Path) -> None:
             )
 
     def compare(*arguments: str | Path) -> Result:
-        return CliRunner().invoke(bench_commands.compare, [*map(str, arguments)])
+        return CliRunner().invoke(report_commands.compare, ["--points", *map(str, arguments)])
 
     for done in (compare(tmp_path / "a", tmp_path / "b"), compare("a", "b", "--results", tmp_path)):
         assert done.exit_code == 0, done.output
-        assert done.stdout.count("0.500") == len(machine_rows())
+        assert points_of_ratio("0.500", done.stdout) == len(machine_rows())
     assert "none cannot be read: No such file" in str(compare("a", "none", "--results", tmp_path).exception)
     assert compare(tmp_path / "a").exit_code == 2

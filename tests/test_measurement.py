@@ -15,6 +15,7 @@ from hashbench import measurement, verification
 from hashbench.kernels import STRATEGIES, Buffer, Bytes, Kernel, Strategy, Work
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.measurement import Seconds, make_inputs, measure
+from hashbench.merkle import chunks_of, root_of
 from hashbench.verification import VerificationError, verify
 
 OVERHEAD = 0.25
@@ -140,6 +141,32 @@ def test_inputs_fill_the_working_set_and_do_not_overlap(monkeypatch: pytest.Monk
     assert all(len(set(content)) > 200 for content in contents)  # of 256 byte values
 
 
+@pytest.mark.parametrize("most", [1, 5120, 5632, 20_000, 1 << 30])
+def test_several_allocations_hold_the_bytes_of_one(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(measurement, "WORKING_SET", 10_000)
+    lengths = (1000, 0, 5000, 1, 256)
+    kernel = reference()
+    whole = make_inputs(kernel, lengths, 3)
+    assert len({id(segment.owner) for segments in whole for segment in segments}) == 1
+    asked: list[int] = []
+
+    class Small(HashlibCpu):
+        def largest_buffer(self) -> int:
+            return most
+
+        def random(self, nbytes: int, seed: int) -> Buffer:
+            asked.append(nbytes)
+            return super().random(nbytes, seed)
+
+    small = Small(kernel.device)
+    parts = make_inputs(small, lengths, 3)
+    assert [[kernel.get(s).tobytes() for s in segments] for segments in parts] == [
+        [kernel.get(s).tobytes() for s in segments] for segments in whole
+    ]
+    assert all(nbytes <= max(most, 5120) for nbytes in asked)  # the longest segment's
+    assert len(asked) == {1: 10, 5120: 5, 5632: 4, 20_000: 1, 1 << 30: 1}[most]
+
+
 def test_large_inputs_come_alone_and_small_ones_not_without_end() -> None:
     assert measurement.input_count(measurement.WORKING_SET) == 1
     assert measurement.input_count(measurement.WORKING_SET + 1) == 1
@@ -168,7 +195,9 @@ def hashed(kernel: Kernel, strategy: Strategy, chunk_size: int | None = CHUNK) -
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
-@pytest.mark.parametrize(("strategy", "chunk_size"), [("batched", CHUNK), ("batched", None), ("tree", CHUNK)])
+@pytest.mark.parametrize(
+    ("strategy", "chunk_size"), [("batched", CHUNK), ("batched", None), ("leaves", CHUNK), ("tree", CHUNK)]
+)
 def test_right_digests_pass(extent: str, strategy: Strategy, chunk_size: int | None, algorithm: str) -> None:
     kernel = reference(algorithm)
     segments, digests = hashed(kernel, strategy, chunk_size)
@@ -193,14 +222,15 @@ def test_any_wrong_root_fails(extent: str) -> None:
             verify(kernel, "tree", segments, CHUNK, wrong, 1)
 
 
-def test_any_wrong_digest_fails_where_all_are_checked() -> None:
+@pytest.mark.parametrize("strategy", ["batched", "leaves"])
+def test_any_wrong_digest_fails_where_all_are_checked(strategy: Strategy) -> None:
     kernel = reference()
-    segments, digests = hashed(kernel, "batched")
+    segments, digests = hashed(kernel, strategy)
     for index in range(len(digests)):
         wrong = digests.copy()
         wrong[index, 0] ^= 128
-        with pytest.raises(VerificationError, match=rf"digest {index} of {len(digests)} differs"):
-            verify(kernel, "batched", segments, CHUNK, wrong, 1)
+        with pytest.raises(VerificationError, match=rf"{strategy}: digest {index} of {len(digests)} differs"):
+            verify(kernel, strategy, segments, CHUNK, wrong, 1)
 
 
 def test_a_sample_finds_the_edges_of_segments_and_a_common_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,8 +263,80 @@ def test_a_leaf_that_is_always_wrong_fails_a_tree(extent: str) -> None:
 
     kernel = Wrong(reference().device)
     segments, digests = hashed(kernel, "tree")
-    with pytest.raises(VerificationError, match="differs from the reference"):
+    with pytest.raises(VerificationError, match="differs from"):
         verify(kernel, "tree", segments, CHUNK, digests, 1)
+
+
+def test_a_wrong_node_over_right_leaves_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "WHOLE", 1)
+    monkeypatch.setattr(verification, "SAMPLED_CHUNKS", 1)
+    kernel = reference()
+    segments, digests = hashed(kernel, "tree")
+    leaves = kernel.leaves(segments[2:3], CHUNK)
+    digests[2] = np.frombuffer(root_of([bytes(leaf) for leaf in leaves[::-1]], "sha256"), np.uint8)
+    with pytest.raises(VerificationError, match="root 2 of 5 differs from the reference's"):
+        verify(kernel, "tree", segments, CHUNK, digests, 1)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
+@pytest.mark.parametrize(("at_a_time", "of_a_task"), [(64, 16), (128, 1), (512, 512)])
+def test_trees_are_folded_in_parts_and_by_several_processes(
+    monkeypatch: pytest.MonkeyPatch, at_a_time: int, of_a_task: int, algorithm: str
+) -> None:
+    monkeypatch.setattr(verification, "WHOLE", 1)
+    monkeypatch.setattr(verification, "LEAVES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(verification, "LEAVES_OF_A_TASK", of_a_task)
+    monkeypatch.setattr(verification, "LEAVES_OF_ONE_PROCESS", 0 if of_a_task == 16 else 1 << 20)
+    taken: list[int] = []
+
+    class Counted(HashlibCpu):
+        def leaves(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
+            leaves = super().leaves(segments, chunk_size)
+            taken.append(len(leaves))
+            return leaves
+
+    kernel = Counted(reference().device, algorithm)
+    segments, digests = hashed(kernel, "tree")
+    assert verify(kernel, "tree", segments, CHUNK, digests, 1) == "sample"
+    assert sum(taken) == sum(-(-length // CHUNK) for length in LENGTHS)
+    assert max(taken) <= at_a_time
+    for index in range(len(digests)):
+        wrong = digests.copy()
+        wrong[index, 0] ^= 1
+        with pytest.raises(VerificationError, match=rf"root {index} of 5 differs"):
+            verify(kernel, "tree", segments, CHUNK, wrong, 1)
+
+
+def test_the_sample_of_leaves_has_the_edges_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "WHOLE", 1)
+    monkeypatch.setattr(verification, "SAMPLED_CHUNKS", 1)
+    monkeypatch.setattr(verification, "LEAVES_AT_A_TIME", 16)
+    monkeypatch.setattr(verification, "LEAVES_OF_A_TASK", 16)
+
+    class WrongLeaf(HashlibCpu):
+        """Gives a wrong hash of the one chunk that is `wrong`, and the tree over it."""
+
+        wrong = b""
+
+        def leaves(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
+            leaves = super().leaves(segments, chunk_size).copy()
+            chunks = [c for s in segments for c in chunks_of(self.get(s).data, chunk_size)]
+            for leaf, chunk in zip(leaves, chunks, strict=True):
+                if chunk == self.wrong:
+                    leaf[0] ^= 1
+            return leaves
+
+        def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
+            roots = [root_of([bytes(leaf) for leaf in self.leaves([s], chunk_size)], "sha256") for s in segments]
+            return np.array([np.frombuffer(root, np.uint8) for root in roots])
+
+    kernel = WrongLeaf(reference().device)
+    (segments, *_) = make_inputs(kernel, LENGTHS, 5)
+    for segment in segments:
+        for chunk in chunks_of(kernel.get(segment).data, CHUNK)[:: max(1, -(-segment.nbytes // CHUNK) - 1)]:
+            kernel.wrong = bytes(chunk)
+            with pytest.raises(VerificationError, match=r"leaves: digest [\d,]+ of 435 differs from hashlib's"):
+                verify(kernel, "tree", segments, CHUNK, kernel.tree(segments, CHUNK), 1)
 
 
 def test_whole_messages_of_a_sample_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,9 +96,9 @@ def test_what_would_not_read_back_is_not_written(path: Path, change: dict[str, A
 def test_rows_are_no_readings_and_readings_no_rows(path: Path) -> None:
     rows = ResultsFile(rows_path(path.parent, "roofline"))
     rows.add(ROW)
-    with pytest.raises(ResultsError, match="unknown columns: kernel, "):
+    with pytest.raises(ResultsError, match="is of schema '2'; accepted are files of schema 1"):
         read_readings(rows.path)
-    with pytest.raises(ResultsError, match="unknown columns: subject, "):
+    with pytest.raises(ResultsError, match="is of schema '1'; accepted are files of schema 2"):
         read_rows(path)
 
 

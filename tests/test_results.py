@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import ROW, row
 
+from hashbench.kernels import ALGORITHMS
 from hashbench.records import ResultsError, check_writable, write_atomically
 from hashbench.results import FORMAT, ResultsFile, Row, machine_folders, read_rows, results_files, write_machine
 
@@ -26,12 +27,20 @@ by_type = {
 }
 by_name = {
     "schema": st.just(ROW.schema),
-    "strategy": st.sampled_from(["batched", "tree"]),
+    "strategy": st.sampled_from(["batched", "leaves", "tree"]),
     "algorithm": st.sampled_from(["sha256", "sha384"]),
     "device_kind": st.sampled_from(["gpu", "cpu"]),
     "verified": st.sampled_from(["all", "sample"]),
 }
-any_row = st.builds(Row, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Row)})
+
+
+def digests_of(one: Row) -> st.SearchStrategy[Row]:
+    """`one` without a digest, and with any that its algorithm can give."""
+    digests = st.binary(min_size=(size := ALGORITHMS[one.algorithm].digest_size), max_size=size).map(bytes.hex)
+    return (st.just("") | digests).map(lambda digest: replace(one, digest=digest))
+
+
+any_row = st.builds(Row, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Row)}).flatmap(digests_of)
 
 
 @pytest.fixture
@@ -71,7 +80,15 @@ def test_the_same_point_replaces_its_row(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"kernel": "dpnp"}, {"variant": "x"}, {"device": "0:1"}, {"bytes": 5}, {"chunk_size": 64}, {"segments": 2}],
+    [
+        {"model": "gpt-2"},
+        {"kernel": "dpnp"},
+        {"variant": "x"},
+        {"device": "0:1"},
+        {"bytes": 5},
+        {"chunk_size": 64},
+        {"segments": 2},
+    ],
 )
 def test_another_point_is_another_row(path: Path, change: dict[str, Any]) -> None:
     file = ResultsFile(path)
@@ -96,9 +113,9 @@ def test_a_short_line_is_named(path: Path) -> None:
 
 
 def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
-    text = path.read_text().replace("seconds_min", "seconds_least").replace("\n1,", "\n2,")
+    text = path.read_text().replace("seconds_min", "seconds_least").replace("\n2,", "\n1,")
     path.write_text(text)
-    with pytest.raises(ResultsError, match=r"is of schema '2'; accepted are files of schema 1"):
+    with pytest.raises(ResultsError, match=r"is of schema '1'; accepted are files of schema 2"):
         read_rows(path)
 
 
@@ -109,8 +126,11 @@ def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
         (",date\n", ",day\n", "unknown columns: day"),
         (",commit,date\n", ",commit\n", "missing columns: date"),
         ("kernel,variant", "variant,kernel", "another order"),
-        (",tree,", ",forest,", "strategy is 'forest'; accepted are batched, tree"),
+        (",tree,", ",forest,", "strategy is 'forest'; accepted are batched, leaves, tree"),
         (",sample,", ",yes,", "verified is 'yes'; accepted are all, sample"),
+        (f",{ROW.digest},", ",5d,", "digest is '5d'; accepted are 64 lower-case hex digits, or an empty cell"),
+        (f",{ROW.digest},", f",{ROW.digest.upper()},", "accepted are 64 lower-case hex digits"),
+        (",sha256,", ",sha384,", "accepted are 96 lower-case hex digits"),
         (",0.0021,", ",fast,", "seconds_q3 is 'fast'"),
         (",0.0021,", ",nan,", "seconds_q3 is 'nan'"),
         (",0.0021,", ",0,", "seconds_q3 is '0'"),
@@ -181,6 +201,8 @@ def test_folders_are_listed(tmp_path: Path) -> None:
         results_files(tmp_path / "a")
     for machine in ("b", "a"):
         ResultsFile(tmp_path / machine / "throughput.csv").add(ROW)
+    check_writable(tmp_path / "figures")
+    write_atomically(tmp_path / "figures" / "throughput.csv", b"drawn over all machines")
     assert machine_folders(tmp_path) == [tmp_path / "a", tmp_path / "b"]
     assert results_files(tmp_path / "a") == [tmp_path / "a" / "throughput.csv"]
     assert json.loads((tmp_path / "a" / "machine.json").read_text(encoding="utf-8")) == {"cpu": "ü"}
