@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hashbench.experiment import MEMORY_SHARE, SEED
+from hashbench.experiment import SEED, room
 from hashbench.kernels import Work
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.measurement import measure
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     (device,) = (device for device in CupyCuda.devices() if device.id == device_id)
     kernel = CupyCuda(device, algorithm)
     nbytes = int(size)
-    while nbytes > MEMORY_SHARE * kernel.free_memory():
+    while nbytes > room(kernel):
         nbytes //= 2
     memory = kernel.random(nbytes, SEED)
     work = kernel.prepare("batched", [memory], int(chunk_size))

@@ -6,36 +6,40 @@ is used: by its own benchmark where it has one, else on a file that lies in memo
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
-import signal
-import ssl
-import subprocess
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
-from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
 from textwrap import fill
-from time import perf_counter
 from typing import Any
 
-import numpy as np
-import psutil
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from hashbench.experiment import Experiment, Point, Skip
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, GiB, KiB, MiB
-from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, kernel_class
-from hashbench.measurement import Seconds
+from hashbench.experiments.programs import (
+    ASK_SECONDS,
+    FileHasher,
+    Outcomes,
+    PeerError,
+    coreutils_on,
+    file_digest,
+    first_line,
+    hashlib_on,
+    model_signing_on,
+    openssl_version,
+    or_skip,
+    program_output,
+    rates_of,
+    throughput,
+)
+from hashbench.experiments.storage import StorageUnavailable, in_memory_or_elsewhere, write_random
+from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
+from hashbench.findings import algorithm_title
+from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
@@ -53,21 +57,8 @@ MESSAGE_SIZE = 16 * KiB
 FILES = 32
 """Files of the folder that model-signing hashes, one a thread: the most threads that it starts by default."""
 
-SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux offers files in memory."""
-
-ASK_SECONDS = 30.0
-"""The time that a program has to answer a question, and to start and end beside what it was asked to measure."""
-
 HASHCAT_SECONDS = 300.0
 """The time that hashcat has for one benchmark; the first compiles its kernels."""
-
-SLOWEST = 20e6
-"""Bytes a second that a program which hashes a file must reach; one that does not is taken to hang."""
-
-
-class PeerError(Exception):
-    """A program is missing or gave no number; the message says why, on one line."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +80,6 @@ class Effort:
 
 QUICK = Effort(openssl_runs=3, openssl_seconds=1, file_runs=3, file_size=256 * MiB, hashcat_runs=1)
 FULL = Effort(openssl_runs=5, openssl_seconds=3, file_runs=5, file_size=1 * GiB, hashcat_runs=3)
-
-Outcomes = Iterator[Reading | Skip]
 
 
 class Peers(Experiment):
@@ -124,88 +113,6 @@ class Peers(Experiment):
 EXPERIMENT = Peers()
 
 
-def _or_skip(what: str, readings: Iterator[Reading]) -> Outcomes:
-    """`readings`, and a skip where the program is missing or gave no number."""
-    try:
-        yield from readings
-    except PeerError as error:
-        yield Skip(what, str(error))
-
-
-def _reading(
-    subject: str,
-    algorithm: str,
-    device: Device,
-    rates: Sequence[float],
-    *,
-    source: str,
-    conditions: str,
-    note: str = "",
-) -> Reading:
-    """The reading of a program's `rates`, in bytes a second. The conditions begin with what a reader needs to tell it
-    from others of the program on the processor; the figure shows so much of them."""
-    return Reading.of(
-        Seconds.of([1e-9 * rate for rate in rates]),
-        device,
-        subject=subject,
-        quantity="throughput",
-        unit="GB/s",
-        algorithm=algorithm,
-        source=source,
-        conditions=conditions,
-        note=note,
-    )
-
-
-# Programs ------------------------------------------------------------------------------------------------------------
-
-
-def program_output(arguments: Sequence[str], timeout: float, accepted: Collection[int] = (0,)) -> str:
-    """What a program prints on standard output. It is started without a shell, in a session of its own.
-
-    Args:
-        arguments: the program, looked for on the path, and its arguments.
-        timeout: seconds after which it is killed, with the processes that it started.
-        accepted: its exit codes where all is well.
-
-    Raises:
-        PeerError: it is not installed, did not end in time, or ended with another code.
-    """
-    name = arguments[0]
-    try:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=os.environ | {"LC_ALL": "C"},
-            start_new_session=True,
-        )
-    except FileNotFoundError:
-        raise PeerError(f"{name} is not installed") from None
-    except OSError as error:
-        raise PeerError(f"{name} cannot be started: {error.strerror}") from None
-    with process:
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except BaseException as error:  # a keyboard interrupt too: it does not reach the other session
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise PeerError(f"{name} did not end within {timeout:g} s") from None
-            raise
-    if process.returncode not in accepted:
-        said = [line.strip() for line in (errors + output).splitlines() if line.strip()]
-        raise PeerError(f"{name} ended with exit code {process.returncode}: {said[0] if said else 'it said nothing'}")
-    return output
-
-
-def _first_line(arguments: Sequence[str]) -> str:
-    return program_output(arguments, ASK_SECONDS).strip().partition("\n")[0].strip()
-
-
 # OpenSSL -------------------------------------------------------------------------------------------------------------
 
 
@@ -224,13 +131,13 @@ def openssl_rate(output: str) -> float:
 
 def _of_openssl(effort: Effort, processor: Sequence[Device]) -> Outcomes:
     return chain.from_iterable(
-        _or_skip(f"OpenSSL, {algorithm}, {device.id}", _openssl(effort, algorithm, device))
+        or_skip(f"OpenSSL, {algorithm}, {device.id}", _openssl(effort, algorithm, device))
         for algorithm, device in product(ALGORITHMS, processor)
     )
 
 
 def _openssl(effort: Effort, algorithm: str, device: Device) -> Iterator[Reading]:
-    program = " ".join(_first_line(["openssl", "version"]).split()[:2])
+    program = openssl_version()
     processes = int(device.id.partition("-")[0])
     # The wall's clock: a process that waits for its turn on a core does not hash.
     command = ["openssl", "speed", "-mr", "-elapsed", "-seconds", str(effort.openssl_seconds)]
@@ -241,7 +148,7 @@ def _openssl(effort: Effort, algorithm: str, device: Device) -> Iterator[Reading
     rates = [openssl_rate(program_output(command, timeout)) for _ in range(effort.openssl_runs)]
     how = "1 process" if processes == 1 else f"{processes} processes"
     conditions = f"{how}, {format_size(MESSAGE_SIZE)} messages"
-    yield _reading("OpenSSL", algorithm, device, rates, source=program, conditions=conditions)
+    yield throughput("OpenSSL", algorithm, device, rates, source=program, conditions=conditions)
 
 
 # hashcat -------------------------------------------------------------------------------------------------------------
@@ -269,13 +176,13 @@ def hashcat_devices(output: str) -> dict[int, tuple[str, str]]:
 
 def _of_hashcat(effort: Effort) -> Outcomes:
     return chain.from_iterable(
-        _or_skip(f"hashcat, {algorithm}", _hashcat(effort, algorithm)) for algorithm in ALGORITHMS
+        or_skip(f"hashcat, {algorithm}", _hashcat(effort, algorithm)) for algorithm in ALGORITHMS
     )
 
 
 def _hashcat(effort: Effort, algorithm: str) -> Iterator[Reading]:
     mode, block_size = HASHCAT_MODES[algorithm], ALGORITHMS[algorithm].block_size
-    program = f"hashcat {_first_line(['hashcat', '--version']).removeprefix('v')}"
+    program = f"hashcat {first_line(['hashcat', '--version']).removeprefix('v')}"
     command = ["hashcat", "--benchmark", "--machine-readable", "-m", str(mode)]
     # 1 is how hashcat says that it has tried all candidates.
     outputs = [program_output(command, HASHCAT_SECONDS, accepted=(0, 1)) for _ in range(effort.hashcat_runs)]
@@ -290,7 +197,7 @@ def _hashcat(effort: Effort, algorithm: str) -> Iterator[Reading]:
     together = "" if len(found) == 1 else f", {len(found)} devices at once"
     for number in found:
         name, kind = known.get(number, (f"hashcat's device {number}", "gpu"))
-        yield _reading(
+        yield throughput(
             "hashcat",
             algorithm,
             Device(kernel="hashcat", id=str(number), name=name, kind="cpu" if kind == "cpu" else "gpu"),
@@ -304,91 +211,21 @@ def _hashcat(effort: Effort, algorithm: str) -> Iterator[Reading]:
 # Files in memory -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A folder for files that are to be hashed.
-
-    Attributes:
-        folder: an empty one.
-        place: where the files lie, as conditions say it.
-        note: what a reader must know where that is not memory.
-    """
-
-    folder: Path
-    place: str
-    note: str
-
-
-@contextmanager
-def storage(nbytes: int) -> Iterator[Storage]:
-    """A folder with room for `nbytes`, in memory where the machine has such storage, else where temporary files go; it
-    is gone at the end.
-
-    Raises:
-        PeerError: there is no such room.
-    """
-    found = next((root for root in (SHARED_MEMORY, Path(tempfile.gettempdir())) if _has_room(root, nbytes)), None)
-    if found is None:
-        raise PeerError(f"neither memory-backed storage nor the temporary folder has room for {format_size(nbytes)}")
-    filesystem = _filesystem(found)
-    in_memory = filesystem in ("tmpfs", "ramfs")
-    with tempfile.TemporaryDirectory(prefix="hashbench-peers-", dir=found) as folder:
-        yield Storage(
-            folder=Path(folder),
-            place="memory" if in_memory else f"a file system of type {filesystem}",
-            note="" if in_memory else f"The file lies on {filesystem}, not in memory; it was read before timing.",
-        )
-
-
-def _has_room(root: Path, nbytes: int) -> bool:
-    if root == SHARED_MEMORY and _filesystem(root) != "tmpfs":
-        return False
-    room = min(shutil.disk_usage(root).free, psutil.virtual_memory().available // 2)
-    return os.access(root, os.W_OK) and room >= nbytes
-
-
-def _filesystem(folder: Path) -> str:
-    """The type of the file system that `folder` is on."""
-    types = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    place = folder.resolve()
-    return next((types[parent] for parent in (place, *place.parents) if parent in types), "unknown type")
-
-
-def _fill(path: Path, nbytes: int, seed: int) -> None:
-    """Writes `nbytes` random bytes.
-
-    Raises:
-        PeerError: they cannot be written.
-    """
-    random = np.random.default_rng(seed)
-    try:
-        with path.open("wb") as file:
-            for start in range(0, nbytes, 64 * MiB):
-                file.write(random.bytes(min(64 * MiB, nbytes - start)))
-    except OSError as error:
-        raise PeerError(f"a file of {format_size(nbytes)} cannot be written: {error.strerror}") from None
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
 def _of_one_file(effort: Effort, device: Device) -> Outcomes:
     """One long message: hashlib, coreutils and model-signing, all on one thread."""
     try:
-        with storage(effort.file_size) as where:
+        with in_memory_or_elsewhere(effort.file_size) as where:
             path = where.folder / "message"
-            _fill(path, effort.file_size, seed=1)
+            write_random(path, effort.file_size, seed=1)
             conditions = f"one file, {format_size(effort.file_size)} in {where.place}"
             for algorithm in ALGORITHMS:
-                expected = {".": _digest(path, algorithm)}
+                expected = {".": file_digest(path, algorithm)}
                 for subject, prepare in _FILE_HASHERS.items():
                     readings = _of_hasher(
                         prepare, path, expected, effort, algorithm, device, conditions=conditions, note=where.note
                     )
-                    yield from _or_skip(f"{subject}, {algorithm}, one file", readings)
-    except PeerError as error:
+                    yield from or_skip(f"{subject}, {algorithm}, one file", readings)
+    except StorageUnavailable as error:
         yield Skip("hashing one file", str(error))
 
 
@@ -396,22 +233,29 @@ def _of_a_folder(effort: Effort, device: Device) -> Outcomes:
     """Many files in a folder: model-signing alone hashes several at a time."""
     part = effort.file_size // FILES
     try:
-        with storage(FILES * part) as where:
+        with in_memory_or_elsewhere(FILES * part) as where:
             paths = [where.folder / f"part-{number:02}" for number in range(FILES)]
             for seed, path in enumerate(paths):
-                _fill(path, part, seed)
-            expected = {path.name: _digest(path, "sha256") for path in paths}
+                write_random(path, part, seed)
+            expected = {path.name: file_digest(path, "sha256") for path in paths}
             conditions = f"{FILES} files, {format_size(part)} each in {where.place}, default threads"
             readings = _of_hasher(
-                _model_signing, where.folder, expected, effort, "sha256", device, conditions=conditions, note=where.note
+                model_signing_on,
+                where.folder,
+                expected,
+                effort,
+                "sha256",
+                device,
+                conditions=conditions,
+                note=where.note,
             )
-            yield from _or_skip("model-signing, sha256, a folder", readings)
-    except PeerError as error:
+            yield from or_skip("model-signing, sha256, a folder", readings)
+    except StorageUnavailable as error:
         yield Skip("hashing a folder", str(error))
 
 
 def _of_hasher(
-    prepare: Prepare,
+    prepare: Callable[[Path, str], FileHasher],
     path: Path,
     expected: Mapping[str, str],
     effort: Effort,
@@ -422,73 +266,15 @@ def _of_hasher(
     note: str,
 ) -> Iterator[Reading]:
     hasher = prepare(path, algorithm)
-    try:
-        found = hasher.digests()  # the first run warms up too
-    except PeerError:
-        raise
-    except Exception as error:  # whatever another version of a package may raise
-        raise PeerError(f"{hasher.source} failed: {type(error).__name__}: {error}") from error
-    if found != expected:
-        raise PeerError(f"the digests of {hasher.source} are not those of hashlib, so it was not measured")
     nbytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else (path,)))
-    rates = []
-    for _ in range(effort.file_runs):
-        begin = perf_counter()
-        hasher.digests()
-        rates.append(nbytes / (perf_counter() - begin))
-    yield _reading(hasher.subject, algorithm, device, rates, source=hasher.source, conditions=conditions, note=note)
+    rates = rates_of(hasher, expected, nbytes, effort.file_runs)
+    yield throughput(hasher.subject, algorithm, device, rates, source=hasher.source, conditions=conditions, note=note)
 
 
-@dataclass(frozen=True)
-class FileHasher:
-    """A program about to hash a file or a folder.
-
-    Attributes:
-        subject: what its reading is called.
-        source: the program and its version.
-        digests: hashes once: a digest in hexadecimal for each file of the folder, by its name; "." is the file itself.
-    """
-
-    subject: str
-    source: str
-    digests: Callable[[], Mapping[str, str]]
-
-
-Prepare = Callable[[Path, str], FileHasher]
-
-
-def _hashlib(path: Path, algorithm: str) -> FileHasher:
-    source = f"hashlib, {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
-    return FileHasher("hashlib", source, lambda: {".": _digest(path, algorithm)})
-
-
-def _coreutils(path: Path, algorithm: str) -> FileHasher:
-    name = f"{algorithm}sum"
-    source = _first_line([name, "--version"])
-    timeout = ASK_SECONDS + path.stat().st_size / SLOWEST
-    return FileHasher(name, source, lambda: {".": program_output([name, str(path)], timeout).partition(" ")[0]})
-
-
-def _model_signing(path: Path, algorithm: str) -> FileHasher:
-    if algorithm != "sha256":
-        raise PeerError(f"model-signing does not offer {algorithm}")
-    try:
-        hashing: Any = import_module("model_signing.hashing")
-    except ImportError as error:
-        raise PeerError(f"model-signing cannot be imported ({error}): pip install 'hashbench[peers]'") from None
-    config = hashing.Config()
-
-    def digests() -> dict[str, str]:
-        found = config.hash(path).resource_descriptors()
-        return {descriptor.identifier: descriptor.digest.digest_hex for descriptor in found}
-
-    return FileHasher("model-signing", f"model-signing {version('model-signing')}", digests)
-
-
-_FILE_HASHERS: dict[str, Prepare] = {
-    "hashlib": _hashlib,
-    "coreutils": _coreutils,
-    "model-signing": _model_signing,
+_FILE_HASHERS: dict[str, Callable[[Path, str], FileHasher]] = {
+    "hashlib": hashlib_on,
+    "coreutils": coreutils_on,
+    "model-signing": model_signing_on,
 }
 
 
@@ -588,7 +374,7 @@ def _draw(bars: Sequence[Bar], path: Path) -> list[Path]:
         figure = style.new_figure(style.COLUMN_WIDTH, 1.1 + sum(heights) + 0.13 * lines)
         panels = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)
         for panel, (algorithm, part) in zip(panels.flat, parts.items(), strict=True):
-            panel.set_title(style.algorithm_title(algorithm), loc="left")
+            panel.set_title(algorithm_title(algorithm), loc="left")
             panel.set_xscale("log")
             for place, bar in enumerate(part):
                 _draw_bar(panel, place, bar)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hashbench.records import check_writable, write_atomically
@@ -59,11 +61,6 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def algorithm_title(name: str) -> str:
-    """The standard's name of an algorithm: "SHA-256" of "sha256"."""
-    return name.upper().replace("SHA", "SHA-")
-
-
 def kernel_colour(name: str) -> str:
     """The colour of a kernel, the same in every figure."""
     return KERNEL_COLOURS.get(name, COLOURS["purple"])
@@ -78,6 +75,29 @@ def new_figure(width: float, height: float) -> Figure:
 def style() -> Any:
     """The context to draw in."""
     return mpl.rc_context(_STYLE)
+
+
+def draw_line(panel: Axes, places: Sequence[float], values: Sequence[tuple[float, float, float]], **looks: Any) -> None:
+    """A line with marks and error bars through `values`, each a low, a middle and a high one.
+
+    Args:
+        panel: to draw in.
+        places: along the horizontal axis.
+        values: as many as places.
+        looks: as `Axes.errorbar` takes them.
+    """
+    middles = [middle for _, middle, _ in values]
+    below, above = ([abs(value[end] - value[1]) for value in values] for end in (0, 2))
+    panel.errorbar(places, middles, yerr=[below, above], capsize=2, **looks)
+
+
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all panels of a figure, under them: what has the same label stands there once."""
+    legend: dict[str, Artist] = {}
+    for panel in figure.axes:
+        handles, labels = panel.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=columns)
 
 
 def save(figure: Figure, path: Path, columns: Sequence[str], table: Iterable[Sequence[Any]]) -> list[Path]:

@@ -7,14 +7,14 @@ from itertools import cycle, product
 from pathlib import Path
 from textwrap import fill
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
-from hashbench.kernels import ALGORITHMS, STRATEGIES, Device
+from hashbench.findings import algorithm_title
+from hashbench.kernels import ALGORITHMS, Device, Strategy
 from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
@@ -25,6 +25,9 @@ CHUNK_SIZE = 4 * KiB
 CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB, 256 * KiB, 1 * MiB)
 SIZE = {"gpu": 8 * GiB, "cpu": 128 * MiB}
 """Bytes of input, of which all of a device is busy."""
+
+STRATEGIES: tuple[Strategy, ...] = ("batched", "tree")
+"""Those that a user asks for; the leaves alone are a step on the way."""
 
 LINEAR_UP_TO = 20.0
 """The ratio of the fastest to the slowest that a linear axis still shows."""
@@ -46,7 +49,7 @@ class Throughput(Experiment):
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Bars of throughput; where chunk sizes differ, lines over them too, for each kind of device."""
-        largest = _largest(rows)
+        largest = largest_of(rows)
         drawn = _save(_bars([row for row in largest if row.chunk_size == CHUNK_SIZE] or largest), path)
         for kind in ("gpu", "cpu"):
             part = [row for row in largest if row.device_kind == kind and row.chunk_size]
@@ -61,29 +64,40 @@ Lane = tuple[str, str, str]
 Drawing = tuple[Figure, Sequence[Row]]
 
 
-def _lane(row: Row) -> Lane:
+def lane_of(row: Row) -> Lane:
     """What has a bar or a line of its own."""
     return row.kernel, row.variant, row.device
 
 
-def _largest(rows: Sequence[Row]) -> list[Row]:
+def speeds_of(row: Row) -> tuple[float, float, float]:
+    """The throughput at the slow quartile, the median and the fast quartile, in GB/s."""
+    slow, fast = row.gb_per_s_range
+    return slow, row.gb_per_s, fast
+
+
+def wall_seconds_of(row: Row) -> tuple[float, float, float]:
+    """The quartiles and, between them, the median of the seconds by the wall's clock."""
+    return row.wall_seconds_q1, row.wall_seconds_median, row.wall_seconds_q3
+
+
+def largest_of(rows: Sequence[Row]) -> list[Row]:
     """Of the rows that differ in bytes alone, the one with the most."""
     ordered = sorted(rows, key=lambda row: row.bytes)
-    return list({(_lane(row), row.algorithm, row.strategy, row.chunk_size): row for row in ordered}.values())
+    return list({(lane_of(row), row.algorithm, row.strategy, row.chunk_size): row for row in ordered}.values())
 
 
 def _bars(rows: Sequence[Row]) -> Drawing:
     speeds = [row.gb_per_s for row in rows]
     linear = max(speeds) <= LINEAR_UP_TO * min(speeds)
-    labels = _labels(rows)
-    lanes = list(dict.fromkeys(_lane(row) for row in sorted(rows, key=lambda row: -row.gb_per_s)))[::-1]
+    labels = labels_of(rows)
+    lanes = list(dict.fromkeys(lane_of(row) for row in sorted(rows, key=lambda row: -row.gb_per_s)))[::-1]
     with style.style():
         figure, panels = _panels(rows, panel_height=0.55 + 0.30 * len(lanes))
         for panel, part in panels:
             if not linear:
                 panel.set_xscale("log")
             for row in part:
-                _bar(panel, lanes.index(_lane(row)), row)
+                _bar(panel, lanes.index(lane_of(row)), row)
             panel.set_yticks(range(len(lanes)), [labels[lane] for lane in lanes])
             panel.xaxis.set_major_formatter(FuncFormatter(lambda speed, _: f"{speed:g}"))
             panel.grid(axis="y", visible=False)
@@ -115,13 +129,13 @@ def _bar(panel: Axes, place: int, row: Row) -> None:
 
 
 def _lines(rows: Sequence[Row]) -> Drawing:
-    labels = _labels(rows)
+    labels = labels_of(rows)
     marks = dict(zip(labels, cycle("osD^vP*X"), strict=False))
     with style.style():
         figure, panels = _panels(rows, panel_height=2.1)
         for panel, part in panels:
             for lane, label in labels.items():
-                points = sorted((row for row in part if _lane(row) == lane), key=lambda row: row.chunk_size or 0)
+                points = sorted((row for row in part if lane_of(row) == lane), key=lambda row: row.chunk_size or 0)
                 if points:
                     _line(panel, points, label, marks[lane])
             panel.set_xscale("log", base=2)
@@ -135,18 +149,13 @@ def _lines(rows: Sequence[Row]) -> Drawing:
 
 
 def _line(panel: Axes, points: Sequence[Row], label: str, mark: str) -> None:
-    ranges = [row.gb_per_s_range for row in points]
-    panel.errorbar(
+    style.draw_line(
+        panel,
         [row.chunk_size or 0 for row in points],
-        [row.gb_per_s for row in points],
-        yerr=[
-            [row.gb_per_s - slow for row, (slow, _) in zip(points, ranges, strict=True)],
-            [fast - row.gb_per_s for row, (_, fast) in zip(points, ranges, strict=True)],
-        ],
+        [speeds_of(row) for row in points],
         color=style.kernel_colour(points[0].kernel),
         linestyle=":" if points[0].is_reference else "-",
         marker=mark,
-        capsize=2,
         label=label,
     )
 
@@ -159,7 +168,7 @@ def _panels(rows: Sequence[Row], panel_height: float) -> tuple[Figure, list[tupl
     grid = figure.subplots(len(algorithms), len(strategies), sharex=True, sharey=True, squeeze=False)
     panels = []
     for panel, (algorithm, strategy) in zip(grid.flat, product(algorithms, strategies), strict=True):
-        panel.set_title(f"{style.algorithm_title(algorithm)}, {strategy}", loc="left")
+        panel.set_title(f"{algorithm_title(algorithm)}, {strategy}", loc="left")
         panels.append((panel, [r for r in rows if (r.algorithm, r.strategy) == (algorithm, strategy)]))
     return figure, panels
 
@@ -172,14 +181,10 @@ def _finish(figure: Figure, rows: Sequence[Row], what: str, columns: int) -> Non
     )
     names = " and ".join(sorted({row.device_name for row in rows}))
     figure.suptitle(f"SHA-2 throughput, {sizes}{what}\n{fill(names, 90)}", fontsize=9)
-    legend: dict[str, Artist] = {}
-    for panel in figure.axes:
-        handles, labels = panel.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=columns)
+    style.legend_below(figure, columns)
 
 
-def _labels(rows: Sequence[Row]) -> dict[Lane, str]:
+def labels_of(rows: Sequence[Row]) -> dict[Lane, str]:
     """Each lane's name: the kernel, what tells its device from the others, and its variant where there are several."""
     labels = {}
     for row in sorted(rows, key=lambda row: -row.gb_per_s):
@@ -191,7 +196,7 @@ def _labels(rows: Sequence[Row]) -> dict[Lane, str]:
         elif len(twins) > 1:
             device = f"{device} {row.device}"
         variant = f" ({row.variant})" if len({r.variant for r in rows if r.kernel == row.kernel}) > 1 else ""
-        labels[_lane(row)] = fill(f"{row.kernel}{variant}, {device}", 26)
+        labels[lane_of(row)] = fill(f"{row.kernel}{variant}, {device}", 26)
     return labels
 
 

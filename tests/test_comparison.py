@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from rows import row
 
-from hashbench.comparison import NotComparableError, check_comparable, compare, read_run
+from hashbench import report_commands
+from hashbench.comparison import (
+    NotComparableError,
+    by_input,
+    check_comparable,
+    compare,
+    disagreements,
+    read_run,
+    summarise,
+)
 from hashbench.records import ResultsError
-from hashbench.results import ResultsFile, Row
+from hashbench.results import SCHEMA, ResultsFile, Row
 from hashbench.tables import speed_up_over_reference
 
 
@@ -40,6 +50,7 @@ def test_a_difference_counts_where_the_quartiles_do_not_overlap(seconds: float, 
     "change",
     [
         {"experiment": "other"},
+        {"model": "gpt-2"},
         {"kernel": "cupy"},
         {"variant": "balanced"},
         {"strategy": "batched"},
@@ -106,7 +117,7 @@ def test_another_schema_and_an_empty_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "throughput.csv"
     ResultsFile(path).add(row())
     text = path.read_text()
-    path.write_text(text.replace("\n1,", "\n9,"))
+    path.write_text(text.replace(f"\n{SCHEMA},", "\n9,"))
     with pytest.raises(ResultsError, match="is of schema '9'"):
         read_run(tmp_path)
     path.write_text(text.splitlines(keepends=True)[0])
@@ -118,3 +129,87 @@ def test_speed_up_is_over_hashlib_on_one_thread() -> None:
     rows = [*hashlib_rows(4), row(0.01), row(0.01, chunk_size=64), row(0.02, bytes=1 << 31)]
     speed_ups = [speed_up_over_reference(r, rows) for r in rows]
     assert speed_ups == [1, pytest.approx(4), pytest.approx(100), None, pytest.approx(100)]
+
+
+def test_a_summary_is_by_experiment_kernel_and_kind_of_device() -> None:
+    base = [
+        row(0.1, bytes=1 << 20),
+        row(0.1, bytes=1 << 30),
+        row(0.1, experiment="other"),
+        row(0.1, kernel="cupy"),
+        row(0.1, device_kind="cpu", device="1:0"),
+    ]
+    found = summarise(compare(base, base))
+    assert [(s.experiment, s.kernel, s.device_kind, len(s.ratios)) for s in found] == [
+        ("throughput", "opencl", "gpu", 2),
+        ("other", "opencl", "gpu", 1),
+        ("throughput", "cupy", "gpu", 1),
+        ("throughput", "opencl", "cpu", 1),
+    ]
+    assert all((s.ratio, s.faster, s.slower) == (1, 0, 0) for s in found)
+
+
+def test_the_summarys_ratio_is_the_geometric_mean_and_only_differences_beyond_the_spread_count() -> None:
+    sizes = (1 << 20, 1 << 21, 1 << 22, 1 << 23)
+    base = [row(0.1, 0.02, bytes=size) for size in sizes]
+    other = [row(s, 0.02, bytes=n) for s, n in zip((0.05, 0.4, 0.1, 0.101), sizes, strict=True)]
+    (summary,) = summarise(compare(base, other))
+    assert summary.ratio == pytest.approx((2 * 0.25 * 1 * (0.1 / 0.101)) ** 0.25)
+    assert (summary.faster, summary.slower) == (1, 1)
+    (inverse,) = summarise(compare(other, base))
+    assert inverse.ratio == pytest.approx(1 / summary.ratio)
+
+
+def test_rows_of_one_input_are_those_that_hashed_the_same_whatever_the_kernel() -> None:
+    same = [row(), row(kernel="cupy", variant="paired"), row(device="1:0", device_name="AMD Instinct MI300X")]
+    others = [row(bytes=4096), row(strategy="batched"), row(model="gpt-2"), row(segments=2), row(chunk_size=8192)]
+    assert by_input([*same, *others, row(digest="")]) == [same, *([one] for one in others)]
+    assert disagreements([*same, *others]) == []
+
+
+def test_digests_of_one_input_that_differ_are_named() -> None:
+    rows = [row(), row(kernel="cupy", digest="aa" * 32), row(digest="")]
+    (line,) = disagreements(rows)
+    assert line == (
+        "the digests of throughput, sha256 tree, 1,073,741,824 bytes in chunks of 4KiB differ: "
+        f"{'5d' * 32} (opencl 0:0 on NVIDIA H200, 2026-01-02T03:04:05Z) and "
+        f"{'aa' * 32} (cupy 0:0 on NVIDIA H200, 2026-01-02T03:04:05Z)"
+    )
+
+
+def run_compare(tmp_path: Path, a: Row, b: Row, *arguments: str) -> Result:
+    """The command over two machines of one row each."""
+    for name, one in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        ResultsFile(tmp_path / name / "throughput.csv").add(one)
+    return CliRunner().invoke(report_commands.compare, ["a", "b", "--results", str(tmp_path), *arguments])
+
+
+def test_the_command_prints_the_summary_and_on_demand_the_points(tmp_path: Path) -> None:
+    (tmp_path / "summary").mkdir()
+    done = run_compare(tmp_path / "summary", row(0.1), row(0.2))
+    assert done.exit_code == 0, done.output
+    assert "geometric mean" in done.stdout
+    assert "0.500" in done.stdout
+    assert "beyond the spread" not in done.stdout
+    (tmp_path / "points").mkdir()
+    done = run_compare(tmp_path / "points", row(0.1), row(0.2), "--points")
+    assert done.exit_code == 0, done.output
+    assert "beyond the spread" in done.stdout
+    assert "geometric mean" not in done.stdout
+
+
+def test_the_command_ends_with_1_where_digests_differ(tmp_path: Path) -> None:
+    done = run_compare(tmp_path, row(0.1), row(0.2, digest="aa" * 32))
+    assert done.exit_code == 1
+    assert "0.500" in done.stdout
+    assert done.stderr.startswith("the digests of throughput, sha256 tree")
+    assert done.stderr.count("\n") == 1
+
+
+def test_one_run_and_runs_without_a_common_point_are_refused(tmp_path: Path) -> None:
+    done = run_compare(tmp_path, row(), row(algorithm="sha384", digest=""))
+    assert "a and b have no point in common" in str(done.exception)
+    done = CliRunner().invoke(report_commands.compare, ["a"])
+    assert done.exit_code == 2
+    assert "two runs at least" in done.output

@@ -19,8 +19,10 @@ from rows import row
 
 from hashbench.experiment import Experiment, Skip, plan, run
 from hashbench.experiments import peers, style
-from hashbench.experiments.peers import PeerError, hashcat_devices, hashcat_rates, openssl_rate
-from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, kernel_class
+from hashbench.experiments.peers import hashcat_devices, hashcat_rates, openssl_rate
+from hashbench.experiments.programs import PeerError, model_signing_on, program_output, throughput
+from hashbench.experiments.throughput import STRATEGIES
+from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.readings import Reading, ReadingsFile, read_readings
 from hashbench.results import ResultsFile
 
@@ -339,7 +341,7 @@ def test_hashlib_over_a_file(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_coreutils_over_a_file(algorithm: str, tmp_path: Path) -> None:
     try:
-        peers.program_output([f"{algorithm}sum", "--version"], 10)
+        program_output([f"{algorithm}sum", "--version"], 10)
     except PeerError as error:
         pytest.skip(f"coreutils: {error}")
     (reading,) = measured(f"{algorithm}sum", algorithm)
@@ -349,7 +351,7 @@ def test_coreutils_over_a_file(algorithm: str, tmp_path: Path) -> None:
 @pytest.mark.covers("model-signing")
 def test_model_signing_over_a_file_and_over_a_folder() -> None:
     try:
-        peers._model_signing(Path(), "sha256")
+        model_signing_on(Path(), "sha256")
     except PeerError as error:
         pytest.skip(str(error))
     one, many = measured("model-signing")
@@ -370,7 +372,7 @@ def test_model_signing_gives_the_digests_of_hashlib(tmp_path: Path) -> None:
     (model / "a").write_bytes(b"a" * 3_000_001)
     (model / "b").write_bytes(b"")
     try:
-        folder, file = (peers._model_signing(path, "sha256") for path in (model, model / "a"))
+        folder, file = (model_signing_on(path, "sha256") for path in (model, model / "a"))
     except PeerError as error:
         pytest.skip(str(error))
     a, b = (hashlib.sha256(data).hexdigest() for data in (b"a" * 3_000_001, b""))
@@ -382,40 +384,12 @@ def test_model_signing_that_is_missing_is_skipped(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'model_signing'")
 
-    monkeypatch.setattr(peers, "import_module", missing)
+    monkeypatch.setattr("hashbench.experiments.programs.import_module", missing)
     skips = [o for o in readings_of("model-signing") if isinstance(o, Skip)]
     assert {skip.reason for skip in skips if "sha256" in skip.what} == {
         "model-signing cannot be imported (No module named 'model_signing'): pip install 'hashbench[peers]'"
     }
     assert len(skips) == 3
-
-
-def test_storage_in_memory_is_preferred_and_cleared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    types = {tmp_path: "tmpfs", tmp_path / "other": "ext4"}
-    (tmp_path / "other").mkdir()
-    monkeypatch.setattr(peers, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(peers, "_filesystem", types.__getitem__)
-    with peers.storage(MiB) as where:
-        (where.folder / "file").write_bytes(b"data")
-        assert where.folder.parent == tmp_path
-        assert (where.place, where.note) == ("memory", "")
-    assert not where.folder.exists()
-
-    types[tmp_path] = "ext4"  # a folder of that name that is no memory
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "other"))
-    with peers.storage(MiB) as where:
-        assert where.folder.parent == tmp_path / "other"
-        assert where.place == "a file system of type ext4"
-        assert where.note == "The file lies on ext4, not in memory; it was read before timing."
-
-
-def test_a_file_is_as_long_as_asked_and_random(tmp_path: Path) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        peers._fill(tmp_path / name, 100_001, seed)
-    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
-    assert len(a) == 100_001
-    assert a == b != c
-    assert len(set(a)) == 256
 
 
 # The experiment ------------------------------------------------------------------------------------------------------
@@ -452,11 +426,11 @@ def made_up() -> Iterator[Reading]:
     gpu = Device(kernel="hashcat", id="1", name="NVIDIA H200", kind="gpu")
     for day, size in (("02", "1GiB"), ("01", "256MiB")):
         for subject, first in (("hashlib", "one file"), ("model-signing", "one file"), ("model-signing", "32 files")):
-            made = peers._reading(subject, "sha256", processor, [2e9], source="x 1", conditions=f"{first}, {size}")
+            made = throughput(subject, "sha256", processor, [2e9], source="x 1", conditions=f"{first}, {size}")
             yield replace(made, date=f"2026-01-{day}")
     for algorithm, rate in (("sha256", 1045e9), ("sha384", 677e9)):
         rates = [0.99 * rate, rate, 1.02 * rate]
-        yield peers._reading("hashcat", algorithm, gpu, rates, source="x", conditions="y", note=peers.HASHCAT_NOTE)
+        yield throughput("hashcat", algorithm, gpu, rates, source="x", conditions="y", note=peers.HASHCAT_NOTE)
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, rows: list[Any], readings: list[Reading]) -> Figure:

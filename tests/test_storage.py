@@ -1,0 +1,102 @@
+"""Storage for files: in memory or on a disk, gone afterwards, refused with the reason, and a cache left for real."""
+
+from __future__ import annotations
+
+import os
+from mmap import PAGESIZE
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashbench.experiments import storage
+from hashbench.experiments.storage import StorageUnavailable
+
+MiB = 1 << 20
+
+
+def test_storage_in_memory_is_preferred_and_cleared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    types = {tmp_path: "tmpfs", tmp_path / "other": "ext4"}
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(storage, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(storage, "file_system", types.__getitem__)
+    with storage.in_memory_or_elsewhere(MiB) as where:
+        (where.folder / "file").write_bytes(b"data")
+        assert where.folder.parent == tmp_path
+        assert (where.place, where.note) == ("memory", "")
+    assert not where.folder.exists()
+
+    types[tmp_path] = "ext4"  # a folder of that name that is no memory
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "other"))
+    with storage.in_memory_or_elsewhere(MiB) as where:
+        assert where.folder.parent == tmp_path / "other"
+        assert where.place == "a file system of type ext4"
+        assert where.note == "The file lies on ext4, not in memory; it was read before timing."
+
+
+def test_a_file_is_as_long_as_asked_and_random(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        storage.write_random(tmp_path / name, 100_001, seed)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert len(a) == 100_001
+    assert a == b != c
+    assert len(set(a)) == 256
+
+
+def test_storage_in_memory_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(storage, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(storage, "file_system", {tmp_path: "tmpfs"}.__getitem__)
+    with storage.in_memory(MiB) as where:
+        assert where.folder.parent == tmp_path
+        assert where.place == "memory"
+    assert not where.folder.exists()
+    with (
+        pytest.raises(StorageUnavailable, match="memory-backed storage has no room for 1048576TiB"),
+        storage.in_memory(1 << 60),
+    ):
+        pass
+
+
+def test_storage_on_a_disk_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    types = {tmp_path: "ext4"}
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(storage, "file_system", types.__getitem__)
+    with storage.on_disk(MiB) as where:
+        assert where.folder.parent == tmp_path
+        assert where.place == "a disk (ext4)"
+    assert not where.folder.exists()
+    with pytest.raises(StorageUnavailable, match="the temporary folder has no room"), storage.on_disk(1 << 60):
+        pass
+    types[tmp_path] = "tmpfs"
+    with pytest.raises(StorageUnavailable, match="go to memory here"), storage.on_disk(MiB):
+        pass
+
+
+def test_a_file_that_was_read_is_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(MiB))
+    resident = storage._resident_pages(path)
+    if resident is None:
+        pytest.skip("mincore: the system does not offer it")
+    assert resident == np.ceil(MiB / PAGESIZE)
+
+
+def test_a_file_that_left_the_page_cache_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = os.urandom(MiB)
+    path.write_bytes(data)
+    left = storage.leave_page_cache(path)
+    if left:
+        assert storage._resident_pages(path) == 0
+    assert path.read_bytes() == data
+    if not left:
+        pytest.skip(f"page cache: the system keeps files of {storage.file_system(tmp_path)} in memory")
+
+
+def test_a_cache_that_cannot_be_left_is_not_taken_for_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(MiB))
+    monkeypatch.setattr(storage, "_resident_pages", lambda path: None)
+    assert not storage.leave_page_cache(path)
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    assert not storage.leave_page_cache(path)
