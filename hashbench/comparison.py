@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 from hashbench.records import ResultsError
 from hashbench.results import REFERENCE, Row, read_rows, results_files
+from hashbench.sizes import format_size
 
 
 class NotComparableError(ValueError):
@@ -32,6 +34,29 @@ class Comparison:
     def beyond_spread(self) -> bool:
         """Whether the ranges between the quartiles do not overlap."""
         return self.other.seconds_q1 > self.base.seconds_q3 or self.other.seconds_q3 < self.base.seconds_q1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The points of one experiment and kernel on one kind of device that two runs have in common.
+
+    Attributes:
+        experiment, kernel, device_kind: of every point.
+        ratios: of each point, the other's throughput over the base's; there is at least one.
+        faster, slower: points at which the other is, beyond the spread.
+    """
+
+    experiment: str
+    kernel: str
+    device_kind: str
+    ratios: tuple[float, ...]
+    faster: int
+    slower: int
+
+    @property
+    def ratio(self) -> float:
+        """The geometric mean: the one mean by which A over B is the inverse of B over A."""
+        return geometric_mean(self.ratios)
 
 
 def read_run(path: Path) -> list[Row]:
@@ -62,6 +87,44 @@ def compare(base: Sequence[Row], other: Sequence[Row]) -> list[Comparison]:
     return pairs
 
 
+def summarise(pairs: Iterable[Comparison]) -> list[Summary]:
+    """What `pairs` say by experiment, kernel and kind of device, in the order of the first pair of each."""
+    groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
+    for pair in pairs:
+        groups[pair.base.experiment, pair.base.kernel, pair.base.device_kind].append(pair)
+    return [
+        Summary(
+            *group,
+            ratios=tuple(pair.ratio for pair in found),
+            faster=sum(pair.beyond_spread and pair.ratio > 1 for pair in found),
+            slower=sum(pair.beyond_spread and pair.ratio < 1 for pair in found),
+        )
+        for group, found in groups.items()
+    ]
+
+
+def by_input(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows that have a digest, grouped by what was hashed and how: whichever kernel and device it was, their
+    digests must be the same.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.digest:
+            what = (row.experiment, row.model, row.strategy, row.algorithm, row.bytes, row.chunk_size, row.segments)
+            groups[what].append(row)
+    return list(groups.values())
+
+
+def disagreements(rows: Iterable[Row]) -> list[str]:
+    """A line for each row whose digest is not that of the first row of the same input; none where all is well."""
+    return [
+        f"the digests of {_what(first)} differ: {first.digest} ({_where(first)}) and {row.digest} ({_where(row)})"
+        for first, *others in by_input(rows)
+        for row in others
+        if row.digest != first.digest
+    ]
+
+
 def check_comparable(rows: Iterable[Row]) -> None:
     """Checks that `rows` were measured by one protocol, and that those of one point were verified alike.
 
@@ -83,6 +146,13 @@ def check_comparable(rows: Iterable[Row]) -> None:
                 f"rows verified by {twin.verified!r} ({_where(twin)}) and {row.verified!r} ({_where(row)}) "
                 "do not compare: measure both with the same version of hashbench"
             )
+
+
+def _what(row: Row) -> str:
+    chunk = "" if row.chunk_size is None else f" in chunks of {format_size(row.chunk_size)}"
+    what = f"{row.model}, {row.bytes:,} bytes" if row.model else f"{row.bytes:,} bytes"
+    segments = f" in {row.segments:,} segments" if row.segments > 1 else ""
+    return f"{row.experiment}, {row.algorithm} {row.strategy}, {what}{segments}{chunk}"
 
 
 def _where(row: Row) -> str:
