@@ -77,6 +77,7 @@ def _peak_in_this_process(device: Device, algorithm: str, models: Sequence[str],
             with suppress(OutOfDeviceMemory):
                 nbytes = peak_beside_input(kernel, [tensor.nbytes for tensor in model.tensors], chunk_size, used)
                 return Peak(model.name, nbytes, f"NVML {nvml.nvmlSystemGetNVMLVersion()}")
+            kernel.trim()  # a pool keeps what there was of a model until there was no room for the rest
     raise Unavailable(f"none of {', '.join(models)} fits on {device.name}")
 
 
