@@ -21,7 +21,7 @@ from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.disassembly import CompileError, StructureError
 from hashbench.kernels.source import VARIANTS
 from hashbench.records import check_writable, write_atomically
-from hashbench.results import Row, read_rows, rows_files
+from hashbench.results import Row, found_machine_folders, read_rows, rows_files
 from hashbench.static_model import FORMAT, Prediction
 from hashbench.tables import print_table
 
@@ -97,7 +97,7 @@ def _predictions(wanted: Sequence[GPU], algorithms: Sequence[str], variants: Seq
 
 
 def _rows(results: Path) -> list[Row]:
-    return [row for folder in sorted(results.glob("*/")) for file in rows_files(folder) for row in read_rows(file)]
+    return [row for folder in found_machine_folders(results) for file in rows_files(folder) for row in read_rows(file)]
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:

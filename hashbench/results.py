@@ -191,6 +191,11 @@ def experiment_names(folder: Path) -> list[str]:
     return sorted({file.name.removesuffix(READINGS_SUFFIX).removesuffix(".csv") for file in folder.glob("*.csv")})
 
 
+def found_machine_folders(results: Path) -> list[Path]:
+    """The folders of machines under `results`, by name; there may be none."""
+    return sorted({file.parent for file in results.glob("*/*.csv")} - {results / FIGURES_FOLDER})
+
+
 def machine_folders(results: Path) -> list[Path]:
     """The folders of machines under `results`, by name.
 
@@ -199,7 +204,7 @@ def machine_folders(results: Path) -> list[Path]:
     """
     if not results.is_dir():
         raise ResultsError(f"{results} is not a folder; accepted is the folder that `hashbench bench` writes to")
-    found = sorted({file.parent for file in results.glob("*/*.csv")} - {results / FIGURES_FOLDER})
+    found = found_machine_folders(results)
     if not found:
         raise ResultsError(f"{results} holds no results: run `hashbench bench` first")
     return found

@@ -222,6 +222,8 @@ def test_the_command_writes_and_shows_predictions(toolchain: str, tmp_path: Path
     folder.mkdir()
     (folder / "throughput.csv").write_bytes(ROWS_OF_THE_H200.read_bytes())
     (folder / "pipes.readings.csv").write_text("no rows")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "architectures.csv").write_text("no rows either")
     options = ["--results", str(tmp_path), "--algorithm", "sha256"]
 
     def run(*arguments: str) -> str:
