@@ -1,4 +1,4 @@
-"""The command line: `hashbench devices | hash | bench | figures | report | compare | predict`.
+"""The command line: `hashbench devices | hash | manifest | verify | prove | check-proof | bench | ...`.
 
 Exit codes: 0 good; 1 a check failed; 2 the call or the input was unusable; 130 interrupted. Errors are one line on
 stderr.
@@ -11,8 +11,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING
@@ -21,11 +20,14 @@ import click
 
 from hashbench import selection
 from hashbench.bench_commands import CHECK_FAILED, bench, figures
-from hashbench.files import ChangedWhileReadError, FileHasher, Progress, open_source, size_of
-from hashbench.kernels import ALGORITHMS, Device, Unavailable
+from hashbench.files import ChangedWhileReadError, FileHasher, open_source, size_of
+from hashbench.hash_options import algorithm_option, chunk_size_option, device_option, kernel_option
+from hashbench.kernels import Device, Unavailable
+from hashbench.model_commands import verify_model, write_manifest
 from hashbench.predict_command import predict
+from hashbench.progress import shown
+from hashbench.proof_commands import check_proof, write_proof
 from hashbench.report_commands import compare, report
-from hashbench.sizes import SIZE
 from hashbench.verification import VerificationError
 
 if TYPE_CHECKING:
@@ -65,16 +67,10 @@ def devices(as_json: bool) -> None:
 
 @hashbench.command("hash")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--kernel", help="Kernel to hash with; the fastest available unless given.")
-@click.option("--device", help="Device id, as `hashbench devices` lists it.")
-@click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), default="sha256", show_default=True)
-@click.option(
-    "--chunk-size",
-    type=SIZE,
-    default="4KiB",
-    show_default=True,
-    help="Bytes of a leaf: a multiple of 64, up to 256MiB.",
-)
+@kernel_option
+@device_option
+@algorithm_option
+@chunk_size_option
 @click.option("--leaves", is_flag=True, help="Print the digest of each chunk instead of the tree's root.")
 @click.pass_context
 def hash_files(
@@ -109,7 +105,7 @@ def hash_files(
         context.exit(UNUSABLE)
 
 
-for command in (bench, figures, report, compare, predict):
+for command in (write_manifest, verify_model, write_proof, check_proof, bench, figures, report, compare, predict):
     hashbench.add_command(command)
 
 
@@ -157,7 +153,7 @@ def _table(listed: Sequence[Device], default: Sequence[Device]) -> Table:
 
 def _hash_file(hasher: FileHasher, name: str, leaves: bool, lines: IO[bytes]) -> None:
     """Writes the lines of one file to `lines`."""
-    with open_source(name) as stream, _progress(name, size_of(stream)) as progress:
+    with open_source(name) as stream, shown(name, size_of(stream)) as progress:
         if not leaves:
             lines.write(_line(hasher.root(stream, progress), name))
             return
@@ -175,23 +171,6 @@ def _line(digest: bytes, name: str, part: str = "") -> bytes:
     escaped = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
     mark = "" if escaped == name else "\\"
     return os.fsencode(f"{mark}{digest.hex()}  {escaped}{part}\n")
-
-
-@contextmanager
-def _progress(name: str, total: int | None) -> Iterator[Progress]:
-    """What takes the bytes that were hashed, and shows them where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda nbytes: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    label = TextColumn("{task.description}", markup=False)
-    with Bar(label, *columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda nbytes: bar.advance(task, nbytes)
 
 
 def _complain(error: Exception, name: str | None, debug: bool) -> None:

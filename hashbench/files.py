@@ -1,7 +1,6 @@
 """Files and streams of any size, hashed in bounded memory: read, copied to the device and hashed piece by piece.
 
-A piece is chunk_size * 2^k bytes, hence a complete subtree: its root is found on the device, and the roots of all
-pieces fold to the root of the file. While one piece is hashed the next is copied and the one after it is read.
+A piece is a complete subtree: its root is found on the device, and the roots of all pieces fold to the file's root.
 """
 
 from __future__ import annotations
@@ -10,30 +9,21 @@ import io
 import os
 import select
 import stat
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import repeat
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
-from hashbench.kernels import Buffer, Bytes, Kernel, Stage, check_chunk_size
+from hashbench.kernels import Buffer, Bytes, Kernel
 from hashbench.merkle import root_of
+from hashbench.progress import Progress
+from hashbench.staging import PIECE_SIZE, Staging
 
-PIECE_SIZE = 64 << 20
-"""Bytes of a piece, where chunk size and device allow: large enough that launches and copies cost nothing beside it."""
-
-MAX_CHUNK_SIZE = 256 << 20
-"""Bytes of the largest chunk that is accepted: a piece is at least one chunk."""
-
-_MAX_PIECE_CHUNKS = 1 << 18  # what the host keeps of each chunk stays small beside the piece
-_STAGES = 3  # one is read to, one is copied, one is hashed
-_HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpreter and the framework
 _POLL_MILLISECONDS = 100  # how long a reader waits for a pipe before it looks whether it is still wanted
 
 Source = str | os.PathLike[str] | BinaryIO | io.RawIOBase
-Progress = Callable[[int], object]
 
 
 class ChangedWhileReadError(ValueError):
@@ -62,6 +52,15 @@ def size_of(stream: Any) -> int | None:
     return max(0, status.st_size - stream.tell()) if status else None
 
 
+def change(before: os.stat_result, after: os.stat_result) -> str | None:
+    """What happened to a file between two looks at it, as in "it grew"; None where nothing did."""
+    if (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
+        return "was replaced"
+    if after.st_size != before.st_size:
+        return "grew" if after.st_size > before.st_size else "shrank"
+    return None if after.st_mtime_ns == before.st_mtime_ns else "was written to"
+
+
 class FileHasher:
     """Hashes files and streams with one kernel. Its memory is kept from one to the next.
 
@@ -78,19 +77,13 @@ class FileHasher:
 
     def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
         self.kernel = kernel
-        self.chunk_size = check_chunk_size(chunk_size)
-        if chunk_size > MAX_CHUNK_SIZE:
-            raise ValueError(
-                f"chunk size {chunk_size} is not accepted for a file: the largest is {MAX_CHUNK_SIZE} bytes (256 MiB)"
-            )
-        room = kernel.largest_buffer() // 2
-        self.piece_size = self.chunk_size
-        while 2 * self.piece_size <= min(piece_size, _MAX_PIECE_CHUNKS * self.chunk_size, room // _STAGES):
-            self.piece_size *= 2
-        # Stages of a CPU device may lie in host memory twice: what is read to, and what the device's buffer is.
-        copies = 2 if kernel.device.kind == "cpu" else 1
-        self._stage_count = max(1, min(_STAGES, _HOST_BUDGET // (copies * self.piece_size), room // self.piece_size))
-        self._stages: list[Stage] = []
+        self.chunk_size = chunk_size
+        self._staging = Staging(kernel, chunk_size, piece_size)
+
+    @property
+    def piece_size(self) -> int:
+        """Bytes of every piece but a file's last: chunk_size * 2^k."""
+        return self._staging.piece_size
 
     def root(self, source: Source, progress: Progress = lambda nbytes: None) -> bytes:
         """The Merkle Tree Hash (RFC 9162 section 2.1.1) of a file, H("") where it is empty.
@@ -127,41 +120,10 @@ class FileHasher:
     def _pieces(self, stream: Any) -> Generator[Buffer, None, None]:
         """The stream's pieces on the device, each valid until the next is asked for."""
         reading = _Reading(stream)
-        reader, copier = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "copy")
-        pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
-
-        def begin(stage: Stage) -> None:
-            filled = reader.submit(reading.fill, stage.host.data[: self.piece_size])
-            pending.append((stage, copier.submit(_copy, stage, filled)))
-
-        try:
-            for stage in self._enough_stages(reading.size):
-                begin(stage)
-            while True:
-                stage, copied = pending.popleft()
-                piece = copied.result()
-                if piece is None:
-                    break
-                yield piece
-                begin(stage)
-            reading.check_unchanged()
-        finally:
-            reading.stop()
-            reader.shutdown(cancel_futures=True)
-            copier.shutdown(cancel_futures=True)
-
-    def _enough_stages(self, size: int | None) -> list[Stage]:
-        count = self._stage_count
-        if size is not None:
-            count = min(count, max(1, -(-size // self.piece_size)))
-        while len(self._stages) < count:
-            self._stages.append(self.kernel.stage(self.piece_size))
-        return self._stages[:count]
-
-
-def _copy(stage: Stage, filled: Future[int]) -> Buffer | None:
-    nbytes = filled.result()
-    return stage.upload(nbytes) if nbytes else None
+        at_most = None if reading.size is None else -(-reading.size // self.piece_size)
+        with closing(self._staging.stream(repeat(reading.fill), reading.stop, at_most)) as pieces:
+            yield from pieces
+        reading.check_unchanged()
 
 
 class _Reading:
@@ -213,13 +175,9 @@ class _Reading:
         """
         if self._before is None:
             return
-        after = os.fstat(self._stream.fileno())
-        if self._count < (self.size or 0):
-            raise self._changed("shrank")
-        if after.st_size != self._before.st_size:
-            raise self._changed("grew" if after.st_size > self._before.st_size else "shrank")
-        if after.st_mtime_ns != self._before.st_mtime_ns:
-            raise self._changed("was written to")
+        how = "shrank" if self._count < (self.size or 0) else change(self._before, os.fstat(self._stream.fileno()))
+        if how:
+            raise self._changed(how)
 
     def _changed(self, how: str) -> ChangedWhileReadError:
         return ChangedWhileReadError(

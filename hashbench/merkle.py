@@ -87,7 +87,7 @@ def inclusion_proof(chunks: Sequence[Data], index: int, algorithm: str) -> list[
     """
     if not 0 <= index < len(chunks):
         raise ValueError(f"leaf {index} does not exist: the tree has {len(chunks)} leaves, counted from 0")
-    return _path(index, [leaf_hash(chunk, algorithm) for chunk in chunks], algorithm)
+    return path_of(index, [leaf_hash(chunk, algorithm) for chunk in chunks], algorithm)
 
 
 def verify_inclusion(
@@ -136,14 +136,25 @@ def chunks_of(data: Data, chunk_size: int) -> list[memoryview]:
     return [view[start : start + chunk_size] for start in range(0, len(view), chunk_size)]
 
 
-def _path(m: int, nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
+def path_of(m: int, nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
+    """The inclusion path of node m of `nodes`, as `root_of` takes them: PATH(m, D[n]) of RFC 9162 section 2.1.3.1, from
+    nodes instead of from data.
+
+    Args:
+        m: from 0 to the number of nodes less 1.
+        nodes: one at least.
+        algorithm: "sha256" or "sha384".
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
     n = len(nodes)
     if n == 1:
         return []
     k = _split(n)
     if m < k:
-        return [*_path(m, nodes[:k], algorithm), root_of(nodes[k:], algorithm)]
-    return [*_path(m - k, nodes[k:], algorithm), root_of(nodes[:k], algorithm)]
+        return [*path_of(m, nodes[:k], algorithm), root_of(nodes[k:], algorithm)]
+    return [*path_of(m - k, nodes[k:], algorithm), root_of(nodes[:k], algorithm)]
 
 
 def _split(n: int) -> int:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
-DTYPE_BYTES = {"F32": 4, "BF16": 2}
-"""Bytes of an element, by safetensors' name of the dtype."""
+from hashbench.dtypes import tensor_nbytes
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor, row-major, without padding."""
-        return self.elements * DTYPE_BYTES[self.dtype]
+        return tensor_nbytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)

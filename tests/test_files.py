@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hashbench import selection
-from hashbench.files import MAX_CHUNK_SIZE, ChangedWhileReadError, FileHasher
+from hashbench.files import ChangedWhileReadError, FileHasher
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Stage
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.merkle import chunks_of, merkle_tree_hash
+from hashbench.staging import MAX_CHUNK_SIZE
 
 GIB = 1 << 30
 

@@ -1,0 +1,98 @@
+"""The dtypes of tensors by safetensors' names, and how many bytes a tensor has.
+
+Elements smaller than a byte are packed: a tensor of them ends at a byte's boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+DTYPE_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+"""Bits of an element of each dtype that safetensors 0.8 knows."""
+
+TORCH_NAMES = {
+    "bool": "BOOL",
+    "float4_e2m1fn_x2": "F4",
+    "uint8": "U8",
+    "int8": "I8",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "complex64": "C64",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
+"""The name here of each dtype that PyTorch has too, by its name there."""
+
+_MAX_BITS = 1 << 63
+
+
+def tensor_nbytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor, row-major, without padding.
+
+    Raises:
+        ValueError: the dtype is unknown, or the shape's bytes are beyond 2^60, or not a whole number.
+    """
+    bits = DTYPE_BITS.get(dtype)
+    if bits is None:
+        raise ValueError(f"the dtype {dtype[:40]!r} is unknown: accepted are {', '.join(DTYPE_BITS)}")
+    for length in shape:
+        bits *= length
+        if bits > _MAX_BITS:  # here, before a long shape makes a long number of it
+            raise ValueError("the shape's bytes are beyond 2^60")
+    if bits % 8:
+        raise ValueError(f"{bits} bits are no whole number of bytes")
+    return bits // 8
+
+
+def torch_description(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape by which safetensors knows one of PyTorch's tensors.
+
+    They differ in more than the dtype's name where PyTorch counts pairs of packed elements as one.
+
+    Args:
+        dtype: as `str(tensor.dtype)` has it.
+        shape: of the tensor.
+
+    Raises:
+        ValueError: safetensors has no such dtype.
+    """
+    name = dtype.removeprefix("torch.")
+    if name not in TORCH_NAMES:
+        raise ValueError(f"safetensors does not store {dtype}: accepted are {', '.join(TORCH_NAMES)}")
+    if name.endswith("_x2") and shape:
+        return TORCH_NAMES[name], (*shape[:-1], 2 * shape[-1])
+    return TORCH_NAMES[name], tuple(shape)

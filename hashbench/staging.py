@@ -1,0 +1,114 @@
+"""Data that streams through a device: filled in on the host, copied and hashed at the same time, in bounded memory.
+
+A stage takes at most one piece: chunk_size * 2^k bytes, hence a complete subtree of a tree over chunks. While one stage
+is hashed the next is copied and the one after it is filled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from hashbench.kernels import Buffer, Kernel, Stage, check_chunk_size
+
+PIECE_SIZE = 64 << 20
+"""Bytes of a piece, where chunk size and device allow: large enough that launches and copies cost nothing beside it."""
+
+MAX_CHUNK_SIZE = 256 << 20
+"""Bytes of the largest chunk that is accepted: a piece is at least one chunk."""
+
+MAX_PIECE_CHUNKS = 1 << 18
+"""Chunks of a piece, at most: what the host keeps of each of them stays small beside the piece."""
+
+_STAGES = 3  # one is filled, one is copied, one is hashed
+_HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpreter and the framework
+
+Fill = Callable[[memoryview], int]
+"""Writes to the host's memory from its start, and returns how many bytes; the memory is one piece long."""
+
+
+class Staging:
+    """The stages that one kernel hashes through. They are made when they are needed, and kept.
+
+    They stay below 640 MiB of host memory, and take at most half of what is free on the device.
+
+    Args:
+        kernel: whose device the data goes to.
+        chunk_size: bytes of a chunk, a multiple of 64 up to 256 MiB.
+        piece_size: bytes of a stage at most, except that it takes at least one chunk.
+
+    Attributes:
+        piece_size: bytes of a stage: chunk_size * 2^k.
+
+    Raises:
+        TypeError, ValueError: `chunk_size` is not accepted.
+    """
+
+    def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
+        self._kernel = kernel
+        self.piece_size = check_chunk_size(chunk_size)
+        if chunk_size > MAX_CHUNK_SIZE:
+            raise ValueError(
+                f"chunk size {chunk_size} is not accepted for a file: the largest is {MAX_CHUNK_SIZE} bytes (256 MiB)"
+            )
+        room = kernel.largest_buffer() // 2
+        while 2 * self.piece_size <= min(piece_size, MAX_PIECE_CHUNKS * chunk_size, room // _STAGES):
+            self.piece_size *= 2
+        # Stages of a CPU device may lie in host memory twice: what is filled in, and what the device's buffer is.
+        copies = 2 if kernel.device.kind == "cpu" else 1
+        self._count = max(1, min(_STAGES, _HOST_BUDGET // (copies * self.piece_size), room // self.piece_size))
+        self._stages: list[Stage] = []
+
+    def stream(
+        self, fills: Iterable[Fill], stop: Callable[[], object], at_most: int | None = None
+    ) -> Generator[Buffer, None, None]:
+        """What each of `fills` writes, in their order, on the device: each valid until the next is asked for.
+
+        It ends with `fills`, or before the first that writes nothing. They run one after the other, in a thread of
+        their own, ahead of what is asked for.
+
+        Args:
+            fills: what writes each piece.
+            stop: is called when no more is wanted; it makes a fill that is under way return soon.
+            at_most: the number of fills that write something, where it is known: more stages are not made.
+
+        Raises:
+            OutOfDeviceMemory: the device has no room for one stage.
+            Exception: whatever a fill raises.
+        """
+        coming = iter(fills)
+        filler, copier = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "copy")
+        pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
+
+        def begin(stage: Stage) -> None:
+            fill = next(coming, None)
+            if fill is not None:
+                filled = filler.submit(fill, stage.host.data[: self.piece_size])
+                pending.append((stage, copier.submit(_copy, stage, filled)))
+
+        try:
+            for stage in self._enough(at_most):
+                begin(stage)
+            while pending:
+                stage, copied = pending.popleft()
+                piece = copied.result()
+                if piece is None:
+                    break
+                yield piece
+                begin(stage)
+        finally:
+            stop()
+            filler.shutdown(cancel_futures=True)
+            copier.shutdown(cancel_futures=True)
+
+    def _enough(self, at_most: int | None) -> list[Stage]:
+        count = self._count if at_most is None else min(self._count, max(1, at_most))
+        while len(self._stages) < count:
+            self._stages.append(self._kernel.stage(self.piece_size))
+        return self._stages[:count]
+
+
+def _copy(stage: Stage, filled: Future[int]) -> Buffer | None:
+    nbytes = filled.result()
+    return stage.upload(nbytes) if nbytes else None
