@@ -59,6 +59,7 @@ lint: $(STAMP) $(LINT_STAMP) ## check style and types
 	ln -s $(CURDIR)/kernels $(CURDIR)/experiments build/tree/hashbench/
 	$(BIN)mypy -p hashbench
 	$(BIN)mypy tests
+	$(BIN)mypy examples
 
 clean: ## remove the environment and everything built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,120 @@
+"""A process that serves a model and verifies the weights in its memory: before the first request, and while it serves.
+
+It runs on a CPU in seconds, with a small model of its own:
+
+    python examples/verify_in_process.py            # serves 200 requests, and all is well
+    python examples/verify_in_process.py --damage   # a bit of a weight flips on the way: it stops, and names the tensor
+
+Exit codes: 0 all requests were served; 1 the weights are not what the manifest says; 2 the manifest is not the trusted
+one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+
+from hashbench.manifest import Manifest, read_manifest
+from hashbench.torch import verify
+from hashbench.verify import Report
+
+REQUESTS = 200
+SECONDS_BETWEEN = 0.05
+
+
+def new_model() -> torch.nn.Module:
+    """A small language model's worth of layers."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Embedding(1000, 256), torch.nn.Linear(256, 256), torch.nn.Linear(256, 1000))
+
+
+def publish(folder: Path) -> str:
+    """What happens once, where the model is made: its file, its manifest, and the root that is signed or pinned."""
+    save_model(new_model(), str(folder / "model.safetensors"))
+    command = ["manifest", str(folder / "model.safetensors"), "-o", str(folder / "model.manifest.json")]
+    subprocess.run([sys.executable, "-m", "hashbench", *command], check=True)
+    return read_manifest(folder / "model.manifest.json").root.hex()
+
+
+class Watch:
+    """Verifies a model again and again, in a thread of its own, until its context ends or the model is damaged."""
+
+    def __init__(self, model: torch.nn.Module, manifest: Manifest, seconds_between: float) -> None:
+        self.report: Report | None = None
+        self.damaged = threading.Event()
+        self.rounds = 0
+        self._model, self._manifest, self._seconds = model, manifest, seconds_between
+        # Nothing writes to the weights, so there is nothing to wait for, not even what serves on other streams.
+        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.wait(self._seconds):
+                self.report = verify(self._model, self._manifest, stream=self._stream)
+                self.rounds += 1
+                if not self.report.ok:
+                    return self.damaged.set()
+        except BaseException:
+            self.damaged.set()  # what cannot be verified is not served either
+            raise
+
+
+def serve(folder: Path, trusted_root: str, damage: bool) -> int:
+    """Loads the model, verifies it where it lies now, and serves while it is watched."""
+    manifest = read_manifest(folder / "model.manifest.json")
+    if manifest.root.hex() != trusted_root:
+        print("the manifest is not the trusted one")
+        return 2
+    model = new_model().to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    load_model(model, str(folder / "model.safetensors"))
+
+    report = verify(model, manifest)
+    print(report)
+    if not report.ok:
+        return 1
+
+    tokens = torch.arange(16, device=next(model.parameters()).device)
+    with torch.inference_mode(), Watch(model, manifest, SECONDS_BETWEEN) as watch:
+        served = 0
+        while not watch.damaged.is_set() and (served < REQUESTS or damage):
+            model(tokens)
+            served += 1
+            if damage and served == REQUESTS // 2:
+                model[1].weight.view(torch.uint8)[100, 200] ^= 1  # one bit of 18 million
+            watch.damaged.wait(0.001)  # for the next request
+    if watch.damaged.is_set():
+        print("stopped:", watch.report)
+        return 1
+    print(f"served {served} requests, verified {watch.rounds} times meanwhile")
+    return 0
+
+
+def main() -> int:
+    """Publishes the model and serves it, in one process for the example's sake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--damage", action="store_true", help="flip a bit of a weight on the way")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return serve(folder, publish(folder), arguments.damage)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""The in-place experiment: how long is it from a Python call to the verdict over a module in memory?
+
+A module of PyTorch with a real model's tensors, random bytes in them, is held against its manifest where it lies. Then
+bits are flipped in its memory, one at a time, and each must be found and its tensor named. Beside that, trees over many
+small tensors are measured against one buffer of the same bytes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from importlib.metadata import version
+from itertools import chain, starmap
+from pathlib import Path
+from textwrap import fill
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from hashbench.experiment import SEED, Experiment, Point, Skip, room
+from hashbench.experiments import style
+from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, KiB
+from hashbench.findings import algorithm_title
+from hashbench.kernels import ALGORITHMS, Buffer, Device, Kernel, Unavailable, kernel_class
+from hashbench.measurement import Seconds
+from hashbench.models import MODELS, Model, Tensor
+from hashbench.readings import Reading
+from hashbench.results import REFERENCE, Row
+from hashbench.sizes import format_size
+from hashbench.verification import VerificationError, verify
+
+if TYPE_CHECKING:
+    from hashbench.manifest import Manifest
+
+ALGORITHM = "sha256"
+"""Of the modules; the rows are of every algorithm."""
+
+QUICK_MODELS = {"gpu": ("llama-3.2-1b",), "cpu": ("bert-base",)}
+FULL_MODELS = {"gpu": ("llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b"), "cpu": ("bert-base",)}
+"""Models by kind of device."""
+
+SMALL_TENSORS = {"gpu": 10_000, "cpu": 1_000}
+SMALLEST, LARGEST = 4 * KiB, 256 * KiB
+"""How many small tensors there are, and their bytes: even numbers, evenly distributed."""
+
+RUNS = {"gpu": 9, "cpu": 3}
+FLIPS = {"gpu": 9, "cpu": 3}
+
+IN_PLACE, SMALL = "module in place", "small tensors in place"
+"""Subjects of the readings."""
+
+VERDICT, HASHING, NAMED = "call to verdict", "hashing alone", "call to the name of a tensor with a flipped bit"
+"""Quantities of the readings: seconds, by the wall's clock but for hashing, which is by the device's."""
+
+ONE_BUFFER, MANY = "one buffer", "small tensors"
+"""The shapes of the rows."""
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16"}
+_MEMORY = 1.012
+"""Times a model's bytes that must be free: a digest for each chunk, and what tensors lose at their ends."""
+
+Outcomes = Iterator[Reading | Skip]
+
+
+class InPlace(Experiment):
+    """Modules of PyTorch verified where they lie, and many small tensors against one buffer."""
+
+    name = "in-place"
+    question = "How long is it from a Python call to the verdict over a module in memory?"
+
+    def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
+        """Trees over many small tensors, and over one buffer of the same bytes."""
+        lengths = small_lengths(device.kind or "cpu")
+        for algorithm in ALGORITHMS:
+            for shape in ((sum(lengths),), lengths):
+                yield Point(device, "tree", algorithm, shape, CHUNK_SIZE)
+
+    def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:
+        """Modules and small tensors on the devices whose kernel `hashbench.torch` takes; the long form has more
+        models."""
+        try:
+            import torch
+        except ImportError as error:
+            return iter([Skip(self.name, f"PyTorch cannot be imported ({error}): install hashbench[torch]")])
+        models: Mapping[str, Sequence[str]] = QUICK_MODELS if quick else FULL_MODELS
+        places = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        return chain.from_iterable(map(partial(_on, models=models, devices=devices), [*places, torch.device("cpu")]))
+
+    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+        """Above, seconds from the call to the verdict, and of them hashing; below, the throughput of small tensors
+        beside that of one buffer."""
+        bars = [*_seconds_bars(readings), *_throughput_bars(rows)]
+        units = list(dict.fromkeys(unit for _, unit, *_ in bars))
+        if not bars:
+            return []
+        counts = [sum(unit == bar[1] for bar in bars) for unit in units]
+        with style.style():
+            figure = style.new_figure(style.PAGE_WIDTH, 0.7 + sum(0.5 + 0.19 * count for count in counts))
+            panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=[1 + count for count in counts])
+            for unit, panel in zip(units, panels[:, 0], strict=True):
+                _draw(panel, unit, [bar for bar in bars if bar[1] == unit])
+            names = " and ".join(
+                dict.fromkeys([*(row.device_name for row in rows), *(one.device_name for one in readings)])
+            )
+            figure.suptitle(
+                f"Modules verified in memory, chunks of {format_size(CHUNK_SIZE)}\n{fill(names, 90)}", fontsize=9
+            )
+        return style.save(figure, path, ("what", "unit", "colour", "q1", "median", "q3"), bars)
+
+
+EXPERIMENT = InPlace()
+
+
+def small_lengths(kind: str) -> tuple[int, ...]:
+    """Bytes of each small tensor on a kind of device, "gpu" or "cpu": the same in every run."""
+    drawn = random.Random(SEED)
+    return tuple(drawn.randrange(SMALLEST, LARGEST + 1, 2) for _ in range(SMALL_TENSORS[kind]))
+
+
+def small_tensors(kind: str) -> Model:
+    """The small tensors as a model."""
+    tensors = (Tensor(f"small.{i:05}", (n // 2,), "BF16") for i, n in enumerate(small_lengths(kind)))
+    return Model("small-tensors", f"{SMALL_TENSORS[kind]:,} small tensors", tuple(tensors))
+
+
+# The readings --------------------------------------------------------------------------------------------------------
+
+
+def _on(place: Any, models: Mapping[str, Sequence[str]], devices: Sequence[Device]) -> Outcomes:
+    """All readings of one of PyTorch's devices, where its kernel's device is one of `devices`."""
+    from hashbench.torch import kernel_for
+
+    try:
+        kernel = kernel_for(place, ALGORITHM)
+    except Unavailable as error:
+        return iter([Skip(f"in-place: PyTorch's {place}", str(error))])
+    if kernel.device not in devices:
+        return iter(())
+    kind = kernel.device.kind or "cpu"
+    subjects = [*((MODELS[name], IN_PLACE) for name in models[kind]), (small_tensors(kind), SMALL)]
+    return chain.from_iterable(starmap(partial(_of_model, place, kernel), subjects))
+
+
+def _of_model(place: Any, kernel: Kernel, model: Model, subject: str) -> Outcomes:
+    import torch
+
+    from hashbench.torch import manifest
+
+    kernel.trim()
+    free = room(kernel)
+    if _MEMORY * model.nbytes > free:
+        reason = f"its {1e-9 * model.nbytes:.2f} GB do not fit in the device's {1e-9 * free:.2f} GB of free memory"
+        yield Skip(f"in-place: {kernel.name} {kernel.device.id}, {model.name}", reason)
+        return
+    module = module_of(model, place)
+    fill_random(module, place)
+    expected = manifest(module, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE)
+    extent = _check(kernel, module, expected)
+    reading = partial(_reading, kernel, model, subject, extent)
+    kind = kernel.device.kind or "cpu"
+    yield reading(VERDICT, [_verdict(module, expected) for _ in range(RUNS[kind])])
+    if place.type != "cpu":  # kernels of the CPU may keep their memory apart from PyTorch's
+        work = kernel.prepare("tree", _buffers(kernel, module), CHUNK_SIZE)
+        yield reading(HASHING, [work.run() for _ in range(RUNS[kind])])
+        del work
+    yield reading(NAMED, list(_flips(module, expected, FLIPS[kind])))
+    _verdict(module, expected)  # every bit is as it was
+    del module
+    torch.cuda.empty_cache()
+
+
+def module_of(model: Model, place: Any) -> Any:
+    """A module of PyTorch with a model's tensors as parameters, uninitialised, on one of PyTorch's devices."""
+    import torch
+
+    module = torch.nn.Module()
+    for tensor in model.tensors:
+        *path, name = tensor.name.split(".")
+        parent = module
+        for part in path:
+            if part not in dict(parent.named_children()):
+                parent.add_module(part, torch.nn.Module())
+            parent = parent.get_submodule(part)
+        data = torch.empty(tensor.shape, dtype=getattr(torch, _DTYPES[tensor.dtype]), device=place)
+        parent.register_parameter(name, torch.nn.Parameter(data, requires_grad=False))
+    return module
+
+
+def fill_random(module: Any, place: Any) -> None:
+    """Fills a module's tensors, which lie on `place`, with random bytes: the same ones every time."""
+    import torch
+
+    generator = torch.Generator(place).manual_seed(SEED)
+    for _, tensor in sorted(module.state_dict().items()):
+        tensor.view(torch.uint8).random_(generator=generator)
+
+
+def _buffers(kernel: Kernel, module: Any) -> list[Buffer]:
+    """The module's tensors as a kernel views them, sorted by name as a manifest's entries are."""
+    import torch
+
+    tensors = (tensor.detach().view(torch.uint8) for _, tensor in sorted(module.state_dict().items()))
+    return [kernel.view(tensor if tensor.is_cuda else tensor.numpy()) for tensor in tensors]
+
+
+@cache
+def _reference() -> Kernel:
+    name, device = REFERENCE
+    return next(kernel_class(name)(d, ALGORITHM) for d in kernel_class(name).devices() if d.id == device)
+
+
+def _check(kernel: Kernel, module: Any, expected: Manifest) -> str:
+    """Holds the manifest's roots against hashlib's, and says how much of the bytes that took.
+
+    Raises:
+        VerificationError: one differs.
+    """
+    roots = np.frombuffer(b"".join(entry.root for entry in expected.entries), np.uint8)
+    viewer = _reference() if kernel.device.kind == "cpu" else kernel
+    digests = roots.reshape(len(expected.entries), -1)
+    return verify(viewer, "tree", _buffers(viewer, module), CHUNK_SIZE, digests, SEED)
+
+
+def _verdict(module: Any, expected: Manifest, differs: tuple[str, ...] = ()) -> float:
+    """The seconds from the call to its verdict.
+
+    Raises:
+        VerificationError: the verdict is another than that the tensors `differs`, and no others, do so.
+    """
+    from hashbench import torch as hashbench_torch
+
+    begin = perf_counter()
+    report = hashbench_torch.verify(module, expected)
+    seconds = perf_counter() - begin
+    if (report.differs, report.missing, report.extra) != (differs, (), ()):
+        raise VerificationError(f"{', '.join(differs) or 'nothing'} should differ, but the verdict is: {report}")
+    return seconds
+
+
+def _flips(module: Any, expected: Manifest, count: int) -> Iterator[float]:
+    """The seconds to each verdict with one bit flipped: the first and the last bit of all, and others at random."""
+    import torch
+
+    tensors = sorted(module.state_dict().items())
+    drawn = random.Random(SEED)
+    for turn in range(count):
+        name, tensor = {0: tensors[0], 1: tensors[-1]}.get(turn) or drawn.choice(tensors)
+        data = tensor.view(torch.uint8).view(-1)
+        place, bit = {0: (0, 7), 1: (len(data) - 1, 0)}.get(turn) or (drawn.randrange(len(data)), drawn.randrange(8))
+        data[place] ^= 1 << bit
+        yield _verdict(module, expected, (name,))
+        data[place] ^= 1 << bit
+
+
+def _reading(
+    kernel: Kernel, model: Model, subject: str, extent: str, quantity: str, seconds: Sequence[float]
+) -> Reading:
+    import torch
+
+    verified = {"all": "all bytes by hashlib", "sample": "hashlib over a sample, and everything above the leaves"}
+    return Reading.of(
+        Seconds.of(seconds),
+        kernel.device,
+        subject=subject,
+        quantity=f"{quantity} seconds",
+        unit="s",
+        conditions=f"{kernel.name}, {model.title}, {len(model.tensors):,} tensors, {1e-9 * model.nbytes:.3g} GB",
+        algorithm=ALGORITHM,
+        source=f"hashbench {version('hashbench')}, PyTorch {torch.__version__}, {kernel.device.framework}",
+        note=f"Trees in chunks of {format_size(CHUNK_SIZE)}; the manifest was checked first: {verified[extent]}.",
+    )
+
+
+# The figure ----------------------------------------------------------------------------------------------------------
+
+_Bar = tuple[str, str, str, float, float, float]
+"""What it is of, its unit, its colour, q1, the median and q3."""
+
+
+def _seconds_bars(readings: Sequence[Reading]) -> Iterator[_Bar]:
+    for one in readings:
+        kernel, title, *_ = one.conditions.split(", ")
+        what = f"{title}, {kernel}: {one.quantity.removesuffix(' seconds')}"
+        yield what, "seconds", style.kernel_colour(kernel), one.q1, one.median, one.q3
+
+
+def _throughput_bars(rows: Sequence[Row]) -> Iterator[_Bar]:
+    for row in sorted(rows, key=lambda row: (row.algorithm, row.kernel, row.device, row.segments)):
+        shape = f"{row.segments:,} {MANY}" if row.segments > 1 else ONE_BUFFER
+        what = f"{algorithm_title(row.algorithm)}, {row.kernel} {row.device}: {shape}"
+        slow, fast = row.gb_per_s_range
+        yield what, "GB/s", style.kernel_colour(row.kernel), slow, row.gb_per_s, fast
+
+
+def _draw(panel: Axes, unit: str, bars: Sequence[_Bar]) -> None:
+    """Horizontal bars, the first above."""
+    medians = [median for *_, median, _ in bars]
+    for place, (_, _, colour, low, median, high) in enumerate(bars):
+        panel.barh(-place, median, height=0.7, color=colour, linewidth=0)
+        panel.errorbar(
+            median, -place, xerr=[[median - low], [high - median]], color="black", elinewidth=0.8, capsize=1.5
+        )
+        panel.annotate(
+            f"{median:.3g}", (high, -place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5
+        )
+    panel.set_yticks([-place for place in range(len(bars))], [what for what, *_ in bars], fontsize=6.5)
+    panel.grid(axis="y", visible=False)
+    panel.tick_params(axis="y", length=0)
+    if max(medians) > LINEAR_UP_TO * min(medians):
+        panel.set_xscale("log")
+        panel.set_xlim(0.5 * min(medians), 3 * max(high for *_, high in bars))
+        unit += ", logarithmic"
+    else:
+        panel.set_xlim(0, 1.15 * max(high for *_, high in bars))
+    panel.set_xlabel(unit)
