@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench import static_model
+from hashbench.evidence import LIMIT
 from hashbench.experiment import Experiment, MachineResults, Point, Skip
 from hashbench.experiments import roofline, style
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE
@@ -32,9 +33,6 @@ from hashbench.results import Row
 from hashbench.roofline import BANDWIDTH_UNIT, Rates, as_written
 from hashbench.sizes import format_size
 from hashbench.static_model import Prediction
-
-LIMIT = "limit"
-"""The subject of the readings of what a device's pipes allow, by `hashbench.roofline.as_written`."""
 
 DEFAULT, PLAIN = next(iter(VARIANTS)), "plain"
 """The variant that predictions are shown of, and the second one, which checks the model once more where it was

@@ -52,7 +52,7 @@ _OPACITIES = (0.4, 0.7, 1.0)
 _COLUMNS = ("kernel", "variant", "device", "algorithm", "strategy", "bytes", "chunk_size", "verified", "gb_per_s")
 COLUMNS = (
     *("machine", "vendor", "device_name", *_COLUMNS, "gb_per_s_q1", "gb_per_s_q3"),
-    *("digest", "rows_of_this_input", "digest_is_right"),
+    *("digest", "rows_of_this_input", "digests_are_equal"),
 )
 """Of the figure's table."""
 
@@ -78,7 +78,7 @@ class Vendors(Experiment):
         return _draw([MachineResults("", rows, readings)], path)
 
     def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
-        """Bars of throughput by device and kernel, and whether the digests of each are right.
+        """Bars of throughput by device and kernel, and whether the digests of its inputs are equal everywhere.
 
         Raises:
             VerificationError: digests of the same input differ. The figure is drawn all the same, and says so.
@@ -92,16 +92,15 @@ class Vendors(Experiment):
 EXPERIMENT = Vendors()
 
 
-def verdicts(rows: Iterable[Row]) -> dict[Row, bool]:
-    """Whether each row's digest is right: that of hashlib on the same input, or the most common one where hashlib has
-    none. Rows without a digest, or alone with their input, are left out.
+def equalities(rows: Iterable[Row]) -> dict[Row, bool]:
+    """Whether the digests of each row's input are all equal. Where they differ, that holds of all rows of the input:
+    digests alone do not tell which one is right. Rows without a digest, or alone with their input, are left out.
     """
     found: dict[Row, bool] = {}
     for group in by_input(rows):
         if len(group) > 1:
-            by_reference = [row.digest for row in group if row.kernel == REFERENCE[0]]
-            ((right, _),) = Counter(by_reference or [row.digest for row in group]).most_common(1)
-            found |= {row: row.digest == right for row in group}
+            equal = len({row.digest for row in group}) == 1
+            found |= dict.fromkeys(group, equal)
     return found
 
 
@@ -156,7 +155,7 @@ def _draw(machines: Sequence[MachineResults], path: Path) -> list[Path]:
     if not lanes:
         return []
     rows = [row for lane in lanes for row in lane.rows]
-    right = verdicts(rows)
+    equal = equalities(rows)
     places, headings = _places(lanes)
     bars = [row for lane in lanes for name in ALGORITHMS for shape in SHAPES if (row := lane.bar(name, shape))]
     algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in rows)]
@@ -180,10 +179,10 @@ def _draw(machines: Sequence[MachineResults], path: Path) -> list[Path]:
         for place, text in headings.items():
             first.text(0.01, place, text, transform=first.get_yaxis_transform(), va="center", weight="bold")
         for place, lane in zip(places, lanes, strict=True):
-            _draw_verdict(last, place, [right[row] for row in lane.rows if row in right])
+            _draw_verdict(last, place, [equal[row] for row in lane.rows if row in equal])
         last.set_title("digests", loc="right", fontsize=7.5)
-        _finish(figure, bars, rows, right)
-    return style.save(figure, path, COLUMNS, _lines(lanes, right))
+        _finish(figure, bars, rows, equal)
+    return style.save(figure, path, COLUMNS, _lines(lanes, equal))
 
 
 def _places(lanes: Sequence[_Lane]) -> tuple[list[float], dict[float, str]]:
@@ -216,25 +215,25 @@ def _draw_lane(panel: Axes, place: float, lane: _Lane, algorithm: str) -> None:
             panel.annotate(text, (fast, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6)
 
 
-def _draw_verdict(panel: Axes, place: float, right: Sequence[bool]) -> None:
-    """How many digests of a lane were compared, and whether they are right, to the right of `panel`."""
-    if not right:
+def _draw_verdict(panel: Axes, place: float, equal: Sequence[bool]) -> None:
+    """How many digests of a lane were compared, and of how many inputs they differ, to the right of `panel`."""
+    if not equal:
         text, colour = "not compared", "black"
-    elif all(right):
-        text, colour = f"{len(right)} equal", "black"
+    elif all(equal):
+        text, colour = f"{len(equal)} equal", "black"
     else:
-        text, colour = f"{right.count(False)} of {len(right)}\nWRONG", WRONG
+        text, colour = f"{equal.count(False)} of {len(equal)}\nDIFFER", WRONG
     panel.text(1.0, place, text, transform=panel.get_yaxis_transform(), va="center", ha="right", color=colour, size=7)
 
 
-def _finish(figure: Figure, bars: Sequence[Row], rows: Sequence[Row], right: Mapping[Row, bool]) -> None:
+def _finish(figure: Figure, bars: Sequence[Row], rows: Sequence[Row], equal: Mapping[Row, bool]) -> None:
     """The title, which says whether the digests are equal, and the legend."""
-    inputs = sum(len(group) > 1 for group in by_input(rows))
-    wrong = list(right.values()).count(False)
-    if wrong:
-        verdict = f"WRONG: {wrong} of {len(right)} digests differ from that of the same input elsewhere"
-    elif right:
-        verdict = f"{len(right)} digests of {inputs} inputs: those of the same input are equal everywhere"
+    groups = [group for group in by_input(rows) if len(group) > 1]
+    differing = sum(not equal[first] for first, *_ in groups)
+    if differing:
+        verdict = f"WRONG: the digests of {differing} of {len(groups)} inputs differ"
+    elif groups:
+        verdict = f"{len(equal)} digests of {len(groups)} inputs: those of the same input are equal everywhere"
     else:
         verdict = "no two rows are of the same input, so no digests are compared"
     of_kinds = []
@@ -244,7 +243,7 @@ def _finish(figure: Figure, bars: Sequence[Row], rows: Sequence[Row], right: Map
     figure.suptitle(
         f"SHA-2 throughput of every kernel and device: {', '.join(of_kinds)}\n{verdict}",
         fontsize=9,
-        color=WRONG if wrong else "black",
+        color=WRONG if differing else "black",
     )
     vendors = dict.fromkeys(vendor_of(row.device_name) for row in bars)
     keys = [Patch(color=COLOURS[vendor], linewidth=0, label=vendor) for vendor in vendors]
@@ -254,12 +253,12 @@ def _finish(figure: Figure, bars: Sequence[Row], rows: Sequence[Row], right: Map
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
 
 
-def _lines(lanes: Sequence[_Lane], right: Mapping[Row, bool]) -> Iterator[Sequence[object]]:
+def _lines(lanes: Sequence[_Lane], equal: Mapping[Row, bool]) -> Iterator[Sequence[object]]:
     """The table: every row, also those of the common input."""
     alike = {row: len(group) for group in by_input(row for lane in lanes for row in lane.rows) for row in group}
     for lane in lanes:
         for row in lane.rows:
-            verdict = {True: "yes", False: "no", None: ""}[right.get(row)]
+            verdict = {True: "yes", False: "no", None: ""}[equal.get(row)]
             yield (
                 *(lane.machine, vendor_of(lane.device_name), lane.device_name),
                 *(getattr(row, name) for name in _COLUMNS),

@@ -32,6 +32,7 @@ from hashbench.records import check_writable
 from hashbench.results import (
     FIGURES_FOLDER,
     ResultsFile,
+    check_machine,
     experiment_names,
     machine_folders,
     rows_path,
@@ -84,18 +85,21 @@ def bench(
     Each kernel's output is verified before it is timed. Rows go to RESULTS/<machine>/<experiment>.csv, readings of
     anything else to <experiment>.readings.csv, each as soon as it is measured, and the figures beside them; figures
     over all machines go to RESULTS/figures. An interrupted run goes on where it ended: points that have a row of the
-    same commit, driver and framework are left as they are. Exit code 1: a kernel's output was wrong.
+    same commit, driver and framework are left as they are; readings are taken anew in every run. A folder that another
+    machine's results are in is refused. Exit code 1: a kernel's output was wrong.
     """
     chosen = [experiment_named(name) for name in names or experiments()]
     found = selection.devices()
     wanted = _wanted(found, kernels, ids)
     folder = results / _machine_name(machine_name or machine.slug(found))
+    description = machine.describe(found)
+    check_machine(folder, description)
     check_writable(folder)
     files = {e.name: _files(e, folder) for e in chosen}  # all are read before anything is measured
     for rows, _ in files.values():
         comparison.check_comparable(rows.records)
     planned = {e.name: plan(e, wanted, algorithms or list(ALGORITHMS), quick=quick) for e in chosen}
-    write_machine(folder, machine.describe(found))
+    write_machine(folder, description)
 
     commit = machine.commit()
     reports = []

@@ -22,7 +22,7 @@ from hashbench.machine import is_exact
 from hashbench.measurement import PROTOCOL, Measurement, input_count, make_inputs, measure
 from hashbench.readings import FORMAT as READING_FORMAT
 from hashbench.readings import Reading, ReadingsFile, readings_path
-from hashbench.results import SCHEMA, ResultsFile, Row, machine_folders, rows_path
+from hashbench.results import SCHEMA, ResultsFile, Row, RowPoint, machine_folders, rows_path
 from hashbench.sizes import format_size
 from hashbench.verification import LEAVES_AT_A_TIME, Extent, verify
 
@@ -283,7 +283,8 @@ def run(
     """Verifies and measures the points of `planned`, then takes `readings`; each is written as soon as it is there.
 
     A point that has a row of the same commit, driver and framework is not measured again, unless that is asked for or
-    the commit does not name one state of the code.
+    the commit does not name one state of the code. Readings are always taken anew: what they will be is known only once
+    they are there.
 
     Where a point does not fit in the device's free memory it is skipped, and if it has one segment, the half of it that
     fits (or half of that, and so on) is measured instead. A kernel that breaks down fails that point alone, and a
@@ -426,23 +427,25 @@ class _Runner:
     def _known_row(self, point: Point) -> Row | None:
         """The row that `point` has already, where nothing that it depends on has changed since."""
         device = point.device
-        variant = point.variant or kernel_class(device.kernel).default_variant(device)
-        row = self._known.get(
-            (
-                self._experiment.name,
-                point.model,
-                device.kernel,
-                variant,
-                point.strategy,
-                point.algorithm,
-                point.nbytes,
-                point.chunk_size,
-                len(point.lengths),
-                device.id,
-            )
-        )
+        row = self._known.get(self._of_row(point))
         now = (_one_line(device.name), _one_line(device.driver), _one_line(device.framework), PROTOCOL)
         return row if row and (row.device_name, row.driver, row.framework, row.protocol) == now else None
+
+    def _of_row(self, point: Point) -> RowPoint:
+        """What `Row.point` says of a row of `point`."""
+        device = point.device
+        return RowPoint(
+            experiment=self._experiment.name,
+            model=point.model,
+            kernel=device.kernel,
+            variant=point.variant or kernel_class(device.kernel).default_variant(device),
+            strategy=point.strategy,
+            algorithm=point.algorithm,
+            bytes=point.nbytes,
+            chunk_size=point.chunk_size,
+            segments=len(point.lengths),
+            device=device.id,
+        )
 
     def _kernel_for(self, point: Point) -> Kernel:
         build = (point.device, point.algorithm, point.variant)
@@ -464,24 +467,15 @@ class _Runner:
             digest = digest or hashlib.new(point.algorithm, digests.data).hexdigest()
             del digests  # they may be as large as a table of a model's leaves
         (extent,) = extents  # the inputs are of one shape
-        return self._row(point, kernel, extent, digest, measure(works))
+        return self._row(point, extent, digest, measure(works))
 
-    def _row(self, point: Point, kernel: Kernel, extent: Extent, digest: str, measured: Measurement) -> Row:
+    def _row(self, point: Point, extent: Extent, digest: str, measured: Measurement) -> Row:
         device, wall = measured.device, measured.wall
         return Row(
             schema=SCHEMA,
-            experiment=self._experiment.name,
-            model=point.model,
-            kernel=kernel.name,
-            variant=kernel.variant,
-            strategy=point.strategy,
-            algorithm=point.algorithm,
-            device=point.device.id,
+            **self._of_row(point)._asdict(),
             device_name=_one_line(point.device.name),
             device_kind=point.device.kind,
-            bytes=point.nbytes,
-            chunk_size=point.chunk_size,
-            segments=len(point.lengths),
             repeats=device.count,
             seconds_median=_rounded(device.median),
             seconds_q1=_rounded(device.q1),

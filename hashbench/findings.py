@@ -1,8 +1,8 @@
 """What measurements say of a claim: checks, the verdict that they come to, and the numbers behind them.
 
-A check is a question with a threshold, answered by yes, by no, or by nothing that was measured. A claim whose checks
-all pass is supported; one of which some pass is supported in part; one of which something was measured and nothing
-passes is not supported; and what nothing was measured for is not measured.
+A check is a question with a threshold, answered by yes, by no, or not at all, where nothing was measured or only what
+cannot be. A claim whose checks all pass is supported; one of which some pass is supported in part; one of which some
+are answered and nothing passes is not supported; and what nothing answers is not measured.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Check:
 
     Attributes:
         question: to be answered by yes or no.
-        answer: the numbers, and where they were measured; else what is missing.
-        passed: None where nothing was measured.
+        answer: the numbers, and where they were measured; else what is missing or cannot be.
+        passed: None where there is no answer.
     """
 
     question: str

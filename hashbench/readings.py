@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hashbench.kernels import ALGORITHMS, Device
 from hashbench.measurement import Seconds
-from hashbench.records import Format, RecordsFile
+from hashbench.models import MODELS
+from hashbench.records import Format, RecordsFile, ResultsError
 
 SCHEMA = 1
 """The version of the file format: what the columns are and mean."""
@@ -98,6 +99,22 @@ class Reading:
     def point(self) -> tuple[str, ...]:
         """What was measured; measuring the same again replaces the reading."""
         return (self.experiment, self.subject, self.quantity, self.conditions, self.algorithm, self.device)
+
+    def model_conditions(self, *before: str) -> list[str]:
+        """The parts of the conditions, which commas separate: those named by `before`, the name of an inventory in
+        `hashbench.models`, and any others.
+
+        Raises:
+            ResultsError: there are fewer parts, or the inventory is unknown.
+        """
+        parts = self.conditions.split(", ")
+        if len(parts) <= len(before) or parts[len(before)] not in MODELS:
+            accepted = ", ".join((*(f"<{name}>" for name in before), "<model>"))
+            raise ResultsError(
+                f"the conditions of {self.experiment}'s reading of {self} are not accepted: they begin with "
+                f"{accepted}, one of {', '.join(MODELS)}"
+            )
+        return parts
 
     def __str__(self) -> str:
         conditions = f" ({self.conditions})" if self.conditions else ""

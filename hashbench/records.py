@@ -66,7 +66,8 @@ class Format(Generic[R]):
         """The records of a file.
 
         Raises:
-            ResultsError: it is missing or unreadable, of another schema, truncated, or not a file of such records.
+            ResultsError: it is missing or unreadable, of another schema, truncated, not a file of such records, or one
+                with two records of one point.
         """
         try:
             text = path.read_bytes().decode()
@@ -89,7 +90,15 @@ class Format(Generic[R]):
         if not text.endswith("\n"):
             raise ResultsError(f"{path} is truncated: its last line has no end; {self._accepted}")
         self._check_columns(path, header)
-        return [self._record(f"{path}, line {number}", line) for number, line in enumerate(cells, 2)]
+        lines_of: dict[Hashable, int] = {}
+        records = []
+        for number, line in enumerate(cells, 2):
+            record = self._record(f"{path}, line {number}", line)
+            first = lines_of.setdefault(record.point, number)
+            if first != number:
+                raise ResultsError(f"{path}, line {number}: the point of line {first} again, {_named(record.point)}")
+            records.append(record)
+        return records
 
     def text(self, records: Iterable[R]) -> bytes:
         """The file of `records`."""
@@ -151,6 +160,12 @@ class Format(Generic[R]):
         if not (cell.isascii() and cell.isdigit() and int(cell) > 0):
             raise ResultsError(f"{place}: {column} is {cell!r}; accepted is a positive whole number")
         return int(cell)
+
+
+def _named(point: Hashable) -> str:
+    """A point on one line, without what it leaves empty."""
+    parts = point if isinstance(point, tuple) else (point,)
+    return ", ".join(str(part) for part in parts if part not in ("", None))
 
 
 class RecordsFile(Generic[R]):

@@ -137,11 +137,6 @@ def _read(path: Path) -> bytes:
 
 
 def _machine(folder: Path, measured: Results) -> Machine:
-    path = folder / MACHINE_FILE
-    try:
-        description = json.loads(_read(path))
-    except ValueError:
-        raise ResultsError(f"{path} is no JSON; accepted is what `hashbench bench` writes") from None
     lines = [
         (
             name,
@@ -155,7 +150,19 @@ def _machine(folder: Path, measured: Results) -> Machine:
         if machine.name == folder.name
     ]
     columns = ("experiment", "rows", "readings", "measured on", "code at commit")
-    return Machine(folder.name, _facts(description), Table(columns, frozenset(("rows", "readings")), tuple(lines)))
+    facts = _facts(_description(folder / MACHINE_FILE))
+    return Machine(folder.name, facts, Table(columns, frozenset(("rows", "readings")), tuple(lines)))
+
+
+def _description(path: Path) -> Mapping[str, Any]:
+    text = _read(path)
+    try:
+        description = json.loads(text)
+    except ValueError:
+        raise ResultsError(f"{path} is no JSON; accepted is what `hashbench bench` writes") from None
+    if not isinstance(description, dict):
+        raise ResultsError(f"{path} is no JSON object; accepted is what `hashbench bench` writes")
+    return description
 
 
 def _facts(description: Mapping[str, Any]) -> Facts:

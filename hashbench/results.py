@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hashbench.kernels import ALGORITHMS, STRATEGIES
+from hashbench.models import MODELS
 from hashbench.readings import SUFFIX as READINGS_SUFFIX
 from hashbench.records import Format, RecordsFile, ResultsError, write_atomically
 from hashbench.verification import EXTENTS
@@ -28,6 +29,21 @@ MACHINE_FILE = "machine.json"
 
 FIGURES_FOLDER = "figures"
 """In a machine's folder, for its own figures; beside the machines' folders, for those over all of them."""
+
+
+class RowPoint(NamedTuple):
+    """What a row measures: those of its columns by which measuring the same again replaces it."""
+
+    experiment: str
+    model: str
+    kernel: str
+    variant: str
+    strategy: str
+    algorithm: str
+    bytes: int
+    chunk_size: int | None
+    segments: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -93,24 +109,9 @@ class Row:
     date: str
 
     @property
-    def point(self) -> tuple[str | int | None, ...]:
+    def point(self) -> RowPoint:
         """What was measured; measuring the same again replaces the row."""
-        return (*self.point_of_any_device, self.device)
-
-    @property
-    def point_of_any_device(self) -> tuple[str | int | None, ...]:
-        """What was measured, wherever it was."""
-        return (
-            self.experiment,
-            self.model,
-            self.kernel,
-            self.variant,
-            self.strategy,
-            self.algorithm,
-            self.bytes,
-            self.chunk_size,
-            self.segments,
-        )
+        return RowPoint(*(getattr(self, name) for name in RowPoint._fields))
 
     @property
     def gb_per_s_range(self) -> tuple[float, float]:
@@ -134,7 +135,13 @@ def _wrong(row: Row) -> str | None:
 FORMAT = Format(
     Row,
     SCHEMA,
-    {"strategy": STRATEGIES, "algorithm": tuple(ALGORITHMS), "device_kind": ("gpu", "cpu"), "verified": EXTENTS},
+    {
+        "model": ("", *MODELS),
+        "strategy": STRATEGIES,
+        "algorithm": tuple(ALGORITHMS),
+        "device_kind": ("gpu", "cpu"),
+        "verified": EXTENTS,
+    },
     _wrong,
 )
 
@@ -208,6 +215,47 @@ def machine_folders(results: Path) -> list[Path]:
     if not found:
         raise ResultsError(f"{results} holds no results: run `hashbench bench` first")
     return found
+
+
+def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
+    """Checks that a folder has the results of this machine, or of none yet. Two machines are told apart by their
+    processors and by the names of their GPUs. Frameworks call one GPU by several names: one in common is enough.
+
+    Args:
+        folder: the machine's folder.
+        description: of this machine, as `hashbench.machine.describe` gives it.
+
+    Raises:
+        ResultsError: it is another machine's, or its description cannot be read.
+    """
+    path = folder / MACHINE_FILE
+    if not path.exists():
+        return
+    try:
+        theirs, ours = (_hardware(found) for found in (json.loads(path.read_bytes()), description))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ResultsError(f"{path} cannot be read: accepted is what `hashbench bench` writes there") from None
+    same_gpus = theirs.gpus & ours.gpus or theirs.gpus == ours.gpus
+    if theirs.processor != ours.processor or not same_gpus:
+        raise ResultsError(
+            f"{path} is of another machine, with {theirs}; this one has {ours}: name a folder of its own by --machine"
+        )
+
+
+class _Hardware(NamedTuple):
+    processor: str
+    gpus: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.processor} and {', '.join(sorted(self.gpus)) or 'no GPU'}"
+
+
+def _hardware(description: Mapping[str, Any]) -> _Hardware:
+    """The processor and the GPUs that a machine's description names."""
+    cpu = description["cpu"]
+    listed = (*description["gpus"], *(device for device in description["devices"] if device["kind"] == "gpu"))
+    gpus = frozenset(str(gpu["name"]) for gpu in listed)
+    return _Hardware(f"{cpu['name']} ({cpu['logical_cores']} cores)", gpus)
 
 
 def write_machine(folder: Path, description: Mapping[str, Any]) -> None:

@@ -31,6 +31,9 @@ MEMORY = "memory"
 BOUNDS = (*PIPES, MEMORY)
 """What can bound a throughput."""
 
+CHECKED_BY = "architectures"
+"""The experiment whose rows check predictions before those of others do."""
+
 CHECKED_CHUNK_SIZE = 4096
 """Bytes of a chunk in the rows that check predictions: many chunks, to fill a GPU, few blocks that are not whole."""
 
@@ -194,13 +197,15 @@ def predicted(gpu: GPU, algorithm: Algorithm, variant: str, code: BlockCode, too
 
 def measured(prediction: Prediction, gpu: GPU, rows: Iterable[Row]) -> Row | None:
     """The row that checks a prediction: the same source on that GPU, if not by the same compiler, batched, in chunks of
-    4 KiB, of the most bytes. Of several the middle one in throughput. None where there is no such row."""
+    4 KiB, of the most bytes. Those of the experiment that draws predictions go first, so that its figure and every
+    table say the same; of several the middle one in throughput. None where there is no such row."""
     found = [
         row
         for row in rows
         if (row.kernel, row.strategy, row.chunk_size) == (KERNEL, "batched", CHECKED_CHUNK_SIZE)
         and (row.device_name, row.algorithm, row.variant) == (gpu.device_name, prediction.algorithm, prediction.variant)
     ]
+    found = [row for row in found if row.experiment == CHECKED_BY] or found
     most = max((row.bytes for row in found), default=0)
     found = sorted((row for row in found if row.bytes == most), key=lambda row: row.gb_per_s)
     return found[len(found) // 2] if found else None

@@ -1,15 +1,15 @@
-"""What the command line prints of results: rows, readings, and comparisons of rows."""
+"""What the command line prints of results: rows, readings, and comparisons of both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from hashbench.comparison import Comparison, Summary
+from hashbench.comparison import Comparison, Summary, value_of
 from hashbench.readings import Reading
 from hashbench.results import Row
 from hashbench.sizes import format_size
@@ -18,8 +18,8 @@ _WIDE = 200
 """Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
 
 
-def print_table(table: Table) -> None:
-    """Prints a table on standard output."""
+def print_table(table: RenderableType) -> None:
+    """Prints a table, or several, on standard output."""
     console = Console()
     (console if console.is_terminal else Console(width=_WIDE)).print(table)
 
@@ -90,56 +90,89 @@ def speed_up_over_reference(row: Row, rows: Sequence[Row]) -> float | None:
     return row.gb_per_s / min(same, key=lambda r: abs(r.bytes - row.bytes)).gb_per_s
 
 
-def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) -> Table:
-    """Points of two runs side by side, each in GB/s."""
+def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) -> RenderableType:
+    """Points of two runs side by side: rows in GB/s, and readings, in their units, in a table of their own."""
+    of_rows = [(p, p.base, p.other) for p in comparisons if isinstance(p.base, Row) and isinstance(p.other, Row)]
+    of_readings = [(pair, pair.base) for pair in comparisons if isinstance(pair.base, Reading)]
+    tables = []
+    if of_rows:
+        tables.append(_pairs_of_rows(of_rows, base, other))
+    if of_readings:
+        tables.append(_pairs_of_readings(of_readings, base, other))
+    return Group(*tables)
+
+
+def _pairs_of_rows(pairs: Sequence[tuple[Comparison, Row, Row]], base: str, other: str) -> Table:
     table = _table()
-    models = any(pair.base.model for pair in comparisons)
+    models = any(row.model for _, row, _ in pairs)
     for name in ("experiment", *(["model"] if models else []), "kernel", "device", "strategy", "algorithm"):
         table.add_column(name)
     for name in ("size", "segments", "chunk", escape(base), escape(other), "ratio"):
         table.add_column(name, justify="right")
     table.add_column("beyond the spread")
-    for pair in comparisons:
-        row = pair.base
+    for pair, row, twin in pairs:
         table.add_row(
             row.experiment,
             *([row.model] if models else []),
-            _kernel(row),
-            "\nand ".join(dict.fromkeys((_device(row), _device(pair.other)))),
+            _both(_kernel(row), _kernel(twin)),
+            _both(_device(row), _device(twin)),
             row.strategy,
             row.algorithm,
             format_size(row.bytes),
             f"{row.segments:,}",
             _chunk(row),
-            f"{pair.base.gb_per_s:.4g}",
-            f"{pair.other.gb_per_s:.4g}",
-            f"{pair.ratio:.3f}",
-            "yes" if pair.beyond_spread else "no",
+            *_verdict(pair),
         )
     return table
 
 
-def summaries_table(summaries: Sequence[Summary], base: str, other: str) -> Table:
-    """What the points of two runs come to: ratios of throughput, and how many differ beyond the spread."""
+def _pairs_of_readings(pairs: Sequence[tuple[Comparison, Reading]], base: str, other: str) -> Table:
     table = _table()
-    table.title = escape(f"throughput of {other} over that of {base}")
-    table.title_justify = "left"
-    for name in ("experiment", "kernel", "on"):
+    for name in ("experiment", "subject", "quantity", "conditions", "algorithm", "device"):
         table.add_column(name, overflow="fold")
-    for name in ("points", "ratio (geometric mean)", "lowest .. highest", "faster", "slower", "within the spread"):
+    for name in (escape(base), escape(other), "ratio"):
+        table.add_column(name, justify="right")
+    for name in ("beyond the spread", "unit"):
+        table.add_column(name)
+    for pair, reading in pairs:
+        texts = (reading.experiment, reading.subject, reading.quantity, reading.conditions, reading.algorithm)
+        devices = _both(escape(reading.device_name), escape(pair.other.device_name))
+        table.add_row(*map(escape, texts), devices, *_verdict(pair), escape(reading.unit))
+    return table
+
+
+def _verdict(pair: Comparison) -> tuple[str, ...]:
+    """Both values, their ratio, and whether it is beyond the spread."""
+    values = (f"{value_of(one):.4g}" for one in (pair.base, pair.other))
+    return (*values, f"{pair.ratio:.3f}", "yes" if pair.beyond_spread else "no")
+
+
+def _both(base: str, other: str) -> str:
+    """The texts of a pair's two sides; one, where they are the same."""
+    return "\nand ".join(dict.fromkeys((base, other)))
+
+
+def summaries_table(summaries: Sequence[Summary], base: str, other: str) -> RenderableType:
+    """What the points of two runs come to: ratios, and how many differ beyond the spread."""
+    table = _table()
+    table.title = escape(f"{other} over {base}: throughput of kernels, readings in their units")
+    table.title_justify = "left"
+    for name in ("experiment", "kernel or reading", "on"):
+        table.add_column(name, overflow="fold")
+    for name in ("points", "ratio (geometric mean)", "lowest .. highest", "higher", "lower", "within the spread"):
         table.add_column(name, justify="right")
     for summary in summaries:
         points = len(summary.ratios)
         table.add_row(
             summary.experiment,
-            summary.kernel,
+            escape(summary.what),
             summary.device_kind.upper(),
             f"{points:,}",
             f"{summary.ratio:.3f}",
             f"{min(summary.ratios):.3f} .. {max(summary.ratios):.3f}",
-            f"{summary.faster:,}",
-            f"{summary.slower:,}",
-            f"{points - summary.faster - summary.slower:,}",
+            f"{summary.higher:,}",
+            f"{summary.lower:,}",
+            f"{points - summary.higher - summary.lower:,}",
         )
     return table
 

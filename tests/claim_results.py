@@ -72,6 +72,15 @@ def batched_vs_tree(speeds: dict[int, tuple[float, float]], algorithm: str = "sh
     ]
 
 
+def on_another_gpu(machine: MachineResults, device_name: str = "NVIDIA H100") -> MachineResults:
+    """The same numbers of another GPU, in another machine."""
+    return MachineResults(
+        device_name,
+        [replace(row, device_name=device_name) for row in machine.rows],
+        [replace(reading, device_name=device_name) for reading in machine.readings],
+    )
+
+
 def vendors(device_name: str, kernels: tuple[str, ...], byte: str = "5d", kind: str = "gpu") -> MachineResults:
     """A row a kernel on one device, with that digest."""
     rows = [

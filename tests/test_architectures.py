@@ -12,9 +12,10 @@ import pytest
 from rows import READING, row
 
 from hashbench import static_model
+from hashbench.evidence import LIMIT
 from hashbench.experiment import MachineResults, Point, Skip
 from hashbench.experiments import architectures, roofline
-from hashbench.experiments.architectures import COLUMNS, DEFAULT, EXPERIMENT, LIMIT
+from hashbench.experiments.architectures import COLUMNS, DEFAULT, EXPERIMENT
 from hashbench.gpus import GPU, gpus
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
 from hashbench.kernels.microbenchmarks import PIPES, Pipe, Run

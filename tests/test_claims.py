@@ -14,6 +14,7 @@ from claim_results import (
     digest_of,
     end_to_end,
     model_sizes,
+    on_another_gpu,
     supporting,
     vendors,
 )
@@ -26,10 +27,10 @@ from hashbench.vendors import OTHER, vendor_of
 JUDGED = [claim for claim in CLAIMS if claim.experiment]
 
 
-def found(name: str, *machines: MachineResults) -> Finding:
-    """What these results of its experiment say of a claim."""
+def found(name: str, *machines: MachineResults, **others: MachineResults) -> Finding:
+    """What these results of its experiment, and those of `others`, say of a claim."""
     (claim,) = (claim for claim in CLAIMS if claim.name == name)
-    return claim.finding({claim.experiment: machines})
+    return claim.finding({claim.experiment: machines} | {name: [machine] for name, machine in others.items()})
 
 
 def passed(finding: Finding) -> list[bool | None]:
@@ -138,6 +139,24 @@ def test_the_lane_with_the_largest_model_and_the_most_models_counts() -> None:
     assert [line[1] for line in finding.table.lines] == ["llama-3.1-8b", "llama-3.1-70b"]
 
 
+def test_the_gpu_that_scales_worst_decides() -> None:
+    good = MachineResults("m", model_sizes({"llama-3.1-8b": 900, "llama-3.1-70b": 900}), [])
+    slow = on_another_gpu(MachineResults("", model_sizes({"llama-3.1-8b": 90, "llama-3.1-70b": 120}), []))
+    for machines in ((good, slow), (slow, good)):
+        finding = found("C1", *machines)
+        assert passed(finding)[:2] == [False, False]
+        assert "1.18 s for llama-3.1-70b, 141 GB, by opencl on NVIDIA H100" in answers(finding)
+        assert "(-25.0%), by opencl on NVIDIA H100" in answers(finding)
+        assert finding.table is not None
+        assert {line[-1] for line in finding.table.lines} == {"opencl on NVIDIA H200", "opencl on NVIDIA H100"}
+
+
+def test_a_gpu_too_small_for_a_large_model_does_not_decide_over_it() -> None:
+    good = MachineResults("m", model_sizes({"llama-3.1-8b": 900, "llama-3.1-70b": 900}), [])
+    small = on_another_gpu(MachineResults("", model_sizes({"llama-3.1-8b": 90}), []), "NVIDIA L4")
+    assert passed(found("C1", small, good))[:2] == [True, True]
+
+
 # C2 ------------------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +184,44 @@ def test_the_fastest_program_and_the_slowest_model_count() -> None:
     assert "5 times at least: llama-3.1-8b by opencl on NVIDIA H200, against hashlib, processes" in answers(finding)
 
 
+def test_the_gpus_time_is_the_walls_too() -> None:
+    machine = cpu_speedup(200, 1, 18)
+    gpu, hashlib = machine.rows
+    late = replace(gpu, wall_seconds_median=2 * gpu.seconds_median)
+    finding = found("C2", MachineResults("m", [late, hashlib], machine.readings))
+    assert passed(finding)[:2] == [True, False]
+    assert "100 times at least: bert-base" in answers(finding)
+
+
+def test_programs_that_other_experiments_measured_on_the_machine_are_rivals() -> None:
+    machine = cpu_speedup(200, 1, 18)
+    openssl = replace(machine.readings[0], experiment="peers", conditions="16 processes, 16KiB messages", median=21.5)
+    elsewhere = replace(openssl, median=90.0)
+    hashlib = at(1.25, 1 << 27, experiment="throughput", kernel="hashlib", device="1-thread", device_kind="cpu")
+    finding = found(
+        "C2",
+        machine,
+        peers=MachineResults(machine.name, [], [openssl]),
+        throughput=MachineResults(machine.name, [hashlib], []),
+        vendors=MachineResults("another", [], [elsewhere]),
+    )
+    assert passed(finding)[:2] == [True, False]
+    assert "9.3 times at least: bert-base by opencl on NVIDIA H200, against OpenSSL, 16 processes, 16KiB" in answers(
+        finding
+    )
+    assert "160 times at least: bert-base by opencl on NVIDIA H200, against hashlib, 1-thread, tree of 128MiB" in (
+        answers(finding)
+    )
+
+
+def test_a_gpu_beside_a_faster_one_in_a_machine_counts() -> None:
+    machine = cpu_speedup(900, 1, 18)
+    slow = replace(cpu_speedup(9, 1, 18).rows[0], device_name="NVIDIA T4")
+    finding = found("C2", MachineResults("m", [*machine.rows, slow], machine.readings))
+    assert passed(finding)[:2] == [False, False]
+    assert "9 times at least: bert-base by opencl on NVIDIA T4" in answers(finding)
+
+
 def test_programs_of_another_machine_are_no_rivals() -> None:
     machine = cpu_speedup(900, 1, 18)
     gpu, *others = machine.rows
@@ -182,6 +239,32 @@ def test_the_cost_of_the_tree_is_that_at_its_best_chunk_size() -> None:
     assert "+0.5% at 16KiB: 955 GB/s as a tree, 960 GB/s batched" in answers(finding)
     dear = found("C3", MachineResults("m", batched_vs_tree({4096: (950.0, 900.0), 16384: (900.0, 890.0)}), []))
     assert passed(dear) == [False, None]
+
+
+def test_the_best_tree_is_set_against_the_best_batched_too() -> None:
+    finding = found("C3", MachineResults("m", batched_vs_tree({4096: (960.0, 900.0), 16384: (940.0, 920.0)}), []))
+    assert "+2.2% at 16KiB" in answers(finding)
+    assert "The best of each: +4.3% over 960 GB/s batched at 4KiB." in answers(finding)
+
+
+def test_the_gpu_whose_tree_costs_most_decides() -> None:
+    cheap = MachineResults("m", batched_vs_tree({4096: (960.0, 950.0)}), [])
+    dear = on_another_gpu(MachineResults("", batched_vs_tree({4096: (500.0, 400.0)}), []))
+    for machines in ((cheap, dear), (dear, cheap)):
+        finding = found("C3", *machines)
+        assert passed(finding) == [False, None]
+        assert "+25.0% at 4KiB: 400 GB/s as a tree, 500 GB/s batched, by opencl on NVIDIA H100" in answers(finding)
+        assert finding.table is not None
+        assert len(finding.table.lines) == 2
+
+
+@pytest.mark.parametrize(("tree", "answer"), [(1019.0, True), (1025.0, None)])
+def test_a_tree_that_is_faster_than_its_chunks_is_no_answer(tree: float, answer: bool | None) -> None:
+    fast = MachineResults("m", batched_vs_tree({4096: (1000.0, tree)}), [])
+    others = on_another_gpu(MachineResults("", batched_vs_tree({4096: (1000.0, 990.0)}), []))
+    finding = found("C3", others, fast)
+    assert passed(finding) == [answer, None]
+    assert ("A tree cannot take less: one of the two numbers is wrong." in answers(finding)) is (answer is None)
 
 
 def test_a_tree_without_its_batched_twin_is_no_pair() -> None:
@@ -206,6 +289,22 @@ def test_digests_that_differ_are_told() -> None:
     assert "1 inputs have digests that differ" in answers(finding)
     assert finding.table is not None
     assert {line[finding.table.columns.index("digests")] for line in finding.table.lines} == {"differ"}
+
+
+def test_digests_that_differ_in_another_experiment_are_told() -> None:
+    machine = vendors("NVIDIA H200", ("cupy", "opencl"))
+    first, second = (replace(row, experiment="throughput") for row in machine.rows)
+    wrong = replace(second, digest=digest_of("sha256", "aa"))
+    assert passed(found("C4", machine, throughput=MachineResults("m", [first, second], [])))[0] is True
+    finding = found("C4", machine, throughput=MachineResults("m", [first, wrong], []))
+    assert passed(finding)[0] is False
+    assert "2 inputs, 4 digests" in answers(finding)
+
+
+def test_digests_of_one_kernel_on_two_machines_that_differ_are_told() -> None:
+    machines = (vendors("NVIDIA H200", ("cupy",)), vendors("NVIDIA H200", ("cupy",), "aa"))
+    assert passed(found("C4", machines[0], replace(machines[1], name="another")))[0] is False
+    assert passed(found("C4", machines[0], replace(machines[0], name="another")))[0] is None
 
 
 def test_a_device_whose_inputs_nobody_else_hashed_is_not_compared() -> None:
@@ -256,15 +355,17 @@ def test_the_share_is_of_the_same_gpus_limit(speed: float, well: bool) -> None:
 
 
 def test_the_gpu_with_the_lowest_share_counts() -> None:
-    slow = architectures(500, 1000)
-    h100 = MachineResults(
-        "h100",
-        [replace(row, device_name="NVIDIA H100") for row in slow.rows],
-        [replace(limit, device_name="NVIDIA H100") for limit in slow.readings],
-    )
-    finding = found("C5", architectures(950, 1000), h100)
+    finding = found("C5", architectures(950, 1000), on_another_gpu(architectures(500, 1000)))
     assert passed(finding)[0] is False
     assert "50.0% at least, by opencl on NVIDIA H100" in answers(finding)
+
+
+@pytest.mark.parametrize(("speed", "answer"), [(1019.0, True), (1021.0, None)])
+def test_a_gpu_above_its_limit_is_no_answer(speed: float, answer: bool | None) -> None:
+    finding = found("C5", architectures(950, 1000), on_another_gpu(architectures(speed, 1000)))
+    assert passed(finding) == [answer, None]
+    told = "102.1% by opencl on NVIDIA H100. A limit cannot be passed: one of the two numbers is wrong."
+    assert (told in answers(finding)) is (answer is None)
 
 
 # C6 ------------------------------------------------------------------------------------------------------------------
@@ -286,6 +387,21 @@ def test_the_fastest_of_the_other_ways_counts() -> None:
     assert "12.50% at most: bert-base, 0.005 s in place and 0.04 s file to verdict (memory, overlapped)" in answers(
         finding
     )
+
+
+def test_a_way_back_through_page_locked_memory_counts_once_it_is_measured() -> None:
+    machine = end_to_end(0.005, 0.4, 0.5)
+    back = next(r for r in machine.readings if r.subject == "copied back")
+    pageable = replace(back, conditions="cupy, bert-base, hashlib in 16 processes, pageable")
+    others = [r for r in machine.readings if r != back]
+    finding = found("C6", MachineResults("m", [], [*others, pageable]))
+    assert passed(finding) == [True, True]
+    assert finding.checks[1].answer.endswith(" Measured through pageable memory.")
+    locked = replace(pageable, conditions="cupy, bert-base, hashlib in 16 processes, page-locked", median=0.04)
+    finding = found("C6", MachineResults("m", [], [*others, pageable, locked]))
+    assert passed(finding) == [True, False]
+    assert "0.04 s copied back (hashlib in 16 processes, page-locked)" in answers(finding)
+    assert finding.checks[1].answer.endswith(" Measured through page-locked and pageable memory.")
 
 
 @pytest.mark.parametrize("conditions", ["cupy, gpt-2, memory", "opencl, bert-base, memory"])

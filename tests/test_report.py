@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlparse
@@ -142,6 +143,7 @@ def test_the_verdicts_are_those_of_the_claims(results: Path) -> None:
     rows_path(results / "nvidia-h200", "batched-vs-tree").unlink()
     text = build(results)
     assert "5 are supported and 3 are not measured" in " ".join(text.split())
+    assert "<b>Not answered.</b> Batched and tree were not measured at one point of a GPU." in text
 
 
 def test_numbers_come_from_the_rows(results: Path) -> None:
@@ -183,6 +185,19 @@ def test_predictions_are_marked_and_stand_in_a_column_of_their_own(results: Path
     assert "1,022" not in text[: text.index('<section id="predictions">')]
 
 
+def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
+    (results / "predictions.csv").write_bytes(FORMAT.text([replace(PREDICTION, predicted_gb_per_s=1056)]))
+    path = rows_path(results / "nvidia-h200", "architectures")
+    (row,) = (r for r in ResultsFile(path).records if r.algorithm == "sha256")
+    drawn = replace(row, kernel="cupy", variant="paired")
+    ResultsFile(path).add(drawn)
+    other = replace(drawn, experiment="throughput", gb_per_s=1100.0)
+    ResultsFile(rows_path(results / "nvidia-h200", "throughput")).add(other)
+    section = build(results).partition('<section id="predictions">')[2]
+    assert "+10.0%" in section
+    assert "-4.0%" not in section
+
+
 def test_the_command_writes_beside_the_results_or_where_it_is_told(results: Path, tmp_path: Path) -> None:
     done = run_report(results)
     assert done.exit_code == 0, done.output
@@ -199,10 +214,13 @@ def test_results_that_cannot_be_read_leave_the_older_page(results: Path) -> None
     machine = results / "nvidia-h200" / "machine.json"
     whole = machine.read_text()
     machine.write_text("{")
-    with pytest.raises(ResultsError, match=r"machine\.json is no JSON"):
+    with pytest.raises(ResultsError, match=r"machine\.json is no JSON;"):
+        build(results)
+    machine.write_text("[]")
+    with pytest.raises(ResultsError, match=r"machine\.json is no JSON object;"):
         build(results)
     machine.unlink()
-    assert isinstance(run_report(results).exception, ResultsError)
+    assert re.search(r"machine\.json cannot be read: No such file", str(run_report(results).exception))
     machine.write_text(whole)
     rows_path(results / "nvidia-h200", "vendors").write_text("schema\n9\n")
     assert "is of schema '9'" in str(run_report(results).exception)

@@ -187,6 +187,8 @@ def test_a_prediction_is_checked_by_the_row_of_its_point() -> None:
     ]
     assert measured(guess(), SMALL, [*others, wanted]) is wanted
     assert measured(guess(), SMALL, others[1:-1]) is None
+    drawn = row(seconds=0.3, bytes=8 << 30, **small, experiment="architectures")
+    assert measured(guess(), SMALL, [*others, wanted, drawn]) is drawn
     assert error(guess(), wanted) == pytest.approx(100 / (8 * 2**30 / 0.1 * 1e-9) - 1)
     assert error(guess(), row(seconds=0.05, bytes=8 << 30)) < error(guess(), wanted)
 
