@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
-from itertools import chain, product
+from functools import partial
+from itertools import chain, product, starmap
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -19,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from hashbench.experiment import Experiment, Point, Skip
+from hashbench.experiment import SEED, Experiment, Point, Skip
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.programs import (
@@ -36,6 +37,7 @@ from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory
 from hashbench.experiments.throughput import CHUNK_SIZE, labels_of, lane_of
 from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
+from hashbench.measurement import make_inputs, measure
 from hashbench.merkle import chunks_of, merkle_tree_hash
 from hashbench.models import MODELS
 from hashbench.readings import Reading
@@ -53,6 +55,10 @@ RUNS = 3
 
 TREE = "tree"
 """How the conditions of a reading of hashlib begin, after the model."""
+
+ONE_CORE = (f"{TREE} in this process", f"{TREE} in 1 process")
+"""And how they go on where it is on one core: as a row of it is measured, or, in results of earlier versions that have
+nothing better, by a process apart, which is slower."""
 
 
 class CpuSpeedup(Experiment):
@@ -75,13 +81,13 @@ class CpuSpeedup(Experiment):
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:
         """Throughput in GB/s, over files. Where hashlib's first device is not among `devices`, so that no row tells
-        what one core does, that is a reading too."""
+        what one core does, that is a reading too, taken as the row would be."""
         processor = kernel_class(REFERENCE[0]).devices()  # one thread; then, where there are more, one a core
-        cores = processes_of(processor[-1])
         asked = any((device.kernel, device.id) == REFERENCE for device in devices)
-        trees = [device for device in processor if not (asked and device is processor[0])] or processor
         models = (QUICK_MODELS if quick else FULL_MODELS)["cpu"]
-        return chain.from_iterable(_of_model(name, processor, trees, max(FILES, 2 * cores)) for name in models)
+        one_core = () if asked else product(models, ALGORITHMS)
+        of_files = (_of_model(name, processor, max(FILES, 2 * processes_of(processor[-1]))) for name in models)
+        return chain(starmap(partial(_one_core, processor[0]), one_core), chain.from_iterable(of_files))
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Bars of how many times as fast as hashlib on one core, a row of panels a model, a column an algorithm."""
@@ -92,16 +98,40 @@ class CpuSpeedup(Experiment):
 EXPERIMENT = CpuSpeedup()
 
 
+def _one_core(device: Device, name: str, algorithm: str) -> Reading:
+    """What a row of hashlib on one thread would say of a model."""
+    kernel = kernel_class(device.kernel)(device, algorithm)
+    lengths = [tensor.nbytes for tensor in MODELS[name].tensors]
+    works = [kernel.prepare("tree", segments, CHUNK_SIZE) for segments in make_inputs(kernel, lengths, SEED)]
+    seconds = measure(works).device
+    nbytes = MODELS[name].nbytes
+    return Reading(
+        subject=device.kernel,
+        quantity="throughput",
+        unit="GB/s",
+        conditions=f"{name}, {ONE_CORE[0]}",
+        algorithm=algorithm,
+        device=device.id,
+        device_name=device.name,
+        device_kind=device.kind,
+        repeats=seconds.count,
+        median=1e-9 * nbytes / seconds.median,
+        q1=1e-9 * nbytes / seconds.q3,
+        q3=1e-9 * nbytes / seconds.q1,
+        source=f"hashlib, {device.driver}",
+        note=f"Trees over the tensors in chunks of {format_size(CHUNK_SIZE)}.",
+    )
+
+
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _of_model(name: str, processor: Sequence[Device], trees: Sequence[Device], count: int) -> Outcomes:
+def _of_model(name: str, processor: Sequence[Device], count: int) -> Outcomes:
     """What the CPU makes of a model's bytes in `count` files of about one size.
 
     Args:
         name: of the model.
         processor: hashlib's devices, which say how many cores there are.
-        trees: those of which hashlib hashes trees.
         count: of the files.
     """
     nbytes = MODELS[name].nbytes
@@ -113,8 +143,7 @@ def _of_model(name: str, processor: Sequence[Device], trees: Sequence[Device], c
             files = _Files(name, nbytes, where, sorted(where.folder.iterdir()))
             for algorithm in ALGORITHMS:
                 yield from _of_programs(files, algorithm, processor)
-                for device in trees:
-                    yield from or_skip(f"hashlib, {algorithm}, {name}", _of_tree(files, algorithm, device))
+                yield from or_skip(f"hashlib, {algorithm}, {name}", _of_tree(files, algorithm, processor[-1]))
     except StorageUnavailable as error:
         yield Skip(f"hashing the files of {name}", str(error))
 
@@ -222,23 +251,20 @@ class Bar:
 
 
 def _bars(rows: Sequence[Row], readings: Sequence[Reading]) -> list[Bar]:
-    """A bar for each row and reading, the newest of each; none of an algorithm without hashlib on one core."""
+    """A bar for each row of a model and each reading, the newest of each; none of an algorithm without hashlib on one
+    core.
+
+    Raises:
+        ResultsError: a reading is of no model that is known.
+    """
+    rows = [row for row in rows if row.model]
     labels = labels_of(rows)
     newest: dict[tuple[str, ...], Bar] = {}
-    references: dict[tuple[str, str], Bar] = {}
     everything: list[Row | Reading] = [*readings, *rows]
     for measured in sorted(everything, key=lambda one: one.date):
         bar = _of_row(measured, labels[lane_of(measured)]) if isinstance(measured, Row) else _of_reading(measured)
         newest[bar.model, bar.algorithm, bar.label] = bar
-        if isinstance(measured, Row) and measured.is_reference:
-            references[bar.model, bar.algorithm] = bar
-        elif bar.label == f"hashlib {TREE} in 1 process":  # the same, where there is no such row
-            references.setdefault((bar.model, bar.algorithm), bar)
-    return [
-        _over(bar, reference)
-        for bar in newest.values()
-        if (reference := _reference(references.values(), bar)) is not None
-    ]
+    return [_over(bar, reference) for bar in newest.values() if (reference := _reference(newest.values(), bar))]
 
 
 def _of_row(row: Row, label: str) -> Bar:
@@ -257,7 +283,8 @@ def _of_row(row: Row, label: str) -> Bar:
 
 
 def _of_reading(reading: Reading) -> Bar:
-    model, how, *_ = reading.conditions.split(", ")
+    model, *rest = reading.model_conditions()
+    how = ", ".join(rest[:1])
     return Bar(
         model=model,
         algorithm=reading.algorithm,
@@ -272,10 +299,16 @@ def _of_reading(reading: Reading) -> Bar:
     )
 
 
-def _reference(references: Iterable[Bar], bar: Bar) -> Bar | None:
-    """What `bar` is over: hashlib's of the same model, else of the largest."""
-    of_algorithm = [reference for reference in references if reference.algorithm == bar.algorithm]
-    return max(of_algorithm, key=lambda one: (one.model == bar.model, one.nbytes), default=None)
+def _reference(bars: Iterable[Bar], bar: Bar) -> Bar | None:
+    """What `bar` is over: hashlib's on one core of the same model, else of the largest; and of several of one model, a
+    row before a reading."""
+    ranks = {f"hashlib {how}": -place for place, how in enumerate(ONE_CORE)}
+    found = [
+        (one.model == bar.model, one.nbytes, 1 if one.kernel else ranks[one.label], one)
+        for one in bars
+        if one.algorithm == bar.algorithm and ((one.kernel, one.device) == REFERENCE or one.label in ranks)
+    ]
+    return max(found, key=lambda entry: entry[:-1])[-1] if found else None
 
 
 def _over(bar: Bar, reference: Bar) -> Bar:

@@ -92,7 +92,7 @@ def peak_beside_input(kernel: Kernel, lengths: Sequence[int], chunk_size: int, u
 
     Raises:
         OutOfDeviceMemory: it does not fit.
-        Unavailable: `used` does not count this device's memory.
+        Unavailable: `used` does not count this device's memory, or not in steps as small as the call's.
     """
     empty = used()
     inputs = make_inputs(kernel, lengths, SEED)
@@ -107,7 +107,13 @@ def peak_beside_input(kernel: Kernel, lengths: Sequence[int], chunk_size: int, u
         work = kernel.prepare("tree", inputs[0], chunk_size)
         work.run()
         work.digests()
-    return highest.value - filled
+    peak = highest.value - filled
+    if peak <= 0:
+        raise Unavailable(
+            f"the memory in use on {kernel.device.name} did not grow: the call takes less than the step in which the "
+            "driver gives memory out"
+        )
+    return peak
 
 
 class _Highest:

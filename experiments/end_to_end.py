@@ -21,6 +21,7 @@ import psutil
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from hashbench.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
 from hashbench.experiment import SEED, Experiment, Skip
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
@@ -50,18 +51,16 @@ LARGEST_ON_DISK = 4 * 10**9
 """Bytes of the largest model that is read from a disk: each run is a whole read of it."""
 
 HOST_COPIES = 4
-"""How many times a model must fit in the host's free memory: in a file, read to page-locked and to pageable memory, and
-copied back."""
+"""How many times a model must fit in the host's free memory: in a file, in page-locked memory, which a framework may
+keep, and in pageable memory, with one to spare."""
 
 DEVICE_COPIES = 2.2
 """And in the device's: where it is hashed in place and where it is copied to, with a digest for each chunk."""
 
-FILE_TO_VERDICT, IN_PLACE, COPIED_BACK = "file to verdict", "in place", "copied back"
-"""Subjects of the readings: the ways."""
-
+_SECONDS = " seconds"
 STAGES = ("read", "copy", "hash", "reduce")
-TOTAL = "total"
-"""A reading's quantity is one of these, and "seconds"."""
+WHOLE = TOTAL.removesuffix(_SECONDS)
+"""A reading's quantity is one of these, and `_SECONDS`."""
 
 PAGE_LOCKED, PAGEABLE, OVERLAPPED = "page-locked", "pageable", "overlapped"
 
@@ -166,7 +165,7 @@ class _Model:
                 summary,
                 kernel.device,
                 subject=way,
-                quantity=f"{stage} seconds",
+                quantity=stage + _SECONDS,
                 unit="s",
                 conditions=", ".join((kernel.name, self.name, *how)),
                 algorithm=kernel.algorithm.name,
@@ -208,15 +207,15 @@ def _of_model(kernel_for: Callable[[], Kernel], name: str) -> Outcomes:
             yield from _from_file(model, path, where)
             yield from _from_disk(model, path)
     except StorageUnavailable as error:
-        yield Skip(f"{what}: {FILE_TO_VERDICT} and {COPIED_BACK}", str(error))
+        yield Skip(f"{what}: {FROM_FILE} and {COPIED_BACK}", str(error))
 
 
 def _in_place(model: _Model, buffer: Buffer) -> Outcomes:
-    samples: Samples = {"hash": [], "reduce": [], TOTAL: []}
+    samples: Samples = {"hash": [], "reduce": [], WHOLE: []}
     for _ in range(IN_PLACE_RUNS):
         begin = perf_counter()
         model.check(IN_PLACE, model.kernel.tree([buffer], CHUNK_SIZE).tobytes())
-        samples[TOTAL].append(perf_counter() - begin)
+        samples[WHOLE].append(perf_counter() - begin)
         _split(model.kernel, buffer, samples)
     yield from model.readings(IN_PLACE, [], samples, _SPLIT + "The model lies in the device's memory already.")
 
@@ -231,34 +230,45 @@ def _split(kernel: Kernel, buffer: Buffer, samples: Samples) -> None:
 
 
 def _copied_back(model: _Model, buffer: Buffer, path: Path) -> Outcomes:
-    """The copy to ordinary memory of the host, and hashlib in a process a core there.
-
-    The processes share the memory of the file at `path`; moving the copy there is no part of the time.
-    """
+    """The copy to page-locked and to ordinary memory of the host, and hashlib in a process a core there."""
     cores = processes_of(kernel_class(REFERENCE[0]).devices()[-1])
-    samples: Samples = {"copy": [], "hash": [], "reduce": [], TOTAL: []}
-    with HostTree(cores, ALGORITHM, CHUNK_SIZE) as host:
-        for run in range(-1, RUNS):
-            begin = perf_counter()
-            copied = model.kernel.get(buffer)
-            copying = perf_counter() - begin
-            np.memmap(path, np.uint8, "r+")[:] = copied
-            del copied
-            begin = perf_counter()
-            nodes = host.nodes([path])
-            hashing = perf_counter() - begin
-            begin = perf_counter()
-            model.check(COPIED_BACK, host.fold(nodes)[0])
-            folding = perf_counter() - begin
-            if run >= 0:  # the first warms up
-                for stage, seconds in (("copy", copying), ("hash", hashing), ("reduce", folding)):
-                    samples[stage].append(seconds)
-                samples[TOTAL].append(copying + hashing + folding)
     note = (
         f"The host's trees are hashlib's, in {cores} processes that were started before; moving the copy to memory "
         "that they share is no part of the time. Hash is all that they do, reduce what is above their pieces' roots."
     )
-    yield from model.readings(COPIED_BACK, [f"hashlib in {cores} processes", PAGEABLE], samples, note)
+
+    def of(memory: str, copied: Bytes) -> Outcomes:
+        samples = _hashed_on_host(model, buffer, copied, path, host)
+        return model.readings(COPIED_BACK, [f"hashlib in {cores} processes", memory], samples, note)
+
+    with HostTree(cores, ALGORITHM, CHUNK_SIZE) as host:
+        stage = model.kernel.stage(model.nbytes)
+        yield from of(PAGE_LOCKED, stage.host)
+        del stage
+        yield from of(PAGEABLE, np.empty(model.nbytes, np.uint8))
+
+
+def _hashed_on_host(model: _Model, buffer: Buffer, copied: Bytes, path: Path, host: HostTree) -> Samples:
+    """All runs that copy to `copied`. The host's processes share the memory of the file at `path`; moving the copy
+    there is no part of the time."""
+    samples: Samples = {"copy": [], "hash": [], "reduce": [], WHOLE: []}
+    copied.fill(1)  # so that the first copy finds memory there
+    for run in range(-1, RUNS):
+        begin = perf_counter()
+        model.kernel.get_into(buffer, copied)
+        copying = perf_counter() - begin
+        np.memmap(path, np.uint8, "r+")[:] = copied
+        begin = perf_counter()
+        nodes = host.nodes([path])
+        hashing = perf_counter() - begin
+        begin = perf_counter()
+        model.check(COPIED_BACK, host.fold(nodes)[0])
+        folding = perf_counter() - begin
+        if run >= 0:  # the first warms up
+            for stage, seconds in (("copy", copying), ("hash", hashing), ("reduce", folding)):
+                samples[stage].append(seconds)
+            samples[WHOLE].append(copying + hashing + folding)
+    return samples
 
 
 def _from_file(model: _Model, path: Path, where: Storage, *, cold: bool = False) -> Outcomes:
@@ -272,12 +282,12 @@ def _from_file(model: _Model, path: Path, where: Storage, *, cold: bool = False)
 def _page_locked(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
     stage = model.kernel.stage(model.nbytes)
     samples = _runs(model, path, stage.host, lambda host: stage.upload(host.size), cold=cold)
-    yield from model.readings(FILE_TO_VERDICT, [where.place, PAGE_LOCKED], samples, _SPLIT + where.note)
+    yield from model.readings(FROM_FILE, [where.place, PAGE_LOCKED], samples, _SPLIT + where.note)
 
 
 def _pageable(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
     samples = _runs(model, path, np.empty(model.nbytes, np.uint8), model.kernel.put, cold=cold)
-    yield from model.readings(FILE_TO_VERDICT, [where.place, PAGEABLE], samples, _SPLIT + where.note)
+    yield from model.readings(FROM_FILE, [where.place, PAGEABLE], samples, _SPLIT + where.note)
 
 
 def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
@@ -287,17 +297,17 @@ def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Out
         if cold:
             _go_cold(path)
         begin = perf_counter()
-        model.check(f"{FILE_TO_VERDICT}, {OVERLAPPED}", hasher.root(path))
+        model.check(f"{FROM_FILE}, {OVERLAPPED}", hasher.root(path))
         if run >= 0:
             totals.append(perf_counter() - begin)
     note = " ".join(filter(None, ("As `hashbench hash` does it, from the second file on.", where.note)))
-    yield from model.readings(FILE_TO_VERDICT, [where.place, OVERLAPPED], {TOTAL: totals}, note)
+    yield from model.readings(FROM_FILE, [where.place, OVERLAPPED], {WHOLE: totals}, note)
 
 
 def _runs(model: _Model, path: Path, host: Bytes, copy: Callable[[Bytes], Buffer], *, cold: bool) -> Samples:
     """All runs through `host`."""
     host.fill(1)  # so that the first read finds memory there
-    samples: Samples = {name: [] for name in (*STAGES, TOTAL)}
+    samples: Samples = {name: [] for name in (*STAGES, WHOLE)}
     for run in range(0 if cold else -1, RUNS):
         of_run = _staged(model, path, host, copy, cold=cold)
         if run >= 0:  # the first of a file in memory warms up
@@ -316,12 +326,12 @@ def _staged(model: _Model, path: Path, host: Bytes, copy: Callable[[Bytes], Buff
     after_read = perf_counter()
     buffer = copy(host)
     after_copy = perf_counter()
-    model.check(FILE_TO_VERDICT, model.kernel.tree([buffer], CHUNK_SIZE).tobytes())
+    model.check(FROM_FILE, model.kernel.tree([buffer], CHUNK_SIZE).tobytes())
     end = perf_counter()
     samples["read"].append(after_read - begin)
     samples["copy"].append(after_copy - after_read)
     _split(model.kernel, buffer, samples)
-    return samples | {TOTAL: [end - begin]}
+    return samples | {WHOLE: [end - begin]}
 
 
 def _read(path: Path, host: Bytes) -> None:
@@ -390,25 +400,29 @@ class Way:
 
 
 def _ways(readings: Sequence[Reading]) -> list[Way]:
-    """Ways that have a total, in the order of the file."""
+    """Ways that have a total, in the order of the file.
+
+    Raises:
+        ResultsError: a reading is of no model that is known.
+    """
     found: dict[tuple[str, ...], dict[str, Reading]] = {}
     for reading in readings:
-        stage = reading.quantity.partition(" ")[0]
+        stage = reading.quantity.removesuffix(_SECONDS)
         found.setdefault((reading.subject, reading.conditions, reading.device_name), {})[stage] = reading
     ways = []
-    for (subject, conditions, device_name), stages in found.items():
-        kernel, model, *how = conditions.split(", ")
-        if TOTAL in stages:
+    for (subject, _, device_name), stages in found.items():
+        if WHOLE in stages:
+            kernel, model, *how = stages[WHOLE].model_conditions("kernel")
             ways.append(
                 Way(
                     kernel=kernel,
                     model=model,
                     device_name=device_name,
-                    device_kind=stages[TOTAL].device_kind,
+                    device_kind=stages[WHOLE].device_kind,
                     subject=subject,
                     how=", ".join(how),
                     seconds={stage: stages[stage].median for stage in STAGES if stage in stages},
-                    total=stages[TOTAL],
+                    total=stages[WHOLE],
                 )
             )
     return ways

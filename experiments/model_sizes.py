@@ -93,6 +93,7 @@ class ModelSizes(Experiment):
 
     def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
         """Throughput above and seconds to all roots below, over the bytes of the model; a column an algorithm."""
+        rows = [row for row in rows if row.model]
         if not rows:
             return []
         labels = labels_of(rows)

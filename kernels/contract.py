@@ -246,8 +246,16 @@ class Kernel(ABC):
         """
 
     @abstractmethod
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        """Copies `buffer`, at least one byte, to `host`, of the same size, and waits. The `host` of a stage is the
+        fastest to copy to where the framework has page-locked it."""
+
     def get(self, buffer: Buffer) -> Bytes:
-        """A copy of `buffer` on the host."""
+        """A copy of `buffer` on the host, in memory of its own."""
+        host = np.empty(buffer.nbytes, np.uint8)
+        if host.size:
+            self.get_into(buffer, host)
+        return host
 
     @abstractmethod
     def stage(self, nbytes: int) -> Stage:

@@ -115,15 +115,13 @@ class CupyCuda(DeviceKernel):
             )
             self._stream.synchronize()
 
-    def get(self, buffer: Buffer) -> Bytes:
-        data = np.empty(buffer.nbytes, dtype=np.uint8)
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
         runtime = self.cupy.cuda.runtime
         with self.cuda_device:
             runtime.memcpyAsync(
-                data.ctypes.data, buffer.address, buffer.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr
+                host.ctypes.data, buffer.address, buffer.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr
             )
             self._stream.synchronize()
-        return data
 
     def view(self, array: Any) -> Buffer:
         """The bytes of an array with `__cuda_array_interface__`, or of one that speaks DLPack (CuPy on ROCm)."""

@@ -147,11 +147,8 @@ class DpnpSycl(DeviceKernel):
     def upload(self, data: Bytes, buffer: Buffer) -> None:
         self.queue.memcpy(self._memory(buffer), data, buffer.nbytes)
 
-    def get(self, buffer: Buffer) -> Bytes:
-        data = np.empty(buffer.nbytes, dtype=np.uint8)
-        if buffer.nbytes:
-            self.queue.memcpy(data, self._memory(buffer), buffer.nbytes)
-        return data
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        self.queue.memcpy(host, self._memory(buffer), buffer.nbytes)
 
     def view(self, array: Any) -> Buffer:
         interface = getattr(array, "__sycl_usm_array_interface__", None)

@@ -131,8 +131,8 @@ class HashlibCpu(Kernel):
             part[:] = splitmix64(seed, first, part.size)
         return buffer[:nbytes]
 
-    def get(self, buffer: Buffer) -> Bytes:
-        return np.array(_bytes_of(buffer), dtype=np.uint8)
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        host[:] = _bytes_of(buffer)
 
     def stage(self, nbytes: int) -> Stage:
         return _HostStage(self, nbytes)

@@ -218,12 +218,9 @@ class NumbaCuda(DeviceKernel):
         with self.gpu:
             self._stream.to_device(buffer.address, data)
 
-    def get(self, buffer: Buffer) -> Bytes:
-        data = np.empty(buffer.nbytes, dtype=np.uint8)
-        if data.size:
-            with self.gpu:
-                self._stream.to_host(data, buffer.address)
-        return data
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        with self.gpu:
+            self._stream.to_host(host, buffer.address)
 
     def view(self, array: Any) -> Buffer:
         interface = getattr(array, "__cuda_array_interface__", None)

@@ -140,11 +140,8 @@ class OpenCL(DeviceKernel):
     def upload(self, data: Bytes, buffer: Buffer) -> None:
         self._cl.enqueue_copy(self._queue, buffer.owner, data, dst_offset=buffer.address, is_blocking=True)
 
-    def get(self, buffer: Buffer) -> Bytes:
-        data = np.empty(buffer.nbytes, dtype=np.uint8)
-        if buffer.nbytes:
-            self._cl.enqueue_copy(self._queue, data, buffer.owner, src_offset=buffer.address, is_blocking=True)
-        return data
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        self._cl.enqueue_copy(self._queue, host, buffer.owner, src_offset=buffer.address, is_blocking=True)
 
     def view(self, array: Any) -> Buffer:
         """The bytes of a pyopencl array or buffer of the same context, once what an array's queue writes is there."""

@@ -122,8 +122,8 @@ class CudaOnHost(DeviceKernel):
     def upload(self, data: Bytes, buffer: Buffer) -> None:
         _bytes_at(buffer)[:] = data
 
-    def get(self, buffer: Buffer) -> Bytes:
-        return _bytes_at(buffer).copy()
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        host[:] = _bytes_at(buffer)
 
     def view(self, array: Any) -> Buffer:
         interface = getattr(array, "__array_interface__", None)

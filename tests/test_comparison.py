@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from rows import row
+from rows import READING, row
 
 from hashbench import report_commands
 from hashbench.comparison import (
@@ -19,6 +20,7 @@ from hashbench.comparison import (
     read_run,
     summarise,
 )
+from hashbench.readings import Reading, ReadingsFile
 from hashbench.records import ResultsError
 from hashbench.results import SCHEMA, ResultsFile, Row
 from hashbench.tables import speed_up_over_reference
@@ -66,7 +68,7 @@ def test_other_points_make_no_pair(change: dict[str, Any]) -> None:
 
 
 def test_the_only_device_of_a_kind_is_compared_whatever_its_id() -> None:
-    (pair,) = compare([row(device="0:0")], [row(device="1:0", device_name="AMD Instinct MI300X")])
+    (pair,) = compare([row(device="0:0", device_name="gfx90a")], [row(device="1:0", device_name="AMD Instinct MI300X")])
     assert pair.other.device_name == "AMD Instinct MI300X"
 
 
@@ -80,6 +82,51 @@ def test_one_thread_is_compared_with_one_and_all_cores_with_all() -> None:
     assert [(p.base.device, p.other.device) for p in pairs] == [("1-thread", "1-thread"), ("2-threads", "16-threads")]
     assert [p.ratio for p in pairs] == pytest.approx([1, 8])
     assert compare(hashlib_rows(2)[:1], hashlib_rows(16)[1:]) == []
+
+
+def test_default_variants_are_compared_whatever_they_are_called() -> None:
+    nvidia = [row(variant=name) for name in ("paired", "plain")]
+    amd = row(variant="plain", device="1:0", device_name="AMD Instinct MI300X")
+    (pair,) = compare(nvidia, [amd])
+    assert (pair.base, pair.other) == (nvidia[0], amd)
+    assert [p.base for p in compare(nvidia, nvidia[::-1])] == nvidia
+    assert len(compare([row(kernel="other")], [row(kernel="other")])) == 1  # a kernel that is not installed here
+    with pytest.raises(NotComparableError, match="verified by 'sample'"):
+        compare(nvidia, [replace(amd, verified="all")])
+
+
+def test_readings_of_the_same_are_compared_by_their_values() -> None:
+    base = [READING, replace(READING, subject="SHF")]
+    slower = replace(READING, median=31.625, q1=31.5, q3=31.75, device="1", device_name="NVIDIA A100")
+    (pair,) = compare(base, [slower])
+    assert (pair.base, pair.other, pair.ratio, pair.beyond_spread) == (READING, slower, 0.5, True)
+    (summary,) = summarise([pair])
+    assert (summary.what, summary.higher, summary.lower) == ("LOP3, instruction rate (1/clk/SM)", 0, 1)
+    (same,) = compare(base, [replace(READING, median=63.3)])
+    assert not same.beyond_spread
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"experiment": "other"},
+        {"subject": "SHF"},
+        {"quantity": "bandwidth"},
+        {"unit": "GB/s"},
+        {"conditions": "4 chains"},
+        {"algorithm": "sha256"},
+        {"device_kind": "cpu"},
+    ],
+)
+def test_other_readings_make_no_pair(change: dict[str, Any]) -> None:
+    assert compare([READING], [replace(READING, **change)]) == []
+    assert compare([READING], [row()]) == []
+
+
+def test_readings_of_one_thread_and_of_all_are_told_apart() -> None:
+    one, two, many = (replace(READING, device=name) for name in ("1-thread", "2-threads", "16-threads"))
+    assert compare([one], [many]) == []
+    assert [(p.base, p.other) for p in compare([two], [one, many])] == [(two, many)]
 
 
 def test_pairs_keep_the_order_of_the_base() -> None:
@@ -111,6 +158,10 @@ def test_a_run_is_a_folder_or_a_file(tmp_path: Path) -> None:
         ResultsFile(tmp_path / f"{name}.csv").add(row(experiment=name))
     assert [r.experiment for r in read_run(tmp_path)] == ["other", "throughput"]
     assert [r.experiment for r in read_run(tmp_path / "other.csv")] == ["other"]
+    file = ReadingsFile(tmp_path / "other.readings.csv")
+    file.add(replace(READING, experiment="other"))
+    assert read_run(file.path) == file.records
+    assert [type(r) for r in read_run(tmp_path)] == [Row, Reading, Row]
 
 
 def test_another_schema_and_an_empty_run_are_refused(tmp_path: Path) -> None:
@@ -121,7 +172,7 @@ def test_another_schema_and_an_empty_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="is of schema '9'"):
         read_run(tmp_path)
     path.write_text(text.splitlines(keepends=True)[0])
-    with pytest.raises(ResultsError, match="holds no rows"):
+    with pytest.raises(ResultsError, match="holds no rows or readings"):
         read_run(tmp_path)
 
 
@@ -140,13 +191,13 @@ def test_a_summary_is_by_experiment_kernel_and_kind_of_device() -> None:
         row(0.1, device_kind="cpu", device="1:0"),
     ]
     found = summarise(compare(base, base))
-    assert [(s.experiment, s.kernel, s.device_kind, len(s.ratios)) for s in found] == [
+    assert [(s.experiment, s.what, s.device_kind, len(s.ratios)) for s in found] == [
         ("throughput", "opencl", "gpu", 2),
         ("other", "opencl", "gpu", 1),
         ("throughput", "cupy", "gpu", 1),
         ("throughput", "opencl", "cpu", 1),
     ]
-    assert all((s.ratio, s.faster, s.slower) == (1, 0, 0) for s in found)
+    assert all((s.ratio, s.higher, s.lower) == (1, 0, 0) for s in found)
 
 
 def test_the_summarys_ratio_is_the_geometric_mean_and_only_differences_beyond_the_spread_count() -> None:
@@ -155,7 +206,7 @@ def test_the_summarys_ratio_is_the_geometric_mean_and_only_differences_beyond_th
     other = [row(s, 0.02, bytes=n) for s, n in zip((0.05, 0.4, 0.1, 0.101), sizes, strict=True)]
     (summary,) = summarise(compare(base, other))
     assert summary.ratio == pytest.approx((2 * 0.25 * 1 * (0.1 / 0.101)) ** 0.25)
-    assert (summary.faster, summary.slower) == (1, 1)
+    assert (summary.higher, summary.lower) == (1, 1)
     (inverse,) = summarise(compare(other, base))
     assert inverse.ratio == pytest.approx(1 / summary.ratio)
 

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from rows import READING, row
 
+from hashbench import measurement
 from hashbench.experiment import Point, Skip
 from hashbench.experiments import cpu_speedup, style
 from hashbench.experiments.cpu_speedup import EXPERIMENT
@@ -18,6 +19,7 @@ from hashbench.experiments.programs import PeerError, openssl_on
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.models import MODELS, Model, Tensor
 from hashbench.readings import Reading
+from hashbench.records import ResultsError
 from hashbench.results import Row
 
 GPU = Device(kernel="cupy", id="0", name="NVIDIA H200", kind="gpu")
@@ -30,6 +32,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of little more than a megabyte, and one run."""
     monkeypatch.setattr(cpu_speedup, "MODELS", {"bert-base": SMALL})
     monkeypatch.setattr(cpu_speedup, "RUNS", 1)
+    monkeypatch.setattr(measurement, "WORKING_SET", 1)
+    monkeypatch.setattr(measurement, "WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr(measurement, "BUDGET_SECONDS", 0.0)
 
 
 # Points --------------------------------------------------------------------------------------------------------------
@@ -84,8 +89,10 @@ def test_every_program_hashes_the_models_files() -> None:
 @pytest.mark.usefixtures("small")
 def test_one_core_is_a_reading_where_hashlib_was_not_asked_for(tmp_path: Path) -> None:
     found, _ = readings([GPU])
-    one = [r for r in found if r.subject == "hashlib" and "tree in 1 process," in r.conditions]
-    assert [r.algorithm for r in one] == list(ALGORITHMS)
+    one = [r for r in found if r.conditions == "bert-base, tree in this process"]
+    assert [(r.subject, r.algorithm, r.device) for r in one] == [("hashlib", a, "1-thread") for a in ALGORITHMS]
+    assert all(0 < r.q1 <= r.median <= r.q3 for r in one)
+    assert not any("tree in 1 process" in r.conditions for r in found if len(PROCESSOR) > 1)
     drawn = cpu_speedup._bars([row(kernel="cupy", model="bert-base")], one)
     assert {bar.reference_model for bar in drawn} == {"bert-base"}
 
@@ -197,6 +204,24 @@ def test_a_row_of_one_core_goes_before_a_reading_of_it() -> None:
     for date in ("2025-01-01T00:00:00Z", "2027-01-01T00:00:00Z"):
         bars = cpu_speedup._bars([one_core(0.5)], [replace(reading, date=date)])
         assert {bar.label: bar.speedup for bar in bars}["hashlib tree in 1 process"] == pytest.approx(9.0 / rate)
+
+
+def test_the_reading_taken_as_a_row_goes_before_that_of_a_process_apart() -> None:
+    for places in ((0, 1), (1, 0)):
+        pair = (program(9.0, "tree in this process", "hashlib"), program(4.0, "tree in 1 process", "hashlib"))
+        dated = [replace(pair[place], date=f"202{i}-01-01T00:00:00Z") for i, place in enumerate(places)]
+        bars = cpu_speedup._bars([], [*dated, program(90.0, "16 processes")])
+        assert {bar.label: bar.speedup for bar in bars}["OpenSSL, 16 processes"] == pytest.approx(10)
+    bars = cpu_speedup._bars([], [program(4.0, "tree in 1 process", "hashlib"), program(8.0, "16 processes")])
+    assert {bar.label: bar.speedup for bar in bars}["OpenSSL, 16 processes"] == pytest.approx(2)
+
+
+def test_rows_of_no_model_are_left_out_and_readings_of_an_unknown_one_refused(tmp_path: Path) -> None:
+    rows = [one_core(0.5), row(0.1, kernel="cupy")]
+    assert {bar.kernel for bar in cpu_speedup._bars(rows, [])} == {"hashlib"}
+    strange = replace(program(9.0, "16 processes"), conditions="my-model, 16 processes")
+    with pytest.raises(ResultsError, match="are not accepted: they begin with <model>, one of bert-base, "):
+        EXPERIMENT.figure(rows, [strange], tmp_path / "x")
 
 
 def test_nothing_is_drawn_without_hashlib_on_one_core(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_memory_that_is_not_counted_gives_no_peak() -> None:
         peak_beside_input(kernel, [MiB], KiB, lambda: 7)
 
 
+def test_a_peak_below_the_drivers_step_is_none() -> None:
+    kernel = kernel_class("hashlib")(ONE_CORE)
+    levels = iter((0, MiB))
+    with pytest.raises(Unavailable, match="did not grow: the call takes less than the step"):
+        peak_beside_input(kernel, [MiB], KiB, lambda: next(levels, MiB))
+
+
 def test_a_peak_in_between_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     level, seen = [100], Event()
 

@@ -14,22 +14,17 @@ import pytest
 from matplotlib.figure import Figure
 from rows import READING
 
+from hashbench.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
 from hashbench.experiment import Failure, Skip, run
 from hashbench.experiments import end_to_end, style
-from hashbench.experiments.end_to_end import (
-    COPIED_BACK,
-    EXPERIMENT,
-    FILE_TO_VERDICT,
-    IN_PLACE,
-    STAGES,
-    TOTAL,
-)
+from hashbench.experiments.end_to_end import EXPERIMENT, STAGES, WHOLE
 from hashbench.experiments.host_tree import HostTree
-from hashbench.experiments.storage import Storage, StorageUnavailable
-from hashbench.kernels import Buffer, Device, Kernel, kernel_class
+from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.models import Model, Tensor
 from hashbench.readings import Reading, ReadingsFile, read_readings
+from hashbench.records import ResultsError
 from hashbench.results import ResultsFile
 from hashbench.verification import VerificationError
 
@@ -79,15 +74,18 @@ def test_every_way_is_split_into_its_stages() -> None:
     cores = int(PROCESSOR[-1].id.partition("-")[0])
     noise = {"reduce"} if any("within the spread" in skip.reason for skip in skips) else set()
     ways: dict[tuple[str, ...], set[str]] = {
-        (IN_PLACE,): {"hash", "reduce", TOTAL},
-        (COPIED_BACK, f"hashlib in {cores} processes", "pageable"): {"copy", "hash", "reduce", TOTAL},
+        (IN_PLACE,): {"hash", "reduce", WHOLE},
         **{
-            (FILE_TO_VERDICT, place, memory): {*STAGES, TOTAL}
+            (COPIED_BACK, f"hashlib in {cores} processes", memory): {"copy", "hash", "reduce", WHOLE}
+            for memory in ("page-locked", "pageable")
+        },
+        **{
+            (FROM_FILE, place, memory): {*STAGES, WHOLE}
             for place in ("memory", "a disk (ext4) with a cold cache")
             for memory in ("page-locked", "pageable")
         },
-        (FILE_TO_VERDICT, "memory", "overlapped"): {TOTAL},
-        (FILE_TO_VERDICT, "a disk (ext4) with a cold cache", "overlapped"): {TOTAL},
+        (FROM_FILE, "memory", "overlapped"): {WHOLE},
+        (FROM_FILE, "a disk (ext4) with a cold cache", "overlapped"): {WHOLE},
     }
     for way, expected in ways.items():
         found = stages(readings, *way)
@@ -97,8 +95,44 @@ def test_every_way_is_split_into_its_stages() -> None:
             assert (reading.device, reading.device_name) == (ONE_CORE.id, ONE_CORE.name)
         if len(found) > 1:
             parts = [found[name].q1 for name in ("read", "copy") if name in found]
-            assert sum(parts) <= found[TOTAL].q3
+            assert sum(parts) <= found[WHOLE].q3
     assert len({reading.point for reading in readings}) == len(readings)
+
+
+def test_a_copy_back_goes_to_a_stage_and_to_memory_that_was_touched_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages_made: list[Stage] = []
+    targets: list[Bytes] = []
+    stage, get_into = HashlibCpu.stage, HashlibCpu.get_into
+
+    def made(self: HashlibCpu, nbytes: int) -> Stage:
+        stages_made.append(stage(self, nbytes))
+        return stages_made[-1]
+
+    def watched(self: HashlibCpu, buffer: Buffer, host: Bytes) -> None:
+        if not targets or targets[-1] is not host:
+            assert (host == 1).all()
+            targets.append(host)
+        get_into(self, buffer, host)
+
+    small = Model("bert-base", "", (Tensor("a", (1 << 18,), "F32"),))
+    monkeypatch.setattr(end_to_end, "MODELS", {small.name: small})
+    kernel = HashlibCpu(ONE_CORE)
+    buffer = kernel.random(1 << 20, 1)
+    monkeypatch.setattr(HashlibCpu, "stage", made)
+    with in_memory(1 << 20) as where:
+        path = where.folder / "model"
+        path.write_bytes(bytes(1 << 20))
+        monkeypatch.setattr(HashlibCpu, "get_into", watched)
+        model = end_to_end._Model("bert-base", kernel, kernel.tree([buffer], 4096).tobytes())
+        found = [one for one in end_to_end._copied_back(model, buffer, path) if isinstance(one, Reading)]
+    assert [one.conditions.rpartition(", ")[2] for one in found if one.quantity == TOTAL] == ["page-locked", "pageable"]
+    assert [host is stages_made[0].host for host in targets] == [True, False]
+
+
+def test_a_reading_of_an_unknown_model_is_refused_on_one_line() -> None:
+    with pytest.raises(ResultsError, match="are not accepted: they begin with <kernel>, <model>, one of ") as raised:
+        EXPERIMENT.figure([], made_up(model="my-model"), Path("x"))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_run_saves_each_reading(tmp_path: Path) -> None:
@@ -164,7 +198,7 @@ def test_a_copy_that_changes_a_byte_is_found(tmp_path: Path, monkeypatch: pytest
     subjects, (failure,) = failed(tmp_path)
     assert isinstance(failure.error, VerificationError)
     assert "bert-base: file to verdict gave the root" in str(failure.error)
-    assert set(subjects) == {IN_PLACE, COPIED_BACK, FILE_TO_VERDICT}  # page-locked memory went before
+    assert set(subjects) == {IN_PLACE, COPIED_BACK, FROM_FILE}  # page-locked memory went before
 
 
 def test_a_host_that_folds_wrongly_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +264,9 @@ def made_up(kernel: str = "cupy", kind: str = "gpu", model: str = "bert-base") -
     """Readings of three ways."""
     found = []
     for subject, how, seconds in (
-        (IN_PLACE, "", {"hash": 0.8, "reduce": 0.1, TOTAL: 1.0}),
-        (FILE_TO_VERDICT, ", memory, pageable", {"read": 2.0, "copy": 3.0, "hash": 0.8, "reduce": 0.1, TOTAL: 6.0}),
-        (FILE_TO_VERDICT, ", memory, overlapped", {TOTAL: 2.5}),
+        (IN_PLACE, "", {"hash": 0.8, "reduce": 0.1, WHOLE: 1.0}),
+        (FROM_FILE, ", memory, pageable", {"read": 2.0, "copy": 3.0, "hash": 0.8, "reduce": 0.1, WHOLE: 6.0}),
+        (FROM_FILE, ", memory, overlapped", {WHOLE: 2.5}),
     ):
         for stage, value in seconds.items():
             found.append(
@@ -285,10 +319,10 @@ def test_a_gpus_figure_has_the_experiments_name(tmp_path: Path) -> None:
     assert {line["kernel"] for line in lines} == {"cupy"}
     assert [(line["way"], line["how"], line["read_seconds"], line["total_seconds"]) for line in lines] == [
         (IN_PLACE, "", "", "1.0"),
-        (FILE_TO_VERDICT, "memory, pageable", "2.0", "6.0"),
-        (FILE_TO_VERDICT, "memory, overlapped", "", "2.5"),
+        (FROM_FILE, "memory, pageable", "2.0", "6.0"),
+        (FROM_FILE, "memory, overlapped", "", "2.5"),
     ]
 
 
 def test_ways_without_a_total_are_left_out() -> None:
-    assert EXPERIMENT.figure([], [r for r in made_up() if r.quantity != "total seconds"], Path("x")) == []
+    assert EXPERIMENT.figure([], [r for r in made_up() if r.quantity != TOTAL], Path("x")) == []

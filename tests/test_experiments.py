@@ -43,6 +43,7 @@ from hashbench.kernels import (
 from hashbench.kernels.hashlib_cpu import HashlibCpu, splitmix64
 from hashbench.merkle import chunks_of, merkle_tree_hash
 from hashbench.readings import Reading, ReadingsFile, read_readings
+from hashbench.records import ResultsError
 from hashbench.results import ResultsFile, Row, read_rows
 from hashbench.tables import rows_table
 
@@ -145,9 +146,9 @@ def test_the_digest_is_of_all_digests_of_the_first_input(tmp_path: Path, name: s
 def test_a_model_is_whole_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OfModels(Small):
         def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
-            yield Point(device, "tree", "sha256", (2 * MiB,), 4096, model="toy")
+            yield Point(device, "tree", "sha256", (2 * MiB,), 4096, model="gpt-2")
             yield Skip("the giant", "it is too large for anything here")
-            yield Point(device, "tree", "sha256", (8 * MiB,), 4096, model="large")
+            yield Point(device, "tree", "sha256", (8 * MiB,), 4096, model="bert-base")
 
     class Tight(HashlibCpu):
         def free_memory(self) -> int:
@@ -155,10 +156,10 @@ def test_a_model_is_whole_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     use(monkeypatch, Tight)
     report = run_all(OfModels(), tmp_path)
-    assert [row.model for row in report.rows] == ["toy"]
+    assert [row.model for row in report.rows] == ["gpt-2"]
     assert [skip.what for skip in report.skips] == [
         "the giant",
-        "hashlib 1-thread: sha256 tree large, 8MiB, 4KiB chunks",
+        "hashlib 1-thread: sha256 tree bert-base, 8MiB, 4KiB chunks",
     ]
     assert "instead" not in report.skips[1].reason
 
@@ -647,6 +648,19 @@ def test_overviews_are_drawn_over_all_machines(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["small"]
 
 
+def test_bench_refuses_the_folder_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_commands, "run", lambda *_: pytest.fail("it was measured"))
+    ours = machine.describe(selection.devices())
+    (tmp_path / "here").mkdir()
+    theirs = json.dumps(ours | {"cpu": ours["cpu"] | {"name": "Another"}})
+    (tmp_path / "here" / "machine.json").write_text(theirs)
+    done = bench("--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
+    assert isinstance(done.exception, ResultsError)
+    assert "is of another machine, with Another (" in str(done.exception)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["machine.json"]
+    assert (tmp_path / "here" / "machine.json").read_text() == theirs
+
+
 def test_bench_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "commit", lambda: "c0ffee")
     only = ("throughput", "--quick", "--kernel", "hashlib", "--device", "1-thread", "--machine", "here")
@@ -691,7 +705,7 @@ def test_bench_reads_nothing_into_a_file_that_is_none(tmp_path: Path, monkeypatc
     assert (tmp_path / "here" / "pipes.readings.csv").read_text() == "a,b\n1,2\n"
 
 
-def test_compare_ignores_readings(tmp_path: Path) -> None:
+def test_compare_shows_rows_and_readings(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         ResultsFile(tmp_path / name / "throughput.csv").add(machine_rows()[0])
@@ -699,6 +713,8 @@ def test_compare_ignores_readings(tmp_path: Path) -> None:
     done = CliRunner().invoke(report_commands.compare, ["a", "b", "--points", "--results", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert points_of_ratio("1.000", done.stdout) == 1
+    (line,) = [line.split() for line in done.stdout.splitlines() if "8 chains" in line]
+    assert line[-5:] == ["63.25", "63.25", "1.000", "no", "1/clk/SM"]
 
 
 def points_of_ratio(ratio: str, printed: str) -> int:

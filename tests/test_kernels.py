@@ -230,6 +230,18 @@ def test_get_a_part(kernel: Kernel, nbytes: int, start: int, length: int) -> Non
     assert kernel.get(kernel.put(content)[part]).tobytes() == content[part].tobytes()
 
 
+@pytest.mark.parametrize("nbytes", [1, 4096, 1_000_003])
+def test_get_into_memory_of_the_host(kernel: Kernel, nbytes: int) -> None:
+    content = painted(nbytes + 7)
+    buffer = kernel.put(content)[7:]
+    stage = kernel.stage(nbytes + 2)
+    for memory in (stage.host, np.empty(nbytes + 2, np.uint8)):
+        memory.fill(0x5A)
+        kernel.get_into(buffer, memory[1:-1])
+        assert memory[1:-1].tobytes() == content[7:].tobytes()
+        assert memory[[0, -1]].tolist() == [0x5A, 0x5A]
+
+
 def test_put_copies(kernel: Kernel) -> None:
     content = bytearray(b"a" * 1000)
     buffer = kernel.put(content)

@@ -65,6 +65,7 @@ def host_leaves(kernel: Kernel, buffer: Buffer, chunk_size: int) -> list[bytes]:
 
 
 @pytest.mark.large
+@pytest.mark.xdist_group("large")
 @pytest.mark.parametrize(("case", "algorithm"), parameters(large_cases(), "no GPU and no SYCL device here"))
 def test_over_4_gib(case: Case, algorithm: str) -> None:
     kernel = with_room(build(case, algorithm), 6 * GIB)
@@ -83,6 +84,7 @@ def test_over_4_gib(case: Case, algorithm: str) -> None:
 
 
 @pytest.mark.large
+@pytest.mark.xdist_group("large")
 @pytest.mark.parametrize(("case", "algorithm"), parameters(gpu_cases(), "no GPU here: one message takes one thread"))
 def test_a_message_over_4_gib(case: Case, algorithm: str) -> None:
     kernel = with_room(build(case, algorithm), 6 * GIB)
@@ -94,6 +96,7 @@ def test_a_message_over_4_gib(case: Case, algorithm: str) -> None:
 
 
 @pytest.mark.large
+@pytest.mark.xdist_group("large")
 @pytest.mark.parametrize(("case", "algorithm"), parameters(gpu_cases(), "no GPU here: it takes 51 GiB"))
 def test_over_4_gi_words_of_digests(case: Case, algorithm: str) -> None:
     """2^29 leaves have 2^32 words of digests. The tree folds from trees of 2^24 leaves, whose indices are small."""

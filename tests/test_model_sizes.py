@@ -136,6 +136,10 @@ def test_the_short_form_reads_the_peak_of_its_own_models(monkeypatch: pytest.Mon
     assert asked == [("bert-base", "llama-3.2-1b", "llama-3.1-8b")] * 2
 
 
+def test_rows_of_no_model_are_not_drawn(tmp_path: Path) -> None:
+    assert EXPERIMENT.figure([row()], [], tmp_path / "x") == []
+
+
 # The figure ----------------------------------------------------------------------------------------------------------
 
 

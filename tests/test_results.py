@@ -14,8 +14,19 @@ from hypothesis import strategies as st
 from rows import ROW, row
 
 from hashbench.kernels import ALGORITHMS
+from hashbench.models import MODELS
 from hashbench.records import ResultsError, check_writable, write_atomically
-from hashbench.results import FORMAT, ResultsFile, Row, machine_folders, read_rows, results_files, write_machine
+from hashbench.results import (
+    FORMAT,
+    MACHINE_FILE,
+    ResultsFile,
+    Row,
+    check_machine,
+    machine_folders,
+    read_rows,
+    results_files,
+    write_machine,
+)
 
 whole = st.integers(1, 2**63)
 positive = st.floats(0, exclude_min=True, allow_infinity=False)
@@ -27,6 +38,7 @@ by_type = {
 }
 by_name = {
     "schema": st.just(ROW.schema),
+    "model": st.sampled_from(["", *MODELS]),
     "strategy": st.sampled_from(["batched", "leaves", "tree"]),
     "algorithm": st.sampled_from(["sha256", "sha384"]),
     "device_kind": st.sampled_from(["gpu", "cpu"]),
@@ -96,6 +108,14 @@ def test_another_point_is_another_row(path: Path, change: dict[str, Any]) -> Non
     assert len(read_rows(path)) == 4
 
 
+def test_a_point_that_occurs_twice_is_named(path: Path) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[2].replace(ROW.date, "2027-01-01T00:00:00Z")]))
+    named = "throughput, opencl, plain, batched, sha256, 1073741824, 4096, 1, 0:0"
+    with pytest.raises(ResultsError, match=rf"throughput\.csv, line 5: the point of line 3 again, {named}$"):
+        read_rows(path)
+
+
 def test_a_cut_file_is_truncated(path: Path) -> None:
     data = path.read_bytes()
     for end in range(len(data)):
@@ -126,6 +146,7 @@ def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
         (",date\n", ",day\n", "unknown columns: day"),
         (",commit,date\n", ",commit\n", "missing columns: date"),
         ("kernel,variant", "variant,kernel", "another order"),
+        (",throughput,,", ",throughput,my-model,", "model is 'my-model'; accepted are an empty cell, bert-base, "),
         (",tree,", ",forest,", "strategy is 'forest'; accepted are batched, leaves, tree"),
         (",sample,", ",yes,", "verified is 'yes'; accepted are all, sample"),
         (f",{ROW.digest},", ",5d,", "digest is '5d'; accepted are 64 lower-case hex digits, or an empty cell"),
@@ -206,3 +227,55 @@ def test_folders_are_listed(tmp_path: Path) -> None:
     assert machine_folders(tmp_path) == [tmp_path / "a", tmp_path / "b"]
     assert results_files(tmp_path / "a") == [tmp_path / "a" / "throughput.csv"]
     assert json.loads((tmp_path / "a" / "machine.json").read_text(encoding="utf-8")) == {"cpu": "ü"}
+
+
+def described(gpus: list[str], listed: list[str], cpu: str = "Some Xeon", cores: int = 16) -> dict[str, Any]:
+    """What a machine's description says of its hardware: GPUs as the management library names them, and as frameworks
+    list them."""
+    devices = [{"kernel": "opencl", "name": name, "kind": "gpu"} for name in listed]
+    devices.append({"kernel": "hashlib", "name": cpu, "kind": "cpu"})
+    return {"cpu": {"name": cpu, "logical_cores": cores}, "gpus": [{"name": n} for n in gpus], "devices": devices}
+
+
+H200 = described(["NVIDIA H200"], ["NVIDIA H200"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (H200, H200),
+        (H200, described(["NVIDIA H200"] * 8, [])),
+        (described([], ["AMD Instinct MI300X"]), described([], ["AMD Instinct MI300X", "gfx942:sramecc+:xnack-"])),
+        (described([], []), described([], [])),
+    ],
+)
+def test_a_machines_folder_is_its_own_whatever_frameworks_it_has(
+    tmp_path: Path, theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    check_machine(tmp_path, ours)
+    write_machine(tmp_path, theirs)
+    check_machine(tmp_path, ours)
+
+
+@pytest.mark.parametrize(
+    ("other", "has"),
+    [
+        (described(["NVIDIA H100"], ["NVIDIA H100"]), r"Some Xeon \(16 cores\) and NVIDIA H100"),
+        (described(["NVIDIA H200"], [], cpu="Some EPYC"), r"Some EPYC \(16 cores\) and NVIDIA H200"),
+        (described(["NVIDIA H200"], [], cores=8), r"Some Xeon \(8 cores\) and NVIDIA H200"),
+        (described([], []), r"Some Xeon \(16 cores\) and no GPU"),
+    ],
+)
+def test_another_machines_folder_is_refused_on_one_line(tmp_path: Path, other: dict[str, Any], has: str) -> None:
+    write_machine(tmp_path, H200)
+    message = rf"is of another machine, with Some Xeon .* NVIDIA H200; this one has {has}: .* by --machine$"
+    with pytest.raises(ResultsError, match=message) as raised:
+        check_machine(tmp_path, other)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cpu": 1, "gpus": [], "devices": []}', "\x00"])
+def test_a_description_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MACHINE_FILE).write_text(text)
+    with pytest.raises(ResultsError, match=r"machine\.json cannot be read: accepted is what `hashbench bench` writes"):
+        check_machine(tmp_path, H200)
