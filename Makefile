@@ -8,6 +8,7 @@ ENV ?= .venv
 BENCH ?= --quick
 EXPERIMENT ?= throughput
 ARGS ?=
+JOBS ?= auto
 
 # What this machine's hardware needs: the CUDA packages of the driver's own version where NVIDIA's driver answers, and
 # elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
@@ -41,8 +42,8 @@ env: $(STAMP) ## make the environment that this machine's hardware needs
 bench: $(STAMP) ## measure every kernel here (EXPERIMENT=name, empty for all; ARGS="more options"; BENCH= for the long form)
 	$(BIN)hashbench bench $(BENCH) $(EXPERIMENT) $(ARGS)
 
-test: $(STAMP) ## run every test that this machine's hardware allows (ARGS="more options")
-	$(BIN)python -m pytest $(ARGS)
+test: $(STAMP) ## run every test that this machine's hardware allows, a process a core (JOBS=1, ARGS="more options")
+	$(BIN)python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 figures: $(STAMP) ## draw the figures from the measurements under results/
 	$(BIN)hashbench figures $(ARGS)
