@@ -9,9 +9,10 @@ from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, kernel_class
 
 FASTEST_FIRST = {
     "gpu": ("cupy", "numba-cuda", "dpnp", "opencl"),
-    # Measured: SHA-256 trees on two cores with SHA-NI and AVX-512. GB a CPU second over 4 KiB chunks: 1.3, 1.2 and 0.6;
-    # over 1 MiB chunks: 1.6, 1.6 and 1.1. hashlib waits for Python between small chunks, most of all with many threads.
-    "cpu": ("dpnp", "opencl", "hashlib"),
+    # Measured on two cores with SHA-NI and AVX-512: opencl and dpnp hash as fast as each other (4.4 GB/s of SHA-256 in
+    # 4 KiB chunks, hashlib 0.8 on a core), but pyopencl keeps compiled code on disk, where dpctl compiles it for six
+    # seconds in every process. hashlib waits for Python between small chunks, most of all with many threads.
+    "cpu": ("opencl", "dpnp", "hashlib"),
 }
 """Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not named come last."""
 
