@@ -122,7 +122,8 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = ()) -> Op
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         indexes, singles = (
-            [file for file in path.iterdir() if file.name.endswith(end)] for end in (INDEX, SAFETENSORS)
+            [file for file in path.iterdir() if file.name.lower().endswith(end) and file.is_file()]
+            for end in (INDEX, SAFETENSORS)
         )
         if len(indexes) > 1:
             names = ", ".join(sorted(quoted(index.name) for index in indexes))
@@ -130,6 +131,16 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = ()) -> Op
         if not indexes and len(singles) != 1:
             return OpenModel(_in_order(path, _files(path, without)))
         (path,) = indexes or singles
+        if indexes:
+            parts = _in_order(path, _sharded(path))
+            covered = {part.source.path.name for part in parts if isinstance(part.source, FileRange)}
+            if stray := sorted({file.name for file in singles} - covered):
+                names = ", ".join(map(quoted, stray))
+                raise CheckpointError(
+                    f"{path.parent} has weights that its index does not name ({names}): name the index, or the file, "
+                    "that is meant"
+                )
+            return OpenModel(parts)
     elif not stat.S_ISREG(mode):
         raise CheckpointError(f"{path} is neither a file nor a folder")
 

@@ -74,7 +74,7 @@ def write_manifest(
 
     if output == Path("-"):
         output = None
-    if output and output == sidecar:
+    if output and sidecar and output.resolve() == sidecar.resolve():
         raise click.UsageError(f"{output} cannot be both the manifest and the leaf hashes")
     if sidecar and model.is_dir() and model.resolve() in sidecar.resolve().parents:
         raise click.UsageError(f"{sidecar} would be a file of the model: it must lie outside of {model}")

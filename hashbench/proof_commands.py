@@ -15,7 +15,7 @@ from hashbench.hash_options import device_option, kernel_option
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.manifest import read_manifest
 from hashbench.progress import shown
-from hashbench.proofs import NotProvenError, Proof, bytes_in, check_chunk, prove, prove_chunk, read_proof
+from hashbench.proofs import NotProvenError, Proof, ProofError, bytes_in, check_chunk, prove, prove_chunk, read_proof
 from hashbench.range_hasher import RangeHasher
 from hashbench.records import write_atomically
 from hashbench.sidecar import Sidecar
@@ -64,6 +64,10 @@ def write_proof(
     """
     if (chunk is not None) != bool(model or sidecar) or (model and sidecar):
         raise click.UsageError("--chunk goes with one of --model and --leaves, and these go with it alone")
+    if output == Path("-"):
+        output = None
+    if output and output.exists() and not _is_proof(output):
+        raise click.UsageError(f"{output} is there and is no proof: it is not overwritten")
     expected = read_manifest(manifest)
     proof = prove(expected, name)
     if chunk is not None:
@@ -108,6 +112,14 @@ def check_proof(proof_path: Path, root: bytes, data: Path | None, kernel: str | 
     with shown(data.name, source.nbytes) as progress:
         proof.check_bytes(hasher.roots([source], progress)[0])
     click.echo(f"proven: {proof.subject}, {proof.nbytes:,} bytes")
+
+
+def _is_proof(path: Path) -> bool:
+    try:
+        read_proof(path)
+    except ProofError:
+        return False
+    return True
 
 
 def _leaves(model: Path, proof: Proof, kernel: str | None, device: str | None) -> Bytes:

@@ -39,9 +39,11 @@ def is_sidecar(path: Path) -> bool:
         OSError: it cannot be read.
     """
     try:
-        return "root" in read_header(path).metadata
+        header = read_header(path)
     except SafetensorsError:
         return False
+    hashes = all(tensor.dtype == "U8" and len(tensor.shape) == 2 for tensor in header.tensors)
+    return hashes and {"root", "algorithm", "chunk_size"} <= header.metadata.keys()
 
 
 def _shape(nbytes: int, algorithm: str, chunk_size: int) -> tuple[int, int]:

@@ -122,13 +122,19 @@ def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
     """The kernel that hashes the tensors of a device. It is built in the first call, and kept.
 
     Args:
-        device: a GPU with its index, or the CPU.
+        device: a GPU, the current one where it has no index, or the CPU.
         algorithm: "sha256" or "sha384".
 
     Raises:
         ValueError: there is no such algorithm.
-        Unavailable: none can be used there.
+        Unavailable: none can be used there, or tensors there cannot be hashed at all.
     """
+    if device.type not in ("cpu", "cuda"):
+        raise Unavailable(
+            f"tensors on {device} cannot be hashed where they are: only those on cpu and cuda devices can"
+        )
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     return _place(device, algorithm).kernel
 
 
@@ -216,6 +222,8 @@ def _checked(name: Any, tensor: Any) -> _Tensor:
         refusal = f"it is nested or has the layout {tensor.layout}: only strided tensors are bytes in row-major order"
     elif not (tensor.is_cuda or tensor.is_cpu):
         refusal = f"it lies on {tensor.device}: only tensors on cpu and cuda devices can be hashed where they are"
+    elif tensor.untyped_storage().nbytes() < _last_byte(tensor):
+        refusal = "its memory was given back, as sharding frameworks do between uses: gather the tensor first"
     elif tensor.is_conj() or tensor.is_neg():
         refusal = "it is a conjugate or negative that is not computed yet: call resolve_conj() or resolve_neg() first"
     else:
@@ -224,6 +232,14 @@ def _checked(name: Any, tensor: Any) -> _Tensor:
         except ValueError as error:
             refusal = str(error)
     raise TensorError(f"tensor {name!r}: {refusal}")
+
+
+def _last_byte(tensor: torch.Tensor) -> int:
+    """How far into its storage the tensor reaches."""
+    if not tensor.numel():
+        return 0
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return int((tensor.storage_offset() + steps + 1) * tensor.element_size())
 
 
 def _memory(tensor: torch.Tensor) -> _Memory:

@@ -101,8 +101,16 @@ def test_a_folder_with_one_safetensors_file_has_its_tensors(tmp_path: Path) -> N
 def test_a_folder_with_an_index_has_the_tensors_of_its_shards(tmp_path: Path) -> None:
     index = write_shards(tmp_path, metadata={"total_size": 1.5e11, "quantization": {"bits": [4]}})
     (tmp_path / "config.json").write_text("{}")
-    save_file({"other": ARRAYS["b"]}, tmp_path / "consolidated.safetensors")
+    (tmp_path / "sub.safetensors").mkdir()
     assert described(open_model(tmp_path)) == described(open_model(index)) == WANTED
+
+
+def test_weights_beside_those_of_an_index_are_not_passed_over(tmp_path: Path) -> None:
+    index = write_shards(tmp_path)
+    save_file({"other": ARRAYS["b"]}, tmp_path / "Consolidated.SafeTensors")
+    reason = "has weights that its index does not name ('Consolidated.SafeTensors'): name the index, or the file, that"
+    assert reason in refused(tmp_path).replace('"', "'")
+    assert described(open_model(index)) == WANTED
 
 
 def test_shards_may_be_links_as_in_a_download_cache(tmp_path: Path) -> None:

@@ -308,7 +308,14 @@ def test_nothing_of_the_model_is_overwritten(run: Run, model: Path, folder: Path
     assert "may be a file of the model" in the_error(run("manifest", folder, "-o", folder / "config.json"))
     assert "it must lie outside" in the_error(run("manifest", folder, "--leaves", folder / "leaves"))
     both = tmp_path / "both"
-    assert "cannot be both" in the_error(run("manifest", model, "-o", both, "--leaves", both))
+    other_way = tmp_path / "folder" / ".." / "both"
+    for leaves in (both, other_way):
+        assert "cannot be both" in the_error(run("manifest", model, "-o", both, "--leaves", leaves))
+    like_a_sidecar = tmp_path / "like.safetensors"
+    save_file(TENSORS, like_a_sidecar, metadata={"root": "any", "algorithm": "sha256", "chunk_size": "4096"})
+    error = the_error(run("manifest", like_a_sidecar, "--leaves", like_a_sidecar))
+    assert "may be a file of the model" in error
+    like_a_sidecar.unlink()
     assert model.read_bytes() == before
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == FILES.keys()
     assert sorted(tmp_path.iterdir()) == [folder, model]

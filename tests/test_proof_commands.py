@@ -181,7 +181,8 @@ def test_standard_output_takes_the_proof(shell: Shell) -> None:
 
 
 def test_a_proof_that_cannot_be_made_leaves_the_file_as_it_was(shell: Shell) -> None:
-    shell.proof.write_text("before")
+    shell.prove("scale")
+    before = shell.proof.read_text()
     for name, arguments, reason in (
         ("x", (), "the manifest has no tensor or file 'x'"),
         ("embedding", ("--chunk", 10, "--leaves", shell.leaves), "tensor 'embedding' has no chunk 10: it has 10, "),
@@ -190,7 +191,16 @@ def test_a_proof_that_cannot_be_made_leaves_the_file_as_it_was(shell: Shell) -> 
         code, output, error = shell("prove", shell.manifest, name, "-o", shell.proof, *arguments)
         assert (code, output, len(error.splitlines())) == (2, "", 1)
         assert error.startswith(f"hashbench: {reason}")
-        assert shell.proof.read_text() == "before"
+        assert shell.proof.read_text() == before
+
+
+def test_only_a_proof_is_overwritten(shell: Shell) -> None:
+    shard = shell.model / "1.safetensors"
+    before = shard.read_bytes()
+    code, output, error = shell("prove", shell.manifest, "scale", "-o", shard)
+    assert (code, output, error.count("\n")) == (2, "", 1)
+    assert f"{shard} is there and is no proof" in error
+    assert shard.read_bytes() == before
 
 
 def test_what_cannot_be_used_is_told_on_one_line(shell: Shell) -> None:

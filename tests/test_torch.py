@@ -185,6 +185,12 @@ def test_many_tensors_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spy.calls == [list(range(500))]
 
 
+def freed(tensor: Any) -> Any:
+    """As sharding frameworks leave a tensor between uses."""
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 def on_host() -> Any:
     """Host memory in place of a GPU's, hashed there by the CUDA source."""
     found = [case for case in HOST_CASES if case.cls.name == "cuda-source-on-host"]
@@ -433,6 +439,7 @@ def wrapper() -> Any:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "meta": (lambda: torch.empty(3, device="meta"), "it is on the meta device"),
+    "freed": (lambda: freed(torch.ones(1000)), "its memory was given back"),
     "lazy": (lambda: torch.nn.LazyLinear(3).weight, "no bytes before its lazy module has run"),
     "wrapper": (wrapper, "it is a TwoTensor, a wrapper"),
     "sparse": (lambda: torch.eye(3).to_sparse(), "the layout torch.sparse_coo"),
