@@ -7,22 +7,20 @@ the manifest: the same model gives the same bytes wherever it is made.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import rfc8785
 
+from hashbench.documents import DocumentError, parse_document
 from hashbench.dtypes import tensor_nbytes
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.merkle import merkle_tree_hash
-from hashbench.strict_json import MAX_INTEGER, StrictJsonError, loads, quoted
+from hashbench.strict_json import MAX_INTEGER, quoted
 
 VERSION = 1
 """Of the format, whose schema is manifest.schema.json in this package."""
@@ -168,16 +166,10 @@ def parse_manifest(data: bytes) -> Manifest:
         ManifestError: it is larger than `MAX_SIZE`; it is no strict JSON; it does not follow the schema; an entry is
             not accepted, as `Manifest` has it; its root is not that of its entries; or it is not in canonical form.
     """
-    if len(data) > MAX_SIZE:
-        raise ManifestError(f"it is no manifest: more than {MAX_SIZE} bytes")
     try:
-        document = loads(data, max_depth=_MAX_DEPTH)
-    except StrictJsonError as error:
-        raise ManifestError(f"it is no manifest: {error}") from None
-    if isinstance(document, dict) and document.get("version", VERSION) != VERSION:
-        raise ManifestError(f"its version is {quoted(document['version'])}; accepted is {VERSION}")
-    for wrong in _validator().iter_errors(document):  # the first alone: there may be millions
-        raise ManifestError(f"it does not follow the schema at {wrong.json_path[:200]}: {wrong.message[:200]}")
+        document = parse_document(data, "manifest", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
+    except DocumentError as error:
+        raise ManifestError(str(error)) from None
     manifest = Manifest(document["algorithm"], document["chunk_size"], tuple(_entries(document)))
     if manifest.root.hex() != document["root"]:
         raise ManifestError(f"its root is not that of its entries, which is {manifest.root.hex()}")
@@ -201,12 +193,6 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         return parse_manifest(data)
     except ManifestError as error:
         raise ManifestError(f"{os.fspath(path)} cannot be used as a manifest: {error}") from None
-
-
-@cache
-def _validator() -> jsonschema.protocols.Validator:
-    schema = json.loads(files("hashbench").joinpath("manifest.schema.json").read_text())
-    return jsonschema.Draft202012Validator(schema)
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:

@@ -15,21 +15,19 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import rfc8785
 
 from hashbench import merkle
 from hashbench.checkpoints import FileRange
+from hashbench.documents import DocumentError, parse_document
 from hashbench.dtypes import tensor_nbytes
 from hashbench.kernels import Bytes
 from hashbench.manifest import Entry, FileEntry, Manifest, ManifestError, TensorEntry
 from hashbench.safetensors_header import SafetensorsError, read_header
-from hashbench.strict_json import StrictJsonError, loads, quoted
+from hashbench.strict_json import quoted
 from hashbench.verification import VerificationError
 
 VERSION = 1
@@ -235,16 +233,10 @@ def parse_proof(data: bytes) -> Proof:
             its tree, a node not as long as the algorithm's digest, or the record not one that a manifest could have; or
             it is not in canonical form.
     """
-    if len(data) > MAX_SIZE:
-        raise ProofError(f"it is no proof: more than {MAX_SIZE} bytes")
     try:
-        document = loads(data, max_depth=_MAX_DEPTH)
-    except StrictJsonError as error:
-        raise ProofError(f"it is no proof: {error}") from None
-    if isinstance(document, dict) and document.get("version", VERSION) != VERSION:
-        raise ProofError(f"its version is {quoted(document['version'])}; accepted is {VERSION}")
-    for wrong in _validator().iter_errors(document):
-        raise ProofError(f"it does not follow the schema at {wrong.json_path[:200]}: {wrong.message[:200]}")
+        document = parse_document(data, "proof", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
+    except DocumentError as error:
+        raise ProofError(str(error)) from None
     proof = Proof(
         document["algorithm"],
         document["chunk_size"],
@@ -331,9 +323,3 @@ def _check(proof: Proof) -> None:
             raise ProofError(f"a node of a path has not the length of a digest of {proof.algorithm}")
     if proof.chunk and proof.chunk.tree_size != _chunk_count(proof):
         raise ProofError(f"its chunk would be one of {proof.chunk.tree_size}, and there are {_chunk_count(proof)}")
-
-
-@cache
-def _validator() -> jsonschema.Draft202012Validator:
-    schema = files("hashbench").joinpath("proof.schema.json").read_bytes()
-    return jsonschema.Draft202012Validator(json.loads(schema))

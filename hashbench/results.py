@@ -179,20 +179,6 @@ def rows_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS_SUFFIX))
 
 
-def results_files(folder: Path) -> list[Path]:
-    """The files of rows in one machine's folder, by name.
-
-    Raises:
-        ResultsError: there is no such folder, or no file of rows in it.
-    """
-    if not folder.is_dir():
-        raise ResultsError(f"{folder} is not a folder; accepted is a machine's folder, as `hashbench bench` writes it")
-    found = rows_files(folder)
-    if not found:
-        raise ResultsError(f"{folder} holds no results: there is no file of rows (<experiment>.csv) in it")
-    return found
-
-
 def experiment_names(folder: Path) -> list[str]:
     """The experiments that have rows or readings in one machine's folder, by name."""
     return sorted({file.name.removesuffix(READINGS_SUFFIX).removesuffix(".csv") for file in folder.glob("*.csv")})

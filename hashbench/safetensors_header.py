@@ -20,9 +20,11 @@ from hashbench.strict_json import StrictJsonError, loads, quoted
 MAX_HEADER_SIZE = 100_000_000
 """Bytes of the largest header that is read, as in the safetensors library."""
 
+METADATA = "__metadata__"
+"""The name in a header under which the file's own texts are, so that no tensor can have it."""
+
 _LENGTH_SIZE = 8
 _MAX_DEPTH = 3  # header, tensor, shape
-_METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -105,9 +107,9 @@ def _read(stream: BinaryIO) -> Header:
         raise _UnsoundError("its header does not begin with '{'")
     described: dict[str, Any] = loads(text, max_depth=_MAX_DEPTH)
 
-    metadata = described.pop(_METADATA, {})
+    metadata = described.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _UnsoundError(f"{_METADATA} is not an object of texts")
+        raise _UnsoundError(f"{METADATA} is not an object of texts")
     # The order of equal ranges, which are empty tensors, must not hang on the order in the header.
     tensors = sorted(
         (_tensor(name, info, begin) for name, info in described.items()), key=lambda t: (t.offset, t.nbytes, t.name)

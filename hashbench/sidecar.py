@@ -21,10 +21,9 @@ from hashbench.kernels import Bytes, algorithm_named
 from hashbench.manifest import Manifest
 from hashbench.merkle import root_of
 from hashbench.range_hasher import Leaves
-from hashbench.safetensors_header import MAX_HEADER_SIZE, SafetensorsError, read_header
+from hashbench.safetensors_header import MAX_HEADER_SIZE, METADATA, SafetensorsError, read_header
 from hashbench.strict_json import quoted
 
-_METADATA = "__metadata__"
 _ALIGNMENT = 8  # of the tensors' first byte, as the safetensors library writes it
 
 
@@ -64,8 +63,8 @@ class SidecarWriter:
     """
 
     def __init__(self, path: Path, entries: Sequence[tuple[str, int]], algorithm: str, chunk_size: int) -> None:
-        if any(name == _METADATA for name, _ in entries):
-            raise SidecarError(f"{_METADATA} cannot have leaf hashes in a safetensors file, where that name is taken")
+        if any(name == METADATA for name, _ in entries):
+            raise SidecarError(f"{METADATA} cannot have leaf hashes in a safetensors file, where that name is taken")
         self._path = path
         self._algorithm, self._chunk_size = algorithm, chunk_size
         self._shapes = {name: _shape(nbytes, algorithm, chunk_size) for name, nbytes in entries}
@@ -126,7 +125,7 @@ class SidecarWriter:
     def _header(self, root: bytes) -> bytes:
         """The file's start, as long for one root as for another."""
         metadata = {"algorithm": self._algorithm, "chunk_size": str(self._chunk_size), "root": root.hex()}
-        header: dict[str, Any] = {_METADATA: metadata}
+        header: dict[str, Any] = {METADATA: metadata}
         for (name, shape), start in zip(self._shapes.items(), self._starts, strict=False):
             header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [start, start + prod(shape)]}
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
