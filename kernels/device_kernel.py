@@ -10,7 +10,7 @@ import numpy as np
 
 from hashbench.kernels.arrays import host_bytes
 from hashbench.kernels.contract import Buffer, Bytes, Kernel, Strategy, Work, check_call, check_random
-from hashbench.kernels.layout import GROUP_SIZE, lay_out
+from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, lay_out
 
 Argument = Buffer | np.uint32 | np.uint64
 
@@ -110,14 +110,17 @@ class DeviceWork(Work):
             Launch(
                 "hash_chunks_paired" if paired else "hash_chunks",
                 _groups(2 * layout.slots if paired else layout.slots),
-                (base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged), slots, digests, one),
+                (
+                    *(base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged)),
+                    *(np.uint64(layout.shorts), slots, digests, one),
+                ),
             )
         )
         self._launches += [
             Launch(
-                "reduce_tiles",
-                reduction.groups,
-                (table, count, slots, np.uint32(reduction.level), np.uint32(reduction.alone), digests, one),
+                "reduce_tiles" if reduction.levels == TILE_LEVELS else "hash_level",
+                reduction.tiles if reduction.levels == TILE_LEVELS else _groups(reduction.tiles),
+                (table, count, slots, np.uint32(reduction.level), digests, one),
             )
             for reduction in layout.reductions
         ]

@@ -17,29 +17,27 @@ GROUP_SIZE = 1 << GROUP_SIZE_LOG2
 WARP_SIZE = 32
 """Threads of a warp of NVIDIA's multiprocessors."""
 
-MANY_NODES = 1 << 17
-"""Nodes that fill a device even when each thread takes several of them."""
+TILE_LEVELS = GROUP_SIZE_LOG2 + 1
+"""Levels of a tree that a group takes in one launch."""
+
+MANY_TILES = 1 << 8
+"""Tiles that fill a device. With fewer, the way up is short; with as many or more, threads without a node to hash would
+hold places, and a launch a level leaves none."""
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """One launch of a tree's reduction. It takes tiles of GROUP_SIZE * 2^alone nodes down to one node each.
+    """One launch of a tree's reduction. It takes tiles of 2^levels nodes down to one node each.
 
     Attributes:
         level: of the nodes it starts from; leaves are at level 0.
-        alone: the levels, at least one, that each thread takes by itself, before its group takes the others together:
-            work without idle threads where there are many nodes, and the shortest way up where there are few.
-        groups: the number of groups, which is enough for every tile of every segment.
+        levels: how many it goes up: one, a thread a tile, or `TILE_LEVELS`, a group a tile.
+        tiles: the number of threads or groups, which is enough for every tile of every segment.
     """
 
     level: int
-    alone: int
-    groups: int
-
-    @property
-    def levels(self) -> int:
-        """How many levels it goes up."""
-        return GROUP_SIZE_LOG2 + self.alone
+    levels: int
+    tiles: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,11 @@ class Layout:
         segments: number of segments.
         slots: number of chunks, each with one slot for its digest. An empty segment of a tree has one slot too,
             for the root of the empty tree.
+        shorts: number of chunks that have fewer bytes than `chunk_size`: at most the last of each segment.
         results: number of digests that the call returns.
-        table: uint64, shape (3 * segments,): offsets from the base, lengths in bytes, index of the first chunk.
+        table: uint64, shape (4 * segments + shorts,): of each segment its offset from the base, length in bytes, first
+            slot, and the number of whole chunks before its own; then the segments with a short chunk, the longest of
+            these chunks first.
         reductions: the launches that reduce the tree, bottom up.
     """
 
@@ -64,6 +65,7 @@ class Layout:
     tree: bool
     segments: int
     slots: int
+    shorts: int
     results: int
     table: npt.NDArray[np.uint64]
     reductions: tuple[Reduction, ...]
@@ -78,7 +80,7 @@ def digest_count(strategy: Strategy, nbytes: int, chunk_size: int | None) -> int
 
 def lay_out(strategy: Strategy, offsets: Sequence[int], lengths: Sequence[int], chunk_size: int | None) -> Layout:
     """The layout of segments of `lengths` bytes, `offsets` bytes from a common base (modulo 2^64). A `chunk_size` of
-    None makes each segment one chunk. The number of launches depends on the deepest tree alone."""
+    None makes each segment one chunk. There is never more than a launch for each level of the deepest tree."""
     tree = strategy == "tree"
     segments = len(lengths)
     size = np.array(lengths, dtype=np.uint64)
@@ -88,30 +90,41 @@ def lay_out(strategy: Strategy, offsets: Sequence[int], lengths: Sequence[int], 
         chunks = size // np.uint64(chunk_size) + (size % np.uint64(chunk_size) != 0)
         if tree:
             chunks = np.maximum(chunks, np.uint64(1))
-    first = np.zeros(segments + 1, dtype=np.uint64)
-    np.cumsum(chunks, out=first[1:])
-    slots = int(first[-1])
+    slots = int(chunks.sum())
+    longest = max(lengths, default=0)
+    chunk_size = longest if chunk_size is None else min(int(chunk_size), longest)
+    wholes = size // np.uint64(max(1, chunk_size))
+    with_short = np.flatnonzero(chunks > wholes)
+    bytes_of_short = size[with_short] - wholes[with_short] * np.uint64(chunk_size)
 
     levels = (int(chunks.max()) - 1).bit_length() if tree and segments else 0
-    longest = max(lengths, default=0)
     wrapped = np.array([offset % (1 << 64) for offset in offsets], dtype=np.uint64)
     return Layout(
-        chunk_size=longest if chunk_size is None else min(int(chunk_size), longest),
+        chunk_size=chunk_size,
         tagged=int(strategy != "batched"),
         tree=tree,
         segments=segments,
         slots=slots,
+        shorts=len(with_short),
         results=segments if tree else slots,
-        table=np.concatenate([wrapped, size, first[:-1]]),
+        table=np.concatenate(
+            [wrapped, size, _sums_before(chunks), _sums_before(wholes), with_short[np.argsort(bytes_of_short)[::-1]]],
+            dtype=np.uint64,
+            casting="unsafe",
+        ),
         reductions=tuple(_reductions(levels, slots, segments)),
     )
+
+
+def _sums_before(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Of each number the sum of those before it."""
+    return np.cumsum(numbers, dtype=np.uint64) - numbers
 
 
 def _reductions(levels: int, slots: int, segments: int) -> Iterator[Reduction]:
     level = 0
     while level < levels:
-        alone = 3 if slots >> level >= MANY_NODES else 1
+        step = 1 if (slots >> (level + TILE_LEVELS)) + segments >= MANY_TILES else TILE_LEVELS
         # Segment s's tiles are numbered from (its first slot >> shift) + s on, which leaves room for all of them.
-        shift = level + GROUP_SIZE_LOG2 + alone
-        yield (reduction := Reduction(level, alone, (slots >> shift) + segments))
-        level += reduction.levels
+        yield Reduction(level, step, (slots >> (level + step)) + segments)
+        level += step

@@ -47,11 +47,11 @@ PAIRED: int = globals()["PAIRED"]
 
 HAVE_FP64_PIPE = ARCHITECTURE in (80, 90, 100)
 
-_HASH_CHUNKS = (uint64, uint64, uint64, uint64, uint32, uint64, uint64, uint32)
+_HASH_CHUNKS = (uint64, uint64, uint64, uint64, uint32, uint64, uint64, uint64, uint32)
 SIGNATURES = {
     "hash_chunks": _HASH_CHUNKS,
     **({"hash_chunks_paired": _HASH_CHUNKS} if PAIRED else {}),
-    "reduce_tiles": (uint64, uint64, uint64, uint32, uint32, uint64, uint32),
+    **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint32)),
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
 }
@@ -62,7 +62,7 @@ HASHING_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 3)
 PAIRED_BOUNDS = (GROUP_SIZE, 3)
 
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(9))
-_12, _15, _16, _27, _30, _31, _32, _48, _64 = (np.uint64(n) for n in (12, 15, 16, 27, 30, 31, 32, 48, 64))
+_12, _15, _16, _24, _27, _30, _31, _32, _48, _64 = map(np.uint64, (12, 15, 16, 24, 27, 30, 31, 32, 48, 64))
 _GROUP_SIZE, _GROUP_SIZE_LOG2, _WARP_SIZE = np.uint64(GROUP_SIZE), np.uint64(GROUP_SIZE_LOG2), np.uint64(WARP_SIZE)
 
 
@@ -617,32 +617,62 @@ def thread() -> Any:
 
 
 @device
-def find_chunk(base: Any, table: Any, segments: Any, chunk_size: Any, chunk: Any, tagged: Any) -> Any:
-    """Where chunk number `chunk` of a call begins, its length, and whether it gets the leaf prefix: a tagged segment of
-    no bytes has one slot, which gets the root of the empty tree, H("").
+def segment_of_chunk(table: Any, segments: Any, shorts: Any, chunks: Any, chunk: Any) -> Any:
+    """The segment of chunk number `chunk` of a call, and the chunk's place among the segment's.
+
+    Short chunks come first, the longest before the others, and whole ones after them: neighbouring threads take the
+    same way, and none that takes long begins late.
     """
-    lengths = table + _8 * segments
-    first = lengths + _8 * segments
-    segment = find_segment(first, segments, chunk, _0, _0)
-    offset = load_u64(table + _8 * segment)
-    length = load_u64(lengths + _8 * segment)
-    start = (chunk - load_u64(first + _8 * segment)) * chunk_size
+    wholes_before = table + _24 * segments
+    if chunk < shorts:
+        segment = load_u64(wholes_before + _8 * (segments + chunk))
+        end = chunks - shorts
+        if segment + _1 < segments:
+            end = load_u64(wholes_before + _8 * (segment + _1))
+        return segment, end - load_u64(wholes_before + _8 * segment)
+    segment = find_segment(wholes_before, segments, chunk - shorts, _0, _0)
+    return segment, chunk - shorts - load_u64(wholes_before + _8 * segment)
+
+
+@device
+def find_chunk(
+    base: Any, table: Any, segments: Any, chunk_size: Any, shorts: Any, chunks: Any, chunk: Any, tagged: Any
+) -> Any:
+    """Where chunk number `chunk` begins, its length, and whether it gets the leaf prefix: a tagged segment of no bytes
+    has one slot, which gets the root of the empty tree, H("").
+    """
+    segment, index = segment_of_chunk(table, segments, shorts, chunks, chunk)
+    start = index * chunk_size
+    length = chunk_size
+    if chunk < shorts:
+        length = load_u64(table + _8 * (segments + segment)) - start
     tag = uint64(tagged)
     if length == _0:
         tag = _0
-    return base + offset + start, min(length - start, chunk_size), tag
+    return base + load_u64(table + _8 * segment) + start, length, tag
+
+
+@device
+def find_slot(digests: Any, table: Any, segments: Any, shorts: Any, chunks: Any, chunk: Any, one: Any) -> Any:
+    """The chunk's slot. After the rounds it is looked for again, not kept: they want the registers.
+
+    `one` keeps from the compiler that it has been there before.
+    """
+    segment, index = segment_of_chunk(table, segments, shorts, chunks, chunk * uint64(one))
+    return digests + (load_u64(table + _8 * (_2 * segments + segment)) + index) * DIGEST_BYTES
 
 
 @kernel(HASHING_BOUNDS)
 def hash_chunks(
-    base: Any, table: Any, segments: Any, chunk_size: Any, tagged: Any, chunks: Any, digests: Any, one: Any
+    base: Any, table: Any, segments: Any, chunk_size: Any, tagged: Any, shorts: Any, chunks: Any, digests: Any, one: Any
 ) -> None:
     """One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot."""
     chunk = thread()
     if chunk >= chunks:
         return
-    data, length, tag = find_chunk(base, table, segments, chunk_size, chunk, tagged)
-    store_digest(digests + chunk * DIGEST_BYTES, hash_message(data, length, tag, chunk_size, one))
+    data, length, tag = find_chunk(base, table, segments, chunk_size, shorts, chunks, chunk, tagged)
+    state = hash_message(data, length, tag, chunk_size, one)
+    store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state)
 
 
 if PAIRED:
@@ -809,7 +839,15 @@ if PAIRED:
 
     @kernel(PAIRED_BOUNDS)
     def hash_chunks_paired(
-        base: Any, table: Any, segments: Any, chunk_size: Any, tagged: Any, chunks: Any, digests: Any, one: Any
+        base: Any,
+        table: Any,
+        segments: Any,
+        chunk_size: Any,
+        tagged: Any,
+        shorts: Any,
+        chunks: Any,
+        digests: Any,
+        one: Any,
     ) -> None:
         """Two threads a chunk, to the same result as `hash_chunks`, in less time a chunk.
 
@@ -821,52 +859,73 @@ if PAIRED:
         pair = warp // _2 * _WARP_SIZE + member % _WARP_SIZE
         chunk = uint64(cuda.blockIdx.x) * PAIRS + pair
         longest = block_count(chunk_size, uint64(tagged))
-        data, length, tag = find_chunk(base, table, segments, chunk_size, min(chunk, chunks - _1), tagged)
+        present = min(chunk, chunks - _1)
+        data, length, tag = find_chunk(base, table, segments, chunk_size, shorts, chunks, present, tagged)
         stage = stage_memory() + _16 * pair
         if warp % _2 == _0:
             expand_message(data, length, tag, chunk_size, longest, stage, one)
         else:
             state = run_rounds(block_count(length, tag), longest, stage, one)
             if chunk < chunks:
-                store_digest(digests + chunk * DIGEST_BYTES, state)
+                store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state)
+
+
+@device
+def find_tile(table: Any, segments: Any, slots: Any, level: Any, levels: Any, tile: Any) -> Any:
+    """Tile number `tile` of a call: up to 2^levels nodes at `level` that have one node above them, `levels` higher.
+
+    Segment s's tiles are numbered from (its first slot >> (level + levels)) + s on. Gives the first node's slot, and
+    the number of nodes, 0 where there is no such tile. `slots` is the number of chunks of the whole call.
+    """
+    first = table + _16 * segments
+    shift = level + levels
+    segment = find_segment(first, segments, tile, shift, _1)
+    start = load_u64(first + _8 * segment)
+    leaves = slots - start
+    if segment + _1 < segments:
+        leaves = load_u64(first + _8 * (segment + _1)) - start
+    nodes = ((leaves - _1) >> level) + _1
+    begin = (tile - (start >> shift) - segment) << levels
+    if begin >= nodes:
+        return start, _0
+    return start + (begin << level), min(nodes - begin, _1 << levels)
+
+
+@device
+def join_nodes(left: Any, stride: Any, one: Any) -> None:
+    """The node above `left`, and the node that lies `stride` bytes behind it, takes its place."""
+    store_digest(left, hash_node(left, left + stride, one))
 
 
 @kernel(HASHING_BOUNDS)
-def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, alone: Any, digests: Any, one: Any) -> None:
-    """One group a tile of GROUP_SIZE * 2^alone nodes at `level` of one segment's tree: all the levels in the tile.
+def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
+    """One thread a node at `level` + 1 of any segment's tree, from the two below it.
 
-    The nodes are reduced in place. Each thread takes the first `alone` (1 or more) levels by itself, so that no thread
-    of the group is idle; then the group takes the others together. `slots` is the number of chunks of the whole call.
+    No thread waits for another, which counts where there are many nodes or segments.
     """
-    group, member = uint64(cuda.blockIdx.x), uint64(cuda.threadIdx.x)
-    first = table + _16 * segments
     low = uint64(level)
-    tile_log2 = _GROUP_SIZE_LOG2 + uint64(alone)
-    shift = low + tile_log2
-    segment = find_segment(first, segments, group, shift, _1)
-    slot = load_u64(first + _8 * segment)
-    leaves = slots - slot
-    if segment + _1 < segments:
-        leaves = load_u64(first + _8 * (segment + _1)) - slot
-    nodes = ((leaves - _1) >> low) + _1
-    begin = (group - (slot >> shift) - segment) << tile_log2
-    if begin >= nodes:
+    slot, width = find_tile(table, segments, slots, low, _1, thread())
+    if width == _2:
+        join_nodes(digests + slot * DIGEST_BYTES, DIGEST_BYTES << low, one)
+
+
+@kernel(HASHING_BOUNDS)
+def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
+    """One group a tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree.
+
+    All the levels above it that lie in the tile, in place, in one launch.
+    """
+    low, pair = uint64(level), uint64(cuda.threadIdx.x)
+    slot, width = find_tile(table, segments, slots, low, _GROUP_SIZE_LOG2 + _1, uint64(cuda.blockIdx.x))
+    if width == _0:
         return
-    width = min(nodes - begin, _1 << tile_log2)
-    tile = digests + (slot + (begin << low)) * DIGEST_BYTES
+    tile = digests + slot * DIGEST_BYTES
     stride = DIGEST_BYTES << low
-    pairs = _1 << (uint64(alone) - _1)  # of one thread
     while width > _1:
-        pair = member * pairs
-        end = pair + pairs
-        while pair < end and _2 * pair + _1 < width:
-            left = tile + _2 * pair * stride
-            store_digest(left, hash_node(left, left + stride, one))
-            pair += _1
+        if _2 * pair + _1 < width:
+            join_nodes(tile + _2 * pair * stride, stride, one)
         width = (width + _1) // _2
         stride += stride
-        if pairs > _1:
-            pairs //= _2
         cuda.syncthreads()
 
 

@@ -37,7 +37,7 @@ Without PTX, "balanced" and "prefetched" are "plain".
 def functions(variant: str) -> tuple[str, ...]:
     """What is launched of the text in that variant."""
     paired = ("hash_chunks_paired",) if VARIANTS[variant]["PAIRED"] else ()
-    return ("hash_chunks", *paired, "reduce_tiles", "gather_roots", "fill_random")
+    return ("hash_chunks", *paired, "hash_level", "reduce_tiles", "gather_roots", "fill_random")
 
 
 @cache

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hashbench.kernels import Bytes
-from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.kernels.layout import MANY_TILES, TILE_LEVELS
 
-TILES = (2 * GROUP_SIZE, 8 * GROUP_SIZE)
-"""Nodes that one group reduces to one: in small calls, and in large ones."""
+TILE = 1 << TILE_LEVELS
+"""Nodes that one group reduces to one."""
 
-MANY_LEAVES = 1 << 17
-"""Leaves that make a call large."""
+MANY_LEAVES = MANY_TILES * TILE
+"""Leaves of one tree with which a call begins with a launch a level."""
 
 ALIGNMENTS = range(17)
 """Places of a message's first byte against the 16 bytes that a kernel loads at once."""
@@ -33,11 +33,11 @@ CHUNK_SIZES = (64, 128, 192, 1024, 4096)
 """Chunk sizes in bytes: one block of either algorithm, not a multiple of SHA-384's block, and usual ones."""
 
 LEAF_COUNTS = sorted(
-    {0, 5, 6, 11, 100} | _around(1, 2, 4, 8, 16, 32, GROUP_SIZE, *(n * t for t in TILES for n in (1, 2, 3)))
+    {0, 5, 6, 11, 100} | _around(1, 2, 4, 8, 16, 32, TILE // 2, *(n * TILE for n in (1, 2, 3, 4, 8, 12)))
 )
 """Numbers of leaves: both sides of powers of two and of a tile's edges."""
 
-HIGH_LEAF_COUNTS = (TILES[0] ** 2, TILES[0] ** 2 + 1)
+HIGH_LEAF_COUNTS = (TILE**2, TILE**2 + 1)
 """Numbers of leaves between which a third launch of a small call's reduction becomes necessary."""
 
 

@@ -2,7 +2,7 @@
 
 In a process of its own, which `test_numba_simulator` starts, since Numba asks for its simulator once and for all when
 it is imported. Every load and store must be aligned and lie in memory that the kernel was given. A block has 4 threads
-here, a warp two, and 60 nodes are many, so that a small tree takes all kinds of launches.
+here, a warp two, and 8 tiles are many, so that a small tree takes all kinds of launches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 
 from hashbench.kernels import layout
 
-layout.GROUP_SIZE_LOG2, layout.GROUP_SIZE, layout.WARP_SIZE, layout.MANY_NODES = 2, 4, 2, 60
+layout.GROUP_SIZE_LOG2, layout.GROUP_SIZE, layout.WARP_SIZE = 2, 4, 2
+layout.TILE_LEVELS, layout.MANY_TILES = 3, 8
 
 from boundaries import painted, split_mix_64  # noqa: E402
 

@@ -26,6 +26,7 @@ from kernels_here import build, cases
 
 from hashbench.kernels import STRATEGIES, Buffer, Kernel, Strategy
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
+from hashbench.kernels.layout import MANY_TILES
 from hashbench.merkle import chunks_of, leaf_hash, merkle_tree_hash
 
 Call = tuple[Strategy, int | None]
@@ -181,6 +182,17 @@ def test_high_trees(kernel: Kernel) -> None:
     check(kernel, "tree", [buffer[part] for part in parts], [content[part].tobytes() for part in parts], 64)
 
 
+def test_trees_of_many_tiles(kernel: Kernel) -> None:
+    """So many leaves or trees that reductions begin with a launch a level."""
+    content = painted(64 * (MANY_LEAVES + 1))
+    buffer = kernel.put(content)
+    for leaves in (MANY_LEAVES, MANY_LEAVES + 1):
+        check(kernel, "tree", [buffer[: 64 * leaves]], [content[: 64 * leaves].tobytes()], 64)
+    counts = [*(place % 20 for place in range(MANY_TILES)), LEAF_COUNTS[-1], 0, 7]
+    messages = [content[: 64 * leaves].tobytes() for leaves in counts]
+    check(kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
+
+
 @pytest.mark.parametrize(("strategy", "chunk_size"), list(calls()))
 @pytest.mark.parametrize("segments", [0, 1, 2, 300])
 def test_nothing_to_hash(kernel: Kernel, strategy: Strategy, chunk_size: int | None, segments: int) -> None:
@@ -315,12 +327,14 @@ def launches_of_a_tree(kernel: DeviceKernel, monkeypatch: pytest.MonkeyPatch, le
 
 
 @pytest.mark.parametrize("deepest", [1, 2, 256, 257, 600])
-def test_launches_depend_on_the_deepest_tree_alone(
+def test_launches_depend_on_the_deepest_tree(
     device_kernel: DeviceKernel, monkeypatch: pytest.MonkeyPatch, deepest: int
 ) -> None:
     alone = launches_of_a_tree(device_kernel, monkeypatch, [deepest])
-    among_many = launches_of_a_tree(device_kernel, monkeypatch, [*range(min(deepest, 20)), *[deepest] * 30, 1, 0])
-    assert among_many <= alone <= 2 + math.ceil(math.log2(deepest) / 8)
+    few = launches_of_a_tree(device_kernel, monkeypatch, [*range(min(deepest, 20)), *[deepest] * 30, 1, 0])
+    assert few <= alone <= 2 + math.ceil(math.log2(deepest) / 8)
+    many = launches_of_a_tree(device_kernel, monkeypatch, [deepest, *[1] * MANY_TILES])
+    assert many <= 2 + math.ceil(math.log2(deepest))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -342,5 +356,5 @@ def test_memory_is_one_digest_a_leaf(
         device_kernel._hashed(strategy, segments, 64)
     digest = device_kernel.algorithm.digest_size
     leaves = sum(max(1, n) for n in counts)
-    table_and_roots = len(counts) * (3 * 8 + digest)
+    table_and_roots = len(counts) * (5 * 8 + digest)
     assert sum(allocated) <= digest * leaves + table_and_roots + 64

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashbench.kernels import Strategy
-from hashbench.kernels.layout import digest_count, lay_out
+from hashbench.kernels.layout import TILE_LEVELS, Layout, digest_count, lay_out
 
 # Segments that add up to fewer than 2^64 chunks of 64 bytes.
 segments = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**62)), min_size=1, max_size=30)
@@ -17,6 +17,19 @@ chunk_sizes = st.integers(1, 2**58 - 1).map(lambda n: 64 * n) | st.sampled_from(
 
 def leaves_of(lengths: list[int], chunk_size: int) -> list[int]:
     return [max(1, -(-length // chunk_size)) for length in lengths]
+
+
+def check_table(layout: Layout, offsets: list[int], lengths: list[int], chunks: list[int]) -> None:
+    """Where each segment is, how its chunks are numbered, and that those which are short come first."""
+    count = len(lengths)
+    columns = [layout.table[place * count : (place + 1) * count].tolist() for place in range(4)]
+    wholes = [length // max(1, layout.chunk_size) for length in lengths]
+    assert columns == [offsets, lengths, *([sum(of[:i]) for i in range(count)] for of in (chunks, wholes))]
+    with_short = layout.table[4 * count :].tolist()
+    assert sorted(with_short) == [i for i in range(count) if chunks[i] > wholes[i]]
+    assert len(with_short) == layout.shorts
+    left = [lengths[i] - wholes[i] * layout.chunk_size for i in with_short]
+    assert left == sorted(left, reverse=True)
 
 
 @given(segments=segments, chunk_size=chunk_sizes)
@@ -29,7 +42,7 @@ def test_a_tree(segments: list[tuple[int, int]], chunk_size: int) -> None:
     assert (layout.tagged, layout.tree) == (1, True)
     assert layout.results == layout.segments == len(lengths)
     assert layout.table.dtype == np.uint64
-    assert layout.table.tolist() == offsets + lengths + [sum(leaves[:i]) for i in range(len(leaves))]
+    check_table(layout, offsets, lengths, leaves)
     assert [digest_count("tree", length, chunk_size) for length in lengths] == [1] * len(lengths)
 
 
@@ -42,7 +55,7 @@ def test_a_digest_for_each_chunk(strategy: Strategy, segments: list[tuple[int, i
     assert layout.chunk_size == min(chunk_size, max(lengths, default=0))
     chunks = [-(-length // chunk_size) for length in lengths]
     assert layout.slots == layout.results == sum(chunks)
-    assert layout.table.tolist() == offsets + lengths + [sum(chunks[:i]) for i in range(len(chunks))]
+    check_table(layout, offsets, lengths, chunks)
     assert [digest_count(strategy, length, chunk_size) for length in lengths] == chunks
     assert layout.reductions == ()
 
@@ -52,7 +65,8 @@ def test_whole_segments(segments: list[tuple[int, int]]) -> None:
     offsets, lengths = map(list, zip(*segments, strict=True))
     layout = lay_out("batched", offsets, lengths, None)
     assert layout.slots == layout.results == len(lengths)
-    assert layout.chunk_size >= max(lengths)
+    assert layout.chunk_size == max(lengths)
+    check_table(layout, offsets, lengths, [1] * len(lengths))
 
 
 @given(before=st.integers(-(2**63), -1))
@@ -63,14 +77,14 @@ def test_a_segment_before_the_base(before: int) -> None:
 
 @given(segments=segments, chunk_size=chunk_sizes)
 def test_the_reduction_covers_every_tile_once(segments: list[tuple[int, int]], chunk_size: int) -> None:
-    """Segment s's tiles go to groups from (first[s] >> shift) + s on, as the device code finds them."""
+    """Segment s's tiles are numbered from (first[s] >> shift) + s on, as the device code finds them."""
     lengths = [length for _, length in segments]
     layout = lay_out("tree", [0] * len(lengths), lengths, chunk_size)
     leaves = leaves_of(lengths, chunk_size)
     height = 0
     for reduction in layout.reductions:
         assert reduction.level == height
-        assert reduction.alone >= 1
+        assert reduction.levels in (1, TILE_LEVELS)
         height += reduction.levels
         free = 0
         for s, count in enumerate(leaves):
@@ -78,5 +92,5 @@ def test_the_reduction_covers_every_tile_once(segments: list[tuple[int, int]], c
             begin = (sum(leaves[:s]) >> height) + s
             assert begin >= free
             free = begin + -(-nodes // 2**reduction.levels)
-        assert free <= reduction.groups
+        assert free <= reduction.tiles
     assert height >= (max(leaves) - 1).bit_length()

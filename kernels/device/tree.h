@@ -1,10 +1,10 @@
 /* The kernels: digests of chunks, and the Merkle Tree Hash of RFC 9162 section 2.1.1 over them.
  *
  * A call covers `segments` ranges of memory, described by a table of 64-bit words: their offsets from
- * `base` (modulo 2^64), their lengths in bytes, and the index of each one's first chunk among all
- * chunks of the call. Each chunk has one slot in `digests`. The tree is reduced in place: a node lies in
- * the slot of its leftmost leaf, so a last node without a neighbour is promoted by doing nothing, and
- * no memory is needed beside one digest a leaf. */
+ * `base` (modulo 2^64), their lengths in bytes, the slot of each one's first chunk in `digests`, which has
+ * a slot for each chunk, the number of whole chunks before each one's, and the segments whose last chunk is
+ * short. The tree is reduced in place: a node lies in the slot of its leftmost leaf, so a last node without
+ * a neighbour is promoted by doing nothing, and no memory is needed beside one digest a leaf. */
 
 /* The last segment s with key(s) <= i, where key(s) = (first[s] >> shift) + s * spread never falls and
  * key(0) = 0. */
@@ -53,29 +53,51 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, word stat
     compress(state, w, one);
 }
 
-/* Where chunk number `chunk` of a call begins. Its bytes go to `length`, and to `tagged` whether it gets the leaf
- * prefix: a tagged segment of no bytes has one slot, which gets the root of the empty tree, H(""). */
+/* The segment of chunk number `chunk` of a call; the chunk's place among the segment's goes to `index`. Short chunks come
+ * first, the longest before the others, and whole ones after them: neighbouring threads take the same way, and none that
+ * takes long begins late. */
+DEVICE u64 segment_of_chunk(GLOBAL const u64* table, u64 segments, u64 shorts, u64 chunks, u64 chunk, u64* index) {
+    GLOBAL const u64 *wholes_before = table + 3 * segments, *with_short = table + 4 * segments;
+    u64 segment;
+    if (chunk < shorts) {
+        segment = with_short[chunk];
+        *index = (segment + 1 < segments ? wholes_before[segment + 1] : chunks - shorts) - wholes_before[segment];
+    } else {
+        segment = find_segment(wholes_before, segments, chunk - shorts, 0, 0);
+        *index = chunk - shorts - wholes_before[segment];
+    }
+    return segment;
+}
+
+/* Where chunk number `chunk` begins. Its bytes go to `length`, and to `tagged` whether it gets the leaf prefix: a tagged
+ * segment of no bytes has one slot, which gets the root of the empty tree, H(""). */
 DEVICE GLOBAL const u8* find_chunk(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
-                                   u64 chunk, u64* length, u32* tagged) {
-    GLOBAL const u64 *offsets = table, *lengths = table + segments, *first = table + 2 * segments;
-    u64 segment = find_segment(first, segments, chunk, 0, 0);
-    u64 start = (chunk - first[segment]) * chunk_size;
-    u64 rest = lengths[segment] - start;
-    if (lengths[segment] == 0) *tagged = 0;
-    *length = rest < chunk_size ? rest : chunk_size;
-    return base + offsets[segment] + start;
+                                   u64 shorts, u64 chunks, u64 chunk, u64* length, u32* tagged) {
+    GLOBAL const u64 *offsets = table, *lengths = table + segments;
+    u64 index, segment = segment_of_chunk(table, segments, shorts, chunks, chunk, &index);
+    *length = chunk < shorts ? lengths[segment] - index * chunk_size : chunk_size;
+    if (*length == 0) *tagged = 0;
+    return base + offsets[segment] + index * chunk_size;
+}
+
+/* Its slot. After the rounds it is looked for again, not kept: they want the registers. `one` keeps from the compiler
+ * that it has been there before. */
+DEVICE GLOBAL u32* find_slot(GLOBAL u32* digests, GLOBAL const u64* table, u64 segments, u64 shorts, u64 chunks,
+                             u64 chunk, u32 one) {
+    u64 index, segment = segment_of_chunk(table, segments, shorts, chunks, chunk * one, &index);
+    return digests + (table[2 * segments + segment] + index) * DIGEST_WORDS32;
 }
 
 /* One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot. */
 KERNEL(SHA == 256 ? 7 : 3)
-hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged, u64 chunks,
-            GLOBAL u32* digests, u32 one) {
+hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged, u64 shorts,
+            u64 chunks, GLOBAL u32* digests, u32 one) {
     u64 chunk = THREAD, length;
     if (chunk >= chunks) return;
-    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, chunk, &length, &tagged);
+    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, shorts, chunks, chunk, &length, &tagged);
     word state[8];
     hash_message(data, length, tagged, chunk_size, state, one);
-    store_digest(digests + chunk * DIGEST_WORDS32, state);
+    store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state);
 }
 
 /* In OpenCL C on NVIDIA's devices alone: elsewhere all work-items must meet at one and the same barrier. */
@@ -179,56 +201,68 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
  * of a device's schedulers. The two are in neighbouring warps of 32, so on two of NVIDIA's schedulers. */
 KERNEL(3)
 hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-                   u64 chunks, GLOBAL u32* digests, u32 one) {
+                   u64 shorts, u64 chunks, GLOBAL u32* digests, u32 one) {
     LOCAL STAGE;
     u32 warp = THREAD_OF_GROUP / 32, pair = warp / 2 * 32 + THREAD_OF_GROUP % 32;
     u64 chunk = GROUP * PAIRS + pair, length;
     u64 longest = block_count(chunk_size, tagged); /* the same for all threads, which meet at every barrier */
     u64 present = chunk < chunks ? chunk : chunks - 1;
-    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, present, &length, &tagged);
+    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, shorts, chunks, present, &length, &tagged);
     if (warp % 2 == 0) {
         expand_message(data, length, tagged, chunk_size, longest, stage, pair, one);
     } else {
         word state[8];
         run_rounds(block_count(length, tagged), longest, stage, pair, state, one);
-        if (chunk < chunks) store_digest(digests + chunk * DIGEST_WORDS32, state);
+        if (chunk < chunks) store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state);
     }
 }
 
 #endif
 
-/* One group a tile of GROUP_SIZE * 2^alone nodes at `level` of one segment's tree: all the levels above it
- * that lie in the tile, in place. Each thread takes the first `alone` (1 or more) of them by itself, so
- * that no thread of the group is idle; then the group takes the others together. `slots` is the number
- * of chunks of the whole call. */
-KERNEL(SHA == 256 ? 7 : 3)
-reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 alone, GLOBAL u32* digests, u32 one) {
+/* Tile number `tile` of a call: up to 2^levels nodes at `level` of one segment's tree that have one node above them,
+ * `levels` higher. Segment s's tiles are numbered from (its first slot >> (level + levels)) + s on. Returns the number of
+ * nodes, 0 where there is no such tile; the first one's slot goes to `slot`. `slots` is the number of chunks of the
+ * whole call. */
+DEVICE u32 find_tile(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 levels, u64 tile, u64* slot) {
     GLOBAL const u64* first = table + 2 * segments;
-    u32 tile_log2 = GROUP_SIZE_LOG2 + alone;
-    u32 shift = level + tile_log2;
-    u64 segment = find_segment(first, segments, GROUP, shift, 1);
-    u64 slot = first[segment];
-    u64 leaves = (segment + 1 < segments ? first[segment + 1] : slots) - slot;
+    u32 shift = level + levels;
+    u64 segment = find_segment(first, segments, tile, shift, 1);
+    u64 start = first[segment];
+    u64 leaves = (segment + 1 < segments ? first[segment + 1] : slots) - start;
     u64 nodes = ((leaves - 1) >> level) + 1;
-    u64 begin = (GROUP - (slot >> shift) - segment) << tile_log2;
-    if (begin >= nodes) return;
-    u64 rest = nodes - begin;
-    u32 width = rest < 1u << tile_log2 ? (u32)rest : 1u << tile_log2;
-    GLOBAL u32* tile = digests + (slot + (begin << level)) * DIGEST_WORDS32;
-    u32 pairs = 1u << (alone - 1); /* of one thread */
-    for (u32 step = 0; width > 1; ++step) {
-        u64 stride = (u64)DIGEST_WORDS32 << (level + step);
-        for (u32 i = 0; i < pairs; ++i) {
-            u32 pair = THREAD_OF_GROUP * pairs + i;
-            if (2 * pair + 1 >= width) break;
-            GLOBAL u32* left = tile + 2 * pair * stride;
-            word state[8];
-            hash_node(left, left + stride, state, one);
-            store_digest(left, state);
-        }
-        width = (width + 1) / 2;
-        if (pairs > 1) pairs /= 2;
-        GROUP_BARRIER; /* also where each thread works alone: PoCL 5 crashes on a conditional one */
+    u64 begin = (tile - (start >> shift) - segment) << levels;
+    if (begin >= nodes) return 0;
+    *slot = start + (begin << level);
+    return nodes - begin < 1u << levels ? (u32)(nodes - begin) : 1u << levels;
+}
+
+/* The node above `left`, and the node that lies `stride` words behind it, takes its place. */
+DEVICE void join_nodes(GLOBAL u32* left, u64 stride, u32 one) {
+    word state[8];
+    hash_node(left, left + stride, state, one);
+    store_digest(left, state);
+}
+
+/* One thread a node at `level` + 1 of any segment's tree, from the two below it: no thread waits for another, which counts
+ * where there are many nodes or segments. */
+KERNEL(SHA == 256 ? 7 : 3)
+hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u32* digests, u32 one) {
+    u64 slot;
+    if (find_tile(table, segments, slots, level, 1, THREAD, &slot) == 2)
+        join_nodes(digests + slot * DIGEST_WORDS32, (u64)DIGEST_WORDS32 << level, one);
+}
+
+/* One group a tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree: all the levels above it that lie in the tile,
+ * in place, in one launch. */
+KERNEL(SHA == 256 ? 7 : 3)
+reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u32* digests, u32 one) {
+    u64 slot;
+    u32 width = find_tile(table, segments, slots, level, GROUP_SIZE_LOG2 + 1, GROUP, &slot);
+    if (width == 0) return;
+    u64 stride = (u64)DIGEST_WORDS32 << level;
+    for (u32 pair = THREAD_OF_GROUP; width > 1; width = (width + 1) / 2, stride *= 2) {
+        if (2 * pair + 1 < width) join_nodes(digests + slot * DIGEST_WORDS32 + 2 * pair * stride, stride, one);
+        GROUP_BARRIER;
     }
 }
 
