@@ -6,7 +6,7 @@ It runs on a CPU in seconds, with a small model of its own:
     python examples/verify_in_process.py --damage   # a bit of a weight flips on the way: it stops, and names the tensor
 
 Exit codes: 0 all requests were served; 1 the weights are not what the manifest says; 2 the manifest is not the trusted
-one.
+one; 3 the weights could not be verified any more.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from hashbench.manifest import Manifest, read_manifest
+from hashbench.model_report import Report
 from hashbench.torch import verify
-from hashbench.verify import Report
 
 REQUESTS = 200
 SECONDS_BETWEEN = 0.05
@@ -44,11 +44,19 @@ def publish(folder: Path) -> str:
 
 
 class Watch:
-    """Verifies a model again and again, in a thread of its own, until its context ends or the model is damaged."""
+    """Verifies a model again and again, in a thread of its own, until its context ends or there is a reason to stop.
+
+    Attributes:
+        stop: is set when the model is damaged, or cannot be verified.
+        report: the last one; None where the last verification came to none.
+        error: why it did not.
+        rounds: how many verifications found the model as it should be.
+    """
 
     def __init__(self, model: torch.nn.Module, manifest: Manifest, seconds_between: float) -> None:
+        self.stop = threading.Event()
         self.report: Report | None = None
-        self.damaged = threading.Event()
+        self.error: BaseException | None = None
         self.rounds = 0
         self._model, self._manifest, self._seconds = model, manifest, seconds_between
         # Nothing writes to the weights, so there is nothing to wait for, not even what serves on other streams.
@@ -68,12 +76,12 @@ class Watch:
         try:
             while not self._ended.wait(self._seconds):
                 self.report = verify(self._model, self._manifest, stream=self._stream)
-                self.rounds += 1
                 if not self.report.ok:
-                    return self.damaged.set()
-        except BaseException:
-            self.damaged.set()  # what cannot be verified is not served either
-            raise
+                    return self.stop.set()
+                self.rounds += 1
+        except BaseException as error:  # what cannot be verified is not served either
+            self.report, self.error = None, error
+            self.stop.set()
 
 
 def serve(folder: Path, trusted_root: str, damage: bool) -> int:
@@ -93,13 +101,16 @@ def serve(folder: Path, trusted_root: str, damage: bool) -> int:
     tokens = torch.arange(16, device=next(model.parameters()).device)
     with torch.inference_mode(), Watch(model, manifest, SECONDS_BETWEEN) as watch:
         served = 0
-        while not watch.damaged.is_set() and (served < REQUESTS or damage):
+        while not watch.stop.is_set() and (served < REQUESTS or damage):
             model(tokens)
             served += 1
             if damage and served == REQUESTS // 2:
                 model[1].weight.view(torch.uint8)[100, 200] ^= 1  # one bit of 18 million
-            watch.damaged.wait(0.001)  # for the next request
-    if watch.damaged.is_set():
+            watch.stop.wait(0.001)  # for the next request
+    if watch.error is not None:
+        print(f"stopped: the weights cannot be verified: {type(watch.error).__name__}: {watch.error}")
+        return 3
+    if watch.stop.is_set():
         print("stopped:", watch.report)
         return 1
     print(f"served {served} requests, verified {watch.rounds} times meanwhile")

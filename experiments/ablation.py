@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, KiB, MiB
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -74,7 +73,7 @@ class Ablation(Experiment):
             figure = style.new_figure(style.PAGE_WIDTH, 1.1 + 1.9 * len(algorithms))
             panels = figure.subplots(len(algorithms), 1, sharex=True, squeeze=False)[:, 0]
             for panel, algorithm in zip(panels, algorithms, strict=True):
-                panel.set_title(algorithm_title(algorithm), loc="left")
+                panel.set_title(ALGORITHMS[algorithm].title, loc="left")
                 _draw_bars(panel, [row for row in shown if row.algorithm == algorithm], variants, colours)
             panels[-1].set_xticks(range(len(variants)), [f"{name}\n{STEPS[name]}" for name in variants])
             what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"

@@ -22,7 +22,6 @@ from hashbench.evidence import LIMIT
 from hashbench.experiment import Experiment, MachineResults, Point, Skip
 from hashbench.experiments import roofline, style
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE
-from hashbench.findings import algorithm_title
 from hashbench.gpus import gpus
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.kernels.microbenchmarks import PIPES, Microbenchmarks
@@ -241,7 +240,7 @@ def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
             for lane in lanes:
                 if lane.algorithm == algorithm:
                     _draw_lane(panel, labels.index(lane.label), lane)
-            panel.set_title(algorithm_title(algorithm), loc="left")
+            panel.set_title(ALGORITHMS[algorithm].title, loc="left")
             panel.set_xlabel("GB/s")
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)

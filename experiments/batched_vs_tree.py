@@ -24,7 +24,6 @@ from hashbench.experiments.throughput import (
     speeds_of,
     wall_seconds_of,
 )
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, Strategy
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -112,7 +111,7 @@ def _draw(rows: Sequence[Row], path: Path) -> list[Path]:
             for panel, what in zip(
                 panels, ("throughput", "time beyond batched", "one small tensor's tree"), strict=True
             ):
-                panel.set_title(f"{algorithm_title(algorithm)}, {what}", loc="left", fontsize=8)
+                panel.set_title(f"{ALGORITHMS[algorithm].title}, {what}", loc="left", fontsize=8)
         _finish(grid[0], grid[-1])
         size = " and ".join(sorted({format_size(row.bytes) for row in shown}))
         label = labels_of([*shown, *tensors])[lane].replace("\n", " ")

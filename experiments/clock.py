@@ -19,7 +19,6 @@ from matplotlib.ticker import MaxNLocator
 
 from hashbench.experiment import Experiment, Skip
 from hashbench.experiments import nvbench_program, style
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device
 from hashbench.measurement import PROTOCOL, Seconds
 from hashbench.readings import Reading
@@ -169,7 +168,7 @@ def _draw_panel(axes: Axes, readings: Sequence[Reading]) -> None:
             ha="center",
         )
     ratio = "".join(f": {r.median:.4f} times as long by NVBench" for r in readings if r.quantity == "ratio")
-    name = algorithm_title(readings[0].algorithm)
+    name = ALGORITHMS[readings[0].algorithm].title
     axes.set_title(f"{name}, {readings[0].device_name}{ratio}", loc="left")
     axes.set_yticks(range(len(times)), [reading.subject for reading in times])
     axes.set_ylim(-0.6, len(times) - 0.2)

@@ -35,7 +35,6 @@ from hashbench.experiments.programs import (
 )
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory_or_elsewhere, write_random
 from hashbench.experiments.throughput import CHUNK_SIZE, labels_of, lane_of
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.measurement import make_inputs, measure
 from hashbench.merkle import chunks_of, merkle_tree_hash
@@ -343,7 +342,7 @@ def _draw(bars: Sequence[Bar], path: Path) -> list[Path]:
         for panels, model in zip(grid, models, strict=True):
             for panel, algorithm in zip(panels, algorithms, strict=True):
                 part = [bar for bar in bars if (bar.model, bar.algorithm) == (model, algorithm)]
-                _draw_panel(panel, part, lanes[model], f"{MODELS[model].title}, {algorithm_title(algorithm)}")
+                _draw_panel(panel, part, lanes[model], f"{MODELS[model].title}, {ALGORITHMS[algorithm].title}")
         grid[0, 0].set_xlim(0.7 * min(1.0, *(bar.speedup_q1 for bar in bars)), 6 * max(bar.speedup_q3 for bar in bars))
         for panel in grid[-1]:
             panel.set_xlabel("times as fast as hashlib on one core, logarithmic")

@@ -14,23 +14,26 @@ from itertools import chain
 from pathlib import Path
 from textwrap import fill
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from hashbench.checkpoints import FileRange
 from hashbench.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
 from hashbench.experiment import SEED, Experiment, Skip
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
 from hashbench.experiments.throughput import CHUNK_SIZE
-from hashbench.files import FileHasher
-from hashbench.kernels import Buffer, Bytes, Device, Kernel, kernel_class
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
 from hashbench.measurement import Seconds
 from hashbench.models import MODELS
+from hashbench.range_hasher import RangeHasher
 from hashbench.readings import Reading
 from hashbench.results import REFERENCE, Row
 from hashbench.selection import FASTEST_FIRST
@@ -63,6 +66,9 @@ WHOLE = TOTAL.removesuffix(_SECONDS)
 """A reading's quantity is one of these, and `_SECONDS`."""
 
 PAGE_LOCKED, PAGEABLE, OVERLAPPED = "page-locked", "pageable", "overlapped"
+
+READING_ALONE, COPYING_ALONE = "reading alone", "copying alone"
+"""Stages of the overlapped way, each by itself: the slower is the least that the whole can take."""
 
 Samples = dict[str, list[float]]
 """Seconds of each run, by stage and in total."""
@@ -273,7 +279,7 @@ def _hashed_on_host(model: _Model, buffer: Buffer, copied: Bytes, path: Path, ho
 
 def _from_file(model: _Model, path: Path, where: Storage, *, cold: bool = False) -> Outcomes:
     """The file read, copied and hashed, one stage after another through page-locked and through ordinary memory; then
-    all of it overlapped, as `hashbench hash` does it."""
+    all of it overlapped, as `hashbench verify` does it."""
     yield from _page_locked(model, path, where, cold=cold)
     yield from _pageable(model, path, where, cold=cold)
     yield from _overlapped(model, path, where, cold=cold)
@@ -290,18 +296,65 @@ def _pageable(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outco
     yield from model.readings(FROM_FILE, [where.place, PAGEABLE], samples, _SPLIT + where.note)
 
 
+class _Idle(Stage):
+    """A stage that nothing is copied from."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.host = stage.host
+
+    def upload(self, nbytes: int) -> Buffer:
+        return Buffer(self.host, 0, nbytes)
+
+
+class _Reader:
+    """A kernel that does not copy and does not hash: what is left of hashing a file is reading it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _Idle(self._kernel.stage(nbytes))
+
+    def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
+        return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)
+
+
 def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
-    hasher = FileHasher(model.kernel, CHUNK_SIZE)
-    totals = []
-    for run in range(-1, RUNS):  # the first makes the stages
+    """All of it, and beside it reading alone by the same threads, and copying alone from one of the same stages."""
+    whole = [FileRange(path, 0, model.nbytes)]
+
+    def timed(hasher: RangeHasher) -> tuple[float, bytes]:
         if cold:
             _go_cold(path)
         begin = perf_counter()
-        model.check(f"{FROM_FILE}, {OVERLAPPED}", hasher.root(path))
+        (root,) = hasher.roots(whole)
+        return perf_counter() - begin, root
+
+    samples: Samples = {READING_ALONE: [], COPYING_ALONE: [], WHOLE: []}
+    hasher = RangeHasher(model.kernel, CHUNK_SIZE)
+    for run in range(-1, RUNS):  # the first makes the stages
+        seconds, root = timed(hasher)
+        model.check(f"{FROM_FILE}, {OVERLAPPED}", root)
         if run >= 0:
-            totals.append(perf_counter() - begin)
-    note = " ".join(filter(None, ("As `hashbench hash` does it, from the second file on.", where.note)))
-    yield from model.readings(FROM_FILE, [where.place, OVERLAPPED], {WHOLE: totals}, note)
+            samples[WHOLE].append(seconds)
+    piece_size = hasher.piece_size
+    del hasher
+    stage = model.kernel.stage(piece_size)
+    stage.host.fill(1)
+    for run in range(-1, RUNS):
+        begin = perf_counter()
+        for start in range(0, model.nbytes, piece_size):
+            stage.upload(min(piece_size, model.nbytes - start))
+        if run >= 0:
+            samples[COPYING_ALONE].append(perf_counter() - begin)
+    del stage
+    reader = RangeHasher(cast(Kernel, _Reader(model.kernel)), CHUNK_SIZE)
+    samples[READING_ALONE] = [timed(reader)[0] for _ in range(-1, RUNS)][1:]
+    note = " ".join(filter(None, ("As `hashbench verify` does it, its stages made before.", where.note)))
+    yield from model.readings(FROM_FILE, [where.place, OVERLAPPED], samples, note)
 
 
 def _runs(model: _Model, path: Path, host: Bytes, copy: Callable[[Bytes], Buffer], *, cold: bool) -> Samples:
@@ -380,7 +433,8 @@ class Way:
     Attributes:
         subject: the way.
         how: where the file lies and what memory it goes through, or who hashes; empty where it is in place.
-        seconds: the median of each stage that was measured on its own.
+        seconds: the median of each stage that was measured on its own, one after another.
+        alone: that of each stage of the overlapped way by itself.
         total: the median, q1 and q3 in seconds, and repeats.
     """
 
@@ -391,6 +445,7 @@ class Way:
     subject: str
     how: str
     seconds: dict[str, float]
+    alone: dict[str, float]
     total: Reading
 
     @property
@@ -422,6 +477,7 @@ def _ways(readings: Sequence[Reading]) -> list[Way]:
                     subject=subject,
                     how=", ".join(how),
                     seconds={stage: stages[stage].median for stage in STAGES if stage in stages},
+                    alone={stage: stages[stage].median for stage in (READING_ALONE, COPYING_ALONE) if stage in stages},
                     total=stages[WHOLE],
                 )
             )
@@ -437,6 +493,8 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "all stages overlapped": {"facecolor": "white", "hatch": "\\\\\\"},
 }
 """Of the parts of a bar."""
+
+_BOUND: dict[str, Any] = {"color": style.COLOURS["vermilion"], "linewidth": 1.6}
 
 _EDGE: dict[str, Any] = {"edgecolor": "#333333", "linewidth": 0.4}
 
@@ -459,13 +517,16 @@ def _draw(ways: Sequence[Way], path: Path) -> list[Path]:
         panels.flat[-1].set_xlabel("seconds; the whole way by the wall's clock, median and quartiles")
         names = " and ".join(dict.fromkeys(f"{way.kernel} on {way.device_name}" for way in ways))
         figure.suptitle(f"From the bytes to a verdict: SHA-256 trees by {fill(names, 90)}", fontsize=9)
-        keys = [Patch(**look, **_EDGE, label=name) for name, look in _LOOKS.items()]
-        figure.legend(handles=keys, loc="outside lower center", ncols=len(keys) // 2)
+        keys: list[Artist] = [Patch(**look, **_EDGE, label=name) for name, look in _LOOKS.items()]
+        keys.append(Line2D([], [], **_BOUND, label="the slower of reading and copying alone"))
+        figure.legend(handles=keys, loc="outside lower center", ncols=4)
     columns = ("kernel", "device_name", "model", "bytes", "way", "how", *(f"{stage}_seconds" for stage in STAGES))
+    columns += tuple(f"{stage.replace(' ', '_')}_seconds" for stage in (READING_ALONE, COPYING_ALONE))
     table = [
         (
             *(way.kernel, way.device_name, way.model, MODELS[way.model].nbytes, way.subject, way.how),
             *(way.seconds.get(stage, "") for stage in STAGES),
+            *(way.alone.get(stage, "") for stage in (READING_ALONE, COPYING_ALONE)),
             *(way.total.median, way.total.q1, way.total.q3, way.total.repeats),
         )
         for part in parts.values()
@@ -483,6 +544,9 @@ def _draw_bar(panel: Axes, place: int, way: Way) -> None:
     for name, seconds in parts.items():
         panel.barh(place, seconds, left=left, height=0.62, **_LOOKS[name], **_EDGE)
         left += seconds
+    if way.alone:
+        bound = max(way.alone.values())
+        panel.plot([bound, bound], [place - 0.31, place + 0.31], **_BOUND)
     error = [[total - way.total.q1], [way.total.q3 - total]]
     panel.errorbar(total, place, xerr=error, color="black", elinewidth=0.9, capsize=2)
     panel.annotate(

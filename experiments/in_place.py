@@ -23,7 +23,6 @@ from matplotlib.axes import Axes
 from hashbench.experiment import SEED, Experiment, Point, Skip, room
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, KiB
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Buffer, Device, Kernel, Unavailable, kernel_class
 from hashbench.measurement import Seconds
 from hashbench.models import MODELS, Model, Tensor
@@ -290,7 +289,7 @@ def _seconds_bars(readings: Sequence[Reading]) -> Iterator[_Bar]:
 def _throughput_bars(rows: Sequence[Row]) -> Iterator[_Bar]:
     for row in sorted(rows, key=lambda row: (row.algorithm, row.kernel, row.device, row.segments)):
         shape = f"{row.segments:,} {MANY}" if row.segments > 1 else ONE_BUFFER
-        what = f"{algorithm_title(row.algorithm)}, {row.kernel} {row.device}: {shape}"
+        what = f"{ALGORITHMS[row.algorithm].title}, {row.kernel} {row.device}: {shape}"
         slow, fast = row.gb_per_s_range
         yield what, "GB/s", style.kernel_colour(row.kernel), slow, row.gb_per_s, fast
 

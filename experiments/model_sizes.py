@@ -27,7 +27,6 @@ from hashbench.experiments.throughput import (
     speeds_of,
     wall_seconds_of,
 )
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
 from hashbench.measurement import Seconds
 from hashbench.models import MODELS
@@ -103,7 +102,7 @@ class ModelSizes(Experiment):
             grid = figure.subplots(2, len(algorithms), sharex=True, sharey="row", squeeze=False)
             for (upper, lower), algorithm in zip(grid.T, algorithms, strict=True):
                 mine = [row for row in rows if row.algorithm == algorithm]
-                upper.set_title(algorithm_title(algorithm), loc="left")
+                upper.set_title(ALGORITHMS[algorithm].title, loc="left")
                 _draw_lanes(upper, mine, labels, speeds_of)
                 _draw_lanes(lower, mine, labels, wall_seconds_of)
                 _tell_memory(lower, [reading for reading in readings if reading.algorithm == algorithm])

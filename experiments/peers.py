@@ -38,7 +38,6 @@ from hashbench.experiments.programs import (
 )
 from hashbench.experiments.storage import StorageUnavailable, in_memory_or_elsewhere, write_random
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -374,7 +373,7 @@ def _draw(bars: Sequence[Bar], path: Path) -> list[Path]:
         figure = style.new_figure(style.COLUMN_WIDTH, 1.1 + sum(heights) + 0.13 * lines)
         panels = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)
         for panel, (algorithm, part) in zip(panels.flat, parts.items(), strict=True):
-            panel.set_title(algorithm_title(algorithm), loc="left")
+            panel.set_title(ALGORITHMS[algorithm].title, loc="left")
             panel.set_xscale("log")
             for place, bar in enumerate(part):
                 _draw_bar(panel, place, bar)

@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 
 from hashbench.experiment import Experiment, Point, Skip
 from hashbench.experiments import style
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Algorithm, Buffer, Device
 from hashbench.kernels.microbenchmarks import PIPES, Microbenchmarks, Pipe, Run
 from hashbench.measurement import Seconds
@@ -241,7 +240,7 @@ def _device(panel: _Panel) -> str:
 
 
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
-    axes.set_title(f"{algorithm_title(panel.algorithm.name)}, {panel.device_name}", loc="left")
+    axes.set_title(f"{panel.algorithm.title}, {panel.device_name}", loc="left")
     for place, row in enumerate(panel.rows):
         slow, fast = row.gb_per_s_range
         axes.barh(place, row.gb_per_s, height=0.66, color=style.kernel_colour(row.kernel), linewidth=0)

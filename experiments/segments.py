@@ -16,7 +16,6 @@ from matplotlib.transforms import ScaledTranslation
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, MiB
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -67,7 +66,7 @@ class Segments(Experiment):
                 for panel in (left, right):
                     panel.grid(axis="y", visible=False)
                     panel.tick_params(axis="y", length=0)
-                left.set_title(algorithm_title(algorithm), loc="left")
+                left.set_title(ALGORITHMS[algorithm].title, loc="left")
                 left.set_yticks(range(len(lanes)), [fill(" ".join(lane), 22) for lane in lanes])
                 left.set_ylim(-0.55, len(lanes) - 0.45)
             single = [row for (_, _, shape), row in shown.items() if shape == SINGLE]

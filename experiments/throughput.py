@@ -13,7 +13,6 @@ from matplotlib.ticker import FuncFormatter
 
 from hashbench.experiment import Experiment, Point
 from hashbench.experiments import style
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, Strategy
 from hashbench.readings import Reading
 from hashbench.results import Row
@@ -168,7 +167,7 @@ def _panels(rows: Sequence[Row], panel_height: float) -> tuple[Figure, list[tupl
     grid = figure.subplots(len(algorithms), len(strategies), sharex=True, sharey=True, squeeze=False)
     panels = []
     for panel, (algorithm, strategy) in zip(grid.flat, product(algorithms, strategies), strict=True):
-        panel.set_title(f"{algorithm_title(algorithm)}, {strategy}", loc="left")
+        panel.set_title(f"{ALGORITHMS[algorithm].title}, {strategy}", loc="left")
         panels.append((panel, [r for r in rows if (r.algorithm, r.strategy) == (algorithm, strategy)]))
     return figure, panels
 

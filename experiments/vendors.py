@@ -20,7 +20,6 @@ from hashbench.comparison import by_input, disagreements
 from hashbench.experiment import Experiment, MachineResults, Point
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, GiB, KiB, MiB
-from hashbench.findings import algorithm_title
 from hashbench.kernels import ALGORITHMS, Device, Strategy
 from hashbench.readings import Reading
 from hashbench.results import REFERENCE, Row
@@ -165,7 +164,7 @@ def _draw(machines: Sequence[MachineResults], path: Path) -> list[Path]:
         for panel, algorithm in zip(panels, algorithms, strict=True):
             for place, lane in zip(places, lanes, strict=True):
                 _draw_lane(panel, place, lane, algorithm)
-            panel.set_title(algorithm_title(algorithm), loc="left")
+            panel.set_title(ALGORITHMS[algorithm].title, loc="left")
             panel.set_xlabel("GB/s, logarithmic")
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hashbench.dtypes import torch_description
 from hashbench.kernels import Bytes, Unavailable
 from hashbench.manifest import Entry, FileEntry, TensorEntry
-from hashbench.safetensors_header import MAX_HEADER_SIZE, read_header
+from hashbench.pickle_scan import check_pickle
+from hashbench.safetensors_header import MAX_HEADER_SIZE, SafetensorsError, read_header
 from hashbench.strict_json import StrictJsonError, loads, quoted
 
 SAFETENSORS = ".safetensors"
@@ -27,6 +28,7 @@ PYTORCH = (".pt", ".pth", ".bin")
 _MAX_INDEX_DEPTH = 8  # index and weight map need two, and the index's metadata may be anything
 _MAX_NESTING = 64  # of a PyTorch checkpoint
 _MAX_VALUES = 1 << 20  # in a PyTorch checkpoint, where what stands in two places counts twice
+_MAX_LETTERS = 64 << 20  # of all names in a PyTorch checkpoint, where one long key may stand in all of them
 
 
 class CheckpointError(ValueError):
@@ -41,11 +43,14 @@ class FileRange:
         path: of the file.
         offset: of the first byte.
         nbytes: how many.
+        status: what the file was when its header or its size was looked at, against which every read is held; None
+            where nothing was taken from the file before its bytes.
     """
 
     path: Path
     offset: int
     nbytes: int
+    status: os.stat_result | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,11 @@ class Part:
         """Its bytes."""
         return self.source.nbytes
 
+    @property
+    def place(self) -> Hashable:
+        """Where its bytes are: equal for parts with the same bytes, as tied tensors and linked files have them."""
+        return self.source if isinstance(self.source, FileRange) else (self.source.ctypes.data, self.nbytes)
+
     def entry(self, root: bytes) -> Entry:
         """What a manifest says of it, when its bytes have that root."""
         if self.dtype is None or self.shape is None:
@@ -83,13 +93,36 @@ class OpenModel:
     Attributes:
         parts: sorted by name as Unicode code points, each name once.
         ignored: names of what is in the model and no part of it: a PyTorch checkpoint's values that are no tensors.
+        damaged: why shards cannot be read, whose tensors are therefore missing; a line each.
+        watched: files that said what the parts are, an index or a PyTorch checkpoint, as empty ranges: to be hashed
+            with the parts, so that it is seen where one changed meanwhile.
     """
 
     parts: tuple[Part, ...]
     ignored: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+    watched: tuple[FileRange, ...] = ()
 
 
-def open_model(path: str | os.PathLike[str], without: Iterable[Path] = ()) -> OpenModel:
+@dataclass
+class _Found:
+    """What is found beside the parts of a model, as in `OpenModel`."""
+
+    tolerant: bool
+    ignored: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    watched: list[FileRange] = field(default_factory=list)
+
+    def watch(self, path: Path, descriptor: int) -> None:
+        self.watched.append(FileRange(path, 0, 0, os.fstat(descriptor)))
+
+    def model(self, path: Path, parts: Iterable[Part]) -> OpenModel:
+        """All of it, after the parts."""
+        ordered = _in_order(path, parts)
+        return OpenModel(ordered, tuple(sorted(self.ignored)), tuple(self.damaged), tuple(self.watched))
+
+
+def open_model(path: str | os.PathLike[str], without: Iterable[Path] = (), *, tolerant: bool = False) -> OpenModel:
     """The model at `path`.
 
     Its parts are:
@@ -100,15 +133,17 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = ()) -> Op
     - of a folder without index and with one safetensors file: that file's tensors, and again nothing else;
     - of any other folder: every file in it and below, hidden ones too. A link to a file within the folder is a file
       like any other; a link out of it, to a folder or to nothing is refused, and so is what is neither file nor folder;
-    - of a PyTorch checkpoint (.pt, .pth, .bin): its tensors, read by `torch.load` with `weights_only` and so that no
-      code of the file's runs. Names within dictionaries and lists are joined by dots. Tied tensors are there under each
-      name. Values that are no tensors are ignored. Where tensors are not contiguous, they are copied, all of them
-      together up to the file's size;
+    - of a PyTorch checkpoint (.pt, .pth, .bin), as PyTorch writes it since version 1.6: its tensors, read by
+      `torch.load` with `weights_only` and so that no code of the file's runs. Names within dictionaries and lists are
+      joined by dots. Tied tensors are there under each name. Values that are no tensors are ignored. Where tensors are
+      not contiguous, they are copied, all of them together up to the file's size;
     - of any other file: the file.
 
     Args:
         path: of the model.
         without: files that are no part of a folder, such as a manifest that lies in it.
+        tolerant: whether shards are no error that are not there or not sound, which `OpenModel.damaged` tells, or that
+            have other tensors than the index says.
 
     Raises:
         OSError: something cannot be read.
@@ -119,6 +154,7 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = ()) -> Op
         Unavailable: it is a PyTorch checkpoint, and PyTorch is not installed.
     """
     path = Path(path)
+    found = _Found(tolerant)
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         indexes, singles = (
@@ -132,26 +168,25 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = ()) -> Op
             return OpenModel(_in_order(path, _files(path, without)))
         (path,) = indexes or singles
         if indexes:
-            parts = _in_order(path, _sharded(path))
-            covered = {part.source.path.name for part in parts if isinstance(part.source, FileRange)}
-            if stray := sorted({file.name for file in singles} - covered):
+            shards = _shards(path, found)
+            if stray := sorted({file.name for file in singles} - shards.keys()):
                 names = ", ".join(map(quoted, stray))
                 raise CheckpointError(
                     f"{path.parent} has weights that its index does not name ({names}): name the index, or the file, "
                     "that is meant"
                 )
-            return OpenModel(parts)
+            return found.model(path, _sharded(path, shards, found))
     elif not stat.S_ISREG(mode):
         raise CheckpointError(f"{path} is neither a file nor a folder")
 
     if path.name.endswith(INDEX):
-        return OpenModel(_in_order(path, _sharded(path)))
+        return found.model(path, _sharded(path, _shards(path, found), found))
     if path.suffix.lower() == SAFETENSORS:
         return OpenModel(_in_order(path, _tensors(path)))
     if path.suffix.lower() in PYTORCH:
-        ignored: list[str] = []
-        return OpenModel(_in_order(path, _pytorch(path, ignored)), tuple(sorted(ignored)))
-    return OpenModel(_in_order(path, [Part(path.name, None, None, FileRange(path, 0, path.stat().st_size))]))
+        return found.model(path, _pytorch(path, found))
+    status = path.stat()
+    return OpenModel(_in_order(path, [Part(path.name, None, None, FileRange(path, 0, status.st_size, status))]))
 
 
 def _in_order(path: Path, parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -168,15 +203,17 @@ def _in_order(path: Path, parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def _tensors(path: Path) -> list[Part]:
+    header = read_header(path)
     return [
-        Part(tensor.name, tensor.dtype, tensor.shape, FileRange(path, tensor.offset, tensor.nbytes))
-        for tensor in read_header(path).tensors
+        Part(tensor.name, tensor.dtype, tensor.shape, FileRange(path, tensor.offset, tensor.nbytes, header.status))
+        for tensor in header.tensors
     ]
 
 
-def _sharded(index: Path) -> Iterator[Part]:
-    """The tensors of the shards that an index names."""
+def _shards(index: Path, found: _Found) -> dict[str, set[str]]:
+    """The shards that an index names, and the names of their tensors."""
     with index.open("rb") as file:
+        found.watch(index, file.fileno())
         text = file.read(MAX_HEADER_SIZE + 1)
     if len(text) > MAX_HEADER_SIZE:
         raise CheckpointError(f"{index} is no index: more than {MAX_HEADER_SIZE} bytes")
@@ -188,23 +225,43 @@ def _sharded(index: Path) -> Iterator[Part]:
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise CheckpointError(f"{index} is no index: its weight_map does not give each tensor's name a shard")
 
-    for shard in sorted(set(shard_of.values())):
+    shards: dict[str, set[str]] = {}
+    for name, shard in shard_of.items():
         if shard in ("", ".", "..") or not {"/", "\\", "\0"}.isdisjoint(shard):
             raise CheckpointError(f"{index} names the shard {quoted(shard)}, which is not a file's plain name")
-        expected = {name for name, place in shard_of.items() if place == shard}
-        path = index.with_name(shard)
+        shards.setdefault(shard, set()).add(name)
+    return shards
+
+
+def _sharded(index: Path, shards: Mapping[str, set[str]], found: _Found) -> Iterator[Part]:
+    """The tensors of the shards that an index names."""
+    for shard, expected in sorted(shards.items()):
         try:
-            if not path.is_file():
-                raise CheckpointError(f"{index} names the shard {quoted(shard)}, and there is no such file")
-            parts = _tensors(path)
-        except OSError as error:
-            raise CheckpointError(f"{index} names the shard {quoted(shard)}: {error.strerror}") from None
-        found = {part.name for part in parts}
-        for name in sorted(expected - found)[:1]:
-            raise CheckpointError(f"{path} lacks the tensor {quoted(name)}, which {index.name} says it has")
-        for name in sorted(found - expected)[:1]:
-            raise CheckpointError(f"{path} has the tensor {quoted(name)}, which {index.name} does not say")
+            parts = _shard(index, shard)
+        except (CheckpointError, SafetensorsError) as error:
+            if not found.tolerant:
+                raise
+            found.damaged.append(str(error))
+            continue
+        names = {part.name for part in parts}
+        if names != expected and not found.tolerant:
+            path = index.with_name(shard)
+            for name in sorted(expected - names)[:1]:
+                raise CheckpointError(f"{path} lacks the tensor {quoted(name)}, which {index.name} says it has")
+            for name in sorted(names - expected)[:1]:
+                raise CheckpointError(f"{path} has the tensor {quoted(name)}, which {index.name} does not say")
         yield from parts
+
+
+def _shard(index: Path, shard: str) -> list[Part]:
+    """The tensors of one shard."""
+    path = index.with_name(shard)
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{index} names the shard {quoted(shard)}, and there is no such file")
+        return _tensors(path)
+    except OSError as error:
+        raise CheckpointError(f"{index} names the shard {quoted(shard)}: {error.strerror}") from None
 
 
 def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
@@ -234,7 +291,7 @@ def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
             if stat.S_ISDIR(status.st_mode):
                 unseen.append(path)
             elif stat.S_ISREG(status.st_mode):
-                parts.append(Part(name, None, None, FileRange(target, 0, status.st_size)))
+                parts.append(Part(name, None, None, FileRange(target, 0, status.st_size, status)))
             else:
                 raise CheckpointError(f"{folder}: {quoted(name)} is neither a file nor a folder")
     if not parts:
@@ -242,19 +299,21 @@ def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
     return parts
 
 
-def _pytorch(path: Path, ignored: list[str]) -> Iterator[Part]:
-    """The tensors of a PyTorch checkpoint; names of other values are added to `ignored`."""
+def _pytorch(path: Path, found: _Found) -> Iterator[Part]:
+    """The tensors of a PyTorch checkpoint."""
     try:
         import torch
     except ImportError as error:
         raise Unavailable(f"{path} needs PyTorch ({error}): install hashbench[torch]") from None
-    with path.open("rb"):  # an OSError that names the file, where it cannot be read
-        pass
+    with path.open("rb") as file:  # an OSError that names the file, where it cannot be read
+        found.watch(path, file.fileno())
     try:
-        archive = zipfile.is_zipfile(path)  # files of before PyTorch 1.6 are none, and cannot be mapped
-        if archive:
-            _check_stored(path)
-        content = torch.load(path, weights_only=True, map_location="cpu", mmap=archive)
+        if not zipfile.is_zipfile(path):
+            # What PyTorch wrote before cannot be mapped: its tensors are as large as it says, however short it is.
+            raise ValueError("it is no archive, as PyTorch writes since version 1.6: load it and save it again")
+        _check_stored(path)
+        check_pickle(torch._C.PyTorchFileReader(os.fspath(path)).get_record("data.pkl"))  # by the reader that loads it
+        content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:  # an unpickler that is fed anything raises anything
         # PyTorch's own message begins with how to load it unsafely.
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
@@ -264,7 +323,7 @@ def _pytorch(path: Path, ignored: list[str]) -> Iterator[Part]:
     room = path.stat().st_size
     for name, value in _flattened(path, content):
         if not isinstance(value, torch.Tensor):
-            ignored.append(name)
+            found.ignored.append(name)
             continue
         about = f"{path}: the tensor {quoted(name)}"
         if (
@@ -303,7 +362,7 @@ def _check_stored(path: Path) -> None:
 def _flattened(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
     """The values within dictionaries and lists, by their keys and places joined with dots."""
     unseen: list[tuple[tuple[str, ...], Any]] = [((), content)]
-    count = 0
+    count = letters = 0
     while unseen:
         keys, value = unseen.pop()
         if isinstance(value, dict):
@@ -311,7 +370,11 @@ def _flattened(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, (list, tuple)):
             inner = enumerate(value)
         else:
-            yield ".".join(keys), value
+            name = ".".join(keys)
+            letters += len(name)
+            if letters > _MAX_LETTERS:
+                raise CheckpointError(f"{path} has names of more than {_MAX_LETTERS} letters together")
+            yield name, value
             continue
         count += len(value)
         if len(keys) == _MAX_NESTING or count > _MAX_VALUES:

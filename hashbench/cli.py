@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING
 
@@ -20,13 +21,15 @@ import click
 
 from hashbench import selection
 from hashbench.bench_commands import CHECK_FAILED, bench, figures
+from hashbench.checkpoints import FileRange
 from hashbench.files import ChangedWhileReadError, FileHasher, open_source, size_of
 from hashbench.hash_options import algorithm_option, chunk_size_option, device_option, kernel_option
-from hashbench.kernels import Device, Unavailable
+from hashbench.kernels import Bytes, Device, Unavailable
 from hashbench.model_commands import verify_model, write_manifest
 from hashbench.predict_command import predict
 from hashbench.progress import shown
 from hashbench.proof_commands import check_proof, write_proof
+from hashbench.range_hasher import RangeHasher
 from hashbench.report_commands import compare, report
 from hashbench.verification import VerificationError
 
@@ -87,16 +90,17 @@ def hash_files(
     With --leaves, print the plain digest of each chunk, a line each: the digest, two spaces, the file's name and
     the chunk's bytes as [START:END], END excluded.
     """
-    hasher = FileHasher(selection.choose(kernel, device, algorithm), chunk_size)
+    chosen = selection.choose(kernel, device, algorithm)
+    streams, ranges = FileHasher(chosen, chunk_size), RangeHasher(chosen, chunk_size)
     unusable = False
     for name in files:
         # Nothing of a file is printed before all of it is known to be good.
         with SpooledTemporaryFile(_SPOOL_SIZE) as lines:
             try:
-                _hash_file(hasher, name, leaves, lines)
+                _hash_file(streams, ranges, name, leaves, lines)
             except (OSError, ChangedWhileReadError) as error:
                 unusable = True
-                _complain(error, name, debug=context.obj)
+                _complain(error, name if isinstance(error, OSError) else None, debug=context.obj)
                 continue
             lines.seek(0)
             shutil.copyfileobj(lines, sys.stdout.buffer)
@@ -151,17 +155,24 @@ def _table(listed: Sequence[Device], default: Sequence[Device]) -> Table:
     return table
 
 
-def _hash_file(hasher: FileHasher, name: str, leaves: bool, lines: IO[bytes]) -> None:
-    """Writes the lines of one file to `lines`."""
-    with open_source(name) as stream, shown(name, size_of(stream)) as progress:
+def _hash_file(streams: FileHasher, ranges: RangeHasher, name: str, leaves: bool, lines: IO[bytes]) -> None:
+    """Writes the lines of one file to `lines`. What has a path and a size is read by several threads at once."""
+    with open_source(name) as stream, shown(name, size := size_of(stream)) as progress:
+        whole = [FileRange(Path(name), 0, size, os.fstat(stream.fileno()))] if size and name != "-" else []
         if not leaves:
-            lines.write(_line(hasher.root(stream, progress), name))
+            root = ranges.roots(whole, progress)[0] if whole else streams.root(stream, progress)
+            lines.write(_line(root, name))
             return
+        pieces: Iterable[tuple[int, Bytes]] = (
+            ((piece.nbytes, piece.hashes) for piece in ranges.digests(whole, progress))
+            if whole
+            else streams.digests(stream, progress)
+        )
         start = 0
-        for nbytes, digests in hasher.digests(stream, progress):
+        for nbytes, digests in pieces:
             end = start + nbytes
             for digest in digests:
-                stop = min(start + hasher.chunk_size, end)
+                stop = min(start + streams.chunk_size, end)
                 lines.write(_line(digest.tobytes(), name, f"[{start}:{stop}]"))
                 start = stop
 

@@ -5,13 +5,18 @@ strictly.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-import jsonschema
+import jsonschema_rs
 
-from hashbench.strict_json import StrictJsonError, loads, quoted
+from hashbench.strict_json import StrictJsonError, loads, one_line, quoted
+
+T = TypeVar("T")
 
 
 class DocumentError(ValueError):
@@ -39,11 +44,32 @@ def parse_document(data: bytes, kind: str, *, version: int, max_size: int, max_d
         raise DocumentError(f"it is no {kind}: {error}") from None
     if isinstance(document, dict) and document.get("version", version) != version:
         raise DocumentError(f"its version is {quoted(document['version'])}; accepted is {version}")
-    for wrong in _validator(kind).iter_errors(document):  # the first alone: there may be millions
-        raise DocumentError(f"it does not follow the schema at {wrong.json_path[:200]}: {wrong.message[:200]}")
+    try:
+        _validator(kind).validate(document)
+    except jsonschema_rs.ValidationError as wrong:  # the first alone: there may be millions
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in wrong.instance_path)
+        raise DocumentError(f"it does not follow the schema at ${place}: {one_line(wrong.message)}") from None
     return document
 
 
+def read_document(
+    path: str | os.PathLike[str], kind: str, parse: Callable[[bytes], T], error: type[ValueError], max_size: int
+) -> T:
+    """What `parse` makes of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        error: `parse` raised it; the message names the file.
+    """
+    with Path(path).open("rb") as file:
+        data = file.read(max_size + 1)
+    try:
+        return parse(data)
+    except error as wrong:
+        raise error(f"{os.fspath(path)} cannot be used as a {kind}: {wrong}") from None
+
+
 @cache
-def _validator(kind: str) -> jsonschema.protocols.Validator:
-    return jsonschema.Draft202012Validator(json.loads(files("hashbench").joinpath(f"{kind}.schema.json").read_text()))
+def _validator(kind: str) -> jsonschema_rs.Draft202012Validator:
+    schema = json.loads(files("hashbench").joinpath(f"{kind}.schema.json").read_text())
+    return jsonschema_rs.Draft202012Validator(schema)

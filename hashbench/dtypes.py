@@ -88,11 +88,13 @@ def torch_description(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int,
         shape: of the tensor.
 
     Raises:
-        ValueError: safetensors has no such dtype.
+        ValueError: safetensors has no such dtype, or no shape for what it is: a single pair.
     """
     name = dtype.removeprefix("torch.")
     if name not in TORCH_NAMES:
         raise ValueError(f"safetensors does not store {dtype}: accepted are {', '.join(TORCH_NAMES)}")
-    if name.endswith("_x2") and shape:
+    if name.endswith("_x2"):
+        if not shape:
+            raise ValueError(f"safetensors does not store {dtype} without dimensions: it is two elements, not one")
         return TORCH_NAMES[name], (*shape[:-1], 2 * shape[-1])
     return TORCH_NAMES[name], tuple(shape)

@@ -13,7 +13,7 @@ from itertools import chain
 
 from hashbench.comparison import by_input
 from hashbench.experiment import MachineResults
-from hashbench.findings import Check, Finding, Table, algorithm_title, number
+from hashbench.findings import Check, Finding, Table, number
 from hashbench.kernels import ALGORITHMS
 from hashbench.readings import Reading
 from hashbench.results import REFERENCE, Row
@@ -124,7 +124,7 @@ def scaling(machines: Sequence[MachineResults]) -> Finding:
         shown += chain.from_iterable(best)
     lines = [
         (
-            algorithm_title(found.row.algorithm),
+            ALGORITHMS[found.row.algorithm].title,
             found.row.model,
             number(1e-9 * found.row.bytes),
             f"{found.row.segments:,}",
@@ -155,7 +155,7 @@ def _best_lane(rows: Iterable[_Found]) -> list[_Found]:
 
 def _reaches(algorithm: str, lanes: Sequence[Sequence[_Found]]) -> Check:
     question = (
-        f"{algorithm_title(algorithm)}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most "
+        f"{ALGORITHMS[algorithm].title}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most "
         f"{LARGE_SECONDS:g} s?"
     )
     largest = [lane[-1] for lane in lanes]
@@ -173,8 +173,8 @@ def _reaches(algorithm: str, lanes: Sequence[Sequence[_Found]]) -> Check:
 
 def _keeps(algorithm: str, lanes: Sequence[Sequence[_Found]]) -> Check:
     question = (
-        f"{algorithm_title(algorithm)}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more keep "
-        f"within {SCALING_SHARE:.0%} of the largest's?"
+        f"{ALGORITHMS[algorithm].title}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more "
+        f"keep within {SCALING_SHARE:.0%} of the largest's?"
     )
     changes: list[tuple[float, str]] = []
     for lane in lanes:
@@ -250,7 +250,7 @@ def speed_up(machines: Sequence[MachineResults]) -> Finding:
                     used.append(machine.name)
                     lines.append(
                         (
-                            algorithm_title(algorithm),
+                            ALGORITHMS[algorithm].title,
                             found.row.model,
                             number(speed),
                             found.where,
@@ -280,7 +280,7 @@ def _fastest_of_each_model(rows: Iterable[_Found]) -> list[_Found]:
 def _by_a_magnitude(algorithm: str, one_core: bool, slowest: tuple[float, str] | None) -> Check:
     cores = "on one core" if one_core else "on all cores"
     question = (
-        f"{algorithm_title(algorithm)}: is every model hashed at least {MAGNITUDE:g} times as fast as by the fastest "
+        f"{ALGORITHMS[algorithm].title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the fastest "
         f"program {cores} of the same machine?"
     )
     if slowest is None:
@@ -303,7 +303,7 @@ def cost_of_the_tree(machines: Sequence[MachineResults]) -> Finding:
         shown += chain.from_iterable(best)
     lines = [
         (
-            algorithm_title(tree.row.algorithm),
+            ALGORITHMS[tree.row.algorithm].title,
             format_size(tree.row.chunk_size or 0),
             format_size(tree.row.bytes),
             number(batched.row.gb_per_s),
@@ -351,7 +351,7 @@ def _cost(batched: _Found, tree: _Found) -> float:
 
 def _costs_little(algorithm: str, gpus: Sequence[Sequence[_Pair]]) -> Check:
     question = (
-        f"{algorithm_title(algorithm)}: at the best chunk size, does the tree take at most {TREE_COST:.0%} more time "
+        f"{ALGORITHMS[algorithm].title}: at the best chunk size, does the tree take at most {TREE_COST:.0%} more time "
         "than the digests of the same chunks?"
     )
     found: list[tuple[float, str]] = []
@@ -398,7 +398,7 @@ def agreement(machines: Sequence[MachineResults]) -> Finding:
         )
         for (machine, device), of_device in devices.items()
     ]
-    speeds = "|".join(f"{algorithm_title(algorithm)}, fastest tree, GB/s" for algorithm in ALGORITHMS)
+    speeds = "|".join(f"{ALGORITHMS[algorithm].title}, fastest tree, GB/s" for algorithm in ALGORITHMS)
     table = _table(f"device|kind|vendor|kernels|{speeds}|digests|machine", speeds, lines)
     return Finding(checks, table, _names(found.machine for found in rows))
 
@@ -471,7 +471,7 @@ def share_of_the_limit(machines: Sequence[MachineResults]) -> Finding:
     lines: list[tuple[str, ...]] = []
     used: list[str] = []
     for algorithm in ALGORITHMS:
-        question = f"{algorithm_title(algorithm)}: does every GPU reach {LIMIT_SHARE:.0%} or more of its limit?"
+        question = f"{ALGORITHMS[algorithm].title}: does every GPU reach {LIMIT_SHARE:.0%} or more of its limit?"
         shares: list[tuple[float, str]] = []
         for machine in machines:
             for limit in machine.readings:
@@ -486,7 +486,7 @@ def share_of_the_limit(machines: Sequence[MachineResults]) -> Finding:
                 lines.append(
                     (
                         limit.device_name,
-                        algorithm_title(algorithm),
+                        ALGORITHMS[algorithm].title,
                         limit.conditions,
                         number(limit.median),
                         number(best.row.gb_per_s),
@@ -531,7 +531,7 @@ def share_of_other_ways(machines: Sequence[MachineResults]) -> Finding:
             f"({', '.join(how)}), by {where}."
         )
         shares[other.subject].append((share, answer))
-        cells = (model, algorithm_title(other.algorithm), f"{in_place.median:.3g}", other.subject, ", ".join(how))
+        cells = (model, ALGORITHMS[other.algorithm].title, f"{in_place.median:.3g}", other.subject, ", ".join(how))
         lines.append((*cells, f"{other.median:.3g}", f"{share:.2%}", where))
     table = _table(
         "model|algorithm|in place, s|another way|how|that way, s|in place over it|kernel and device",

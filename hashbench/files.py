@@ -180,8 +180,10 @@ class _Reading:
             raise self._changed(how)
 
     def _changed(self, how: str) -> ChangedWhileReadError:
+        name = self._stream.name
         return ChangedWhileReadError(
-            f"the file {how} while it was read: {self.size} bytes at the start, {self._count} were read"
+            f"{'-' if isinstance(name, int) else os.fspath(name)}: the file {how} while it was read: "
+            f"{self.size} bytes at the start, {self._count} were read"
         )
 
 

@@ -78,8 +78,3 @@ class Finding:
 def number(value: float) -> str:
     """Three significant digits, or all before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def algorithm_title(name: str) -> str:
-    """The standard's name of an algorithm: "SHA-256" of "sha256"."""
-    return name.upper().replace("SHA", "SHA-")

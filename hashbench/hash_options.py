@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from hashbench.kernels import ALGORITHMS
 from hashbench.sizes import SIZE
+from hashbench.strict_json import quoted
+
+
+class _RootType(click.ParamType):  # type: ignore[type-arg]  # not every click gives it any
+    """An option in hexadecimal digits."""
+
+    name = "hex"
+
+    def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """The option's bytes."""
+        if isinstance(value, bytes):
+            return value
+        if not re.fullmatch(r"([0-9a-fA-F]{2})+", value):
+            self.fail(f"{quoted(value)} is no root: accepted are hexadecimal digits", param, ctx)
+        return bytes.fromhex(value)
+
+
+ROOT = _RootType()
+"""The root of a model, which is trusted."""
 
 kernel_option = click.option("--kernel", help="Kernel to hash with; the fastest available unless given.")
 device_option = click.option("--device", help="Device id, as `hashbench devices` lists it.")

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from operator import attrgetter
 from typing import Any
 
 import rfc8785
 
-from hashbench.documents import DocumentError, parse_document
+from hashbench.documents import DocumentError, parse_document, read_document
 from hashbench.dtypes import tensor_nbytes
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.merkle import merkle_tree_hash
@@ -123,7 +123,7 @@ class Manifest:
             raise ManifestError(str(error)) from None
         if self.chunk_size > MAX_INTEGER:
             raise ManifestError(f"chunk size {self.chunk_size} is not accepted: the largest is {MAX_INTEGER}")
-        object.__setattr__(self, "entries", tuple(sorted(self.entries, key=lambda entry: entry.name)))
+        object.__setattr__(self, "entries", tuple(sorted(self.entries, key=attrgetter("name"))))
         before = None
         for entry in self.entries:
             if entry.name == before:
@@ -131,6 +131,11 @@ class Manifest:
             before = entry.name
             if wrong := _wrong(entry, digest_size):
                 raise ManifestError(f"the entry {quoted(entry.name)} is not accepted: {wrong}")
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Entry]:
+        """The entries by their names, in the order of these."""
+        return {entry.name: entry for entry in self.entries}
 
     @cached_property
     def root(self) -> bytes:
@@ -187,12 +192,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         OSError: it cannot be read.
         ManifestError: as `parse_manifest`; the message names the file.
     """
-    with Path(path).open("rb") as file:
-        data = file.read(MAX_SIZE + 1)
-    try:
-        return parse_manifest(data)
-    except ManifestError as error:
-        raise ManifestError(f"{os.fspath(path)} cannot be used as a manifest: {error}") from None
+    return read_document(path, "manifest", parse_manifest, ManifestError, MAX_SIZE)
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:

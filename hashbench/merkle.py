@@ -163,7 +163,7 @@ def _split(n: int) -> int:
 
 
 def _hash(algorithm: str, *parts: Data) -> bytes:
-    state = hashlib.new(algorithm_named(algorithm).name)
+    state = getattr(hashlib, algorithm_named(algorithm).name)()
     for part in parts:
         state.update(part)
-    return state.digest()
+    return bytes(state.digest())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,15 +17,18 @@ from click.core import ParameterSource
 
 from hashbench import selection
 from hashbench.bench_commands import CHECK_FAILED
-from hashbench.checkpoints import OpenModel, Part, open_model
-from hashbench.hash_options import algorithm_option, chunk_size_option, device_option, kernel_option
+from hashbench.checkpoints import CheckpointError, FileRange, OpenModel, Part, open_model
+from hashbench.files import ChangedWhileReadError
+from hashbench.hash_options import ROOT, algorithm_option, chunk_size_option, device_option, kernel_option
 from hashbench.manifest import Entry, Manifest, ManifestError, read_manifest
+from hashbench.model_report import Report, compare, runs, summary
 from hashbench.progress import shown
-from hashbench.range_hasher import RangeHasher
+from hashbench.range_hasher import Leaves, RangeHasher
 from hashbench.records import write_atomically
-from hashbench.sidecar import Sidecar, SidecarWriter, is_sidecar
+from hashbench.safetensors_header import SafetensorsError
+from hashbench.sidecar import Sidecar, SidecarError, SidecarWriter, is_sidecar
 from hashbench.strict_json import quoted
-from hashbench.verify import Report, compare, runs, summary
+from hashbench.verification import VerificationError
 
 _path = click.Path(path_type=Path)
 _SHOWN_IGNORED = 4  # names of what is ignored
@@ -59,7 +63,8 @@ def write_manifest(
     files, of which the manifest itself is none. The same model gives the same bytes on every machine and kernel.
 
     With --update, tensors and files whose name, dtype, shape and size are those of the older manifest are not hashed
-    again unless --changed names them: its word is taken for them.
+    again unless --changed names them: its word is taken for them. Within a folder of files the older manifest can only
+    be the one that is written anew.
     """
     if sidecar and old_path:
         raise click.UsageError("--leaves does not go with --update: what is not hashed has no leaf hashes")
@@ -81,7 +86,12 @@ def write_manifest(
     for path, is_ours in ((output, _is_manifest), (sidecar, is_sidecar)):
         if path:
             _check_place(path, model, is_ours)
-    opened = _open(model, output, old_path)
+    opened = _open(model, output)
+    files = {part.source.path for part in opened.parts if part.dtype is None and isinstance(part.source, FileRange)}
+    if old_path and old_path.resolve() in files:
+        raise click.UsageError(
+            f"{old_path} would be a file of the model: give it to -o too, to be written anew, or move it elsewhere"
+        )
     taken = _unchanged(opened.parts, old, changed) if old else {}
     hasher = RangeHasher(selection.choose(kernel, device, algorithm), chunk_size)
     shapes = [(part.name, part.nbytes) for part in opened.parts]
@@ -102,28 +112,51 @@ def write_manifest(
 @click.command("verify")
 @click.argument("model", type=_path)
 @click.argument("manifest", type=_path)
+@click.option("--root", type=ROOT, help="The manifest's root, from a source that is trusted.")
 @click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to tell which of them are damaged.")
 @kernel_option
 @device_option
 @click.pass_context
 def verify_model(
-    context: click.Context, model: Path, manifest: Path, sidecar: Path | None, kernel: str | None, device: str | None
+    context: click.Context,
+    model: Path,
+    manifest: Path,
+    root: bytes | None,
+    sidecar: Path | None,
+    kernel: str | None,
+    device: str | None,
 ) -> None:
     """Hold MODEL against its MANIFEST: every tensor and file is hashed.
 
-    Exit code 0: it is what the manifest says. 1: it is not; a line each tells what differs, is missing or is extra.
+    Exit code 0: it is what the manifest says. 1: it is not; a line each tells what differs, is missing or is extra, or
+    one line why it is no sound model at all. Shards that cannot be read are told one by one, and all others verified.
+    With --root, a manifest of another root is refused, with exit code 1 too.
+
     With --leaves, what differs is read again, and the line tells which chunks do, and their bytes as [START:END], END
-    excluded.
+    excluded. They are not read where nothing differs.
     """
     expected = read_manifest(manifest)
-    leaves = Sidecar(sidecar, expected) if sidecar else None
-    opened = _open(model, manifest, sidecar)
+    if root is not None and root != expected.root:
+        raise VerificationError(f"{manifest} is not trusted: its root is {expected.root.hex()}, not {root.hex()}")
+    try:
+        opened = _open(model, manifest, sidecar, tolerant=True)
+    except (CheckpointError, SafetensorsError) as error:
+        raise VerificationError(str(error)) from None
     hasher = RangeHasher(selection.choose(kernel, device, expected.algorithm), expected.chunk_size)
     report = compare(expected, _manifest_of(opened, model, hasher))
-    if leaves:
-        report = _located(report, opened, model, hasher, leaves)
-    click.echo(str(report))
-    if not report.ok:
+    unlocated = None
+    if sidecar and not report.ok:
+        try:
+            report = _located(report, opened, model, hasher, Sidecar(sidecar, expected))
+        except (OSError, SafetensorsError, SidecarError, ChangedWhileReadError) as error:
+            unlocated = error
+    if not (opened.damaged and report.ok):  # which it is where the manifest has nothing of what is damaged
+        click.echo(str(report))
+    for reason in opened.damaged:
+        click.echo(f"hashbench: {' '.join(reason.split())}", err=True)
+    if unlocated:
+        raise VerificationError(f"which chunks differ is not known: {unlocated}")
+    if opened.damaged or not report.ok:
         context.exit(CHECK_FAILED)
 
 
@@ -134,12 +167,26 @@ def _manifest_of(
     taken: Mapping[str, Entry] = MappingProxyType({}),
     leaves: SidecarWriter | None = None,
 ) -> Manifest:
-    """The manifest of a model, whose entries are those that were `taken` where they were; all others are hashed."""
+    """The manifest of a model, whose entries are those that were `taken` where they were; all others are hashed, and
+    those that have the same bytes once.
+    """
     hashed = [part for part in opened.parts if part.name not in taken]
-    with shown(model.name, sum(part.nbytes for part in hashed)) as progress:
-        roots = hasher.roots([part.source for part in hashed], progress, leaves.add if leaves else None)
-    entries = [part.entry(root) for part, root in zip(hashed, roots, strict=True)]
+    at: dict[Hashable, list[int]] = {}
+    for number, part in enumerate(hashed):
+        at.setdefault(part.place, []).append(number)
+    sharing = list(at.values())
+    sources = [hashed[numbers[0]].source for numbers in sharing]
+    with shown(model.name, sum(source.nbytes for source in sources)) as progress:
+        write = partial(_write, leaves, sharing) if leaves else None
+        roots = hasher.roots([*sources, *opened.watched], progress, write)[: len(sources)]
+    entries = [hashed[number].entry(root) for numbers, root in zip(sharing, roots, strict=True) for number in numbers]
     return Manifest(hasher.kernel.algorithm.name, hasher.chunk_size, (*entries, *taken.values()))
+
+
+def _write(leaves: SidecarWriter, sharing: Sequence[Sequence[int]], found: Leaves) -> None:
+    """Writes leaf hashes for each of the entries that share their source."""
+    for number in sharing[found.source]:
+        leaves.add(replace(found, source=number))
 
 
 def _unchanged(parts: Sequence[Part], old: Manifest, changed: Sequence[str]) -> dict[str, Entry]:
@@ -174,9 +221,9 @@ def _located(report: Report, opened: OpenModel, model: Path, hasher: RangeHasher
     return replace(report, damage={part.name: runs(chunks) for part, chunks in zip(parts, damaged, strict=True)})
 
 
-def _open(model: Path, *without: Path | None) -> OpenModel:
+def _open(model: Path, *without: Path | None, tolerant: bool = False) -> OpenModel:
     """The model, but for the files of it that are its manifest or sidecar; tells what else of it is left out."""
-    opened = open_model(model, [path for path in without if path])
+    opened = open_model(model, [path for path in without if path], tolerant=tolerant)
     if opened.ignored:
         more = ", ..." if len(opened.ignored) > _SHOWN_IGNORED else ""
         names = ", ".join(map(quoted, opened.ignored[:_SHOWN_IGNORED])) + more

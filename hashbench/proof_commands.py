@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from hashbench import selection
 from hashbench.checkpoints import open_model
-from hashbench.hash_options import device_option, kernel_option
+from hashbench.hash_options import ROOT, device_option, kernel_option
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.manifest import read_manifest
 from hashbench.progress import shown
@@ -19,23 +18,8 @@ from hashbench.proofs import NotProvenError, Proof, ProofError, bytes_in, check_
 from hashbench.range_hasher import RangeHasher
 from hashbench.records import write_atomically
 from hashbench.sidecar import Sidecar
-from hashbench.strict_json import quoted
 
 _path = click.Path(path_type=Path)
-
-
-class _HexType(click.ParamType):  # type: ignore[type-arg]  # not every click gives it any
-    """An option in hexadecimal digits."""
-
-    name = "hex"
-
-    def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The option's bytes."""
-        if isinstance(value, bytes):
-            return value
-        if not re.fullmatch(r"([0-9a-fA-F]{2})+", value):
-            self.fail(f"{quoted(value)} is no root: accepted are hexadecimal digits", param, ctx)
-        return bytes.fromhex(value)
 
 
 @click.command("prove")
@@ -86,7 +70,7 @@ def write_proof(
 
 @click.command("check-proof")
 @click.argument("proof_path", metavar="PROOF", type=_path)
-@click.option("--root", type=_HexType(), required=True, help="The model's root, from a source that is trusted.")
+@click.option("--root", type=ROOT, required=True, help="The model's root, from a source that is trusted.")
 @click.argument("data", type=_path, required=False)
 @kernel_option
 @device_option
@@ -125,9 +109,10 @@ def _is_proof(path: Path) -> bool:
 def _leaves(model: Path, proof: Proof, kernel: str | None, device: str | None) -> Bytes:
     """The leaf hashes of the model's tensor or file that `proof` is of: uint8, shape (chunks, digest size)."""
     entry = proof.entry
-    part = next((part for part in open_model(model).parts if part.name == entry.name), None)
+    opened = open_model(model)
+    part = next((part for part in opened.parts if part.name == entry.name), None)
     if part is None or part.entry(entry.root) != entry:
         raise NotProvenError(f"{model} has no {proof.named} of the manifest's kind and size")
     hasher = RangeHasher(selection.choose(kernel, device, proof.algorithm), proof.chunk_size)
     with shown(entry.name, part.nbytes) as progress:
-        return np.concatenate([piece.hashes for piece in hasher.leaves([part.source], progress)])
+        return np.concatenate([piece.hashes for piece in hasher.leaves([part.source, *opened.watched], progress)])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import rfc8785
 
 from hashbench import merkle
 from hashbench.checkpoints import FileRange
-from hashbench.documents import DocumentError, parse_document
+from hashbench.documents import DocumentError, parse_document, read_document
 from hashbench.dtypes import tensor_nbytes
 from hashbench.kernels import Bytes
 from hashbench.manifest import Entry, FileEntry, Manifest, ManifestError, TensorEntry
@@ -213,13 +214,14 @@ def bytes_in(data: Path, proof: Proof) -> FileRange:
         ProofError: it is no regular file.
         NotProvenError: it is none of the three.
     """
-    size = data.stat().st_size
-    if not data.is_file():
+    status = data.stat()
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode):
         raise ProofError(f"{data} is no regular file")
     if size == proof.nbytes:
-        return FileRange(data, 0, size)
+        return FileRange(data, 0, size, status)
     if size == proof.entry.nbytes:
-        return FileRange(data, proof.start, proof.nbytes)
+        return FileRange(data, proof.start, proof.nbytes, status)
     if isinstance(proof.entry, FileEntry):
         raise NotProvenError(f"{data} has {size} bytes, and {proof.subject} {proof.nbytes}")
     return replace(_tensor_in(data, proof), nbytes=proof.nbytes)
@@ -257,12 +259,7 @@ def read_proof(path: str | os.PathLike[str]) -> Proof:
         OSError: it cannot be read.
         ProofError: as `parse_proof`; the message names the file.
     """
-    with Path(path).open("rb") as file:
-        data = file.read(MAX_SIZE + 1)
-    try:
-        return parse_proof(data)
-    except ProofError as error:
-        raise ProofError(f"{os.fspath(path)} cannot be used as a proof: {error}") from None
+    return read_document(path, "proof", parse_proof, ProofError, MAX_SIZE)
 
 
 def _chunk_count(proof: Proof) -> int:
@@ -274,17 +271,17 @@ def _tensor_in(data: Path, proof: Proof) -> FileRange:
     entry = proof.entry
     assert isinstance(entry, TensorEntry)
     try:
-        tensors = read_header(data).tensors
+        header = read_header(data)
     except SafetensorsError as error:
         raise NotProvenError(f"{data} has not the {proof.nbytes} bytes of {proof.subject}, and {error}") from None
-    found = next((tensor for tensor in tensors if tensor.name == entry.name), None)
+    found = next((tensor for tensor in header.tensors if tensor.name == entry.name), None)
     if found is None:
         raise NotProvenError(f"{data} has no tensor {quoted(entry.name)}")
     if (found.dtype, found.shape) != (entry.dtype, entry.shape):
         raise NotProvenError(
             f"{proof.named} is {entry.dtype} {list(entry.shape)}, and in {data} {found.dtype} {list(found.shape)}"
         )
-    return FileRange(data, found.offset + proof.start, found.nbytes - proof.start)
+    return FileRange(data, found.offset + proof.start, found.nbytes - proof.start, header.status)
 
 
 def _fields(inclusion: Inclusion) -> dict[str, Any]:

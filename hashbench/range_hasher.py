@@ -30,23 +30,26 @@ from hashbench.staging import MAX_PIECE_CHUNKS, PIECE_SIZE, Staging
 Source = FileRange | Bytes
 """A range of a file, or contiguous uint8 on the host."""
 
-_READ_SIZE = 4 << 20  # bytes that one thread reads at a time: enough for any storage, and a stage has work for all
-_READERS = 8  # one thread does not copy from the system's cache as fast as a device takes it, nor keep storage busy
+_READ_SIZE = 8 << 20  # bytes that one thread reads at a time: enough for any storage, and a stage has work for all
+_READERS = 12  # one thread does not copy from the system's cache as fast as a device takes it, nor keep storage busy
+_STAGES_FILLED = 2  # at once: when a stage's last reads are under way, the other readers go on with the next
 _SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a range counts for at least, so that a stage has not many more
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """The leaf hashes of a piece of one source.
+    """The hashes of the chunks of a piece of one source.
 
     Attributes:
         source: the source's place among the sources.
         first: the piece's first chunk, counted from 0 in the source.
-        hashes: uint8, shape (chunks of the piece, digest size).
+        nbytes: the piece's bytes.
+        hashes: leaf hashes or plain digests: uint8, shape (chunks of the piece, digest size).
     """
 
     source: int
     first: int
+    nbytes: int
     hashes: Bytes
 
 
@@ -77,7 +80,12 @@ class RangeHasher:
     def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
         self.kernel = kernel
         self.chunk_size = chunk_size
-        self._staging = Staging(kernel, chunk_size, piece_size)
+        self._staging = Staging(kernel, chunk_size, piece_size, _STAGES_FILLED)
+
+    @property
+    def piece_size(self) -> int:
+        """Bytes of a stage: chunk_size * 2^k."""
+        return self._staging.piece_size
 
     def roots(
         self,
@@ -94,7 +102,8 @@ class RangeHasher:
 
         Raises:
             OSError: a file cannot be read; it names the file.
-            ChangedWhileReadError: a file changed meanwhile, or is shorter than a range of it.
+            ChangedWhileReadError: a file is not what a range says that it was, changed meanwhile, or is shorter than a
+                range of it.
             OutOfDeviceMemory: the device has no room for one piece.
         """
         of_pieces: list[list[bytes]] = [[] for _ in sources]
@@ -103,7 +112,7 @@ class RangeHasher:
                 of_pieces[piece.source].append(root.tobytes())
             if on_leaves:
                 # The chunks are hashed a second time: to fold millions of leaves in Python would take far longer.
-                for leaves in self._leaves_of(pieces, buffers):
+                for leaves in self._split(pieces, self.kernel.leaves(buffers, self.chunk_size)):
                     on_leaves(leaves)
         return [root_of(roots, self.kernel.algorithm.name) for roots in of_pieces]
 
@@ -114,14 +123,19 @@ class RangeHasher:
         `roots`; whether a file changed shows at its end, and until then the hashes are not to be relied on.
         """
         for pieces, buffers in self._stages(sources, progress):
-            yield from self._leaves_of(pieces, buffers)
+            yield from self._split(pieces, self.kernel.leaves(buffers, self.chunk_size))
 
-    def _leaves_of(self, pieces: Sequence[_Piece], buffers: Sequence[Buffer]) -> Iterator[Leaves]:
-        hashes = self.kernel.leaves(buffers, self.chunk_size)
+    def digests(self, sources: Sequence[Source], progress: Progress = lambda nbytes: None) -> Iterator[Leaves]:
+        """The plain digests H(chunk) in place of the leaf hashes, and all else as `leaves`."""
+        for pieces, buffers in self._stages(sources, progress):
+            yield from self._split(pieces, self.kernel.batched(buffers, self.chunk_size))
+
+    def _split(self, pieces: Sequence[_Piece], hashes: Bytes) -> Iterator[Leaves]:
+        """The hashes of each piece's chunks, out of those of all of them."""
         begin = 0
         for piece in pieces:
             end = begin + -(-piece.nbytes // self.chunk_size)
-            yield Leaves(piece.source, piece.start // self.chunk_size, hashes[begin:end])
+            yield Leaves(piece.source, piece.start // self.chunk_size, piece.nbytes, hashes[begin:end])
             begin = end
 
     def _stages(
@@ -136,6 +150,7 @@ class RangeHasher:
                 for stage, buffer in zip(stages, filled, strict=True):
                     yield stage, list(_cut(buffer, stage))
                     progress(len(buffer))
+            reading.check_unchanged()
 
 
 def _pieces(sources: Sequence[Source], piece_size: int) -> Iterator[_Piece]:
@@ -171,9 +186,12 @@ class _Reading:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
+        self._seen: dict[Path, os.stat_result] = {}
+        for source in sources:
+            if isinstance(source, FileRange) and source.status:
+                self._check(source.path, source.status)
         self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
         self._unwanted = Event()
-        self._seen: dict[Path, os.stat_result] = {}
 
     def __enter__(self) -> _Reading:
         return self
@@ -201,6 +219,21 @@ class _Reading:
     def stop(self) -> None:
         """Ends a `fill` that is under way in another thread."""
         self._unwanted.set()
+
+    def check_unchanged(self) -> None:
+        """Checks, at the end, that files are still what they were, those too of which there was nothing to read.
+
+        Raises:
+            OSError: a file is not there any more; it names the file.
+            ChangedWhileReadError: one is not.
+        """
+        for path in self._seen:
+            self._check(path, path.stat())
+
+    def _check(self, path: Path, now: os.stat_result) -> None:
+        before = self._seen.setdefault(path, now)
+        if now is not before and (how := change(before, now)):
+            raise ChangedWhileReadError(f"{path}: the file {how} while it was read")
 
     def _parts(self, pieces: Sequence[_Piece], host: memoryview) -> Iterator[tuple[Source, memoryview]]:
         """What each read is of, and where it goes: neighbours in a file are one, and what is large is several."""
@@ -231,7 +264,7 @@ class _Reading:
     def _read_file(self, source: FileRange, host: memoryview) -> None:
         path = source.path
         with path.open("rb", buffering=0) as file:
-            before = self._seen.setdefault(path, os.fstat(file.fileno()))
+            self._check(path, os.fstat(file.fileno()))
             filled = 0
             while filled < source.nbytes:
                 try:
@@ -239,15 +272,10 @@ class _Reading:
                 except OSError as error:
                     raise OSError(error.errno, error.strerror, os.fspath(path)) from None
                 if count == 0:
-                    raise _changed(path, "shrank")
+                    raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
                 filled += count
-            if how := change(before, os.fstat(file.fileno())):
-                raise _changed(path, how)
+            self._check(path, os.fstat(file.fileno()))
 
 
 def _end(part: FileRange) -> tuple[Path, int]:
     return part.path, part.offset + part.nbytes
-
-
-def _changed(path: Path, how: str) -> ChangedWhileReadError:
-    return ChangedWhileReadError(f"{path}: the file {how} while it was read")

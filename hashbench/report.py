@@ -21,8 +21,9 @@ from hashbench import measurement, static_model, verification
 from hashbench.architectures import ISSUE
 from hashbench.claims import CLAIMS, Claim, Results
 from hashbench.experiment import machines_with
-from hashbench.findings import Finding, Table, Verdict, algorithm_title, number
+from hashbench.findings import Finding, Table, Verdict, number
 from hashbench.gpus import gpus
+from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
 from hashbench.predict_command import FILE as PREDICTIONS_FILE
 from hashbench.records import ResultsError
@@ -226,7 +227,7 @@ def _predictions(path: Path, rows: Sequence[Row]) -> Table | None:
         (
             prediction.gpu,
             prediction.architecture,
-            algorithm_title(prediction.algorithm),
+            ALGORITHMS[prediction.algorithm].title,
             prediction.variant,
             number(prediction.predicted_gb_per_s),
             _bound(prediction.bound),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,10 +58,12 @@ class Header:
     Attributes:
         tensors: in the order of their bytes.
         metadata: the file's own texts, by key.
+        status: what the file was before its header was read; None of a stream.
     """
 
     tensors: tuple[TensorRange, ...]
     metadata: Mapping[str, str]
+    status: os.stat_result | None = field(default=None, compare=False)
 
 
 def read_header(file: str | os.PathLike[str] | BinaryIO) -> Header:
@@ -78,7 +80,8 @@ def read_header(file: str | os.PathLike[str] | BinaryIO) -> Header:
     """
     if isinstance(file, (str, os.PathLike)):
         with Path(file).open("rb") as stream:
-            return read_header(stream)
+            status = os.fstat(stream.fileno())
+            return replace(read_header(stream), status=status)
     try:
         return _read(file)
     except (_UnsoundError, StrictJsonError) as error:

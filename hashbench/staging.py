@@ -1,7 +1,7 @@
 """Data that streams through a device: filled in on the host, copied and hashed at the same time, in bounded memory.
 
 A stage takes at most one piece: chunk_size * 2^k bytes, hence a complete subtree of a tree over chunks. While one stage
-is hashed the next is copied and the one after it is filled.
+is hashed the next is copied and those after it are filled.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from hashbench.kernels import Buffer, Kernel, Stage, check_chunk_size
 
-PIECE_SIZE = 64 << 20
+PIECE_SIZE = 128 << 20
 """Bytes of a piece, where chunk size and device allow: large enough that launches and copies cost nothing beside it."""
 
 MAX_CHUNK_SIZE = 256 << 20
@@ -21,7 +21,7 @@ MAX_CHUNK_SIZE = 256 << 20
 MAX_PIECE_CHUNKS = 1 << 18
 """Chunks of a piece, at most: what the host keeps of each of them stays small beside the piece."""
 
-_STAGES = 3  # one is filled, one is copied, one is hashed
+_BEYOND_FILLING = 2  # stages: one is copied, one is hashed
 _HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpreter and the framework
 
 Fill = Callable[[memoryview], int]
@@ -37,6 +37,7 @@ class Staging:
         kernel: whose device the data goes to.
         chunk_size: bytes of a chunk, a multiple of 64 up to 256 MiB.
         piece_size: bytes of a stage at most, except that it takes at least one chunk.
+        at_once: how many stages are filled at the same time, each in a thread of its own.
 
     Attributes:
         piece_size: bytes of a stage: chunk_size * 2^k.
@@ -45,19 +46,20 @@ class Staging:
         TypeError, ValueError: `chunk_size` is not accepted.
     """
 
-    def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
+    def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE, at_once: int = 1) -> None:
         self._kernel = kernel
+        self._at_once = at_once
+        stages = at_once + _BEYOND_FILLING
         self.piece_size = check_chunk_size(chunk_size)
         if chunk_size > MAX_CHUNK_SIZE:
             raise ValueError(
                 f"chunk size {chunk_size} is not accepted for a file: the largest is {MAX_CHUNK_SIZE} bytes (256 MiB)"
             )
-        room = kernel.largest_buffer() // 2
-        while 2 * self.piece_size <= min(piece_size, MAX_PIECE_CHUNKS * chunk_size, room // _STAGES):
-            self.piece_size *= 2
         # Stages of a CPU device may lie in host memory twice: what is filled in, and what the device's buffer is.
-        copies = 2 if kernel.device.kind == "cpu" else 1
-        self._count = max(1, min(_STAGES, _HOST_BUDGET // (copies * self.piece_size), room // self.piece_size))
+        room = min(kernel.largest_buffer() // 2, _HOST_BUDGET // (2 if kernel.device.kind == "cpu" else 1))
+        while 2 * self.piece_size <= min(piece_size, MAX_PIECE_CHUNKS * chunk_size, room // stages):
+            self.piece_size *= 2
+        self._count = max(1, min(stages, room // self.piece_size))
         self._stages: list[Stage] = []
 
     def stream(
@@ -65,7 +67,7 @@ class Staging:
     ) -> Generator[Buffer, None, None]:
         """What each of `fills` writes, in their order, on the device: each valid until the next is asked for.
 
-        It ends with `fills`, or before the first that writes nothing. They run one after the other, in a thread of
+        It ends with `fills`, or before the first that writes nothing. They begin one after the other, in threads of
         their own, ahead of what is asked for.
 
         Args:
@@ -78,7 +80,7 @@ class Staging:
             Exception: whatever a fill raises.
         """
         coming = iter(fills)
-        filler, copier = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "copy")
+        filler, copier = ThreadPoolExecutor(self._at_once, "read"), ThreadPoolExecutor(1, "copy")
         pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
 
         def begin(stage: Stage) -> None:

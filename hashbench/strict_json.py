@@ -36,6 +36,11 @@ def quoted(value: object) -> str:
     return _short.repr(value)
 
 
+def one_line(text: str) -> str:
+    """The beginning of a text that may be anything, as an error's one line can show it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: _short.maxstring])
+
+
 def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:
     """The value of a JSON text.
 

@@ -13,23 +13,25 @@ at most 128 MiB beside it, or as much as one chunk needs where that is more.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from hashbench.dtypes import torch_description
-from hashbench.kernels import Buffer, Kernel, Unavailable, algorithm_named, check_chunk_size, kernel_class
-from hashbench.manifest import Manifest, TensorEntry
+from hashbench.dtypes import TORCH_NAMES, torch_description
+from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable, algorithm_named, check_chunk_size, kernel_class
+from hashbench.manifest import Entry, Manifest, TensorEntry
 from hashbench.merkle import root_of
+from hashbench.model_report import Report, compare
 from hashbench.packing import packed
 from hashbench.range_hasher import RangeHasher
 from hashbench.selection import FASTEST_FIRST, choose
-from hashbench.verify import Report, compare
 
 CUDA_KERNELS = ("cupy", "numba-cuda")
 """The kernels that hash tensors in the memory of a GPU, the fastest first."""
@@ -40,8 +42,20 @@ PIECE_ITEMS = 1 << 22
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By bytes an item: the dtypes that every device can gather."""
 
+_PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
+"""What nearly all tensors are: neither lazy nor wrappers."""
+
+_PLAIN_DTYPES = {
+    getattr(torch, name): ours
+    for name, ours in TORCH_NAMES.items()
+    if hasattr(torch, name) and not name.endswith("_x2")
+}
+"""Safetensors' name of each dtype whose tensors have the same shape there."""
+
 Model: TypeAlias = torch.nn.Module | Mapping[str, torch.Tensor]
 _Memory = tuple[Any, ...]
+_Hasher: TypeAlias = Callable[[Sequence[torch.Tensor]], list[bytes]]
+"""Gives the roots of contiguous tensors, which nothing writes to meanwhile."""
 
 
 class TensorError(ValueError):
@@ -49,12 +63,19 @@ class TensorError(ValueError):
 
 
 class _Tensor(NamedTuple):
-    """A tensor, what tells its memory from others', and how safetensors describes it."""
+    """A tensor, where it lies, what tells its memory from others', and how safetensors describes it."""
 
     tensor: torch.Tensor
+    device: torch.device
+    contiguous: bool
     memory: _Memory
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def content(self) -> tuple[_Memory, str, tuple[int, ...]]:
+        """What tied tensors have in common: the memory, and what its bytes are taken for."""
+        return self.memory, self.dtype, self.shape
 
 
 def manifest(
@@ -88,15 +109,17 @@ def manifest(
         Unavailable: a GPU's tensors are asked for and neither CuPy nor numba-cuda can be used.
         OutOfDeviceMemory: a GPU has no room for the digests of one tensor's chunks.
     """
-    algorithm = algorithm_named(algorithm).name
-    return _manifest(_tensors(module_or_state_dict), algorithm, check_chunk_size(chunk_size), stream)
+    algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)
+    tensors = _tensors(module_or_state_dict)
+    return _manifest(tensors, _roots(tensors.values(), algorithm, chunk_size, stream), algorithm, chunk_size)
 
 
 def verify(module_or_state_dict: Model, manifest: Manifest, *, stream: torch.cuda.Stream | None = None) -> Report:
     """Holds the tensors of a module against a manifest, where they lie.
 
-    A tensor that the manifest does not name is extra, unless it is tied to one that the manifest names: its bytes are
-    those that were verified. Files of models store tied weights under one name, while modules have them under several.
+    A tensor that the manifest does not name is extra, unless it is tied to one that the manifest names: of the same
+    memory, dtype and shape, so that it is what was verified. Files of models store tied weights under one name, while
+    modules have them under several.
 
     Args:
         module_or_state_dict: as for `manifest`.
@@ -112,10 +135,18 @@ def verify(module_or_state_dict: Model, manifest: Manifest, *, stream: torch.cud
             f"{type(manifest).__name__} is not accepted: hashbench.manifest.read_manifest() gives a manifest"
         )
     tensors = _tensors(module_or_state_dict)
-    named = {entry.name for entry in manifest.entries}
-    verified = {found.memory for name, found in tensors.items() if name in named and found.tensor.nbytes}
-    wanted = {name: found for name, found in tensors.items() if name in named or found.memory not in verified}
-    return compare(manifest, _manifest(wanted, manifest.algorithm, manifest.chunk_size, stream))
+    named, algorithm, chunk_size = manifest.by_name, manifest.algorithm, manifest.chunk_size
+    if unnamed := tensors.keys() - named.keys():
+        verified = {found.content for name, found in tensors.items() if name not in unnamed}
+        tied = {name for name in unnamed if tensors[name].content in verified}
+        tensors = {name: found for name, found in tensors.items() if name not in tied}
+    roots = _roots(tensors.values(), algorithm, chunk_size, stream)
+    if len(tensors) == len(named) and all(
+        _is(found, roots[found.memory], named.get(name)) for name, found in tensors.items()
+    ):
+        # What was found is this very manifest: to make it again would take longer than to hash small tensors.
+        return Report(manifest, manifest, differs=(), missing=(), extra=())
+    return compare(manifest, _manifest(tensors, roots, algorithm, chunk_size))
 
 
 def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
@@ -145,28 +176,42 @@ class _Place(ABC):
     kernel: Kernel
     busy: Lock = field(default_factory=Lock)
 
+    @contextmanager
+    def hashing(self, chunk_size: int) -> Iterator[_Hasher]:
+        """What hashes here over chunks of that size, until the context ends."""
+        with self.busy:
+            yield self._hasher(chunk_size)
+
     @abstractmethod
-    def roots(self, tensors: Sequence[torch.Tensor], chunk_size: int) -> list[bytes]:
-        """The roots of contiguous tensors, which nothing writes to meanwhile."""
+    def _hasher(self, chunk_size: int) -> _Hasher:
+        """For one thread, as `hashing` gives it."""
 
 
 class _DeviceMemory(_Place):
-    def roots(self, tensors: Sequence[torch.Tensor], chunk_size: int) -> list[bytes]:
+    def _hasher(self, chunk_size: int) -> _Hasher:
+        return partial(self._roots, chunk_size)
+
+    def _roots(self, chunk_size: int, tensors: Sequence[torch.Tensor]) -> list[bytes]:
         segments = [Buffer(tensor, tensor.data_ptr(), tensor.nbytes) for tensor in tensors]
-        chunks = [max(1, -(-segment.nbytes // chunk_size)) for segment in segments]
-        with self.busy:
-            room = self.kernel.free_memory() // 2 // self.kernel.algorithm.digest_size
-            calls = [self.kernel.tree(segments[run], chunk_size) for run in packed(chunks, room)]
-        return [root.tobytes() for roots in calls for root in roots]
+        chunks = [-(-segment.nbytes // chunk_size) or 1 for segment in segments]
+        size = self.kernel.algorithm.digest_size
+        calls = packed(chunks, self.kernel.free_memory() // 2 // size)
+        roots = b"".join(self.kernel.tree(segments[run], chunk_size).tobytes() for run in calls)
+        return [roots[start : start + size] for start in range(0, len(roots), size)]
 
 
 class _HostMemory(_Place):
-    def roots(self, tensors: Sequence[torch.Tensor], chunk_size: int) -> list[bytes]:
-        # Where there are less than two items, reshape() may keep a stride that view() does not take.
-        flat = [tensor.detach().as_strided((tensor.numel(),), (1,)) for tensor in tensors]
-        arrays = [one.view(torch.uint8).numpy() for one in flat]
-        with self.busy:
-            return RangeHasher(self.kernel, chunk_size).roots(arrays)
+    def _hasher(self, chunk_size: int) -> _Hasher:
+        # It keeps the memory that it copies through: so one serves all tensors of a call, and goes with it.
+        hasher = RangeHasher(self.kernel, chunk_size)
+        return lambda tensors: hasher.roots([_host_bytes(tensor) for tensor in tensors])
+
+
+def _host_bytes(tensor: torch.Tensor) -> Bytes:
+    # Where there are less than two items, reshape() may keep a stride that view() does not take.
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    data: Bytes = flat.view(torch.uint8).numpy()
+    return data
 
 
 @cache
@@ -198,7 +243,11 @@ def _tensors(model: Model) -> dict[str, _Tensor]:
     state = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
     if not isinstance(state, Mapping):
         raise TypeError(f"{type(model).__name__} is not accepted: a module or a mapping of names to tensors is")
-    return {name: _checked(name, value) for name, value in state.items() if not _is_extra_state(name, value)}
+    return {
+        name: _checked(name, value)
+        for name, value in state.items()
+        if type(value) in _PLAIN_TYPES or not _is_extra_state(name, value)
+    }
 
 
 def _is_extra_state(name: Any, value: Any) -> bool:
@@ -207,53 +256,103 @@ def _is_extra_state(name: Any, value: Any) -> bool:
 
 
 def _checked(name: Any, tensor: Any) -> _Tensor:
-    """Refuses what has no bytes to hash, or none as they would be stored."""
+    """Refuses what has no bytes to hash, or none as they would be stored.
+
+    This runs for every tensor of every call, so each of its properties is asked for once.
+    """
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is not accepted as a tensor's name: it must be a string")
-    if not isinstance(tensor, torch.Tensor):
-        refusal = f"it is a {type(tensor).__name__}, not a tensor: pass a state dict without it"
-    elif tensor.is_meta:
-        refusal = "it is on the meta device, where tensors have no bytes: load its weights first"
-    elif torch.nn.parameter.is_lazy(tensor):
-        refusal = "it has no bytes before its lazy module has run"
-    elif type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        refusal = f"it is a {type(tensor).__name__}, a wrapper around other tensors: pass those in a state dict"
-    elif tensor.is_nested or tensor.layout is not torch.strided:
-        refusal = f"it is nested or has the layout {tensor.layout}: only strided tensors are bytes in row-major order"
-    elif not (tensor.is_cuda or tensor.is_cpu):
-        refusal = f"it lies on {tensor.device}: only tensors on cpu and cuda devices can be hashed where they are"
-    elif tensor.untyped_storage().nbytes() < _last_byte(tensor):
-        refusal = "its memory was given back, as sharding frameworks do between uses: gather the tensor first"
-    elif tensor.is_conj() or tensor.is_neg():
-        refusal = "it is a conjugate or negative that is not computed yet: call resolve_conj() or resolve_neg() first"
+    if type(tensor) not in _PLAIN_TYPES and (refusal := _refusal_of_type(tensor)):
+        raise _refused(name, refusal)
+    device, layout = tensor.device, tensor.layout
+    if refusal := _refusal_of_device(device):
+        raise _refused(name, refusal)
+    if layout is not torch.strided or tensor.is_nested:
+        raise _refused(
+            name, f"it is nested or has the layout {layout}: only strided tensors are bytes in row-major order"
+        )
+    nbytes, storage, contiguous = tensor.nbytes, tensor.untyped_storage(), tensor.is_contiguous()
+    if nbytes and storage.nbytes() < (_last_byte(tensor) if tensor.storage_offset() or not contiguous else nbytes):
+        raise _refused(
+            name, "its memory was given back, as sharding frameworks do between uses: gather the tensor first"
+        )
+    if tensor.is_conj() or tensor.is_neg():
+        raise _refused(
+            name, "it is a conjugate or negative that is not computed yet: call resolve_conj() or resolve_neg() first"
+        )
+    dtype, shape = tensor.dtype, tensor.shape
+    if not nbytes:
+        memory: _Memory = device, storage._cdata, 0  # without bytes there is no address that would tell it from others
+    elif contiguous:
+        memory = device, tensor.data_ptr(), nbytes
     else:
-        try:
-            return _Tensor(tensor, _memory(tensor), *torch_description(str(tensor.dtype), tensor.shape))
-        except ValueError as error:
-            refusal = str(error)
-    raise TensorError(f"tensor {name!r}: {refusal}")
+        memory = device, tensor.data_ptr(), dtype, shape, tensor.stride()
+    if dtype in _PLAIN_DTYPES:
+        return _Tensor(tensor, device, contiguous, memory, _PLAIN_DTYPES[dtype], shape)
+    try:
+        return _Tensor(tensor, device, contiguous, memory, *torch_description(str(dtype), shape))
+    except ValueError as error:
+        raise _refused(name, str(error)) from None
+
+
+def _refused(name: str, refusal: str) -> TensorError:
+    return TensorError(f"tensor {name!r}: {refusal}")
+
+
+def _refusal_of_type(tensor: Any) -> str | None:
+    if not isinstance(tensor, torch.Tensor):
+        return f"it is a {type(tensor).__name__}, not a tensor: pass a state dict without it"
+    if tensor.is_meta:
+        return _refusal_of_device(tensor.device)
+    if torch.nn.parameter.is_lazy(tensor):
+        return "it has no bytes before its lazy module has run"
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"it is a {type(tensor).__name__}, a wrapper around other tensors: pass those in a state dict"
+    return None
+
+
+@cache
+def _refusal_of_device(device: torch.device) -> str | None:
+    if device.type == "meta":
+        return "it is on the meta device, where tensors have no bytes: load its weights first"
+    if device.type not in ("cpu", "cuda"):
+        return f"it lies on {device}: only tensors on cpu and cuda devices can be hashed where they are"
+    return None
 
 
 def _last_byte(tensor: torch.Tensor) -> int:
-    """How far into its storage the tensor reaches."""
-    if not tensor.numel():
-        return 0
+    """How far into its storage a tensor that is not empty reaches."""
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int((tensor.storage_offset() + steps + 1) * tensor.element_size())
+    return int((tensor.storage_offset() + steps + 1) * tensor.itemsize)
 
 
-def _memory(tensor: torch.Tensor) -> _Memory:
-    if tensor.is_contiguous():
-        return tensor.device, tensor.data_ptr(), tensor.nbytes
-    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+def _is(found: _Tensor, root: bytes, expected: Entry | None) -> bool:
+    """Whether a tensor is the one of an entry."""
+    return (
+        isinstance(expected, TensorEntry)
+        and expected.root == root
+        and expected.dtype == found.dtype
+        and expected.shape == found.shape
+    )
 
 
 def _manifest(
-    tensors: Mapping[str, _Tensor], algorithm: str, chunk_size: int, stream: torch.cuda.Stream | None
+    tensors: Mapping[str, _Tensor], roots: Mapping[_Memory, bytes], algorithm: str, chunk_size: int
 ) -> Manifest:
-    by_device: dict[torch.device, dict[_Memory, torch.Tensor]] = {}
-    for found in tensors.values():
-        by_device.setdefault(found.tensor.device, {}).setdefault(found.memory, found.tensor)
+    entries = (
+        TensorEntry(name, found.dtype, tuple(found.shape), found.tensor.nbytes, roots[found.memory])
+        for name, found in tensors.items()
+    )
+    return Manifest(algorithm, chunk_size, tuple(entries))
+
+
+def _roots(
+    tensors: Collection[_Tensor], algorithm: str, chunk_size: int, stream: torch.cuda.Stream | None
+) -> dict[_Memory, bytes]:
+    """The roots of tensors, by memory: what several share is hashed once."""
+    by_device: defaultdict[torch.device, dict[_Memory, _Tensor]] = defaultdict(dict)
+    for found in tensors:
+        by_device[found.device][found.memory] = found
     streams = {device: _stream(device, stream) for device in by_device}
     for one in streams.values():
         if one is not None:
@@ -266,11 +365,7 @@ def _manifest(
     with ThreadPoolExecutor(max(1, len(by_device))) as pool:
         for hashes in pool.map(hashed, by_device):
             roots |= hashes
-    entries = [
-        TensorEntry(name, found.dtype, found.shape, found.tensor.nbytes, roots[found.memory])
-        for name, found in tensors.items()
-    ]
-    return Manifest(algorithm, chunk_size, tuple(entries))
+    return roots
 
 
 def _stream(device: torch.device, given: torch.cuda.Stream | None) -> torch.cuda.Stream | None:
@@ -283,19 +378,22 @@ def _stream(device: torch.device, given: torch.cuda.Stream | None) -> torch.cuda
 
 
 def _hashed(
-    tensors: Mapping[_Memory, torch.Tensor], place: _Place, chunk_size: int, stream: torch.cuda.Stream | None
+    tensors: Mapping[_Memory, _Tensor], place: _Place, chunk_size: int, stream: torch.cuda.Stream | None
 ) -> dict[_Memory, bytes]:
     """The roots of one device's tensors, by memory."""
-    dense = {memory: tensor for memory, tensor in tensors.items() if tensor.is_contiguous()}
-    roots = dict(zip(dense, place.roots(list(dense.values()), chunk_size), strict=True))
-    with torch.cuda.stream(stream):
-        for memory in tensors.keys() - dense.keys():
-            roots[memory] = _gathered_root(tensors[memory], place, chunk_size, stream)
+    dense = {memory: found.tensor for memory, found in tensors.items() if found.contiguous}
+    with place.hashing(chunk_size) as hasher:
+        roots = dict(zip(dense, hasher(list(dense.values())), strict=True))
+        with torch.cuda.stream(stream):
+            for memory in tensors.keys() - dense.keys():
+                pieces = _pieces(tensors[memory].tensor, chunk_size, stream)
+                of_pieces = [root for piece in pieces for root in hasher([piece])]
+                roots[memory] = root_of(of_pieces, place.kernel.algorithm.name)
     return roots
 
 
-def _gathered_root(tensor: torch.Tensor, place: _Place, chunk_size: int, stream: torch.cuda.Stream | None) -> bytes:
-    """The root of a tensor that is not contiguous, over pieces that are complete subtrees but for the last."""
+def _pieces(tensor: torch.Tensor, chunk_size: int, stream: torch.cuda.Stream | None) -> Iterator[torch.Tensor]:
+    """A tensor that is not contiguous in contiguous pieces, each a complete subtree but for the last."""
     items = tensor.detach()
     items = torch.view_as_real(items) if items.is_complex() else items
     items = items.view(_INTEGERS[items.element_size()])
@@ -303,10 +401,8 @@ def _gathered_root(tensor: torch.Tensor, place: _Place, chunk_size: int, stream:
     step = chunk_size // items.element_size()
     while 2 * step <= PIECE_ITEMS:
         step *= 2
-    roots = []
     for start in range(0, count, step):
         piece = items.take(torch.arange(start, min(start + step, count), device=items.device))
         if stream is not None:
             stream.synchronize()
-        roots += place.roots([piece], chunk_size)
-    return root_of(roots, place.kernel.algorithm.name)
+        yield piece

@@ -49,6 +49,11 @@ class Algorithm:
     digest_size: int
     block_size: int
 
+    @property
+    def title(self) -> str:
+        """The standard's name of it: "SHA-256" of "sha256"."""
+        return self.name.upper().replace("SHA", "SHA-")
+
 
 ALGORITHMS = {a.name: a for a in (Algorithm("sha256", 32, 64), Algorithm("sha384", 48, 128))}
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from hashbench import checkpoints
 from hashbench.checkpoints import CheckpointError, FileRange, OpenModel, Part, open_model
+from hashbench.files import change
 from hashbench.kernels import Unavailable
 from hashbench.manifest import FileEntry, TensorEntry
 from hashbench.safetensors_header import SafetensorsError
@@ -221,6 +224,49 @@ def test_a_damaged_shard_is_told_by_its_name(tmp_path: Path) -> None:
     assert str(shard) in refused(tmp_path, SafetensorsError)
 
 
+def test_shards_that_cannot_be_read_can_be_told_and_passed_over(tmp_path: Path) -> None:
+    index = write_shards(tmp_path)
+    shard = tmp_path / "model-2.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    for path in (tmp_path, index):
+        model = open_model(path, tolerant=True)
+        assert described(model) == {name: WANTED[name] for name in ("b", "é")}
+        assert model.damaged == (refused(tmp_path, SafetensorsError),)
+    shard.unlink()
+    model = open_model(index, tolerant=True)
+    assert described(model) == {name: WANTED[name] for name in ("b", "é")}
+    assert model.damaged == (refused(index),)
+    save_file({"a.9": ARRAYS["a.9"], "more": ARRAYS["b"]}, shard)
+    model = open_model(index, tolerant=True)
+    assert [part.name for part in model.parts] == ["a.9", "b", "more", "é"]
+    assert model.damaged == ()
+
+
+@pytest.mark.covers("torch")
+def test_what_was_looked_at_is_known_when_it_is_hashed(tmp_path: Path, torch: Any) -> None:
+    index = write_shards(tmp_path)
+    save_file(ARRAYS, tmp_path / "model.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.pt")
+    (tmp_path / "file").write_bytes(b"")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_folder(folder)
+    for path, watched in (
+        (index, [index]),
+        (tmp_path / "model.safetensors", []),
+        (tmp_path / "model.pt", [tmp_path / "model.pt"]),
+        (tmp_path / "file", []),
+        (folder, []),
+    ):
+        model = open_model(path)
+        assert [part.path for part in model.watched] == watched
+        looked_at = [part.source for part in model.parts if isinstance(part.source, FileRange)]
+        assert looked_at or watched
+        for source in (*looked_at, *model.watched):
+            assert source.status is not None
+            assert change(source.status, source.path.stat()) is None
+
+
 def write_folder(folder: Path) -> Described:
     """A folder of files; returns what its parts must be."""
     content = {
@@ -370,8 +416,7 @@ def test_a_pytorch_checkpoint_has_the_tensors_of_its_safetensors_file(tmp_path: 
 
 
 @pytest.mark.covers("torch")
-@pytest.mark.parametrize("archive", [True, False], ids=["archive", "before-1.6"])
-def test_a_pytorch_checkpoint_has_the_tensors_within_it(tmp_path: Path, torch: Any, archive: bool) -> None:
+def test_a_pytorch_checkpoint_has_the_tensors_within_it(tmp_path: Path, torch: Any) -> None:
     tied = torch.arange(4, dtype=torch.int16)
     rows = torch.arange(6, dtype=torch.float32).reshape(2, 3)
     content = {
@@ -381,7 +426,7 @@ def test_a_pytorch_checkpoint_has_the_tensors_within_it(tmp_path: Path, torch: A
         "nothing": {},
     }
     path = tmp_path / "model.pt"
-    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    torch.save(content, path)
     model = open_model(path)
     data = np.arange(6, dtype=np.float32).reshape(2, 3)
     two = ("I16", (4,), np.arange(4, dtype=np.int16).tobytes())
@@ -403,7 +448,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
         "have more bytes together than the file",
     ),
     "meta": (lambda torch: torch.zeros(3, device="meta"), "tensor 'x' is sparse, a wrapper"),
-    "sparse": (lambda torch: torch.eye(3).to_sparse(), "tensor 'x' is sparse"),
+    "sparse": (
+        lambda torch: torch.eye(3).to_sparse(),
+        r"calls torch\.serialization\._get_layout, which no plain tensor needs",
+    ),
     "complex128": (lambda torch: torch.zeros(2, dtype=torch.complex128), "does not store torch.complex128"),
     "a name twice": (lambda torch: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "the name 'x.a.b' twice"),
     "a number and its text": (lambda torch: {1: torch.ones(1), "1": torch.ones(1)}, "the name 'x.1' twice"),
@@ -436,6 +484,71 @@ def test_a_checkpoint_of_anything_else_is_refused(tmp_path: Path, torch: Any, ma
     with pytest.raises(CheckpointError, match=reason):
         open_model(path)
     refused(path)
+
+
+@pytest.mark.covers("torch")
+def test_a_checkpoint_of_before_1_6_is_refused(tmp_path: Path, torch: Any) -> None:
+    torch.save({"x": torch.ones(2)}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    assert "it is no archive, as PyTorch writes since version 1.6: load it and save it" in refused(
+        tmp_path / "model.pt"
+    )
+
+
+def write_archive(path: Path, pickled: bytes) -> None:
+    """A PyTorch checkpoint of any pickle, with one storage of 16 bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little"), ("data/0", bytes(16))):
+            archive.writestr(f"model/{name}", data)
+
+
+def number(value: int) -> bytes:
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
+
+
+@pytest.mark.covers("torch")
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"c__builtin__\nbytearray\n" + number(3 << 30) + b"\x85R", "calls __builtin__.bytearray, which no plain"),
+        (b"ctorch\nFloatTensor\n" + number(3 << 28) + b"\x85R", "calls torch.FloatTensor, which no plain"),
+        # A storage's name of two names, each of which is two names, and so on: written out, it fills any memory.
+        (
+            b"(X\7\0\0\0storagectorch\nFloatStorage\nh\0X\3\0\0\0cpuK\4tQ",
+            "a storage that is not of a name, a type and a number",
+        ),
+    ],
+    ids=["bytearray", "tensor", "name"],
+)
+def test_few_bytes_of_a_checkpoint_ask_for_no_memory(tmp_path: Path, torch: Any, value: bytes, reason: str) -> None:
+    path = tmp_path / "model.pt"
+    names = b"X\1\0\0\x000q\0" + b"h\0h\0\x86q\0" * 28
+    write_archive(path, b"\x80\2" + names + b"}X\1\0\0\0x" + value + b"s.")
+    code = """if True:
+        import resource, sys
+        import torch
+        from hashbench import checkpoints
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            checkpoints.open_model(sys.argv[1])
+        except checkpoints.CheckpointError as error:
+            print(error)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    error, kilobytes = result.stdout.splitlines()
+    assert reason in error
+    assert int(kilobytes) < 64 << 10
+
+
+@pytest.mark.covers("torch")
+def test_names_that_share_one_long_key_are_refused(tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"k" * 1000: {str(number): number for number in range(100)}}, path)
+    assert len(open_model(path).ignored) == 100
+    monkeypatch.setattr(checkpoints, "_MAX_LETTERS", 50_000)
+    with pytest.raises(CheckpointError, match="has names of more than 50000 letters together"):
+        open_model(path)
 
 
 class Payload:
@@ -482,8 +595,7 @@ def test_an_archive_with_compressed_parts_is_refused(tmp_path: Path, torch: Any)
 def test_a_damaged_checkpoint_is_refused_or_has_tensors(tmp_path: Path, torch: Any, data: st.DataObject) -> None:
     path = tmp_path / "model.pt"
     stream = io.BytesIO()
-    archive = data.draw(st.booleans())
-    torch.save({"a": torch.arange(20), "b": {"c": torch.ones(2, 2).T}}, stream, _use_new_zipfile_serialization=archive)
+    torch.save({"a": torch.arange(20), "b": {"c": torch.ones(2, 2).T}}, stream)
     damaged = bytearray(stream.getvalue())
     if data.draw(st.booleans()):
         for bit in data.draw(st.lists(st.integers(0, 8 * len(damaged) - 1), min_size=1, max_size=4)):

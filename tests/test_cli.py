@@ -196,7 +196,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(leaves: list[str], tmp_
         os.truncate(path, 0)
         output, errors = process.communicate()
     result = subprocess.CompletedProcess(command, process.returncode, output, errors)
-    assert re.fullmatch(rf"{path}: the file shrank while it was read: {1 << 36} bytes .*", the_error(result))
+    assert the_error(result) == f"{path}: the file shrank while it was read"
     assert output == b""
 
 

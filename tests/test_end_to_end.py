@@ -14,15 +14,17 @@ import pytest
 from matplotlib.figure import Figure
 from rows import READING
 
+from hashbench.checkpoints import FileRange
 from hashbench.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
 from hashbench.experiment import Failure, Skip, run
 from hashbench.experiments import end_to_end, style
-from hashbench.experiments.end_to_end import EXPERIMENT, STAGES, WHOLE
+from hashbench.experiments.end_to_end import COPYING_ALONE, EXPERIMENT, READING_ALONE, STAGES, WHOLE
 from hashbench.experiments.host_tree import HostTree
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.models import Model, Tensor
+from hashbench.range_hasher import RangeHasher
 from hashbench.readings import Reading, ReadingsFile, read_readings
 from hashbench.records import ResultsError
 from hashbench.results import ResultsFile
@@ -84,8 +86,10 @@ def test_every_way_is_split_into_its_stages() -> None:
             for place in ("memory", "a disk (ext4) with a cold cache")
             for memory in ("page-locked", "pageable")
         },
-        (FROM_FILE, "memory", "overlapped"): {WHOLE},
-        (FROM_FILE, "a disk (ext4) with a cold cache", "overlapped"): {WHOLE},
+        **{
+            (FROM_FILE, place, "overlapped"): {READING_ALONE, COPYING_ALONE, WHOLE}
+            for place in ("memory", "a disk (ext4) with a cold cache")
+        },
     }
     for way, expected in ways.items():
         found = stages(readings, *way)
@@ -127,6 +131,27 @@ def test_a_copy_back_goes_to_a_stage_and_to_memory_that_was_touched_before(monke
         found = [one for one in end_to_end._copied_back(model, buffer, path) if isinstance(one, Reading)]
     assert [one.conditions.rpartition(", ")[2] for one in found if one.quantity == TOTAL] == ["page-locked", "pageable"]
     assert [host is stages_made[0].host for host in targets] == [True, False]
+
+
+def test_reading_alone_is_reading_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it must not")
+
+    path = tmp_path / "model"
+    path.write_bytes(bytes(range(256)) * 100)
+    stages_made: list[Stage] = []
+    stage = HashlibCpu.stage
+
+    def made(self: HashlibCpu, nbytes: int) -> Stage:
+        stages_made.append(stage(self, nbytes))
+        monkeypatch.setattr(stages_made[-1], "upload", refuse)
+        return stages_made[-1]
+
+    monkeypatch.setattr(HashlibCpu, "stage", made)
+    monkeypatch.setattr(HashlibCpu, "tree", refuse)
+    reader: Any = end_to_end._Reader(HashlibCpu(ONE_CORE))
+    assert RangeHasher(reader, 4096).roots([FileRange(path, 0, 25_600)]) == [bytes(32)]
+    assert stages_made[0].host[:25_600].tobytes() == path.read_bytes()
 
 
 def test_a_reading_of_an_unknown_model_is_refused_on_one_line() -> None:
@@ -266,7 +291,7 @@ def made_up(kernel: str = "cupy", kind: str = "gpu", model: str = "bert-base") -
     for subject, how, seconds in (
         (IN_PLACE, "", {"hash": 0.8, "reduce": 0.1, WHOLE: 1.0}),
         (FROM_FILE, ", memory, pageable", {"read": 2.0, "copy": 3.0, "hash": 0.8, "reduce": 0.1, WHOLE: 6.0}),
-        (FROM_FILE, ", memory, overlapped", {WHOLE: 2.5}),
+        (FROM_FILE, ", memory, overlapped", {READING_ALONE: 1.5, COPYING_ALONE: 2.25, WHOLE: 2.5}),
     ):
         for stage, value in seconds.items():
             found.append(
@@ -303,6 +328,9 @@ def test_bars_are_stacked_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
         ends[round(place)] = max(ends.get(round(place), 0), bar.get_x() + bar.get_width())  # type: ignore[attr-defined]
     assert ends == pytest.approx({0: 2.5, 1: 6.0, 2: 1.0})
     assert {text.get_text() for text in panel.texts} == {"2.5 s", "6 s", "1 s"}
+    colour = end_to_end._BOUND["color"]
+    bounds = [np.asarray(line.get_xydata()).tolist() for line in panel.lines if line.get_color() == colour]
+    assert bounds == [[[2.25, -0.31], [2.25, 0.31]]]  # the slower one, on the overlapped way alone
     assert panel.get_title(loc="left") == "BERT base uncased, 0.00 GB"
     assert "cupy on NVIDIA H200" in kept[0].get_suptitle()
     looks = {(p.get_facecolor(), p.get_hatch()) for p in kept[0].legends[0].get_patches()}
@@ -317,10 +345,11 @@ def test_a_gpus_figure_has_the_experiments_name(tmp_path: Path) -> None:
     with (tmp_path / "end-to-end.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {line["kernel"] for line in lines} == {"cupy"}
-    assert [(line["way"], line["how"], line["read_seconds"], line["total_seconds"]) for line in lines] == [
-        (IN_PLACE, "", "", "1.0"),
-        (FROM_FILE, "memory, pageable", "2.0", "6.0"),
-        (FROM_FILE, "memory, overlapped", "", "2.5"),
+    columns = ("way", "how", "read_seconds", "reading_alone_seconds", "copying_alone_seconds", "total_seconds")
+    assert [tuple(line[column] for column in columns) for line in lines] == [
+        (IN_PLACE, "", "", "", "", "1.0"),
+        (FROM_FILE, "memory, pageable", "2.0", "", "", "6.0"),
+        (FROM_FILE, "memory, overlapped", "", "1.5", "2.25", "2.5"),
     ]
 
 

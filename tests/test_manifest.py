@@ -9,11 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from python_calls import calls_of
 
 from hashbench.dtypes import DTYPE_BITS, tensor_nbytes
 from hashbench.kernels import ALGORITHMS
@@ -104,6 +105,11 @@ def test_what_is_written_reads_back(manifest: Manifest) -> None:
     assert text == rfc8785.dumps(json.loads(text)) + b"\n"
 
 
+@given(manifests())
+def test_records_are_canonical(manifest: Manifest) -> None:
+    assert [entry.record() for entry in manifest.entries] == [rfc8785.dumps(e.fields()) for e in manifest.entries]
+
+
 @given(manifests(), st.randoms())
 def test_the_order_of_entries_given_does_not_matter(manifest: Manifest, random: Any) -> None:
     entries = list(manifest.entries)
@@ -145,9 +151,10 @@ def first(document: dict[str, Any]) -> dict[str, Any]:
 REFUSED: dict[str, tuple[Change, str]] = {
     "another version": (lambda d: d.update(version=2), "its version is 2; accepted is 1"),
     "a version that is a text": (lambda d: d.update(version="1"), "its version is '1'"),
-    "no version": (lambda d: d.pop("version"), "schema at \\$: 'version' is a required property"),
-    "no root": (lambda d: d.pop("root"), "schema at \\$: 'root'"),
+    "no version": (lambda d: d.pop("version"), 'schema at \\$: "version" is a required property'),
+    "no root": (lambda d: d.pop("root"), 'schema at \\$: "root"'),
     "an unknown field": (lambda d: d.update(signature=""), "schema at \\$: .*signature"),
+    "an unknown field on two lines": (lambda d: d.update({"a\nb": ""}), r"schema at \$: .*'a\\nb'"),
     "an unknown algorithm": (lambda d: d.update(algorithm="md5"), "schema at \\$.algorithm"),
     "the other algorithm": (lambda d: d.update(algorithm="sha384"), "64 digits, not the 96"),
     "a chunk size that is none": (lambda d: d.update(chunk_size=100), "schema at \\$.chunk_size"),
@@ -169,7 +176,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a tensor of another name": (lambda d: d["tensors"][0].update(name="AA"), "root is not that"),
     "a tensor's root in capitals": (lambda d: d["tensors"][0].update(root=ROOT.hex().upper()), "tensors\\[0\\].root"),
-    "a tensor's root and a line feed": (lambda d: d["tensors"][0].update(root=ROOT.hex() + "\n"), "65 digits"),
+    "a tensor's root and a line feed": (
+        lambda d: d["tensors"][0].update(root=ROOT.hex() + "\n"),
+        "tensors\\[0\\].root",
+    ),
     "a tensor's root of the other algorithm": (lambda d: d["tensors"][0].update(root="00" * 48), "96 digits"),
     "an unknown dtype": (lambda d: d["tensors"][0].update(dtype="X9"), "schema at \\$.tensors\\[0\\].dtype"),
     "a negative shape": (lambda d: d["tensors"][0].update(shape=[-2, -2]), "schema at \\$.tensors\\[0\\].shape"),
@@ -289,6 +299,15 @@ def test_a_manifest_too_large_to_read_is_not_written() -> None:
 
 def test_the_schema_is_sound_and_knows_every_dtype_and_algorithm() -> None:
     schema = json.loads(files("hashbench").joinpath("manifest.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema_rs.meta.validate(schema)
     assert schema["$defs"]["tensor"]["properties"]["dtype"]["enum"] == list(DTYPE_BITS)
     assert schema["properties"]["algorithm"]["enum"] == list(ALGORITHMS)
+
+
+def test_a_long_manifest_is_read_in_a_moment() -> None:
+    def calls(entries: int) -> int:
+        text = Manifest("sha256", 64, tuple(tensor(f"layers.{n}.weight") for n in range(entries))).text()
+        parse_manifest(text)  # once for what is made once
+        return calls_of(lambda: parse_manifest(text))
+
+    assert calls(300) - calls(100) <= 300 * 200

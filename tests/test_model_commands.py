@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hashbench import cli, selection
+from hashbench.checkpoints import open_model
 from hashbench.kernels import KERNELS
 from hashbench.manifest import read_manifest
 from hashbench.merkle import chunks_of, merkle_tree_hash
@@ -60,6 +61,16 @@ def folder(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return top
+
+
+def write_shards(folder: Path) -> dict[str, str]:
+    """The model in two shards with an index; returns each tensor's shard."""
+    folder.mkdir()
+    shard_of = {name: f"model-{place % 2}.safetensors" for place, name in enumerate(TENSORS)}
+    for shard in set(shard_of.values()):
+        save_file({name: TENSORS[name] for name in TENSORS if shard_of[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shard_of}))
+    return shard_of
 
 
 def flip(path: Path, place: int) -> None:
@@ -117,11 +128,7 @@ def test_a_manifest_goes_to_standard_output_unless_told_otherwise(run: Run, mode
 
 def test_shards_have_the_manifest_of_the_whole(run: Run, model: Path, tmp_path: Path) -> None:
     sharded = tmp_path / "sharded"
-    sharded.mkdir()
-    shard_of = {name: f"model-{place % 2}.safetensors" for place, name in enumerate(TENSORS)}
-    for shard in set(shard_of.values()):
-        save_file({name: TENSORS[name] for name in TENSORS if shard_of[name] == shard}, sharded / shard)
-    (sharded / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shard_of}))
+    shard_of = write_shards(sharded)
     assert run("manifest", sharded) == run("manifest", model)
     flip(sharded / shard_of["layers.1.weight"], -1)
     (tmp_path / "manifest").write_text(run("manifest", model)[1])
@@ -154,6 +161,22 @@ def test_a_manifest_may_lie_in_its_folder(run: Run, folder: Path) -> None:
         assert run("manifest", folder, "-o", path)[0] == 0
     assert outside.read_bytes() == inside.read_bytes()
     assert run("verify", folder, inside)[0] == 0
+
+
+def test_an_older_manifest_in_the_folder_can_only_be_written_anew(run: Run, folder: Path) -> None:
+    old = folder / "sub" / "manifest"
+    run("manifest", folder, "-o", old)
+    for output in ((), ("-o", folder / "new"), ("-o", folder.with_name("new"))):
+        error = the_error(run("manifest", folder, "--update", old, *output))
+        assert error.startswith(f"{old} would be a file of the model: ")
+    flip(folder / "config.json", 0)
+    arguments = ("--update", folder / "sub" / ".." / "sub" / "manifest", "--changed", "config.json")
+    assert run("manifest", folder, "-o", old, *arguments)[0] == 0
+    assert run("verify", folder, old)[0] == 0
+    # Beside safetensors files it is no part of the model.
+    save_file(TENSORS, folder / "model.safetensors")
+    run("manifest", folder, "-o", old)
+    assert run("manifest", folder, "--update", old)[0] == 0
 
 
 # Updates
@@ -266,8 +289,8 @@ def test_files_that_differ_are_told(run: Run, folder: Path) -> None:
 def test_leaf_hashes_that_cannot_be_used_are_refused(run: Run, model: Path) -> None:
     manifest, sidecar = model.with_name("manifest"), model.with_name("leaves")
     run("manifest", model, "-o", manifest, "--leaves", sidecar)
-    assert "has another root, or none" in the_error(run("verify", model, manifest, "--leaves", model))
-    assert the_error(run("verify", model, manifest, "--leaves", "missing")) == "missing: No such file or directory"
+    for unusable in (model, "missing"):
+        assert run("verify", model, manifest, "--leaves", unusable)[0] == 0  # nothing of it was needed
 
     for name, leaves in load_file(sidecar).items():
         if name == "layers.1.weight":
@@ -275,8 +298,149 @@ def test_leaf_hashes_that_cannot_be_used_are_refused(run: Run, model: Path) -> N
     flip(sidecar, place)
     assert run("verify", model, manifest, "--leaves", sidecar)[0] == 0  # nothing of it was needed
     flip(model, model.read_bytes().index(TENSORS["layers.1.weight"].tobytes()))
-    error = "leaves is damaged: the leaf hashes of 'layers.1.weight' do not lead to its root"
-    assert error in the_error(run("verify", model, manifest, "--leaves", sidecar))
+    # The verdict comes first, and does not hang on what would locate the damage.
+    for unusable, error in (
+        (sidecar, f"{sidecar} is damaged: the leaf hashes of 'layers.1.weight' do not lead to its root"),
+        (model, f"{model} is not the sidecar of this manifest: its metadata has another root, or none"),
+        (manifest, f"{manifest} is no sound safetensors file: "),
+        (model.parent, "Is a directory"),
+        ("missing", "No such file or directory: 'missing'"),
+    ):
+        code, output, errors = run("verify", model, manifest, "--leaves", unusable)
+        assert (code, output) == (1, "differs: layers.1.weight: other bytes\n")
+        assert errors.startswith("hashbench: which chunks differ is not known: ")
+        assert error in errors
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_other_shards_are_verified_where_one_cannot_be_read(run: Run, tmp_path: Path, how: str) -> None:
+    folder, manifest = tmp_path / "sharded", tmp_path / "manifest"
+    shard_of = write_shards(folder)
+    run("manifest", folder, "-o", manifest)
+    shard = folder / shard_of["layers.0.weight"]
+    if how == "truncated":
+        os.truncate(shard, 1000)
+        reason = f"hashbench: {shard} is no sound safetensors file: "
+    else:
+        shard.unlink()
+        reason = f"hashbench: {folder}/model.safetensors.index.json names the shard '{shard.name}', and there is no"
+    assert reason.removeprefix("hashbench: ") in the_error(run("manifest", folder))
+    flip(folder / shard_of["layers.0.bias"], -1)
+    missing = [f"missing: {name}" for name in sorted(TENSORS) if shard_of[name] == shard.name]
+    code, output, errors = run("verify", folder, manifest)
+    assert code == 1
+    assert len(output.splitlines()) == len(missing) + 1
+    assert output.splitlines()[1:] == missing
+    assert output.startswith("differs: ")
+    assert errors.startswith(reason)
+    assert errors.count("\n") == 1
+
+
+def test_a_shard_of_which_the_manifest_knows_nothing_is_told_too(run: Run, tmp_path: Path) -> None:
+    folder, manifest = tmp_path / "sharded", tmp_path / "manifest"
+    shard_of = write_shards(folder)
+    good = folder / shard_of["layers.0.weight"]
+    run("manifest", good, "-o", manifest)
+    for shard in set(shard_of.values()) - {good.name}:
+        (folder / shard).unlink()
+    code, output, errors = run("verify", folder, manifest)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert "and there is no such file" in errors
+
+
+def test_a_model_that_is_not_sound_is_not_what_its_manifest_says(run: Run, model: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest"
+    run("manifest", model, "-o", manifest)
+    os.truncate(model, 1000)
+    code, output, errors = run("verify", model, manifest)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith(f"hashbench: {model} is no sound safetensors file: ")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{")
+    code, output, errors = run("verify", index, manifest)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith(f"hashbench: {index} is no index: ")
+
+
+def test_a_manifest_is_held_against_the_root_that_is_trusted(run: Run, model: Path) -> None:
+    manifest = model.with_name("manifest")
+    run("manifest", model, "-o", manifest)
+    root = read_manifest(manifest).root.hex()
+    for trusted in (root, root.upper()):
+        assert run("verify", model, manifest, "--root", trusted)[0] == 0
+    for other in (root[:-1] + "f0"[root[-1] == "f"], root[:-2]):
+        error = f"hashbench: {manifest} is not trusted: its root is {root}, not {other}\n"
+        assert run("verify", model, manifest, "--root", other) == (1, "", error)
+    assert "'xyz' is no root: accepted are hexadecimal digits" in the_error(
+        run("verify", model, manifest, "--root", "xyz")
+    )
+
+
+# What is the same, and what changes
+
+
+def test_tied_tensors_and_linked_files_are_hashed_once(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from hashbench.range_hasher import RangeHasher
+
+    hashed: list[int] = []
+    roots = RangeHasher.roots
+
+    def counted(hasher: RangeHasher, sources: Any, *arguments: Any) -> list[bytes]:
+        hashed.append(sum(source.nbytes for source in sources))
+        return roots(hasher, sources, *arguments)
+
+    monkeypatch.setattr(RangeHasher, "roots", counted)
+    tied = torch.arange(10_000)
+    torch.save({"wte": tied, "lm_head": tied, "half": tied[:5000], "other": tied.clone()}, tmp_path / "model.pt")
+    (folder / "link").symlink_to("sub/vocabulary.txt")
+    for model, once, name, same in (
+        (tmp_path / "model.pt", 200_000, "wte", "lm_head"),
+        (folder, sum(map(len, FILES.values())), "link", "sub/vocabulary.txt"),
+    ):
+        manifest, sidecar = tmp_path / "manifest", tmp_path / "leaves"
+        assert run("manifest", model, "-o", manifest, "--leaves", sidecar)[0] == 0
+        assert hashed == [once]
+        entries = {entry.name: entry for entry in read_manifest(manifest).entries}
+        assert entries[name].root == entries[same].root
+        leaves = load_file(sidecar)
+        assert leaves[name].tobytes() == leaves[same].tobytes()
+        assert len(leaves[name]) == -(-entries[name].nbytes // 4096)
+        assert run("verify", model, manifest)[0] == 0
+        hashed.clear()
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "empty.safetensors", "index", "checkpoint", "empty file"])
+def test_a_model_that_changes_after_it_was_opened_is_refused(
+    run: Run, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashbench import model_commands
+
+    path = tmp_path / what
+    if what == "index":
+        write_shards(tmp_path / "sharded")
+        path = tmp_path / "sharded" / "model.safetensors.index.json"
+    elif what == "checkpoint":
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+        path = tmp_path / "model.pt"
+        torch.save({"a": torch.ones(3)}, path)
+    elif what == "empty file":
+        path.touch()
+    else:
+        save_file({"empty": TENSORS["empty"]} if what.startswith("empty") else TENSORS, path)
+
+    def changing(*arguments: Any, **keywords: Any) -> Any:
+        opened = open_model(*arguments, **keywords)
+        path.with_name("other").write_bytes(path.read_bytes())
+        path.with_name("other").replace(path)
+        return opened
+
+    assert run("manifest", path)[0] == 0
+    monkeypatch.setattr(model_commands, "open_model", changing)
+    assert the_error(run("manifest", path)) == f"{path}: the file was replaced while it was read"
 
 
 # What is refused, and how it is written

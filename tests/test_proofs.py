@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 
 from hashbench import merkle
 from hashbench.checkpoints import FileRange
+from hashbench.files import ChangedWhileReadError
 from hashbench.kernels import ALGORITHMS, Bytes
+from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.manifest import Entry, FileEntry, Manifest, TensorEntry
 from hashbench.models import MODELS
 from hashbench.proofs import (
@@ -32,6 +35,7 @@ from hashbench.proofs import (
     prove_chunk,
     read_proof,
 )
+from hashbench.range_hasher import RangeHasher
 
 algorithms = st.sampled_from(list(ALGORITHMS))
 chunk_sizes = st.sampled_from([64, 128, 192])
@@ -284,9 +288,9 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
     [
         (lambda p: p.update(version=2), "its version is 2; accepted is 1"),
         (lambda p: p.update(version=True), "its version is|schema"),
-        (lambda p: p.pop("version"), "'version' is a required property"),
+        (lambda p: p.pop("version"), '"version" is a required property'),
         (lambda p: p.update(more=1), "Additional properties are not allowed"),
-        (lambda p: p.update(algorithm="md5"), "'md5' is not one of"),
+        (lambda p: p.update(algorithm="md5"), '"md5" is not one of'),
         (lambda p: p.update(algorithm="sha384"), "its root has 32 bytes, not the 48"),
         (lambda p: p.update(chunk_size=65), "65 is not a multiple of 64"),
         (lambda p: p.update(chunk_size=0), "0 is less than the minimum"),
@@ -295,11 +299,11 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
         (lambda p: p["record"].update(dtype="F4", shape=[3]), "whole number of bytes"),
         (lambda p: p["record"].update(shape=[2**50, 2**50]), "beyond 2\\^60"),
         (lambda p: p["record"].update(shape=[-1]), "-1 is less than the minimum"),
-        (lambda p: p["record"].update(root="00"), "'00' does not match"),
+        (lambda p: p["record"].update(root="00"), '"00" does not match'),
         (lambda p: p["record"].update(root=p["record"]["root"].upper()), "does not match"),
-        (lambda p: p["record"].update(path="x"), "'size' is a required property"),
+        (lambda p: p["record"].update(path="x"), '"size" is a required property'),
         (lambda p: p.update(record={"path": "../x", "root": "0" * 64, "size": 1}), "its path is not relative"),
-        (lambda p: p.update(record=[]), r"\[\] is not of type 'object'"),
+        (lambda p: p.update(record=[]), r"\[\] is not of type \"object\""),
         (lambda p: p["inclusion"].update(index=3), "leaf 3 is not in a tree of 3"),
         (lambda p: p["inclusion"].update(index=-1), "-1 is less than the minimum"),
         (lambda p: p["inclusion"].update(tree_size=0), "leaf 1 is not in a tree of 0"),
@@ -307,7 +311,7 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
         (lambda p: p["chunk"].update(path=["0" * 64] * 64), r"schema at \$\.chunk\.path"),
         (lambda p: p["chunk"].update(tree_size=17), "its chunk would be one of 17, and there are 16"),
         (lambda p: p["chunk"].update(index=16), "leaf 16 is not in a tree of 16"),
-        (lambda p: p["chunk"].pop("path"), "'path' is a required property"),
+        (lambda p: p["chunk"].pop("path"), '"path" is a required property'),
     ],
 )
 def test_a_proof_that_makes_no_sense_is_refused(change: Callable[[Any], object], message: str) -> None:
@@ -326,8 +330,8 @@ def test_a_proof_that_makes_no_sense_is_refused(change: Callable[[Any], object],
         (b'{"version":1e3}', "only integers"),
         (b'{"version":NaN}', "it is no proof"),
         (b" " * (MAX_SIZE + 1), f"more than {MAX_SIZE} bytes"),
-        (b"7\n", "7 is not of type 'object'"),
-        (b"null\n", "None is not of type 'object'"),
+        (b"7\n", '7 is not of type "object"'),
+        (b"null\n", 'null is not of type "object"'),
     ],
 )
 def test_what_is_no_proof_is_refused(text: bytes, message: str, tmp_path: Path) -> None:
@@ -436,6 +440,29 @@ def test_bytes_are_found_in_a_safetensors_file(tmp_path: Path) -> None:
         save_file({name: np.frombuffer(data, np.uint8) for name, data in tensors.items()}, path)
         with pytest.raises(NotProvenError, match=message):
             bytes_in(path, chunk)
+
+
+def test_bytes_are_of_the_file_that_was_looked_at(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "data"
+    chunk, _ = chunk_proof(DATA, 2)
+    whole = replace(chunk, chunk=None)
+    for write, proof in (
+        (lambda: path.write_bytes(DATA), whole),
+        (lambda: path.write_bytes(DATA), chunk),
+        (lambda: path.write_bytes(DATA[128:192]), chunk),
+        (lambda: save_file({"b": np.frombuffer(DATA, np.uint8)}, path), chunk),
+    ):
+        write()
+        os.utime(path, (0, 0))
+        found = bytes_in(path, proof)
+        assert RangeHasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found]) == [
+            root(DATA[proof.start : proof.start + proof.nbytes])
+        ]
+        write()
+        with pytest.raises(ChangedWhileReadError, match=r"data: the file was (written to|replaced) while it was read"):
+            RangeHasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found])
 
 
 def test_what_cannot_have_the_bytes_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import tracemalloc
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors import deserialize, safe_open
 from safetensors.numpy import save_file
 
+from hashbench import safetensors_header
 from hashbench.dtypes import DTYPE_BITS, tensor_nbytes
 from hashbench.safetensors_header import MAX_HEADER_SIZE, Header, SafetensorsError, read_header
 
@@ -216,6 +217,26 @@ def test_a_header_of_nothing_but_brackets_takes_little_memory() -> None:
 def test_every_dtype_is_the_librarys(dtype: str) -> None:
     data = file_of({"a": tensor(0, DTYPE_BITS[dtype], dtype, [2, 4])}, bytes(DTYPE_BITS[dtype]))
     check_as_the_library_has_it(data)
+
+
+def test_a_header_tells_what_the_file_was_before_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(file_of({"a": tensor(0, 1)}, b"x"))
+    reading = safetensors_header._read
+
+    def replaced(stream: BinaryIO) -> Header:
+        header = reading(stream)
+        path.with_name("other").write_bytes(path.read_bytes())
+        path.with_name("other").replace(path)
+        return header
+
+    before = path.stat()
+    monkeypatch.setattr(safetensors_header, "_read", replaced)
+    status = read_header(path).status
+    assert status is not None
+    assert status.st_ino == before.st_ino != path.stat().st_ino
+    with path.open("rb") as stream:
+        assert read_header(stream).status is None
 
 
 def test_a_file_that_the_library_wrote(tmp_path: Path) -> None:

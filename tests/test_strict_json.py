@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashbench.strict_json import MAX_INTEGER, MAX_VALUES, StrictJsonError, loads, quoted
+from hashbench.strict_json import MAX_INTEGER, MAX_VALUES, StrictJsonError, loads, one_line, quoted
 
 DEPTH = 4
 
@@ -109,6 +109,11 @@ def test_more_values_than_memory_should_hold_are_refused_before_they_take_any(it
         assert tracemalloc.get_traced_memory()[1] < 3 * len(data)
     finally:
         tracemalloc.stop()
+
+
+def test_what_is_put_on_one_line_has_no_other() -> None:
+    assert one_line("a\nb\x1b[2J é 'c' \u2028") == r"a\nb\x1b[2J é 'c' \u2028"
+    assert len(one_line("x" * 1_000_000)) == 200
 
 
 def test_what_is_quoted_is_one_short_line() -> None:

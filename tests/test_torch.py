@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels_here import Case, build, cases
+from python_calls import calls_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
@@ -21,8 +22,9 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors
 import hashbench.torch as hashed  # noqa: E402  # after what it needs is known to be there
 from hashbench.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable  # noqa: E402
-from hashbench.manifest import Manifest, TensorEntry, parse_manifest  # noqa: E402
+from hashbench.manifest import FileEntry, Manifest, TensorEntry, parse_manifest  # noqa: E402
 from hashbench.merkle import chunks_of, merkle_tree_hash  # noqa: E402
+from hashbench.range_hasher import RangeHasher  # noqa: E402
 from hashbench.safetensors_header import read_header  # noqa: E402
 from hashbench.torch import TensorError, kernel_for, manifest, verify  # noqa: E402
 
@@ -191,6 +193,13 @@ def freed(tensor: Any) -> Any:
     return tensor
 
 
+def partly_freed(tensor: Any) -> Any:
+    """Its second half, in a storage that has as many bytes left, but not up to its end."""
+    half = tensor[len(tensor) // 2 :]
+    tensor.untyped_storage().resize_(half.nbytes)
+    return half
+
+
 def on_host() -> Any:
     """Host memory in place of a GPU's, hashed there by the CUDA source."""
     found = [case for case in HOST_CASES if case.cls.name == "cuda-source-on-host"]
@@ -326,10 +335,36 @@ def test_a_name_that_is_tied_to_one_that_was_verified_is_not_extra(device: str) 
     assert (report.differs, report.extra) == (("embed",), ())
 
 
-def test_empty_tensors_are_not_tied_to_one_another(device: str) -> None:
-    empty = torch.empty(0, device=device)
+@pytest.mark.parametrize("shape", [(6, 4), (0, 4)])
+def test_what_shares_memory_but_is_taken_for_something_else_is_extra(device: str, shape: tuple[int, ...]) -> None:
+    weight = tensor_of(torch.float32, shape).to(device)
+    expected = manifest({"embed": weight}, chunk_size=CHUNK_SIZE)
+    state = {"embed": weight, "cast": weight.view(torch.int32), "reshaped": weight.view(4, -1)}
+    assert verify(state, expected).extra == ("cast", "reshaped")
+    view = weight.view(shape)  # another object of PyTorch's, as a state dict without gradients has them
+    assert verify({"embed": weight, "head": view}, expected).ok
+
+
+def test_transposed_weights_are_tied_by_their_strides(device: str) -> None:
+    weight = tensor_of(torch.float32, (8, 8)).to(device)
+    expected = manifest({"embed": weight.t()}, chunk_size=CHUNK_SIZE)
+    assert verify({"embed": weight.t(), "head": weight.t()}, expected).ok
+    assert verify({"embed": weight.t(), "head": weight}, expected).extra == ("head",)
+
+
+def test_empty_tensors_are_tied_where_they_are_the_same(device: str) -> None:
+    empty = torch.nn.Parameter(torch.empty(0, device=device))
     expected = manifest({"a": empty}, chunk_size=CHUNK_SIZE)
-    assert verify({"a": empty, "b": empty}, expected).extra == ("b",)
+    assert verify({"a": empty, "b": empty}, expected).ok
+    assert verify({"a": empty, "b": empty.detach()}, expected).ok
+    assert verify({"a": empty, "b": torch.empty(0, device=device)}, expected).extra == ("b",)
+
+
+def test_a_file_that_a_manifest_names_is_no_tensor(device: str) -> None:
+    weight = tensor_of(torch.uint8, (100,)).to(device)
+    expected = Manifest("sha256", CHUNK_SIZE, (FileEntry("a", 100, root_of(bytes_of(weight))),))
+    report = verify({"a": weight}, expected)
+    assert (report.differs, str(report)) == (("a",), "differs: a: kind tensor, not file")
 
 
 def test_the_manifest_says_how_to_hash(device: str) -> None:
@@ -380,21 +415,11 @@ def test_devices_are_hashed_each_by_its_own_kernel(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hashed, "_place", place)
     monkeypatch.setattr(hashed, "_stream", lambda device, given: None)
     tensors = hashed._tensors(small_model())
-    moved = {name: one._replace(tensor=Elsewhere(one.tensor)) if name < "c" else one for name, one in tensors.items()}
-    found = hashed._manifest(moved, "sha256", CHUNK_SIZE, None)
-    assert found == hashed._manifest(tensors, "sha256", CHUNK_SIZE, None)
+    elsewhere = torch.device("meta")
+    moved = [one._replace(device=elsewhere) if name < "c" else one for name, one in tensors.items()]
+    found = hashed._roots(moved, "sha256", CHUNK_SIZE, None)
+    assert found == hashed._roots(tensors.values(), "sha256", CHUNK_SIZE, None)
     assert {device.type for device in asked} == {"cpu", "meta"}
-
-
-class Elsewhere:
-    """A tensor that says that it lies on another device."""
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor = tensor
-        self.device = torch.device("meta")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tensor, name)
 
 
 @CUDA_SKIP
@@ -451,6 +476,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "conjugate": (lambda: torch.ones(3, dtype=torch.complex64).conj(), r"call resolve_conj\(\)"),
     "negative": (lambda: torch.ones(3, dtype=torch.complex64).conj().imag, r"or resolve_neg\(\)"),
+    "a single pair": (
+        lambda: torch.empty((), dtype=torch.float4_e2m1fn_x2),
+        "torch.float4_e2m1fn_x2 without dimensions: it is two elements",
+    ),
+    "partly freed": (lambda: partly_freed(torch.ones(1000)), "its memory was given back"),
     "no tensor": (lambda: 3, "it is a int, not a tensor"),
 }
 
@@ -495,3 +525,41 @@ def changed(entry: Any) -> Iterator[TensorEntry]:
     yield replace(entry, dtype="F16")
     yield replace(entry, shape=tuple(reversed(entry.shape)))
     yield replace(entry, root=bytes([entry.root[0] ^ 1]) + entry.root[1:])
+
+
+# The time that it takes ----------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_adds_little_python_to_a_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors are hashed in a fraction of a microsecond each."""
+
+    class Hashed(hashed._Place):
+        def _hasher(self, chunk_size: int) -> Any:
+            return lambda tensors: [bytes(32)] * len(tensors)
+
+    place = Hashed(cast(Any, None))
+    monkeypatch.setattr(hashed, "_place", lambda device, algorithm: place)
+    state = {f"layers.{n}.weight": torch.ones(8, dtype=torch.bfloat16) for n in range(300)}
+    expected = manifest(state)
+    assert verify(state, expected).ok  # what is looked up once is known from here on
+    few = dict(list(state.items())[:100])
+    expected_of_few = manifest(few)
+    verify(few, expected_of_few)
+    more = calls_of(lambda: verify(state, expected)) - calls_of(lambda: verify(few, expected_of_few))
+    assert more <= 20 * 200
+
+
+def test_tensors_in_host_memory_share_what_they_are_copied_through(
+    one_thread: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Counted(RangeHasher):
+        def __init__(self, kernel: Kernel, chunk_size: int) -> None:
+            made.append(chunk_size)
+            super().__init__(kernel, chunk_size)
+
+    monkeypatch.setattr(hashed, "RangeHasher", Counted)
+    state = {str(n): tensor_of(torch.int16, (n, 7), seed=n).t() for n in range(2, 30)}
+    assert roots_of(state) == {name: root_of(bytes_of(t)) for name, t in state.items()}
+    assert made == [CHUNK_SIZE]

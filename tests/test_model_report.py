@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashbench.manifest import Entry, FileEntry, Manifest, TensorEntry
-from hashbench.verify import compare, runs, summary
+from hashbench.model_report import compare, runs, summary
 
 ROOT, OTHER_ROOT = bytes(32), b"\1" * 32
 WEIGHT = TensorEntry("weight", "F32", (2, 1500), 12_000, ROOT)

@@ -43,7 +43,7 @@ class Report:
     @property
     def damaged(self) -> frozenset[str]:
         """Names of what differs in its bytes, and not in dtype or shape alone."""
-        expected, found = _by_name(self.expected), _by_name(self.found)
+        expected, found = self.expected.by_name, self.found.by_name
         return frozenset(name for name in self.differs if expected[name].root != found[name].root)
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Report:
         if self.ok:
             yield f"verified: {summary(self.expected)}"
             return
-        expected, found = _by_name(self.expected), _by_name(self.found)
+        expected, found = self.expected.by_name, self.found.by_name
         for name in self.differs:
             yield f"differs: {_shown(name)}: {self._difference(expected[name], found[name])}"
         for name in self.missing:
@@ -101,7 +101,7 @@ def compare(expected: Manifest, found: Manifest) -> Report:
     if kinds[0] != kinds[1]:
         ours, theirs = (f"{algorithm} over chunks of {chunk_size} bytes" for algorithm, chunk_size in kinds)
         raise ValueError(f"manifests of different trees cannot be compared: {ours}, and {theirs}")
-    before, now = _by_name(expected), _by_name(found)
+    before, now = expected.by_name, found.by_name
     return Report(
         expected,
         found,
@@ -128,10 +128,6 @@ def runs(damaged: npt.NDArray[np.bool_]) -> tuple[range, ...]:
     """
     edges = np.flatnonzero(np.diff(damaged, prepend=False, append=False)).tolist()
     return tuple(range(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True))
-
-
-def _by_name(manifest: Manifest) -> dict[str, Entry]:
-    return {entry.name: entry for entry in manifest.entries}
 
 
 def _kind(entry: Entry) -> str:

@@ -1,0 +1,121 @@
+"""A PyTorch checkpoint's pickle, looked through before PyTorch loads it: no few bytes of it may ask for much memory.
+
+PyTorch's unpickler of weights runs no code of the file's, but it makes a bytearray or tensor as large as a number says,
+and passes one value on again and again, so that nested pairs of itself become a name of any length. Here nothing is
+made of a pickle but the outline of what is passed to what.
+"""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from pickletools import genops
+from typing import Any
+
+MAX_SIZE = 8 << 20
+"""Bytes of the largest pickle that is accepted: some 40,000 tensors."""
+
+_MAX_PASSED = 1 << 22  # values that are given to calls or are keys, all together; what is within others counts too
+_MAX_NESTING = 64  # of what is passed on: it is hashed and read by code that descends into it on the stack
+
+# What is called for tensors in memory that is there already, and for the containers and values beside them. None makes
+# more than it is given.
+_CALLED = {
+    "builtins complex",
+    "builtins set",
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+    "torch._utils _rebuild_meta_tensor_no_storage",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_parameter_with_state",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+}
+_CALLED |= {name.replace("builtins", "__builtin__") for name in _CALLED}  # as protocol 2 writes it
+
+_ATOMS = {
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINSTRING"),
+}
+
+
+def check_pickle(data: bytes) -> None:
+    """Checks that loading a pickle takes memory in proportion to its bytes and to `_MAX_PASSED`, and no more.
+
+    Raises:
+        ValueError: it may take more, or has instructions that PyTorch does not write for weights.
+        Exception: it is no sound pickle; anything may be raised.
+    """
+    if len(data) > MAX_SIZE:
+        raise ValueError(f"its pickle has {len(data)} bytes; up to {MAX_SIZE} are accepted")
+    left = _MAX_PASSED
+
+    def pass_on(value: Any) -> None:
+        nonlocal left
+        level = [value]
+        for _ in range(_MAX_NESTING):
+            left -= len(level)
+            if left < 0:
+                raise ValueError(f"its pickle passes more than {_MAX_PASSED} values on")
+            # No more than are left, as one list may stand in a list many times.
+            level = list(islice(chain.from_iterable(inner for inner in level if isinstance(inner, list)), left + 1))
+        if level:
+            raise ValueError(f"its pickle nests what it passes on more than {_MAX_NESTING} deep")
+
+    # A container is the list of what is in it, and so is what a call makes, of what it was given; a class or function
+    # is its name, and all else None.
+    stack: list[Any] = []
+    below: list[list[Any]] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+    for opcode, argument, _ in genops(data):
+        name = opcode.name
+        if name in _ATOMS:
+            stack.append(None)
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            stack.append(argument)
+        elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE"):
+            stack.append([])
+        elif name == "MARK":
+            below.append(stack)
+            stack = []
+        elif name in ("TUPLE", "APPENDS", "SETITEMS"):
+            items, stack = stack, below.pop()
+            if name == "TUPLE":
+                stack.append(items)
+            else:
+                if name == "SETITEMS":
+                    pass_on(items[::2])
+                stack[-1].extend(items)
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [stack[-count:]]
+        elif name == "APPEND":
+            item = stack.pop()
+            stack[-1].append(item)
+        elif name == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            pass_on(key)
+            stack[-1].extend((key, value))
+        elif name == "REDUCE":
+            given, called = stack.pop(), stack.pop()
+            if not isinstance(called, str) or called not in _CALLED:
+                what = called.replace(" ", ".")[:200] if isinstance(called, str) else "what is no function"
+                raise ValueError(f"its pickle calls {what}, which no plain tensor needs")
+            pass_on(given)
+            stack.append([given])
+        elif name == "BUILD":
+            state = stack.pop()
+            pass_on(state)
+            stack[-1].append(state)
+        elif name == "BINPERSID":
+            if any(isinstance(part, list) for part in stack.pop()):  # the storage's name is written out
+                raise ValueError("its pickle has a storage that is not of a name, a type and a number")
+            stack.append(None)
+        elif name not in ("PROTO", "STOP"):
+            raise ValueError(f"its pickle has the instruction {name}, which PyTorch does not write for weights")
