@@ -340,7 +340,7 @@ def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Out
         model.check(f"{FROM_FILE}, {OVERLAPPED}", root)
         if run >= 0:
             samples[WHOLE].append(seconds)
-    piece_size = hasher.piece_size
+    piece_size = hasher.staging.piece_size
     del hasher
     stage = model.kernel.stage(piece_size)
     stage.host.fill(1)

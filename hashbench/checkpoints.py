@@ -28,6 +28,7 @@ PYTORCH = (".pt", ".pth", ".bin")
 _MAX_INDEX_DEPTH = 8  # index and weight map need two, and the index's metadata may be anything
 _MAX_NESTING = 64  # of a PyTorch checkpoint
 _MAX_VALUES = 1 << 20  # in a PyTorch checkpoint, where what stands in two places counts twice
+_MAX_SHOWN = 16  # lines of what an index and one of its shards do not agree on
 _MAX_LETTERS = 64 << 20  # of all names in a PyTorch checkpoint, where one long key may stand in all of them
 
 
@@ -93,7 +94,8 @@ class OpenModel:
     Attributes:
         parts: sorted by name as Unicode code points, each name once.
         ignored: names of what is in the model and no part of it: a PyTorch checkpoint's values that are no tensors.
-        damaged: why shards cannot be read, whose tensors are therefore missing; a line each.
+        damaged: why shards cannot be read, whose tensors are therefore missing, and which tensors an index does not
+            place where they are; a line each.
         watched: files that said what the parts are, an index or a PyTorch checkpoint, as empty ranges: to be hashed
             with the parts, so that it is seen where one changed meanwhile.
     """
@@ -142,8 +144,8 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = (), *, to
     Args:
         path: of the model.
         without: files that are no part of a folder, such as a manifest that lies in it.
-        tolerant: whether shards are no error that are not there or not sound, which `OpenModel.damaged` tells, or that
-            have other tensors than the index says.
+        tolerant: whether shards that are not there, are not sound or have other tensors than the index says are told in
+            `OpenModel.damaged`, and are no error.
 
     Raises:
         OSError: something cannot be read.
@@ -243,13 +245,13 @@ def _sharded(index: Path, shards: Mapping[str, set[str]], found: _Found) -> Iter
                 raise
             found.damaged.append(str(error))
             continue
-        names = {part.name for part in parts}
-        if names != expected and not found.tolerant:
-            path = index.with_name(shard)
-            for name in sorted(expected - names)[:1]:
-                raise CheckpointError(f"{path} lacks the tensor {quoted(name)}, which {index.name} says it has")
-            for name in sorted(names - expected)[:1]:
-                raise CheckpointError(f"{path} has the tensor {quoted(name)}, which {index.name} does not say")
+        names, path = {part.name for part in parts}, index.with_name(shard)
+        lacks, has = sorted(expected - names), sorted(names - expected)
+        wrong = [f"{path} lacks the tensor {quoted(name)}, which {index.name} says it has" for name in lacks]
+        wrong += [f"{path} has the tensor {quoted(name)}, which {index.name} does not say" for name in has]
+        if wrong and not found.tolerant:
+            raise CheckpointError(wrong[0])
+        found.damaged += wrong[:_MAX_SHOWN]
         yield from parts
 
 
@@ -267,11 +269,13 @@ def _shard(index: Path, shard: str) -> list[Part]:
 def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
     """Every file in a folder and below."""
     top = folder.resolve()
-    left_out = {path.resolve() for path in without}
+    left_out = {path.parent.resolve() / path.name for path in without}  # itself, and not what links to it
     parts = []
     unseen = [top]
     while unseen:
         for path in unseen.pop().iterdir():
+            if path in left_out:
+                continue
             name = path.relative_to(top).as_posix()
             target = path
             if path.is_symlink():
@@ -285,8 +289,6 @@ def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
                     raise CheckpointError(
                         f"{folder}: the link {quoted(name)} leads to a folder; only files may be linked"
                     )
-            if target in left_out:
-                continue
             status = target.stat()
             if stat.S_ISDIR(status.st_mode):
                 unseen.append(path)

@@ -91,7 +91,8 @@ def hash_files(
     the chunk's bytes as [START:END], END excluded.
     """
     chosen = selection.choose(kernel, device, algorithm)
-    streams, ranges = FileHasher(chosen, chunk_size), RangeHasher(chosen, chunk_size)
+    ranges = RangeHasher(chosen, chunk_size)
+    streams = FileHasher(chosen, chunk_size, staging=ranges.staging)
     unusable = False
     for name in files:
         # Nothing of a file is printed before all of it is known to be good.

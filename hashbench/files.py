@@ -70,15 +70,18 @@ class FileHasher:
         kernel: what hashes.
         chunk_size: bytes of a leaf or message, a multiple of 64 up to 256 MiB; the last may be short.
         piece_size: bytes read, copied and hashed in one go, at most, except that a piece is at least one chunk.
+        staging: memory of the same kernel and chunk size that is there already, to be used in place of its own.
 
     Raises:
         TypeError, ValueError: `chunk_size` is not accepted.
     """
 
-    def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
+    def __init__(
+        self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE, staging: Staging | None = None
+    ) -> None:
         self.kernel = kernel
         self.chunk_size = chunk_size
-        self._staging = Staging(kernel, chunk_size, piece_size)
+        self._staging = staging or Staging(kernel, chunk_size, piece_size)
 
     @property
     def piece_size(self) -> int:

@@ -7,12 +7,15 @@ Section 2.1.1 of RFC 9162 is the tree of RFC 6962 (Certificate Transparency) too
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hashbench.kernels import algorithm_named, check_chunk_size
+from hashbench.kernels import Bytes, algorithm_named, check_chunk_size
 
 Data = bytes | bytearray | memoryview
+
+RUN = 1 << 14
+"""Leaves of a run; a power of two, as trees split."""
 
 
 def leaf_hash(chunk: Data, algorithm: str) -> bytes:
@@ -65,7 +68,7 @@ def _root_of(nodes: Sequence[bytes], new: Callable[..., Any]) -> bytes:
     return bytes(new(b"\x01" + _root_of(nodes[:k], new) + _root_of(nodes[k:], new)).digest())
 
 
-def roots_of(nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
+def roots_of(nodes: Iterable[bytes], algorithm: str) -> list[bytes]:
     """`root_of` for several trees at once.
 
     Args:
@@ -77,6 +80,21 @@ def roots_of(nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
     """
     size = algorithm_named(algorithm).digest_size
     return [root_of([run[i : i + size] for i in range(0, len(run), size)], algorithm) for run in nodes]
+
+
+def roots_of_runs(leaves: Bytes, algorithm: str) -> list[bytes]:
+    """The roots of consecutive runs of `RUN` leaves, the last of any number up to that: nodes as `root_of` takes them.
+
+    Of millions of leaves, those of one run at a time are objects of Python.
+
+    Args:
+        leaves: leaf hashes: uint8, shape (leaves, digest size).
+        algorithm: "sha256" or "sha384".
+
+    Raises:
+        ValueError: `algorithm` is not "sha256" or "sha384".
+    """
+    return roots_of((leaves[begin : begin + RUN].tobytes() for begin in range(0, len(leaves), RUN)), algorithm)
 
 
 def inclusion_proof(chunks: Sequence[Data], index: int, algorithm: str) -> list[bytes]:

@@ -81,8 +81,8 @@ def write_manifest(
         output = None
     if output and sidecar and output.resolve() == sidecar.resolve():
         raise click.UsageError(f"{output} cannot be both the manifest and the leaf hashes")
-    if sidecar and model.is_dir() and model.resolve() in sidecar.resolve().parents:
-        raise click.UsageError(f"{sidecar} would be a file of the model: it must lie outside of {model}")
+    if sidecar:
+        _check_outside(sidecar, model)
     for path, is_ours in ((output, _is_manifest), (sidecar, is_sidecar)):
         if path:
             _check_place(path, model, is_ours)
@@ -138,8 +138,10 @@ def verify_model(
     expected = read_manifest(manifest)
     if root is not None and root != expected.root:
         raise VerificationError(f"{manifest} is not trusted: its root is {expected.root.hex()}, not {root.hex()}")
+    if sidecar:
+        _check_outside(sidecar, model)
     try:
-        opened = _open(model, manifest, sidecar, tolerant=True)
+        opened = _open(model, manifest, tolerant=True)
     except (CheckpointError, SafetensorsError) as error:
         raise VerificationError(str(error)) from None
     hasher = RangeHasher(selection.choose(kernel, device, expected.algorithm), expected.chunk_size)
@@ -232,11 +234,11 @@ def _open(model: Path, *without: Path | None, tolerant: bool = False) -> OpenMod
 
 
 def _check_place(path: Path, model: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Checks, before anything is hashed, that a file can be written, and that none of the model's is overwritten.
+    """Checks, before anything is hashed, that a file can be written, and that nothing is overwritten but an older one.
 
     Args:
         path: the file.
-        model: the model's file or folder.
+        model: what is read meanwhile.
         is_ours: whether a file is an older one of the same kind.
 
     Raises:
@@ -245,9 +247,18 @@ def _check_place(path: Path, model: Path, is_ours: Callable[[Path], bool]) -> No
     folder = path.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not path.is_file()):
         raise click.UsageError(f"{path} cannot be written: accepted is a file in a folder that can be written to")
-    home = model.resolve() if model.is_dir() else model.resolve().parent
-    if path.exists() and home in path.resolve().parents and not is_ours(path):
-        raise click.UsageError(f"{path} may be a file of the model, and is not overwritten")
+    if path.exists() and (path.samefile(model) or not is_ours(path)):
+        raise click.UsageError(f"{path} is there and no older one of its kind: it is not overwritten")
+
+
+def _check_outside(sidecar: Path, model: Path) -> None:
+    """Checks that the leaf hashes are no file of a model's folder.
+
+    Raises:
+        UsageError: they are, or would be.
+    """
+    if model.is_dir() and model.resolve() in (sidecar.parent.resolve(), *sidecar.parent.resolve().parents):
+        raise click.UsageError(f"{sidecar} would be a file of the model: it must lie outside of {model}")
 
 
 def _is_manifest(path: Path) -> bool:

@@ -22,6 +22,7 @@ _MAX_NESTING = 64  # of what is passed on: it is hashed and read by code that de
 _CALLED = {
     "builtins complex",
     "builtins set",
+    "collections Counter",
     "collections OrderedDict",
     "torch Size",
     "torch device",
@@ -32,7 +33,11 @@ _CALLED = {
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_tensor_v3",
 }
-_CALLED |= {name.replace("builtins", "__builtin__") for name in _CALLED}  # as protocol 2 writes it
+_FROM_CONTAINERS = {"builtins set", "collections Counter", "collections OrderedDict"}
+"""Of these, what is made of a container and of nothing else: of a text they would make a value of each letter."""
+
+for _names in (_CALLED, _FROM_CONTAINERS):
+    _names |= {name.replace("builtins", "__builtin__") for name in _names}  # as protocol 2 writes it
 
 _ATOMS = {
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
@@ -107,6 +112,8 @@ def check_pickle(data: bytes) -> None:
             if not isinstance(called, str) or called not in _CALLED:
                 what = called.replace(" ", ".")[:200] if isinstance(called, str) else "what is no function"
                 raise ValueError(f"its pickle calls {what}, which no plain tensor needs")
+            if called in _FROM_CONTAINERS and not all(isinstance(part, list) for part in given):
+                raise ValueError(f"its pickle makes a {called.split()[-1]} of what is no container")
             pass_on(given)
             stack.append([given])
         elif name == "BUILD":

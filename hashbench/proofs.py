@@ -38,7 +38,6 @@ MAX_SIZE = 1 << 20
 """Bytes of the largest proof that is read."""
 
 _MAX_DEPTH = 3  # proof, record, shape
-_RUN = 1 << 14  # leaf hashes that are Python objects at a time; a power of two, as trees split
 
 
 class ProofError(ValueError):
@@ -189,13 +188,13 @@ def prove_chunk(proof: Proof, index: int, leaves: Bytes) -> Proof:
     """
     check_chunk(proof, index)
     count, algorithm = _chunk_count(proof), proof.algorithm
-    runs = [leaves[begin : begin + _RUN] for begin in range(0, len(leaves), _RUN)]
     if len(leaves) == count:
         # All runs but the last are complete subtrees, so the path to the root goes through the root of the leaf's run.
-        own, place = divmod(index, _RUN)
+        run, place = divmod(index, merkle.RUN)
+        of_run = [leaf.tobytes() for leaf in leaves[run * merkle.RUN :][: merkle.RUN]]
         path = [
-            *merkle.path_of(place, [leaf.tobytes() for leaf in runs[own]], algorithm),
-            *merkle.path_of(own, merkle.roots_of([run.tobytes() for run in runs], algorithm), algorithm),
+            *merkle.path_of(place, of_run, algorithm),
+            *merkle.path_of(run, merkle.roots_of_runs(leaves, algorithm), algorithm),
         ]
         chunk = Inclusion(index, count, tuple(path))
         if chunk.leads(leaves[index].tobytes(), proof.entry.root, algorithm):

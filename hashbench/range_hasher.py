@@ -73,6 +73,9 @@ class RangeHasher:
         chunk_size: bytes of a leaf, a multiple of 64 up to 256 MiB; the last of a source may be short.
         piece_size: bytes read, copied and hashed in one go, at most, except that a piece is at least one chunk.
 
+    Attributes:
+        staging: the memory that it hashes through.
+
     Raises:
         TypeError, ValueError: `chunk_size` is not accepted.
     """
@@ -80,12 +83,7 @@ class RangeHasher:
     def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
         self.kernel = kernel
         self.chunk_size = chunk_size
-        self._staging = Staging(kernel, chunk_size, piece_size, _STAGES_FILLED)
-
-    @property
-    def piece_size(self) -> int:
-        """Bytes of a stage: chunk_size * 2^k."""
-        return self._staging.piece_size
+        self.staging = Staging(kernel, chunk_size, piece_size)
 
     def roots(
         self,
@@ -142,11 +140,11 @@ class RangeHasher:
         self, sources: Sequence[Source], progress: Progress
     ) -> Generator[tuple[Sequence[_Piece], list[Buffer]], None, None]:
         """The pieces that share a stage, and each of them on the device, valid until the next stage is asked for."""
-        pieces = list(_pieces(sources, self._staging.piece_size))
-        stages = [pieces[part] for part in packed([max(p.nbytes, _SMALLEST) for p in pieces], self._staging.piece_size)]
+        pieces = list(_pieces(sources, self.staging.piece_size))
+        stages = [pieces[part] for part in packed([max(p.nbytes, _SMALLEST) for p in pieces], self.staging.piece_size)]
         with _Reading(sources) as reading:
             fills = (partial(reading.fill, stage) for stage in stages)
-            with closing(self._staging.stream(fills, reading.stop, len(stages))) as filled:
+            with closing(self.staging.stream(fills, reading.stop, len(stages), at_once=_STAGES_FILLED)) as filled:
                 for stage, buffer in zip(stages, filled, strict=True):
                     yield stage, list(_cut(buffer, stage))
                     progress(len(buffer))

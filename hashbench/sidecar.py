@@ -19,7 +19,7 @@ import numpy as np
 
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.manifest import Manifest
-from hashbench.merkle import root_of
+from hashbench.merkle import root_of, roots_of_runs
 from hashbench.range_hasher import Leaves
 from hashbench.safetensors_header import MAX_HEADER_SIZE, METADATA, SafetensorsError, read_header
 from hashbench.strict_json import quoted
@@ -179,6 +179,7 @@ class Sidecar:
             leaves: Bytes = np.memmap(self._path, np.uint8, "r", tensor.offset, tensor.shape)
         else:
             leaves = np.empty(tensor.shape, np.uint8)
-        if root_of([leaf.tobytes() for leaf in leaves], self._manifest.algorithm) != self._roots[name]:
+        algorithm = self._manifest.algorithm
+        if root_of(roots_of_runs(leaves, algorithm), algorithm) != self._roots[name]:
             raise SidecarError(f"{self._path} is damaged: the leaf hashes of {quoted(name)} do not lead to its root")
         return leaves

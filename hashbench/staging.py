@@ -21,7 +21,7 @@ MAX_CHUNK_SIZE = 256 << 20
 MAX_PIECE_CHUNKS = 1 << 18
 """Chunks of a piece, at most: what the host keeps of each of them stays small beside the piece."""
 
-_BEYOND_FILLING = 2  # stages: one is copied, one is hashed
+_STAGES = 4  # two are filled, one is copied, one is hashed
 _HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpreter and the framework
 
 Fill = Callable[[memoryview], int]
@@ -37,7 +37,6 @@ class Staging:
         kernel: whose device the data goes to.
         chunk_size: bytes of a chunk, a multiple of 64 up to 256 MiB.
         piece_size: bytes of a stage at most, except that it takes at least one chunk.
-        at_once: how many stages are filled at the same time, each in a thread of its own.
 
     Attributes:
         piece_size: bytes of a stage: chunk_size * 2^k.
@@ -46,24 +45,23 @@ class Staging:
         TypeError, ValueError: `chunk_size` is not accepted.
     """
 
-    def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE, at_once: int = 1) -> None:
+    def __init__(self, kernel: Kernel, chunk_size: int, piece_size: int = PIECE_SIZE) -> None:
         self._kernel = kernel
-        self._at_once = at_once
-        stages = at_once + _BEYOND_FILLING
         self.piece_size = check_chunk_size(chunk_size)
         if chunk_size > MAX_CHUNK_SIZE:
             raise ValueError(
-                f"chunk size {chunk_size} is not accepted for a file: the largest is {MAX_CHUNK_SIZE} bytes (256 MiB)"
+                f"chunk size {chunk_size} is not accepted for data in files or host memory: the largest is "
+                f"{MAX_CHUNK_SIZE} bytes (256 MiB)"
             )
         # Stages of a CPU device may lie in host memory twice: what is filled in, and what the device's buffer is.
         room = min(kernel.largest_buffer() // 2, _HOST_BUDGET // (2 if kernel.device.kind == "cpu" else 1))
-        while 2 * self.piece_size <= min(piece_size, MAX_PIECE_CHUNKS * chunk_size, room // stages):
+        while 2 * self.piece_size <= min(piece_size, MAX_PIECE_CHUNKS * chunk_size, room // _STAGES):
             self.piece_size *= 2
-        self._count = max(1, min(stages, room // self.piece_size))
+        self._count = max(1, min(_STAGES, room // self.piece_size))
         self._stages: list[Stage] = []
 
     def stream(
-        self, fills: Iterable[Fill], stop: Callable[[], object], at_most: int | None = None
+        self, fills: Iterable[Fill], stop: Callable[[], object], at_most: int | None = None, *, at_once: int = 1
     ) -> Generator[Buffer, None, None]:
         """What each of `fills` writes, in their order, on the device: each valid until the next is asked for.
 
@@ -74,13 +72,14 @@ class Staging:
             fills: what writes each piece.
             stop: is called when no more is wanted; it makes a fill that is under way return soon.
             at_most: the number of fills that write something, where it is known: more stages are not made.
+            at_once: how many fills may run at the same time.
 
         Raises:
             OutOfDeviceMemory: the device has no room for one stage.
             Exception: whatever a fill raises.
         """
         coming = iter(fills)
-        filler, copier = ThreadPoolExecutor(self._at_once, "read"), ThreadPoolExecutor(1, "copy")
+        filler, copier = ThreadPoolExecutor(at_once, "read"), ThreadPoolExecutor(1, "copy")
         pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
 
         def begin(stage: Stage) -> None:

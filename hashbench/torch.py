@@ -102,7 +102,7 @@ def manifest(
 
     Raises:
         TypeError: `module_or_state_dict` is neither, or `stream` is not a stream.
-        ValueError: `algorithm` or `chunk_size` is not accepted.
+        ValueError: `algorithm` or `chunk_size` is not accepted; chunks of tensors in host memory have 256 MiB at most.
         TensorError: a tensor has no bytes here (it is on the meta device, or lazy), lies on a device that is neither a
             GPU of CUDA or ROCm nor the CPU, is sparse, is a wrapper around others, or is of a dtype that safetensors
             does not know.
@@ -128,6 +128,7 @@ def verify(module_or_state_dict: Model, manifest: Manifest, *, stream: torch.cud
 
     Raises:
         TypeError: `manifest` is none; and as `manifest`.
+        ValueError: a tensor is in host memory, and the manifest's chunks are larger than 256 MiB.
         TensorError, Unavailable, OutOfDeviceMemory: as `manifest`.
     """
     if not isinstance(manifest, Manifest):

@@ -126,7 +126,7 @@ def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path) -> None:
         (["--chunk-size", "0"], "chunk size 0 is not accepted: it must be a positive multiple of 64 bytes"),
         (["--chunk-size", "-64"], "chunk size -64 is not accepted: it must be a positive multiple of 64 bytes"),
         (["--chunk-size", "100"], "chunk size 100 is not accepted: it must be a positive multiple of 64 bytes"),
-        (["--chunk-size", "512MiB"], "chunk size 536870912 is not accepted for a file: the largest is"),
+        (["--chunk-size", "512MiB"], "chunk size 536870912 is not accepted for data in files or host memory"),
         (["--chunk-size", "4 leaves"], "'4 leaves' is not a size: accepted is"),
         (["--chunk-size"], "Option '--chunk-size' requires an argument"),
         (["--kernel", "md5sum"], "unknown kernel 'md5sum': accepted are hashlib, cupy, numba-cuda, dpnp, opencl"),

@@ -466,10 +466,10 @@ def test_nothing_of_the_model_is_overwritten(run: Run, model: Path, folder: Path
     before = model.read_bytes()
     for output in ("-o", "--leaves"):
         error = the_error(run("manifest", model, output, model))
-        assert error.startswith(f"{model} may be a file of the model, and is not overwritten")
+        assert error.startswith(f"{model} is there and no older one of its kind: it is not overwritten")
         assert "cannot be written" in the_error(run("manifest", model, output, tmp_path))
         assert "cannot be written" in the_error(run("manifest", model, output, tmp_path / "nowhere" / "file"))
-    assert "may be a file of the model" in the_error(run("manifest", folder, "-o", folder / "config.json"))
+    assert "it is not overwritten" in the_error(run("manifest", folder, "-o", folder / "config.json"))
     assert "it must lie outside" in the_error(run("manifest", folder, "--leaves", folder / "leaves"))
     both = tmp_path / "both"
     other_way = tmp_path / "folder" / ".." / "both"
@@ -477,12 +477,59 @@ def test_nothing_of_the_model_is_overwritten(run: Run, model: Path, folder: Path
         assert "cannot be both" in the_error(run("manifest", model, "-o", both, "--leaves", leaves))
     like_a_sidecar = tmp_path / "like.safetensors"
     save_file(TENSORS, like_a_sidecar, metadata={"root": "any", "algorithm": "sha256", "chunk_size": "4096"})
-    error = the_error(run("manifest", like_a_sidecar, "--leaves", like_a_sidecar))
-    assert "may be a file of the model" in error
+    assert "it is not overwritten" in the_error(run("manifest", like_a_sidecar, "--leaves", like_a_sidecar))
     like_a_sidecar.unlink()
     assert model.read_bytes() == before
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == FILES.keys()
     assert sorted(tmp_path.iterdir()) == [folder, model]
+
+
+def test_nothing_beside_the_model_is_overwritten(run: Run, model: Path, tmp_path: Path) -> None:
+    snapshot, other, sidecar = tmp_path / "snapshot", tmp_path / "other", tmp_path / "sidecar"
+    snapshot.mkdir()
+    (snapshot / "model.safetensors").symlink_to(f"../{model.name}")
+    for path in (other, snapshot / "config.json"):
+        path.write_text("{}")
+        assert "it is not overwritten" in the_error(run("manifest", snapshot / "model.safetensors", "-o", path))
+        assert path.read_text() == "{}"
+    assert run("manifest", model, "--leaves", sidecar)[0] == 0
+    before = sidecar.read_bytes()
+    assert run("manifest", model, "--leaves", sidecar)[0] == 0  # an older one is
+    assert "it is not overwritten" in the_error(run("manifest", sidecar, "--leaves", sidecar))  # if not the model too
+    assert sidecar.read_bytes() == before
+
+
+def test_nothing_hides_in_a_folder_beside_its_manifest(run: Run, folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    assert run("manifest", folder, "-o", manifest)[0] == 0
+    (folder / "modeling.py").symlink_to(manifest.name)
+    assert run("verify", folder, manifest)[:2] == (1, "extra: modeling.py\n")
+    (folder / "modeling.py").unlink()
+    (folder / "modeling.py").write_text("import os")
+    assert run("verify", folder, manifest)[:2] == (1, "extra: modeling.py\n")
+    code, output, error = run("verify", folder, manifest, "--leaves", folder / "modeling.py")
+    assert (code, output) == (2, "")
+    assert "it must lie outside" in error
+
+
+def test_an_index_that_does_not_place_tensors_where_they_are_is_told(run: Run, tmp_path: Path) -> None:
+    shards, manifest = tmp_path / "shards", tmp_path / "manifest.json"
+    shard_of = write_shards(shards)
+    assert run("manifest", shards, "-o", manifest)[0] == 0
+    index = shards / "model.safetensors.index.json"
+    first = "scalar"
+    second = next(name for name in TENSORS if shard_of[name] != shard_of[first])
+    swapped = shard_of | {first: shard_of[second], second: shard_of[first]}
+    without = {name: shard for name, shard in shard_of.items() if name != first}
+    assert shard_of[first] != shard_of[second]
+    for weight_map, said in (
+        (swapped, "lacks the tensor"),
+        (without, "which model.safetensors.index.json does not say"),
+    ):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        code, output, error = run("verify", shards, manifest)
+        assert (code, output) == (1, "")
+        assert said in error
 
 
 def test_a_manifest_that_fails_leaves_no_file(run: Run, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -57,6 +58,7 @@ def test_what_training_saves_is_accepted() -> None:
                     1 << 70,
                     1j,
                     {1, 2},
+                    Counter({3: 1}),
                     None,
                     True,
                     "é",
@@ -72,6 +74,14 @@ def test_nothing_that_allocates_by_a_number_is_called(called: str) -> None:
     pickled = f"\x80\x02c{module}\n{name}\n".encode("latin-1") + b"K\x05\x85R."
     assert f"calls {module}.{name}, which no plain tensor needs" in refused(pickled)
     check_pickle(pickled.replace(b"K\x05\x85R", b""))  # named it may be, as types of storages are
+
+
+@pytest.mark.parametrize("made", ["builtins set", "__builtin__ set", "collections Counter", "collections OrderedDict"])
+def test_no_container_is_made_of_a_text(made: str) -> None:
+    module, name = made.split()
+    call = f"c{module}\n{name}\n".encode() + b"%b\x85R."
+    assert f"makes a {name} of what is no container" in refused(call % b"X\x02\x00\x00\x00ab")
+    check_pickle(call % b"]")
 
 
 def test_what_is_made_is_not_called() -> None:
