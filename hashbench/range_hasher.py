@@ -33,6 +33,7 @@ Source = FileRange | Bytes
 _READ_SIZE = 8 << 20  # bytes that one thread reads at a time: enough for any storage, and a stage has work for all
 _READERS = 12  # one thread does not copy from the system's cache as fast as a device takes it, nor keep storage busy
 _STAGES_FILLED = 2  # at once: when a stage's last reads are under way, the other readers go on with the next
+_ALIGNMENT = 16  # bytes: kernels read what lies at a multiple of it fastest
 _SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a range counts for at least, so that a stage has not many more
 
 
@@ -141,13 +142,14 @@ class RangeHasher:
     ) -> Generator[tuple[Sequence[_Piece], list[Buffer]], None, None]:
         """The pieces that share a stage, and each of them on the device, valid until the next stage is asked for."""
         pieces = list(_pieces(sources, self.staging.piece_size))
-        stages = [pieces[part] for part in packed([max(p.nbytes, _SMALLEST) for p in pieces], self.staging.piece_size)]
+        sizes = [max(_aligned(piece.nbytes), _SMALLEST) for piece in pieces]
+        stages = [_Placed(sources, pieces[part]) for part in packed(sizes, self.staging.piece_size)]
         with _Reading(sources) as reading:
             fills = (partial(reading.fill, stage) for stage in stages)
             with closing(self.staging.stream(fills, reading.stop, len(stages), at_once=_STAGES_FILLED)) as filled:
                 for stage, buffer in zip(stages, filled, strict=True):
-                    yield stage, list(_cut(buffer, stage))
-                    progress(len(buffer))
+                    yield stage.pieces, [buffer[run.start : run.stop] for run in stage.runs]
+                    progress(sum(map(len, stage.runs)))
             reading.check_unchanged()
 
 
@@ -164,12 +166,35 @@ def _pieces(sources: Sequence[Source], piece_size: int) -> Iterator[_Piece]:
             yield _Piece(number, start, min(piece_size, nbytes - start))
 
 
-def _cut(buffer: Buffer, pieces: Sequence[_Piece]) -> Iterator[Buffer]:
-    """The pieces that lie one after the other in `buffer`."""
-    begin = 0
-    for piece in pieces:
-        yield buffer[begin : begin + piece.nbytes]
-        begin += piece.nbytes
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+class _Placed:
+    """Pieces that share a stage. What follows another piece in its file follows it there, so that both are one read;
+    everything else begins where kernels read fastest.
+
+    Attributes:
+        pieces: one after the other.
+        runs: of each piece its bytes' places in the stage.
+        reads: what fills the stage: parts of sources, and where each of them begins.
+    """
+
+    def __init__(self, sources: Sequence[Source], pieces: Sequence[_Piece]) -> None:
+        self.pieces = pieces
+        self.runs: list[range] = []
+        self.reads: list[tuple[Source, int]] = []
+        end = 0
+        for piece in pieces:
+            part = _part(sources[piece.source], piece.start, piece.nbytes)
+            last, begin = self.reads[-1] if self.reads else (None, 0)
+            if isinstance(part, FileRange) and isinstance(last, FileRange) and _end(last) == (part.path, part.offset):
+                self.reads[-1] = FileRange(last.path, last.offset, last.nbytes + part.nbytes), begin
+            else:
+                end = _aligned(end)
+                self.reads.append((part, end))
+            self.runs.append(range(end, end + piece.nbytes))
+            end += piece.nbytes
 
 
 def _part(source: Source, start: int, nbytes: int) -> Source:
@@ -183,7 +208,6 @@ class _Reading:
     """Reads pieces of sources, by several threads, and sees whether files change meanwhile."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
         self._seen: dict[Path, os.stat_result] = {}
         for source in sources:
             if isinstance(source, FileRange) and source.status:
@@ -199,20 +223,20 @@ class _Reading:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def fill(self, pieces: Sequence[_Piece], host: memoryview) -> int:
-        """Reads `pieces`, one after the other, to `host`, and returns their bytes.
+    def fill(self, stage: _Placed, host: memoryview) -> int:
+        """Reads the pieces of a stage to `host`, and returns where the last one ends.
 
         Raises:
             OSError: a file cannot be read; it names the file.
             ChangedWhileReadError: a file changed, or is shorter than a piece says.
         """
-        parts = list(self._parts(pieces, host))
+        parts = list(_cut(stage.reads, host))
         jobs = [parts[run] for run in packed([len(part) for _, part in parts], _READ_SIZE)]
         # All are waited for, also where one fails: none may write to the stage when it is another's.
         errors = [done.exception() for done in [self._pool.submit(self._read, job) for job in jobs]]
         for error in filter(None, errors):
             raise error
-        return sum(piece.nbytes for piece in pieces)
+        return stage.runs[-1].stop
 
     def stop(self) -> None:
         """Ends a `fill` that is under way in another thread."""
@@ -232,23 +256,6 @@ class _Reading:
         before = self._seen.setdefault(path, now)
         if now is not before and (how := change(before, now)):
             raise ChangedWhileReadError(f"{path}: the file {how} while it was read")
-
-    def _parts(self, pieces: Sequence[_Piece], host: memoryview) -> Iterator[tuple[Source, memoryview]]:
-        """What each read is of, and where it goes: neighbours in a file are one, and what is large is several."""
-        whole: list[Source] = []
-        for piece in pieces:
-            part = _part(self._sources[piece.source], piece.start, piece.nbytes)
-            last = whole[-1] if whole else None
-            if isinstance(part, FileRange) and isinstance(last, FileRange) and _end(last) == (part.path, part.offset):
-                whole[-1] = FileRange(last.path, last.offset, last.nbytes + part.nbytes)
-            else:
-                whole.append(part)
-        begin = 0
-        for part in whole:
-            for start in range(0, part.nbytes, _READ_SIZE):
-                nbytes = min(_READ_SIZE, part.nbytes - start)
-                yield _part(part, start, nbytes), host[begin : begin + nbytes]
-                begin += nbytes
 
     def _read(self, parts: Sequence[tuple[Source, memoryview]]) -> None:
         for source, host in parts:
@@ -273,6 +280,14 @@ class _Reading:
                     raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
                 filled += count
             self._check(path, os.fstat(file.fileno()))
+
+
+def _cut(reads: Sequence[tuple[Source, int]], host: memoryview) -> Iterator[tuple[Source, memoryview]]:
+    """What each thread reads at a time, and where it goes."""
+    for source, begin in reads:
+        for start in range(0, source.nbytes, _READ_SIZE):
+            nbytes = min(_READ_SIZE, source.nbytes - start)
+            yield _part(source, start, nbytes), host[begin + start : begin + start + nbytes]
 
 
 def _end(part: FileRange) -> tuple[Path, int]:

@@ -46,6 +46,7 @@ class Counting(HashlibCpu):
         self.room = room
         self.staged: list[int] = []
         self.segments: list[int] = []
+        self.places: list[list[int]] = []
 
     def free_memory(self) -> int:
         return self.room
@@ -58,6 +59,7 @@ class Counting(HashlibCpu):
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         self.segments.append(len(segments))
+        self.places.append([segment.address % 16 for segment in segments])
         return super().tree(segments, chunk_size)
 
 
@@ -131,6 +133,14 @@ def test_small_ranges_share_a_call_and_neighbours_a_read(files: list[Path], monk
     assert hasher.roots(ranges) == [root_of(part, 64) for part in ranges]
     assert kernel.segments == [len(ranges)]
     assert len(reads) == len(files)
+
+
+def test_what_does_not_follow_in_a_file_begins_where_kernels_read_fastest(files: list[Path]) -> None:
+    kernel = Counting()
+    sources: list[Source] = [np.frombuffer(DATA, np.uint8)[:n] for n in (1, 15, 16, 17)]
+    sources += [FileRange(files[0], 0, 21), FileRange(files[0], 21, 30), FileRange(files[0], 60, 5)]
+    assert RangeHasher(kernel, 64).roots(sources) == [root_of(source, 64) for source in sources]
+    assert [place - kernel.places[0][0] for place in kernel.places[0]] == [0, 0, 0, 0, 0, 5, 0]
 
 
 def test_a_stage_has_no_more_segments_than_its_tables_have_room_for() -> None:
