@@ -30,7 +30,7 @@ from hashbench.staging import MAX_PIECE_CHUNKS, PIECE_SIZE, Staging
 Source = FileRange | Bytes
 """A range of a file, or contiguous uint8 on the host."""
 
-_READ_SIZE = 8 << 20  # bytes that one thread reads at a time: enough for any storage, and a stage has work for all
+_READ_SIZE = 16 << 20  # bytes that one thread reads at a time: enough for any storage, and a stage has work for all
 _READERS = 12  # one thread does not copy from the system's cache as fast as a device takes it, nor keep storage busy
 _STAGES_FILLED = 2  # at once: when a stage's last reads are under way, the other readers go on with the next
 _ALIGNMENT = 16  # bytes: kernels read what lies at a multiple of it fastest
