@@ -455,7 +455,7 @@ class Way:
 
 
 def _ways(readings: Sequence[Reading]) -> list[Way]:
-    """Ways that have a total, in the order of the file.
+    """Ways that have a total, each subject's next to each other, files in memory before those on a disk.
 
     Raises:
         ResultsError: a reading is of no model that is known.
@@ -481,7 +481,10 @@ def _ways(readings: Sequence[Reading]) -> list[Way]:
                     total=stages[WHOLE],
                 )
             )
-    return ways
+    subjects = (IN_PLACE, COPIED_BACK, FROM_FILE)
+    return sorted(
+        ways, key=lambda way: (subjects.index(way.subject), "disk" in way.how, way.how.endswith(OVERLAPPED), way.how)
+    )
 
 
 _LOOKS: dict[str, dict[str, Any]] = {
