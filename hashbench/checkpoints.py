@@ -269,7 +269,8 @@ def _shard(index: Path, shard: str) -> list[Part]:
 def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
     """Every file in a folder and below."""
     top = folder.resolve()
-    left_out = {path.parent.resolve() / path.name for path in without}  # itself, and not what links to it
+    # What is named, and what that leads to, but no other link to it: a file of any name could be one.
+    left_out = {place for path in without for place in (path.parent.resolve() / path.name, path.resolve())}
     parts = []
     unseen = [top]
     while unseen:

@@ -10,8 +10,8 @@ from hashbench.kernels.layout import MANY_TILES, TILE_LEVELS
 TILE = 1 << TILE_LEVELS
 """Nodes that one group reduces to one."""
 
-MANY_LEAVES = MANY_TILES * TILE
-"""Leaves of one tree with which a call begins with a launch a level."""
+MANY_LEAVES = (MANY_TILES - 1) * TILE
+"""Leaves of one tree from which on a call begins with a launch a level."""
 
 ALIGNMENTS = range(17)
 """Places of a message's first byte against the 16 bytes that a kernel loads at once."""
@@ -37,8 +37,8 @@ LEAF_COUNTS = sorted(
 )
 """Numbers of leaves: both sides of powers of two and of a tile's edges."""
 
-HIGH_LEAF_COUNTS = (TILE**2, TILE**2 + 1)
-"""Numbers of leaves between which a third launch of a small call's reduction becomes necessary."""
+HIGH_LEAF_COUNTS = (MANY_LEAVES - 1, MANY_LEAVES)
+"""Numbers of leaves on both sides of where a reduction's first launches become others."""
 
 
 def painted(nbytes: int, start: int = 0) -> Bytes:

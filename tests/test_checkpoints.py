@@ -306,8 +306,11 @@ def test_files_can_be_left_out_of_a_folder(tmp_path: Path) -> None:
     wanted = write_folder(tmp_path)
     manifest = tmp_path / "sub" / "model.manifest.json"
     manifest.write_text("{}")
-    (tmp_path / "link").symlink_to(manifest)
     assert described(open_model(tmp_path, without=[manifest, tmp_path / "nowhere"])) == wanted
+    link = tmp_path / "link"
+    link.symlink_to(manifest)
+    assert described(open_model(tmp_path, without=[link])) == wanted
+    assert set(described(open_model(tmp_path, without=[manifest]))) == {*wanted, "link"}
     assert set(described(open_model(tmp_path))) == {*wanted, "link", "sub/model.manifest.json"}
 
 

@@ -182,12 +182,10 @@ def test_high_trees(kernel: Kernel) -> None:
     check(kernel, "tree", [buffer[part] for part in parts], [content[part].tobytes() for part in parts], 64)
 
 
-def test_trees_of_many_tiles(kernel: Kernel) -> None:
-    """So many leaves or trees that reductions begin with a launch a level."""
-    content = painted(64 * (MANY_LEAVES + 1))
+def test_many_trees(kernel: Kernel) -> None:
+    """So many that reductions go up a level a launch, however small the trees."""
+    content = painted(64 * LEAF_COUNTS[-1])
     buffer = kernel.put(content)
-    for leaves in (MANY_LEAVES, MANY_LEAVES + 1):
-        check(kernel, "tree", [buffer[: 64 * leaves]], [content[: 64 * leaves].tobytes()], 64)
     counts = [*(place % 20 for place in range(MANY_TILES)), LEAF_COUNTS[-1], 0, 7]
     messages = [content[: 64 * leaves].tobytes() for leaves in counts]
     check(kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
