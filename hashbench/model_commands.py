@@ -257,7 +257,7 @@ def _check_outside(sidecar: Path, model: Path) -> None:
     Raises:
         UsageError: they are, or would be.
     """
-    if model.is_dir() and model.resolve() in (sidecar.parent.resolve(), *sidecar.parent.resolve().parents):
+    if model.is_dir() and model.resolve() in (sidecar.parent.resolve() / sidecar.name).parents:
         raise click.UsageError(f"{sidecar} would be a file of the model: it must lie outside of {model}")
 
 
