@@ -68,7 +68,7 @@ WHOLE = TOTAL.removesuffix(_SECONDS)
 PAGE_LOCKED, PAGEABLE, OVERLAPPED = "page-locked", "pageable", "overlapped"
 
 READING_ALONE, COPYING_ALONE = "reading alone", "copying alone"
-"""Stages of the overlapped way, each by itself: the slower is the least that the whole can take."""
+"""Stages of the overlapped way, each by itself."""
 
 Samples = dict[str, list[float]]
 """Seconds of each run, by stage and in total."""
