@@ -59,7 +59,7 @@ lint: $(STAMP) $(LINT_STAMP) ## check style and types
 	cp -rs $(CURDIR)/hashbench build/tree/hashbench
 	ln -s $(CURDIR)/kernels $(CURDIR)/experiments build/tree/hashbench/
 	$(BIN)mypy -p hashbench
-	$(BIN)mypy tests
+	$(BIN)mypy --explicit-package-bases tests
 	$(BIN)mypy examples
 
 clean: ## remove the environment and everything built

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model, save_model
 
-from hashbench.manifest import Manifest, read_manifest
-from hashbench.model_report import Report
+from hashbench.model.manifest import Manifest, read_manifest
+from hashbench.model.report import Report
 from hashbench.torch import verify
 
 REQUESTS = 200

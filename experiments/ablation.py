@@ -9,13 +9,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from hashbench.experiment import Experiment, Point
+from hashbench.bench.experiment import Experiment, Point
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, KiB, MiB
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 1 * MiB)
 """From where all of a GPU is busy to where it has fewer chunks than its schedulers want threads."""

@@ -1,8 +1,8 @@
 """The architectures experiment: what share of its limit does a GPU reach, and what would the GPUs do that are not here?
 
 Three numbers of a GPU stand side by side, and never in one column: what was measured; the limit that its own pipes set,
-computed from their measured rates (`hashbench.roofline`); and what the machine code alone predicts
-(`hashbench.static_model`), which GPUs that nobody here has are known by, and measured ones check.
+computed from their measured rates (`hashbench.limits.roofline`); and what the machine code alone predicts
+(`hashbench.limits.static_model`), which GPUs that nobody here has are known by, and measured ones check.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hashbench import static_model
-from hashbench.evidence import LIMIT
-from hashbench.experiment import Experiment, MachineResults, Point, Skip
+from hashbench.bench.experiment import Experiment, MachineResults, Point, Skip
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import roofline, style
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE
-from hashbench.gpus import gpus
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
-from hashbench.kernels.microbenchmarks import PIPES, Microbenchmarks
 from hashbench.kernels.source import VARIANTS
-from hashbench.predict_command import FILE as PREDICTIONS
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.roofline import BANDWIDTH_UNIT, Rates, as_written
-from hashbench.sizes import format_size
-from hashbench.static_model import Prediction
+from hashbench.limits import static_model
+from hashbench.limits.gpus import gpus
+from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks
+from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, as_written
+from hashbench.limits.static_model import Prediction
+from hashbench.report.evidence import LIMIT
 
 DEFAULT, PLAIN = next(iter(VARIANTS)), "plain"
 """The variant that predictions are shown of, and the second one, which checks the model once more where it was
@@ -88,7 +87,7 @@ class Architectures(Experiment):
             machines: whose rows and readings are drawn.
             path: in the folder of figures, beside which the predictions lie that `hashbench predict` wrote.
         """
-        file = path.parent.parent / PREDICTIONS
+        file = path.parent.parent / static_model.PREDICTIONS_FILE
         predictions = static_model.FORMAT.read(file) if file.exists() else []
         lanes = [*_predicted(predictions, machines), *_unpredicted(machines)]
         return _draw(lanes, path, "predicted from the machine code, and measured where there is such a GPU")

@@ -10,7 +10,9 @@ from textwrap import fill
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from hashbench.experiment import Experiment, Point
+from hashbench.bench.experiment import Experiment, Point
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
 from hashbench.experiments.throughput import (
     CHUNK_SIZE,
@@ -24,10 +26,8 @@ from hashbench.experiments.throughput import (
     speeds_of,
     wall_seconds_of,
 )
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Strategy
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 COMPARED: tuple[Strategy, ...] = ("batched", "leaves", "tree")
 """From the digests of the chunks, by the leaf prefix, to the nodes above the leaves."""

@@ -17,13 +17,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hashbench.experiment import Experiment, Skip
+from hashbench.bench.experiment import Experiment, Skip
+from hashbench.bench.measurement import PROTOCOL, Seconds
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import nvbench_program, style
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device
-from hashbench.measurement import PROTOCOL, Seconds
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 KERNEL = "cupy"
 SIZE = 8 << 30

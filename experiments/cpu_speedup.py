@@ -20,7 +20,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from hashbench.experiment import SEED, Experiment, Point, Skip
+from hashbench.bench.experiment import SEED, Experiment, Point, Skip
+from hashbench.bench.inventories import MODELS
+from hashbench.bench.measurement import make_inputs, measure
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import REFERENCE, Row
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.programs import (
@@ -35,13 +39,9 @@ from hashbench.experiments.programs import (
 )
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory_or_elsewhere, write_random
 from hashbench.experiments.throughput import CHUNK_SIZE, labels_of, lane_of
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
-from hashbench.measurement import make_inputs, measure
-from hashbench.merkle import chunks_of, merkle_tree_hash
-from hashbench.models import MODELS
-from hashbench.readings import Reading
-from hashbench.results import REFERENCE, Row
-from hashbench.sizes import format_size
+from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
 QUICK_MODELS = {"gpu": ("bert-base", "llama-3.2-1b", "llama-3.1-8b"), "cpu": ("bert-base",)}
 FULL_MODELS = {"gpu": (*QUICK_MODELS["gpu"], "llama-3.1-70b"), "cpu": ("bert-base", "llama-3.2-1b")}

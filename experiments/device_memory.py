@@ -22,10 +22,10 @@ from multiprocessing import get_context
 from threading import Event, Thread
 from typing import Any
 
-from hashbench.experiment import SEED
+from hashbench.bench.experiment import SEED
+from hashbench.bench.inventories import MODELS
+from hashbench.bench.measurement import make_inputs
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Unavailable, kernel_class
-from hashbench.measurement import make_inputs
-from hashbench.models import MODELS
 
 SAMPLE_SECONDS = 0.001
 """Between two looks at the memory in use."""

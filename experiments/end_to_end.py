@@ -23,21 +23,22 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hashbench.checkpoints import FileRange
-from hashbench.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
-from hashbench.experiment import SEED, Experiment, Skip
+from hashbench.bench.experiment import SEED, Experiment, Skip
+from hashbench.bench.inventories import MODELS
+from hashbench.bench.measurement import Seconds
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import REFERENCE, Row
+from hashbench.bench.verification import verify
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
 from hashbench.experiments.throughput import CHUNK_SIZE
+from hashbench.hashing.file_range import FileRange
+from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.selection import FASTEST_FIRST
+from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
-from hashbench.measurement import Seconds
-from hashbench.models import MODELS
-from hashbench.range_hasher import RangeHasher
-from hashbench.readings import Reading
-from hashbench.results import REFERENCE, Row
-from hashbench.selection import FASTEST_FIRST
-from hashbench.verification import VerificationError, verify
+from hashbench.report.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
 
 ALGORITHM = "sha256"
 

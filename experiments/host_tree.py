@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from hashbench.kernels import Bytes, Device, check_chunk_size, kernel_class
-from hashbench.merkle import root_of
+from hashbench.merkle.rfc9162 import root_of
 
 PIECE_CHUNKS = 256
 """Chunks of a piece, a power of two: a complete subtree, whose root one process finds."""

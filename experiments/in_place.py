@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from hashbench.experiment import SEED, Experiment, Point, Skip, room
+from hashbench.bench.experiment import SEED, Experiment, Point, Skip, room
+from hashbench.bench.inventories import MODELS, Model, Tensor
+from hashbench.bench.measurement import Seconds
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import REFERENCE, Row
+from hashbench.bench.verification import verify
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, KiB
+from hashbench.hashing.sizes import format_size
+from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Buffer, Device, Kernel, Unavailable, kernel_class
-from hashbench.measurement import Seconds
-from hashbench.models import MODELS, Model, Tensor
-from hashbench.readings import Reading
-from hashbench.results import REFERENCE, Row
-from hashbench.sizes import format_size
-from hashbench.verification import VerificationError, verify
 
 if TYPE_CHECKING:
-    from hashbench.manifest import Manifest
+    from hashbench.model.manifest import Manifest
 
 ALGORITHM = "sha256"
 """Of the modules; the rows are of every algorithm."""
@@ -229,7 +230,7 @@ def _verdict(module: Any, expected: Manifest, differs: tuple[str, ...] = ()) -> 
     Raises:
         VerificationError: the verdict is another than that the tensors `differs`, and no others, do so.
     """
-    from hashbench import torch as hashbench_torch
+    from hashbench.torch import modules as hashbench_torch
 
     begin = perf_counter()
     report = hashbench_torch.verify(module, expected)

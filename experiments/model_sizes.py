@@ -13,7 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from hashbench.experiment import Experiment, Point, Skip
+from hashbench.bench.experiment import Experiment, Point, Skip
+from hashbench.bench.inventories import MODELS
+from hashbench.bench.measurement import Seconds
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
 from hashbench.experiments.device_memory import peak_beside_model
 from hashbench.experiments.throughput import (
@@ -27,12 +31,8 @@ from hashbench.experiments.throughput import (
     speeds_of,
     wall_seconds_of,
 )
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
-from hashbench.measurement import Seconds
-from hashbench.models import MODELS
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 LARGE = 50 * GiB
 LARGE_CHUNK_SIZE = 16 * KiB

@@ -14,12 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hashbench.experiment import SEED, room
+from hashbench.bench.experiment import SEED, room
+from hashbench.bench.measurement import measure
+from hashbench.bench.verification import verify
+from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import Work
 from hashbench.kernels.cupy_cuda import CupyCuda
-from hashbench.measurement import measure
-from hashbench.records import write_atomically
-from hashbench.verification import verify
 
 BENCHMARK = "hash_chunks"
 

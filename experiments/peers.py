@@ -18,7 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from hashbench.experiment import Experiment, Point, Skip
+from hashbench.bench.experiment import Experiment, Point, Skip
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
 from hashbench.experiments.programs import (
     ASK_SECONDS,
@@ -38,10 +40,8 @@ from hashbench.experiments.programs import (
 )
 from hashbench.experiments.storage import StorageUnavailable, in_memory_or_elsewhere, write_random
 from hashbench.experiments.throughput import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 HASHCAT_MODES = {"sha256": 1400, "sha384": 10800}
 

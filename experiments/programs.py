@@ -17,11 +17,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from hashbench.experiment import Skip
+from hashbench.bench.experiment import Skip
+from hashbench.bench.measurement import Seconds
+from hashbench.bench.readings import Reading
 from hashbench.experiments.storage import StorageUnavailable
 from hashbench.kernels import Device
-from hashbench.measurement import Seconds
-from hashbench.readings import Reading
 
 ASK_SECONDS = 30.0
 """The time that a program has to answer a question, and to start and end beside what it was asked to measure."""

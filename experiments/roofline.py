@@ -14,14 +14,15 @@ from typing import TypeVar
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from hashbench.experiment import Experiment, Point, Skip
+from hashbench.bench.experiment import Experiment, Point, Skip
+from hashbench.bench.measurement import Seconds
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Algorithm, Buffer, Device
-from hashbench.kernels.microbenchmarks import PIPES, Microbenchmarks, Pipe, Run
-from hashbench.measurement import Seconds
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.roofline import (
+from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks, Pipe, Run
+from hashbench.limits.roofline import (
     BANDWIDTH,
     BANDWIDTH_UNIT,
     CLOCK,
@@ -39,7 +40,6 @@ from hashbench.roofline import (
     as_written,
     balanced,
 )
-from hashbench.sizes import format_size
 
 KiB, GiB = 1 << 10, 1 << 30
 

@@ -13,13 +13,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from hashbench.experiment import Experiment, Point
+from hashbench.bench.experiment import Experiment, Point
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, MiB
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 SEGMENT = 1 * MiB
 COUNT = {"gpu": 1000, "cpu": 100}

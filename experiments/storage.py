@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from hashbench.sizes import format_size
+from hashbench.hashing.sizes import format_size
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux offers files in memory."""

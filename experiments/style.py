@@ -13,7 +13,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hashbench.records import check_writable, write_atomically
+from hashbench.bench.records import check_writable
+from hashbench.hashing.atomic_write import write_atomically
 
 COLOURS = {
     "blue": "#0072B2",

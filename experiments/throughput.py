@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from hashbench.experiment import Experiment, Point
+from hashbench.bench.experiment import Experiment, Point
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import Row
 from hashbench.experiments import style
+from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Strategy
-from hashbench.readings import Reading
-from hashbench.results import Row
-from hashbench.sizes import format_size
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 

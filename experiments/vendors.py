@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from hashbench.comparison import by_input, disagreements
-from hashbench.experiment import Experiment, MachineResults, Point
+from hashbench.bench.comparison import by_input, disagreements
+from hashbench.bench.experiment import Experiment, MachineResults, Point
+from hashbench.bench.readings import Reading
+from hashbench.bench.results import REFERENCE, Row
+from hashbench.bench.vendors import OTHER, vendor_of
 from hashbench.experiments import style
 from hashbench.experiments.throughput import CHUNK_SIZE, GiB, KiB, MiB
+from hashbench.hashing.sizes import format_size
+from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Device, Strategy
-from hashbench.readings import Reading
-from hashbench.results import REFERENCE, Row
-from hashbench.sizes import format_size
-from hashbench.vendors import OTHER, vendor_of
-from hashbench.verification import VerificationError
 
 SIZE = {"gpu": 1 * GiB, "cpu": 128 * MiB}
 """Bytes of input, of which all of a device is busy."""

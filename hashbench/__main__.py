@@ -1,6 +1,6 @@
 """`python -m hashbench`."""
 
-from hashbench.cli import main
+from hashbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,7 @@
-"""The hash kernels, one module a framework, and their registry."""
+"""The hash kernels, one module for each framework, and their registry.
+
+May import nothing else of this project.
+"""
 
 from __future__ import annotations
 

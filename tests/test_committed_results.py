@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hashbench.comparison import check_comparable, disagreements
-from hashbench.experiment import experiments
-from hashbench.readings import SUFFIX, read_readings
-from hashbench.results import FIGURES_FOLDER, MACHINE_FILE, machine_folders, read_rows, rows_files
-from hashbench.static_model import FORMAT
+from hashbench.bench.comparison import check_comparable, disagreements
+from hashbench.bench.experiment import experiments
+from hashbench.bench.readings import SUFFIX, read_readings
+from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, machine_folders, read_rows, rows_files
+from hashbench.limits.static_model import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "results"
 MACHINES = sorted(path.parent for path in RESULTS.glob(f"*/{MACHINE_FILE}"))

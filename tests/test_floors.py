@@ -1,4 +1,4 @@
-"""The three floors: imports point down only, and a framework that is missing breaks nothing."""
+"""The rooms of the house: imports point down only, and a framework that is missing breaks nothing."""
 
 from __future__ import annotations
 
@@ -6,30 +6,45 @@ import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-import hashbench
-import hashbench.experiments
-import hashbench.kernels
-
 FRAMEWORKS = ("cuda", "cupy", "dpctl", "dpnp", "numba", "pyopencl", "torch")
 
-FLOORS = {
-    "hashbench.kernels": Path(hashbench.kernels.__file__).parent,
-    "hashbench": Path(hashbench.__file__).parent,
-    "hashbench.experiments": Path(hashbench.experiments.__file__).parent,
+KERNELS, MERKLE, HASHING, MODEL = "hashbench.kernels", "hashbench.merkle", "hashbench.hashing", "hashbench.model"
+TORCH = "hashbench.torch"
+BENCH, LIMITS, REPORT = "hashbench.bench", "hashbench.limits", "hashbench.report"
+CLI, EXPERIMENTS = "hashbench.cli", "hashbench.experiments"
+
+DATA = (KERNELS, MERKLE, HASHING, MODEL)
+"""From bytes to models, the lowest first."""
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    KERNELS: (),
+    MERKLE: DATA[:1],
+    HASHING: DATA[:2],
+    MODEL: DATA[:3],
+    TORCH: DATA,
+    BENCH: DATA,
+    LIMITS: (*DATA, BENCH),
+    REPORT: (*DATA, BENCH, LIMITS),
+    "hashbench": (*DATA, TORCH),
+    CLI: (*DATA, TORCH, BENCH, LIMITS, REPORT),
+    EXPERIMENTS: (*DATA, TORCH, BENCH, LIMITS, REPORT),
 }
-"""Each floor's package and folder, the lowest first."""
+"""Every room of the house, and the rooms that it may import besides itself."""
 
 
-def floor_of(module: str) -> str | None:
-    """The floor that a module belongs to; None where it is not of this project."""
-    for floor in ("hashbench.kernels", "hashbench.experiments", "hashbench"):
-        if module == floor or module.startswith(floor + "."):
-            return floor
-    return None
+def room_of(module: str) -> str | None:
+    """The room that a module belongs to; None where it is not of this project."""
+    rooms = (room for room in MAY_IMPORT if module == room or module.startswith(room + "."))
+    return max(rooms, key=len, default=None)
+
+
+def folder_of(room: str) -> Path:
+    return Path(str(import_module(room).__file__)).parent
 
 
 def imported(source: str, package: str) -> set[str]:
@@ -50,16 +65,32 @@ def test_imports_are_found_in_every_form() -> None:
     assert imported(source, "p.q") == {"a.b", "c", "c.d", "p.q", "p.q.e", "p.q.g", "p.q.g.h", "p", "p.k"}
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_imports_point_down(floor: str) -> None:
-    floors = list(FLOORS)
-    above = floors[floors.index(floor) + 1 :]
-    modules = sorted(FLOORS[floor].glob("*.py"))
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_down(room: str) -> None:
+    if room == TORCH:
+        pytest.importorskip("torch")
+    modules = sorted(folder_of(room).glob("*.py"))
     assert modules
+    accepted = {room, *MAY_IMPORT[room]}
     for module in modules:
-        for name in imported(module.read_text(), floor):
-            # "from hashbench import kernels" names the package above on its way down.
-            assert floor_of(name) not in above or name == "hashbench", f"{floor}, {module.name}: {name} is above"
+        for name in imported(module.read_text(), room):
+            found = room_of(name)
+            # "from hashbench.kernels import x" and "import hashbench" name the package above on their way down.
+            assert found is None or name == "hashbench" or found in accepted, f"{room}, {module.name}: {name} is above"
+
+
+def test_every_folder_is_a_room() -> None:
+    top = folder_of("hashbench")
+    folders = {f"hashbench.{path.parent.name}" for path in top.glob("*/__init__.py")}
+    assert folders | {"hashbench", KERNELS, EXPERIMENTS} == set(MAY_IMPORT)
+    assert {path.name for path in top.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT.keys() - {"hashbench", TORCH}))
+def test_a_room_says_what_it_is_for_and_what_it_may_import(room: str) -> None:
+    text = import_module(room).__doc__
+    assert text
+    assert "May import" in text
 
 
 def run(program: str) -> str:

@@ -1,0 +1,535 @@
+"""What an experiment is, and the runner that sweeps it over the devices of this machine.
+
+An experiment is one question, the points and readings that answer it, and the figure that shows the answer. Packages
+offer theirs through the entry-point group `hashbench.experiments`, so that this module needs to know none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from traceback import clear_frames
+from typing import ClassVar
+
+from hashbench.bench.machine import is_exact
+from hashbench.bench.measurement import PROTOCOL, Measurement, input_count, make_inputs, measure
+from hashbench.bench.readings import FORMAT as READING_FORMAT
+from hashbench.bench.readings import Reading, ReadingsFile, readings_path
+from hashbench.bench.results import SCHEMA, ResultsFile, Row, RowPoint, machine_folders, rows_path
+from hashbench.bench.verification import LEAVES_AT_A_TIME, Extent, verify
+from hashbench.hashing.sizes import format_size
+from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Strategy, Unavailable, kernel_class
+
+GROUP = "hashbench.experiments"
+
+SEED = 20250101
+"""Of the random input, the same in every measurement; see `Kernel.random`."""
+
+MEMORY_SHARE = {"gpu": 0.97, "cpu": 0.85}
+"""The share of a device's free memory that a measurement may take; the rest is for what the framework needs, and of a
+host's memory for everything else that runs there."""
+
+SMALLEST = 1 << 20
+"""Bytes below which a point is not cut further to fit."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement to make.
+
+    Attributes:
+        device: where; it names the kernel too.
+        strategy: "batched", "leaves" or "tree".
+        algorithm: "sha256" or "sha384".
+        lengths: bytes of each segment.
+        chunk_size: bytes of a chunk; None, for "batched" alone, makes each segment one message.
+        variant: of the kernel; None is its default on the device.
+        model: name of the inventory that the segments are; empty where they are none's.
+    """
+
+    device: Device
+    strategy: Strategy
+    algorithm: str
+    lengths: tuple[int, ...]
+    chunk_size: int | None
+    variant: str | None = None
+    model: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """The input's bytes."""
+        return sum(self.lengths)
+
+    def __str__(self) -> str:
+        chunk = "" if self.chunk_size is None else f", {format_size(self.chunk_size)} chunks"
+        segments = f" in {len(self.lengths):,} segments" if len(self.lengths) > 1 else ""
+        where = " ".join(filter(None, (self.device.kernel, self.variant, self.device.id)))
+        what = " ".join(filter(None, (self.algorithm, self.strategy, self.model)))
+        return f"{where}: {what}, {format_size(self.nbytes)}{segments}{chunk}"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """What was not measured, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A point whose output was wrong or whose kernel broke down, or a reading that was not to be had. It has no row.
+
+    Attributes:
+        what: what was to be measured.
+        error: a VerificationError where the output was wrong, else what was raised.
+    """
+
+    what: str
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A point that was not measured again, since it has a row of this very code, driver and framework."""
+
+    row: Row
+
+
+Outcome = Row | Kept | Reading | Skip | Failure
+
+
+@dataclass
+class Report:
+    """What a run gave, in order.
+
+    Attributes:
+        outcomes: one for each point and reading that was tried or skipped.
+        interrupted: whether the user ended the run before its end.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        """The measurements of kernels that were made."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Row)]
+
+    @property
+    def kept(self) -> list[Row]:
+        """The rows of the points that were not measured again."""
+        return [outcome.row for outcome in self.outcomes if isinstance(outcome, Kept)]
+
+    @property
+    def current(self) -> list[Row]:
+        """The rows of all points that were measured, now or before."""
+        found = (outcome.row if isinstance(outcome, Kept) else outcome for outcome in self.outcomes)
+        return [row for row in found if isinstance(row, Row)]
+
+    @property
+    def readings(self) -> list[Reading]:
+        """The measurements of anything else."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Reading)]
+
+    @property
+    def skips(self) -> list[Skip]:
+        """What was not measured."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Skip)]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The points and readings that failed."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
+
+
+@dataclass(frozen=True)
+class MachineResults:
+    """What one machine has of an experiment: at least one row or reading.
+
+    Attributes:
+        name: of the machine's folder.
+        rows: in the order of the file.
+        readings: in the order of the file.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    readings: Sequence[Reading]
+
+
+class Experiment(ABC):
+    """One question, its sweep, and its figures. It overrides `points`, `readings` or both."""
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+
+    def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
+        """What to measure on `device`, one that is available, and what of the sweep is left out there, and why.
+
+        Args:
+            device: where.
+            quick: asks for the short form.
+        """
+        return ()
+
+    def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
+        """Measures what is no hash by a kernel, each reading when it is asked for; it is saved before the next.
+
+        An exception fails one reading. The others go on where the iterator can: `itertools.chain` and `map` go on with
+        their next element, while a generator that raises has ended.
+
+        Args:
+            devices: those that were asked for, also where they are unavailable.
+            quick: asks for the short form.
+        """
+        return iter(())
+
+    @abstractmethod
+    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+        """Draws `rows` and `readings`, all of this experiment and one machine, from them alone.
+
+        Args:
+            rows: in the order of the file.
+            readings: in the order of the file; there is at least one row or reading.
+            path: of the files to write, without the suffix.
+
+        Returns:
+            The files written.
+        """
+
+    def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
+        """Draws the results of this experiment on all machines, from them alone; nothing unless overridden.
+
+        Args:
+            machines: those that have some, by name; there is at least one.
+            path: of the files to write, without the suffix.
+
+        Returns:
+            The files written.
+        """
+        return []
+
+
+def machines_with(results: Path, experiment: str) -> list[MachineResults]:
+    """What each machine under `results` has of an experiment, by name; machines that have nothing are left out.
+
+    Raises:
+        ResultsError: there is no machine's folder, or a file cannot be used.
+    """
+    found = []
+    for folder in machine_folders(results):
+        rows = ResultsFile(rows_path(folder, experiment)).records
+        readings = ReadingsFile(readings_path(folder, experiment)).records
+        if rows or readings:
+            found.append(MachineResults(folder.name, rows, readings))
+    return found
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every experiment that is installed, by name."""
+    found = (entry.load() for entry in entry_points(group=GROUP))
+    return {experiment.name: experiment for experiment in sorted(found, key=lambda e: e.name)}
+
+
+def experiment_named(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        ValueError: there is no such experiment.
+    """
+    known = experiments()
+    if name not in known:
+        raise ValueError(f"unknown experiment {name!r}: accepted are {', '.join(known)}")
+    return known[name]
+
+
+def plan(
+    experiment: Experiment, devices: Iterable[Device], algorithms: Sequence[str], *, quick: bool
+) -> list[Point | Skip]:
+    """The points of `experiment` on `devices` for `algorithms`, what it leaves out, and a skip for each device that is
+    unavailable.
+    """
+    planned: list[Point | Skip] = []
+    for device in devices:
+        if device.unavailable is not None:
+            planned.append(Skip(f"{device.kernel} {device.id}".strip(), device.unavailable))
+            continue
+        entries = list(experiment.points(device, quick=quick))
+        planned += (entry for entry in entries if isinstance(entry, Skip))
+        points = [entry for entry in entries if isinstance(entry, Point)]
+        for algorithm in algorithms:  # one after the other, so that each is compiled once
+            planned += (point for point in points if point.algorithm == algorithm)
+    return planned
+
+
+def run(
+    experiment: Experiment,
+    planned: Iterable[Point | Skip],
+    readings: Iterator[Reading | Skip],
+    results: ResultsFile,
+    readings_file: ReadingsFile,
+    commit: str,
+    again: bool = False,
+    on_start: Callable[[Point], None] = lambda point: None,
+    on_end: Callable[[Outcome], None] = lambda outcome: None,
+) -> Report:
+    """Verifies and measures the points of `planned`, then takes `readings`; each is written as soon as it is there.
+
+    A point that has a row of the same commit, driver and framework is not measured again, unless that is asked for or
+    the commit does not name one state of the code. Readings are always taken anew: what they will be is known only once
+    they are there.
+
+    Where a point does not fit in the device's free memory it is skipped, and if it has one segment, the half of it that
+    fits (or half of that, and so on) is measured instead. A kernel that breaks down fails that point alone, and a
+    reading that raises fails alone where the iterator goes on after it. A keyboard interrupt ends the run; what was
+    measured so far stays.
+
+    Args:
+        experiment: whose points and readings these are.
+        planned: as `plan` gives them.
+        readings: as `Experiment.readings` gives them.
+        results: the experiment's file of rows.
+        readings_file: the experiment's file of readings.
+        commit: of the code that measures.
+        again: measures the points anew that have such rows.
+        on_start: called before each point.
+        on_end: called with each outcome.
+
+    Raises:
+        ResultsError: a row or a reading cannot be written.
+    """
+    report = Report()
+    known = [] if again or not is_exact(commit) else [row for row in results.records if row.commit == commit]
+    runner = _Runner(experiment, commit, known)
+    try:
+        for outcome in _outcomes(experiment, planned, readings, runner, commit, on_start):
+            if isinstance(outcome, Row):
+                results.add(outcome)
+            elif isinstance(outcome, Reading):
+                readings_file.add(outcome)
+            report.outcomes.append(outcome)
+            on_end(outcome)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    return report
+
+
+def _outcomes(
+    experiment: Experiment,
+    planned: Iterable[Point | Skip],
+    readings: Iterator[Reading | Skip],
+    runner: _Runner,
+    commit: str,
+    on_start: Callable[[Point], None],
+) -> Iterator[Outcome]:
+    for entry in planned:
+        if isinstance(entry, Point):
+            on_start(entry)
+        yield from runner.outcomes(entry)
+    runner.release()  # the readings may want the memory that its kernel holds
+    yield from _taken(experiment, readings, commit)
+
+
+def _taken(experiment: Experiment, readings: Iterator[Reading | Skip], commit: str) -> Iterator[Outcome]:
+    """The outcomes of `readings`, those that raise too."""
+    place = f"{experiment.name}: the first reading"
+    while True:
+        try:
+            taken = next(readings)
+            if isinstance(taken, Reading):
+                taken = _complete(taken, experiment, commit)
+        except StopIteration:
+            return
+        except (Unavailable, OutOfDeviceMemory) as error:
+            yield Skip(place, str(error))
+        except Exception as error:  # one program that is broken does not keep the others from being measured
+            clear_frames(error.__traceback__)
+            yield Failure(place, error)
+        else:
+            if isinstance(taken, Reading):
+                place = f"{experiment.name}: the reading after {taken}"
+            yield taken
+
+
+def _complete(reading: Reading, experiment: Experiment, commit: str) -> Reading:
+    """`reading` as it goes to the file.
+
+    Raises:
+        ResultsError: a field holds what its column does not accept.
+    """
+    complete = replace(
+        reading,
+        experiment=experiment.name,
+        commit=commit,
+        date=_now(),
+        median=_rounded(reading.median),
+        q1=_rounded(reading.q1),
+        q3=_rounded(reading.q3),
+        conditions=_one_line(reading.conditions),
+        device_name=_one_line(reading.device_name),
+        source=_one_line(reading.source),
+        note=_one_line(reading.note),
+    )
+    READING_FORMAT.check(complete)
+    return complete
+
+
+class _Runner:
+    """Measures points, and keeps the kernel that the last one was measured with."""
+
+    def __init__(self, experiment: Experiment, commit: str, known: Iterable[Row]) -> None:
+        self._experiment = experiment
+        self._commit = commit
+        self._known = {row.point: row for row in known}
+        self._built: tuple[Device, str, str | None] | None = None
+        self._kernel: Kernel | None = None
+        self._seen: set[Point] = set()
+
+    def outcomes(self, entry: Point | Skip) -> Iterator[Outcome]:
+        if isinstance(entry, Skip):
+            yield entry
+            return
+        if known := self._known_row(entry):  # and the kernel need not be compiled
+            yield Kept(known)
+            return
+        try:
+            kernel = self._kernel_for(entry)
+            point = _fitting(entry, kernel)
+            if point != entry:
+                free = f"it does not fit in the {room(kernel) / 2**30:.1f} GiB that it may take"
+                instead = "" if point is None else f": {format_size(point.nbytes)} are measured instead"
+                yield Skip(str(entry), free + instead)
+            if point is not None and point not in self._seen:
+                self._seen.add(point)
+                known = self._known_row(point)  # of less than was planned
+                yield Kept(known) if known else self._measured(point, kernel)
+        except (Unavailable, OutOfDeviceMemory) as error:
+            yield Skip(str(entry), str(error))
+        except Exception as error:  # one broken driver does not keep the other devices from being measured
+            clear_frames(error.__traceback__)  # else its traceback keeps the device's buffers
+            self.release()
+            yield Failure(str(entry), error)
+
+    def release(self) -> None:
+        """Gives up the kernel, and the device's memory that its framework keeps."""
+        kernel, self._kernel, self._built = self._kernel, None, None
+        if kernel is not None:
+            with suppress(Exception):  # the driver may be what broke down
+                kernel.trim()
+
+    def _known_row(self, point: Point) -> Row | None:
+        """The row that `point` has already, where nothing that it depends on has changed since."""
+        device = point.device
+        row = self._known.get(self._of_row(point))
+        now = (_one_line(device.name), _one_line(device.driver), _one_line(device.framework), PROTOCOL)
+        return row if row and (row.device_name, row.driver, row.framework, row.protocol) == now else None
+
+    def _of_row(self, point: Point) -> RowPoint:
+        """What `Row.point` says of a row of `point`."""
+        device = point.device
+        return RowPoint(
+            experiment=self._experiment.name,
+            model=point.model,
+            kernel=device.kernel,
+            variant=point.variant or kernel_class(device.kernel).default_variant(device),
+            strategy=point.strategy,
+            algorithm=point.algorithm,
+            bytes=point.nbytes,
+            chunk_size=point.chunk_size,
+            segments=len(point.lengths),
+            device=device.id,
+        )
+
+    def _kernel_for(self, point: Point) -> Kernel:
+        build = (point.device, point.algorithm, point.variant)
+        if self._kernel is None or build != self._built:
+            self.release()
+            self._kernel = kernel_class(point.device.kernel)(*build)
+            self._built = build
+        return self._kernel
+
+    def _measured(self, point: Point, kernel: Kernel) -> Row:
+        inputs = make_inputs(kernel, point.lengths, SEED)
+        works = [kernel.prepare(point.strategy, segments, point.chunk_size) for segments in inputs]
+        extents: set[Extent] = set()
+        digest = ""
+        for work, segments in zip(works, inputs, strict=True):
+            work.run()
+            digests = work.digests()
+            extents.add(verify(kernel, point.strategy, segments, point.chunk_size, digests, SEED))
+            digest = digest or hashlib.new(point.algorithm, digests.data).hexdigest()
+            del digests  # they may be as large as a table of a model's leaves
+        (extent,) = extents  # the inputs are of one shape
+        return self._row(point, extent, digest, measure(works))
+
+    def _row(self, point: Point, extent: Extent, digest: str, measured: Measurement) -> Row:
+        device, wall = measured.device, measured.wall
+        return Row(
+            schema=SCHEMA,
+            **self._of_row(point)._asdict(),
+            device_name=_one_line(point.device.name),
+            device_kind=point.device.kind,
+            repeats=device.count,
+            seconds_median=_rounded(device.median),
+            seconds_q1=_rounded(device.q1),
+            seconds_q3=_rounded(device.q3),
+            seconds_min=_rounded(device.minimum),
+            wall_seconds_median=_rounded(wall.median),
+            wall_seconds_q1=_rounded(wall.q1),
+            wall_seconds_q3=_rounded(wall.q3),
+            gb_per_s=_rounded(1e-9 * point.nbytes / device.median),
+            verified=extent,
+            digest=digest,
+            driver=_one_line(point.device.driver),
+            framework=_one_line(point.device.framework),
+            protocol=PROTOCOL,
+            commit=self._commit,
+            date=_now(),
+        )
+
+
+def room(kernel: Kernel) -> int:
+    """Bytes of the kernel's device that a measurement may take."""
+    return int(MEMORY_SHARE[kernel.device.kind or "cpu"] * kernel.free_memory())
+
+
+def _fitting(point: Point, kernel: Kernel) -> Point | None:
+    """`point`, or as much of it as fits in the device's free memory; None where it cannot be cut to fit."""
+    free, largest = room(kernel), kernel.largest_buffer()
+    while _memory(point, kernel) > free or max(point.lengths) > largest:
+        (length, *others) = point.lengths
+        if others or point.model or length <= SMALLEST:
+            return None
+        point = replace(point, lengths=(length // 2,))
+    return point
+
+
+def _memory(point: Point, kernel: Kernel) -> int:
+    """Bytes of the device that the point takes: its inputs, a digest for each of their chunks, and the leaves of its
+    verification.
+    """
+    chunks = sum(1 if point.chunk_size is None else -(-n // point.chunk_size) for n in point.lengths)
+    count = input_count(point.nbytes)
+    digests = count * chunks + min(chunks, LEAVES_AT_A_TIME)
+    return count * point.nbytes + digests * kernel.algorithm.digest_size
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _one_line(text: str) -> str:
+    """A record is one line, whatever a driver calls itself."""
+    return " ".join(text.split())
+
+
+def _rounded(value: float) -> float:
+    """To seven significant digits, finer than any clock here, so that a row reads well in a diff."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,4 @@
+"""The command line, a module for each family of commands.
+
+May import everything but hashbench.experiments.
+"""

@@ -1,0 +1,127 @@
+"""The commands of inclusion proofs: `prove` makes one, and `check-proof` checks it against a root that is trusted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+
+from hashbench.cli.options import ROOT, device_option, kernel_option
+from hashbench.cli.progress import shown
+from hashbench.hashing import selection
+from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.kernels import Bytes, algorithm_named
+from hashbench.model.checkpoints import open_model
+from hashbench.model.manifest import read_manifest
+from hashbench.model.proofs import (
+    NotProvenError,
+    Proof,
+    ProofError,
+    bytes_in,
+    check_chunk,
+    prove,
+    prove_chunk,
+    read_proof,
+)
+from hashbench.model.sidecar import Sidecar
+
+_path = click.Path(path_type=Path)
+
+
+@click.command("prove")
+@click.argument("manifest", type=_path)
+@click.argument("name")
+@click.option("-o", "--output", type=_path, help="The proof's file; standard output unless given.")
+@click.option("--chunk", type=click.IntRange(min=0), help="Prove this chunk too, counted from 0.")
+@click.option("--model", type=_path, help="With --chunk: the model, of which NAME is hashed.")
+@click.option("--leaves", "sidecar", type=_path, help="With --chunk: the hashes of all chunks, in place of the model.")
+@kernel_option
+@device_option
+def write_proof(
+    manifest: Path,
+    name: str,
+    output: Path | None,
+    chunk: int | None,
+    model: Path | None,
+    sidecar: Path | None,
+    kernel: str | None,
+    device: str | None,
+) -> None:
+    """Write the proof that the tensor or file NAME is in the model of MANIFEST.
+
+    Whoever trusts the model's root checks it with `hashbench check-proof`, without manifest and model (RFC 9162,
+    section 2.1.3). Exit code 1: the model's NAME is not what the manifest says.
+    """
+    if (chunk is not None) != bool(model or sidecar) or (model and sidecar):
+        raise click.UsageError("--chunk goes with one of --model and --leaves, and these go with it alone")
+    if output == Path("-"):
+        output = None
+    if output and output.exists() and not _is_proof(output):
+        raise click.UsageError(f"{output} is there and is no proof: it is not overwritten")
+    expected = read_manifest(manifest)
+    proof = prove(expected, name)
+    if chunk is not None:
+        check_chunk(proof, chunk)
+        if sidecar:
+            leaves = Sidecar(sidecar, expected).leaves(name)
+        else:
+            assert model is not None
+            leaves = _leaves(model, proof, kernel, device)
+        proof = prove_chunk(proof, chunk, leaves)
+    if output:
+        write_atomically(output, proof.text())
+    else:
+        sys.stdout.buffer.write(proof.text())
+
+
+@click.command("check-proof")
+@click.argument("proof_path", metavar="PROOF", type=_path)
+@click.option("--root", type=ROOT, required=True, help="The model's root, from a source that is trusted.")
+@click.argument("data", type=_path, required=False)
+@kernel_option
+@device_option
+def check_proof(proof_path: Path, root: bytes, data: Path | None, kernel: str | None, device: str | None) -> None:
+    """Check that what PROOF is of is in the model of the given root, and that DATA are its bytes.
+
+    DATA is a file of the bytes that are proven, of all bytes of the tensor or file of which a chunk is proven, or a
+    safetensors file that has the tensor. Without DATA the record alone is checked: name, dtype, shape and root of a
+    tensor, or path, size and root of a file.
+
+    Exit code 0: it is so. 1: it is not.
+    """
+    proof = read_proof(proof_path)
+    size = algorithm_named(proof.algorithm).digest_size
+    if len(root) != size:
+        raise click.UsageError(f"--root has {len(root)} bytes: the proof's algorithm is {proof.algorithm}, of {size}")
+    proof.check_record(root)
+    if data is None:
+        click.echo(f"proven: the record of {proof.named}; no data were checked")
+        return
+    source = bytes_in(data, proof)
+    hasher = RangeHasher(selection.choose(kernel, device, proof.algorithm), proof.chunk_size)
+    with shown(data.name, source.nbytes) as progress:
+        proof.check_bytes(hasher.roots([source], progress)[0])
+    click.echo(f"proven: {proof.subject}, {proof.nbytes:,} bytes")
+
+
+def _is_proof(path: Path) -> bool:
+    try:
+        read_proof(path)
+    except ProofError:
+        return False
+    return True
+
+
+def _leaves(model: Path, proof: Proof, kernel: str | None, device: str | None) -> Bytes:
+    """The leaf hashes of the model's tensor or file that `proof` is of: uint8, shape (chunks, digest size)."""
+    entry = proof.entry
+    opened = open_model(model)
+    part = next((part for part in opened.parts if part.name == entry.name), None)
+    if part is None or part.entry(entry.root) != entry:
+        raise NotProvenError(f"{model} has no {proof.named} of the manifest's kind and size")
+    hasher = RangeHasher(selection.choose(kernel, device, proof.algorithm), proof.chunk_size)
+    with shown(entry.name, part.nbytes) as progress:
+        return np.concatenate([piece.hashes for piece in hasher.leaves([part.source, *opened.watched], progress)])

@@ -1,0 +1,227 @@
+"""How fast one NVIDIA GPU's pipes and memory are, by micro-benchmarks through CuPy, to hold SHA-2 kernels against.
+
+Rates are operations a clock and multiprocessor by the multiprocessor's own clock counter, so they assume no frequency;
+the GPU's timer, read beside that counter, gives the frequency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashbench.kernels.contract import Buffer, Device, Unavailable
+from hashbench.kernels.cupy_cuda import CupyCuda
+
+BLOCK = 512
+BLOCKS = 2
+"""Threads of a block, and blocks of a multiprocessor: eight warps a scheduler; every architecture has room for them."""
+
+CHAINS = 8
+"""Independent chains of a thread, more than an instruction's latency needs beside seven other warps."""
+
+LOOP = 384
+"""Operations of a loop's body, in equal parts for up to four side by side. The loop's own three instructions are less
+than 1 % of that, and an instruction cache holds it: it is 6 KiB of code."""
+
+LOADS = 8
+"""Loads of 16 bytes that a thread has under way: 128 KiB of a multiprocessor, more than its share of the memory's
+bandwidth times its latency."""
+
+WARP = 32
+
+MULTIPLIER = 0x9E3779B1
+"""What the chains multiply by, told at the launch: odd, so that a product is zero where a factor is."""
+
+
+Spans = npt.NDArray[np.uint64]
+"""Shape (warps, 5): each warp's multiprocessor, that one's clock as the warp's loop began and ended, and the GPU's
+timer then, in nanoseconds."""
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """A benchmark of one operation, or of several side by side in equal parts.
+
+    Attributes:
+        name: the operations, as NVIDIA's disassembler names the instructions where there is one for each.
+        step: of one chain, in the words of `device/microbenchmarks.cu`.
+        operations: of a step.
+        note: what a reader must know of the rate.
+    """
+
+    name: str
+    step: str
+    operations: int = 1
+    note: str = ""
+
+    @property
+    def function(self) -> str:
+        """The name of its kernel."""
+        return "pipe_" + "".join(c.lower() if c.isalnum() else "_" for c in self.name)
+
+    @property
+    def steps(self) -> int:
+        """Steps of each chain in the loop's body."""
+        return LOOP // (CHAINS * self.operations)
+
+
+_X, _W = "(x[i], x[next])", "(w[i], w[next])"
+_LOP3, _SHF, _IMAD = "LOP3_CONSTANT(x[i])", "SHF_CONSTANT(x[i])", "IMAD_CONSTANT(x[i])"
+_DFMA = "DFMA_CONSTANT(d[i])"
+_ONE_REGISTER = "together, each with one register to read and a constant"
+_TWICE_SHF = "SHF(x[i], x[next]); SHF(x[i], x[third])"
+
+PIPES = {
+    pipe.name: pipe
+    for pipe in (
+        Pipe("LOP3", f"LOP3{_X}", note="logic of three inputs"),
+        Pipe("SHF", f"SHF{_X}", note="funnel shift, which a rotation is"),
+        Pipe("PRMT", f"PRMT{_X}", note="byte permutation"),
+        Pipe("IADD3", "IADD3(x[i], x[next], x[third])", note="sum of three"),
+        Pipe("ADD", f"ADD{_X}", note="sum of two: the compiler spreads it over the pipes"),
+        Pipe("ADD64", f"ADD64{_W}", note="64-bit sum of two, as the compiler writes it: two instructions up to sm_100"),
+        Pipe("IMAD", f"IMAD{_X}", note="multiply-add"),
+        Pipe("IMAD.HI", f"IMAD_HI{_X}", note="high word of the product"),
+        Pipe("IMAD.WIDE", f"IMAD_WIDE{_W}", note="both words of the product"),
+        Pipe("DFMA", "DFMA(d[i])", note="double-precision multiply-add, rounded toward zero, as a shift"),
+        Pipe("LOP3+SHF", f"LOP3{_X}; SHF{_X}", 2, note="both together"),
+        Pipe("LOP3+IADD3", f"LOP3{_X}; IADD3(x[i], x[next], x[third])", 2, note="both together"),
+        Pipe("LOP3+IMAD", f"{_LOP3}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe(
+            "LOP3+IMAD of registers",
+            f"LOP3{_X}; IMAD{_X}",
+            2,
+            note="both together, each with two or three registers to read: as fast as those are delivered, not issued",
+        ),
+        Pipe("LOP3+ADD", f"{_LOP3}; ADD_CONSTANT(x[i])", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("SHF+IMAD", f"{_SHF}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("SHF+DFMA", f"{_SHF}; {_DFMA}", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("IMAD+IMAD.WIDE", f"IMAD{_X}; IMAD_WIDE{_W}", 2, note="both together"),
+        # With one product to one shift nothing is seen: two turns of the FMA pipe take as long as two of the ALU.
+        Pipe("SHF+SHF+IMAD.WIDE", f"{_TWICE_SHF}; IMAD_WIDE{_W}", 3, note="two shifts to one product"),
+        Pipe("SHF+SHF+IMAD.HI", f"{_TWICE_SHF}; IMAD_HI{_X}", 3, note="two shifts to one product"),
+        Pipe("LOP3+IMAD+DFMA", f"{_LOP3}; {_IMAD}; {_DFMA}", 3, note=f"all three {_ONE_REGISTER}"),
+    )
+}
+"""By name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One launch of a pipe's kernel.
+
+    Attributes:
+        rate: operations a clock, of the middle one of the multiprocessors.
+        megahertz: the clock of the middle one of the warps, while it ran.
+        seconds: of the launch, by events, with the few microseconds that it takes to begin and to end.
+    """
+
+    rate: float
+    megahertz: float
+    seconds: float
+
+
+def source() -> str:
+    """The program text."""
+    macros = {"BLOCK": BLOCK, "BLOCKS": BLOCKS, "CHAINS": CHAINS, "LOADS": LOADS}
+    lines = [f"#define {name} {value}\n" for name, value in macros.items()]
+    lines += ['#line 1 "microbenchmarks.cu"\n']
+    lines += [(files("hashbench.limits") / "microbenchmarks.cu").read_text()]
+    lines += [f"PIPE({pipe.function}, {pipe.steps}, {pipe.step})\n" for pipe in PIPES.values()]
+    return "".join(lines)
+
+
+def rate(spans: Spans, operations: int) -> float:
+    """The rate of the middle multiprocessor, in operations a clock.
+
+    Args:
+        spans: of all warps.
+        operations: of each warp, over all its threads.
+    """
+    rates = []
+    for multiprocessor in np.unique(spans[:, 0]):
+        mine = spans[spans[:, 0] == multiprocessor]
+        rates.append(len(mine) * operations / int(mine[:, 2].max() - mine[:, 1].min()))
+    return float(np.median(rates))
+
+
+def megahertz(spans: Spans) -> float:
+    """The clock of the middle warp: by the GPU's timer around its loop, so that neither the launch nor the wait for a
+    multiprocessor is counted."""
+    return float(np.median(1e3 * (spans[:, 2] - spans[:, 1]) / (spans[:, 4] - spans[:, 3])))
+
+
+class Microbenchmarks:
+    """The micro-benchmarks on one GPU.
+
+    Args:
+        device: one of CuPy's, available.
+
+    Raises:
+        Unavailable: the GPU is not NVIDIA's.
+    """
+
+    def __init__(self, device: Device) -> None:
+        if device.vendor != "NVIDIA":
+            raise Unavailable(f"{device.name} is not NVIDIA's, and the micro-benchmarks are of NVIDIA's instructions")
+        self._kernel = CupyCuda(device)
+        self._cupy: Any = self._kernel.cupy
+        self._device = self._kernel.cuda_device
+        with self._device:
+            self._stream = self._cupy.cuda.Stream(non_blocking=True)
+            self._module = self._cupy.RawModule(code=source())
+        self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
+
+    def free_memory(self) -> int:
+        """Bytes that `memory` can still take."""
+        return self._kernel.free_memory()
+
+    def memory(self, nbytes: int) -> Buffer:
+        """Random bytes to copy and to read.
+
+        Raises:
+            OutOfDeviceMemory: the device has no room for them.
+        """
+        return self._kernel.random(nbytes, 1)
+
+    def run(self, pipe: Pipe, turns: int) -> Run:
+        """One launch of `pipe` over every multiprocessor, each thread through `turns` turns of its loop."""
+        blocks = BLOCKS * self.multiprocessors
+        with self._device, self._stream:
+            written = self._cupy.empty((blocks * BLOCK // WARP, 5), np.uint64)
+            sink = self._cupy.empty(blocks * BLOCK, np.uint32)
+            kernel = self._module.get_function(pipe.function)
+            arguments = (np.uint32(turns), np.uint32(MULTIPLIER), written, sink)
+            seconds = self._seconds(lambda: kernel((blocks,), (BLOCK,), arguments))
+            spans = written.get()
+        return Run(rate(spans, turns * LOOP * WARP), megahertz(spans), seconds)
+
+    def copy(self, memory: Buffer) -> float:
+        """Seconds of copying one half of `memory` to the other."""
+        half, runtime = memory.nbytes // 2, self._cupy.cuda.runtime
+        arguments = (memory.address + half, memory.address, half, runtime.memcpyDeviceToDevice, self._stream.ptr)
+        with self._device, self._stream:
+            return self._seconds(lambda: runtime.memcpyAsync(*arguments))
+
+    def read(self, memory: Buffer) -> float:
+        """Seconds of reading `memory`, in pieces of 16 bytes."""
+        blocks = BLOCKS * self.multiprocessors
+        with self._device, self._stream:
+            sink = self._cupy.empty(blocks * BLOCK, np.uint32)
+            kernel = self._module.get_function("read_all")
+            arguments = (np.uint64(memory.address), np.uint64(memory.nbytes // 16), sink)
+            return self._seconds(lambda: kernel((blocks,), (BLOCK,), arguments))
+
+    def _seconds(self, launch: Callable[[], Any]) -> float:
+        """Seconds of what `launch` queues on the stream, which is current, by events."""
+        start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        start.record(self._stream)
+        launch()
+        end.record(self._stream)
+        end.synchronize()
+        return 1e-3 * float(self._cupy.cuda.get_elapsed_time(start, end))

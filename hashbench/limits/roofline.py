@@ -1,0 +1,251 @@
+"""The limit that a GPU's measured pipes set to SHA-2: what a block needs, and the fewest clocks that it takes.
+
+SHA-2 is bound by the issue of integer instructions. A multiprocessor of NVIDIA's has three pipes that can execute them:
+the ALU (logic, shifts, byte permutations, three-input sums), the FMA pipe (multiply-adds) and the FP64 pipe (whose
+multiply-add shifts a word: see SHIFT_RIGHT in `kernels/device/sha2.h`). Schedulers feed all three and issue fewer
+instructions a clock than three busy pipes would take. An operation may have several ways to be executed; the limit
+depends on which are taken:
+
+- *as written*: each operation in its natural way, sums on the FMA pipe, as multiplications by 1.
+- *balanced*: the best mixture of all ways in `WAYS`. With x(o, w) the number of operations o that take the way w, and
+  c(w, p) the clocks that one of them takes of p, where p is ALU, FMA, FP64 or issue, the least T such that
+
+      sum over w of x(o, w) = what a block needs of o, for each operation o,
+      sum over o and w of x(o, w) c(w, p) <= T, for each p,
+
+  which is a linear programme.
+
+All clocks come of rates r that were measured on the device. An instruction i takes 1 / r(i) of its own pipe and
+1 / r(issue) of the schedulers, where r(issue) is the highest rate that any benchmark reached whose instructions are
+counted: what was issued can be issued. That is a mixture for several pipes, of instructions that read one register
+each beside a constant, so that it does not wait for the register file; a mixture of instructions that read three stays
+far under it, and so may SHA-2. Sums that the compiler writes (ADD) do not tell: it may make one instruction of two of
+them. IMAD.WIDE may take slots of the ALU besides: as many whole ones, of 1 / r(SHF) each, as the clocks of
+SHF, SHF, IMAD.WIDE have room for above those that the slower of the two pipes alone explains:
+
+    3 / r(SHF+SHF+IMAD.WIDE) - max(2 / r(SHF), 1 / r(IMAD.WIDE)).
+
+Either way a device of m multiprocessors at f Hz hashes at most m f B / T bytes a second in blocks of B bytes. Loads,
+stores, loops and the padding block of each chunk are not counted, nor is it asked whether a compiler can be brought to
+take a way, what registers and moves between them it takes, or how often a scheduler finds no instruction that is ready:
+it is a limit and no prediction. What was tried to come nearer is in `kernels/NOTES.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hashbench.bench.readings import Reading
+from hashbench.kernels import Algorithm
+
+RATE = "instruction rate"
+RATE_UNIT = "1/clk/SM"
+CLOCK = "clock"
+CLOCK_UNIT = "MHz"
+COUNT = "count"
+COUNT_UNIT = "1"
+BANDWIDTH = "bandwidth"
+BANDWIDTH_UNIT = "GB/s"
+"""Quantities of readings, and their units."""
+
+MULTIPROCESSOR = "multiprocessor"
+"""The subject of the readings of a clock and of a count."""
+
+READ = "memory read"
+COPY = "memory copy"
+"""The subjects of the readings of a bandwidth."""
+
+ALU, FMA, FP64, ISSUE = PARTS = ("ALU", "FMA", "FP64", "issue")
+"""What of a multiprocessor an instruction takes: one of three pipes, and the schedulers."""
+
+PIPE = {
+    **dict.fromkeys(("LOP3", "SHF", "PRMT", "IADD3"), ALU),
+    **dict.fromkeys(("IMAD", "IMAD.WIDE"), FMA),
+    "DFMA": FP64,
+}
+"""The pipe of each instruction."""
+
+MIXTURES = ("LOP3+IMAD", "LOP3+IMAD+DFMA")
+"""Instructions of several pipes side by side, by the first of which a multiprocessor's clock is read."""
+
+SUMS = frozenset({"ADD", "ADD64"})
+"""What the compiler chooses the instructions of: their rates are of sums."""
+
+SHIFTS_AND_WIDE = "SHF+SHF+IMAD.WIDE"
+"""The mixture that shows what IMAD.WIDE takes of the ALU."""
+
+Way = Mapping[str, float]
+"""The instructions that one operation takes."""
+
+WAYS: Mapping[str, Sequence[Way]] = {
+    "logic": ({"LOP3": 1},),
+    "permute": ({"PRMT": 1},),
+    # x >> n is also the high word of x * 2^(32 - n). A rotation is that and one more multiply-add, by 2^(32 - n).
+    "shift": ({"SHF": 1}, {"DFMA": 1}, {"IMAD.WIDE": 1}),
+    "rotate": ({"SHF": 1}, {"DFMA": 1, "IMAD": 1}, {"IMAD.WIDE": 1, "IMAD": 1}),
+    # A sum of three is two additions.
+    "add": ({"IMAD": 1}, {"IADD3": 0.5}),
+    # The low word's sum gives a carry, which only IADD3 does; the high word's takes it, as IADD3.X or IMAD.X. A sum of
+    # three takes two instructions for two additions; IMAD.WIDE adds a word and its carry to two words.
+    "add64": ({"IADD3": 1, "IMAD": 1}, {"IADD3": 1}, {"IMAD.WIDE": 1, "IMAD": 1}),
+}
+"""How each operation can be executed, the natural way first. Operations are on 32 bits, but for "add64"."""
+
+NEEDED = tuple(dict.fromkeys((*(name for ways in WAYS.values() for name in ways[0]), MIXTURES[0])))
+"""The rates that there is no limit without; a way whose rates are not there is not taken."""
+
+SAME = 1.05
+"""How far apart rates of equal instructions may be measured."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured of one device.
+
+    Attributes:
+        per_clock: operations a clock and multiprocessor, by instruction or mixture: at least NEEDED.
+        multiprocessors: how many there are.
+        hertz: their clock.
+        bytes_per_second: at which the memory is read; None where that was not measured.
+    """
+
+    per_clock: Mapping[str, float]
+    multiprocessors: int
+    hertz: float
+    bytes_per_second: float | None = None
+
+    @classmethod
+    def of(cls, readings: Iterable[Reading]) -> Rates | None:
+        """The rates among one device's readings; None where some that a limit needs are not there."""
+        found = {(reading.subject, reading.quantity): reading.median for reading in readings}
+        per_clock = {subject: value for (subject, quantity), value in found.items() if quantity == RATE}
+        count, clock = found.get((MULTIPROCESSOR, COUNT)), found.get((MULTIPROCESSOR, CLOCK))
+        if count is None or clock is None or not per_clock.keys() >= set(NEEDED):
+            return None
+        bandwidth = found.get((READ, BANDWIDTH))
+        return cls(per_clock, round(count), 1e6 * clock, None if bandwidth is None else 1e9 * bandwidth)
+
+    @property
+    def issued(self) -> float:
+        """Instructions that the schedulers issue a clock and multiprocessor."""
+        return max(rate for name, rate in self.per_clock.items() if SUMS.isdisjoint(name.split("+")))
+
+    @property
+    def alu_slots_of_wide(self) -> int:
+        """Slots of the ALU that IMAD.WIDE takes besides those of its own pipe."""
+        shifts, wide = 2 / self.per_clock["SHF"], 1 / self.per_clock["IMAD.WIDE"]
+        return max(0, round((3 / self.per_clock[SHIFTS_AND_WIDE] - max(shifts, wide)) * self.per_clock["SHF"]))
+
+    def measured(self, way: Way) -> bool:
+        """Whether all is known that `clocks` asks for."""
+        wide = (SHIFTS_AND_WIDE,) if "IMAD.WIDE" in way else ()
+        return self.per_clock.keys() >= {*way, *wide}
+
+    def clocks(self, way: Way) -> dict[str, float]:
+        """The clocks that one operation takes of each of PARTS."""
+        taken = dict.fromkeys(PARTS, 0.0)
+        for name, n in way.items():
+            taken[PIPE[name]] += n / self.per_clock[name]
+            taken[ISSUE] += n / self.issued
+        if "IMAD.WIDE" in way:
+            taken[ALU] += way["IMAD.WIDE"] * self.alu_slots_of_wide / self.per_clock["SHF"]
+        return taken
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most that a device's pipes allow, computed and not measured.
+
+    Attributes:
+        gb_per_s: in 1e9 bytes a second.
+        clocks: of a multiprocessor for one block of one thread.
+        binding: those of PARTS that take all of them, several where they are balanced.
+        ways: how many of a block's operations take each way, in the order of WAYS.
+    """
+
+    gb_per_s: float
+    clocks: float
+    binding: tuple[str, ...]
+    ways: Mapping[str, tuple[float, ...]]
+
+
+def operations(algorithm: Algorithm) -> Counter[str]:
+    """What one block needs, in operations on 32 bits and, for SHA-384, additions on 64 bits (FIPS 180-4).
+
+    A function of three inputs is one logic operation, an exclusive or of three terms too. Every word of the block is
+    turned to big-endian by a byte permutation.
+    """
+    wide = algorithm.block_size == 128
+    halves = 2 if wide else 1
+    rounds = 80 if wide else 64
+    add = "add64" if wide else "add"
+    rotate = Counter(rotate=halves)
+    # Of a 64-bit shift the word that bits leave is filled from the other, as in a rotation.
+    shift = Counter(shift=1, rotate=halves - 1)
+    logic = Counter(logic=halves)
+
+    big_sigma = _times(3, rotate) + logic  # section 4.1.2 (4.4) and (4.5), 4.1.3 (4.10) and (4.11)
+    small_sigma = _times(2, rotate) + shift + logic  # (4.6) and (4.7), (4.12) and (4.13)
+    choose = majority = logic  # (4.2) and (4.3), (4.8) and (4.9)
+    # Sections 6.2.2 and 6.4.2: W_t has three additions; T1 four, T2, e and a one each; the end one a variable.
+    schedule = _times(2, small_sigma) + Counter({add: 3})
+    one_round = _times(2, big_sigma) + choose + majority + Counter({add: 4 + 1 + 1 + 1})
+    swap = Counter(permute=16 * halves)
+    return swap + _times(rounds - 16, schedule) + _times(rounds, one_round) + Counter({add: 8})
+
+
+def as_written(algorithm: Algorithm, rates: Rates) -> Limit:
+    """The limit with each operation in its natural way."""
+    needed = operations(algorithm)
+    return _limit(algorithm, rates, {name: (n, *(0.0,) * (len(WAYS[name]) - 1)) for name, n in needed.items()})
+
+
+def balanced(algorithm: Algorithm, rates: Rates) -> Limit:
+    """The limit with the best mixture of ways, by the linear programme above."""
+    from scipy.optimize import linprog
+
+    needed = operations(algorithm)
+    costs = {(name, index): cost for name in needed for index, cost in _useful(WAYS[name], rates).items()}
+    least = linprog(
+        [*(0.0 for _ in costs), 1.0],  # T
+        A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PARTS],
+        b_ub=[0.0 for _ in PARTS],
+        A_eq=[[*(float(of == name) for of, _ in costs), 0.0] for name in needed],
+        b_eq=list(needed.values()),
+    )
+    taken = dict(zip(costs, map(float, least.x), strict=False))
+    ways = {name: tuple(taken.get((name, index), 0.0) for index in range(len(WAYS[name]))) for name in needed}
+    return _limit(algorithm, rates, ways)
+
+
+def _useful(ways: Sequence[Way], rates: Rates) -> dict[int, Mapping[str, float]]:
+    """The clocks of each way that was measured and that no other is at least as good as, by its place in `ways`."""
+    costs = {index: rates.clocks(way) for index, way in enumerate(ways) if rates.measured(way)}
+    useful: dict[int, Mapping[str, float]] = {}
+    for index, cost in sorted(costs.items(), key=lambda item: item[1][ISSUE]):
+        if not any(all(other[part] <= SAME * cost[part] for part in PARTS) for other in useful.values()):
+            useful[index] = cost
+    return useful
+
+
+def _times(n: int, counts: Counter[str]) -> Counter[str]:
+    return Counter({name: n * count for name, count in counts.items()})
+
+
+def _limit(algorithm: Algorithm, rates: Rates, ways: Mapping[str, tuple[float, ...]]) -> Limit:
+    total = dict.fromkeys(PARTS, 0.0)
+    for name, counts in ways.items():
+        for way, count in zip(WAYS[name], counts, strict=True):
+            if count:  # else it may be of what was not measured
+                for part, clocks in rates.clocks(way).items():
+                    total[part] += count * clocks
+    clocks = max(total.values())
+    return Limit(
+        gb_per_s=1e-9 * rates.multiprocessors * rates.hertz * algorithm.block_size / clocks,
+        clocks=clocks,
+        binding=tuple(part for part in PARTS if math.isclose(total[part], clocks, rel_tol=1e-6)),
+        ways=ways,
+    )

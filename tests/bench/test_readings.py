@@ -1,0 +1,127 @@
+"""Readings: what is written comes back, apart from the rows."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rows import READING, ROW
+
+from hashbench.bench.readings import FORMAT, SCHEMA, SUFFIX, Reading, ReadingsFile, read_readings, readings_path
+from hashbench.bench.records import ResultsError
+from hashbench.bench.results import ResultsFile, experiment_names, machine_folders, read_rows, rows_files, rows_path
+from hashbench.bench.tables import readings_table
+
+by_type = {
+    "int": st.integers(1, 2**63),
+    "float": st.floats(0, exclude_min=True, allow_infinity=False),
+    "str": st.text(st.characters(exclude_categories=["Cc", "Cs"])),
+}
+by_name = {
+    "schema": st.just(SCHEMA),
+    "algorithm": st.sampled_from(["", "sha256", "sha384"]),
+    "device_kind": st.sampled_from(["gpu", "cpu"]),
+}
+any_reading = st.builds(Reading, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Reading)})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of three readings."""
+    (tmp_path / "here").mkdir()
+    file = ReadingsFile(readings_path(tmp_path / "here", "roofline"))
+    for subject in ("LOP3", "SHF", "IMAD"):
+        file.add(replace(READING, subject=subject))
+    return file.path
+
+
+@given(readings=st.lists(any_reading, min_size=1, max_size=4, unique_by=lambda r: r.point))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_readings_come_back_as_they_were(tmp_path: Path, readings: list[Reading]) -> None:
+    path = readings_path(tmp_path, "any")
+    path.unlink(missing_ok=True)
+    file = ReadingsFile(path)
+    for one in readings:
+        file.add(one)
+    assert read_readings(path) == readings == ReadingsFile(path).records
+
+
+def test_the_columns_are_the_fields_in_order(path: Path) -> None:
+    frame = pd.read_csv(path)
+    assert tuple(frame.columns) == FORMAT.columns == tuple(field.name for field in fields(Reading))
+    assert FORMAT.columns[:5] == ("schema", "experiment", "subject", "quantity", "unit")
+    assert frame["median"].tolist() == [READING.median] * 3
+
+
+def test_the_same_point_replaces_its_reading(path: Path) -> None:
+    file = ReadingsFile(path)
+    before = file.records
+    again = replace(before[1], median=1.0, source="later", note="", date="2027-01-01T00:00:00Z")
+    file.add(again)
+    assert read_readings(path) == [before[0], again, before[2]]
+
+
+@pytest.mark.parametrize("name", ["experiment", "subject", "quantity", "conditions", "device"])
+def test_another_point_is_another_reading(path: Path, name: str) -> None:
+    change: dict[str, Any] = {name: "another"}
+    ReadingsFile(path).add(replace(READING, **change))
+    assert len(read_readings(path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"median": float("nan")}, "median is 'nan'; accepted is a positive number"),
+        ({"q1": -1.0}, "q1 is '-1.0'; accepted is a positive number"),
+        ({"repeats": 0}, "repeats is '0'; accepted is a positive whole number"),
+        ({"algorithm": "md5"}, "algorithm is 'md5'; accepted are an empty cell, sha256, sha384"),
+        ({"device_kind": ""}, "device_kind is ''; accepted are gpu, cpu"),
+    ],
+)
+def test_what_would_not_read_back_is_not_written(path: Path, change: dict[str, Any], message: str) -> None:
+    before = path.read_bytes()
+    file = ReadingsFile(path)
+    with pytest.raises(ResultsError) as raised:
+        file.add(replace(READING, **change))
+    assert str(raised.value) == f"a reading: {message}"
+    assert path.read_bytes() == before
+    assert len(file.records) == 3
+
+
+def test_rows_are_no_readings_and_readings_no_rows(path: Path) -> None:
+    rows = ResultsFile(rows_path(path.parent, "roofline"))
+    rows.add(ROW)
+    with pytest.raises(ResultsError, match="is of schema '2'; accepted are files of schema 1"):
+        read_readings(rows.path)
+    with pytest.raises(ResultsError, match="is of schema '1'; accepted are files of schema 2"):
+        read_rows(path)
+
+
+def test_files_of_readings_are_told_from_files_of_rows(path: Path) -> None:
+    folder = path.parent
+    assert path.name == f"roofline{SUFFIX}"
+    assert machine_folders(folder.parent) == [folder]
+    assert experiment_names(folder) == ["roofline"]
+    assert rows_files(folder) == []
+    for name in ("roofline", "throughput"):
+        ResultsFile(rows_path(folder, name)).add(ROW)
+    assert rows_files(folder) == [folder / "roofline.csv", folder / "throughput.csv"]
+    assert experiment_names(folder) == ["roofline", "throughput"]
+
+
+def test_a_reading_is_named_by_what_it_measures() -> None:
+    assert str(READING) == "LOP3 instruction rate (8 chains)"
+    assert str(replace(READING, algorithm="sha384", conditions="")) == "LOP3 sha384 instruction rate"
+
+
+def test_the_table_has_a_line_for_each_reading() -> None:
+    table = readings_table([READING, replace(READING, note="[odd] markup")])
+    assert table.row_count == 2
+    assert [column.header for column in table.columns] == [
+        *("subject", "quantity", "conditions", "algorithm", "device", "median", "quartiles", "unit", "source", "note")
+    ]

@@ -1,0 +1,330 @@
+"""The command line as its users meet it: real processes, their output, exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from hashbench.hashing import selection
+from hashbench.hashing.sizes import format_size, parse_size
+from hashbench.kernels import ALGORITHMS, KERNELS
+from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
+
+COMMAND = [sys.executable, "-m", "hashbench"]
+DATA = hashlib.shake_128(b"a file").digest(1_000_003)
+
+
+def hashbench(*arguments: str | bytes | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, check=False, **options)
+
+
+def hash_(*arguments: str | bytes | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """`hashbench hash` by the kernel that is everywhere."""
+    return hashbench("hash", "--kernel", "hashlib", *arguments, **options)
+
+
+def the_error(result: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line of an unusable call."""
+    assert result.returncode == 2
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 1, result.stderr.decode()
+    assert lines[0].startswith("hashbench: ")
+    return lines[0].removeprefix("hashbench: ")
+
+
+def root(data: bytes, chunk_size: int = 4096, algorithm: str = "sha256") -> str:
+    return merkle_tree_hash(chunks_of(data, chunk_size), algorithm).hex()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.bin"
+    path.write_bytes(DATA)
+    return path
+
+
+def _kernel_named(kernel: str) -> object:
+    devices = [device for device in selection.devices() if device.kernel == kernel]
+    marks = [pytest.mark.covers(kernel)]
+    if all(device.unavailable for device in devices):
+        marks.append(pytest.mark.skip(reason=f"{kernel}: {devices[0].unavailable}"))
+    return pytest.param(kernel, marks=marks)
+
+
+# What a file's hash is
+
+
+@pytest.mark.parametrize("name", [_kernel_named(name) for name in KERNELS])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_kernel_gives_a_real_file_the_same_root(name: str, algorithm: str, file: Path) -> None:
+    result = hashbench("hash", "--kernel", name, "--algorithm", algorithm, file)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode() == f"{root(DATA, algorithm=algorithm)}  {file}\n"
+
+
+def test_the_fastest_kernel_is_the_default(file: Path) -> None:
+    result = hashbench("hash", "--chunk-size", "1MiB", file)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode() == f"{root(DATA, 1 << 20)}  {file}\n"
+
+
+@pytest.mark.parametrize("device", [d.id for d in selection.devices() if d.kernel == "hashlib"])
+def test_a_device_is_chosen_by_its_id(device: str, file: Path) -> None:
+    assert hash_("--device", device, file).stdout.decode() == f"{root(DATA)}  {file}\n"
+    assert hashbench("hash", "--device", device, file).stdout.decode() == f"{root(DATA)}  {file}\n"
+
+
+def test_standard_input_is_a_file_too(file: Path) -> None:
+    assert hash_("-", input=DATA).stdout.decode() == f"{root(DATA)}  -\n"
+    with file.open("rb") as stream:
+        stream.seek(1000)
+        assert hash_("-", stdin=stream).stdout.decode() == f"{root(DATA[1000:])}  -\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"short"])
+def test_chunks_may_be_larger_than_the_data(data: bytes, file: Path) -> None:
+    file.write_bytes(data)
+    assert hash_("--chunk-size", "256MiB", file).stdout.decode() == f"{root(data)}  {file}\n"
+
+
+def test_leaves_are_plain_digests_with_their_bytes(file: Path) -> None:
+    result = hash_("--leaves", "--chunk-size", "64KiB", "--algorithm", "sha384", file)
+    ranges = [(start, min(start + 65536, len(DATA))) for start in range(0, len(DATA), 65536)]
+    lines = [f"{hashlib.sha384(DATA[a:b]).hexdigest()}  {file}[{a}:{b}]" for a, b in ranges]
+    assert result.stdout.decode().splitlines() == lines
+    assert result.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
+@pytest.mark.parametrize("name", [b"with space", b"back\\slash", b"new\nline", b"\xff not UTF-8", "ü".encode()])
+def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(name)).write_bytes(DATA)
+    theirs = subprocess.run(["sha256sum", name], cwd=tmp_path, capture_output=True, check=True).stdout
+    ours = hash_(name, cwd=tmp_path).stdout
+    digest = hashlib.sha256(DATA).hexdigest().encode()
+    assert ours == theirs.replace(digest, root(DATA).encode())
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--chunk-size", "0"], "chunk size 0 is not accepted: it must be a positive multiple of 64 bytes"),
+        (["--chunk-size", "-64"], "chunk size -64 is not accepted: it must be a positive multiple of 64 bytes"),
+        (["--chunk-size", "100"], "chunk size 100 is not accepted: it must be a positive multiple of 64 bytes"),
+        (["--chunk-size", "512MiB"], "chunk size 536870912 is not accepted for data in files or host memory"),
+        (["--chunk-size", "4 leaves"], "'4 leaves' is not a size: accepted is"),
+        (["--chunk-size"], "Option '--chunk-size' requires an argument"),
+        (["--kernel", "md5sum"], "unknown kernel 'md5sum': accepted are hashlib, cupy, numba-cuda, dpnp, opencl"),
+        (["--device", "gpu:99"], "unknown device 'gpu:99': accepted are 1-thread"),
+        (["--algorithm", "md5"], "'md5' is not one of 'sha256', 'sha384'"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_refused(arguments: list[str], error: str, file: Path) -> None:
+    result = hash_(file, *arguments)
+    assert error in the_error(result)
+    assert result.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["no-such-command"], "No such command 'no-such-command'"), (["hash"], "Missing argument 'FILE...'")],
+)
+def test_a_command_that_makes_no_sense_is_refused(arguments: list[str], error: str) -> None:
+    assert error in the_error(hashbench(*arguments))
+
+
+def test_a_missing_file_and_a_directory_are_refused(file: Path) -> None:
+    missing = file.with_name("missing")
+    assert the_error(hash_(missing)) == f"{missing}: No such file or directory"
+    assert the_error(hash_(file.parent)) == f"{file.parent}: Is a directory"
+
+
+AS_NOBODY = """
+import os, sys
+from hashbench.cli import main as cli
+from hashbench.hashing import selection
+selection.choose("hashlib")
+if os.geteuid() == 0:
+    os.seteuid(65534)  # the superuser may read every file
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_a_file_that_may_not_be_read_is_refused(file: Path) -> None:
+    file.chmod(0)
+    arguments = ["hash", "--kernel", "hashlib", str(file)]
+    result = subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], capture_output=True, check=False)
+    assert the_error(result) == f"{file}: Permission denied"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="this system has no file that opens and cannot be read")
+def test_an_error_while_reading_is_told() -> None:
+    assert the_error(hash_("/proc/self/mem")) == "/proc/self/mem: Input/output error"
+
+
+def test_one_bad_file_does_not_hide_the_others(file: Path) -> None:
+    missing = file.with_name("missing")
+    result = hash_(file, missing, file)
+    assert the_error(result) == f"{missing}: No such file or directory"
+    assert result.stdout.decode() == f"{root(DATA)}  {file}\n" * 2
+
+
+@pytest.mark.parametrize("leaves", [[], ["--leaves"]])
+def test_a_file_that_shrinks_while_it_is_read_is_refused(leaves: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "shrinking"
+    path.touch()
+    os.truncate(path, 1 << 36)  # takes no space, and far longer than this test to read
+    command = [*COMMAND, "hash", "--kernel", "hashlib", "--chunk-size", "1MiB", *leaves, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and psutil.Process(process.pid).io_counters().read_chars < 200 << 20:
+            time.sleep(0.01)
+        os.truncate(path, 0)
+        output, errors = process.communicate()
+    result = subprocess.CompletedProcess(command, process.returncode, output, errors)
+    assert the_error(result) == f"{path}: the file shrank while it was read"
+    assert output == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("cupy", "cupy"), ("numba-cuda", "numba"), ("dpnp", "dpctl"), ("opencl", "pyopencl")]
+)
+def test_a_missing_framework_is_named_and_breaks_nothing(name: str, module: str, file: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(f'raise ImportError("No module named {module}")')
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    error = the_error(hashbench("hash", "--kernel", name, file, env=environment))
+    assert re.search(rf"{name} is not available: .*{module}.*hashbench\[", error)
+    devices = json.loads(hashbench("devices", "--json", env=environment).stdout)
+    assert [device["unavailable"] is None for device in devices if device["kernel"] == name] == [False]
+    result = hash_(file, env=environment)
+    assert result.stdout.decode() == f"{root(DATA)}  {file}\n"
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from hashbench.cli import main as cli
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell a process's memory")
+def test_a_device_out_of_memory_is_told(file: Path) -> None:
+    arguments = ["hash", "--kernel", "hashlib", "--chunk-size", "256MiB", str(file)]
+    result = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, *arguments], capture_output=True, check=False)
+    assert re.fullmatch(r"out of memory on .* \(hashlib\): 268,435,456 bytes were asked for", the_error(result))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_told(file: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        for arguments in (["hash", "--kernel", "hashlib", str(file)], ["--help"]):
+            result = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, check=False)
+            assert the_error(result) == "No space left on device"
+
+
+def test_output_that_nobody_reads_is_told(file: Path) -> None:
+    command = [*COMMAND, "hash", "--kernel", "hashlib", "--leaves", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert the_error(subprocess.CompletedProcess(command, process.returncode, b"", errors)) == "Broken pipe"
+
+
+def test_an_interrupt_ends_it_on_one_line(file: Path) -> None:
+    command = [*COMMAND, "hash", "--kernel", "hashlib", str(file), "-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Where the tests run in the background of a shell, what they start ignores interrupts unless told otherwise.
+    with subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline().decode() == f"{root(DATA)}  {file}\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+        assert process.stderr.read() == b"hashbench: interrupted\n"
+    assert process.returncode == 130
+
+
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_debug_shows_where_an_error_comes_from(file: Path) -> None:
+    for arguments in (["--chunk-size", "1", str(file)], [str(file.with_name("missing"))]):
+        result = hashbench("--debug", "hash", "--kernel", "hashlib", *arguments)
+        assert result.returncode == 2
+        assert result.stderr.decode().startswith("Traceback")
+
+
+# What is listed
+
+
+def test_devices_lists_every_kernel() -> None:
+    result = hashbench("devices")
+    assert result.returncode == 0
+    assert {line.split()[1] for line in result.stdout.decode().splitlines() if line.startswith("│")} == set(KERNELS)
+
+
+def test_devices_as_json_are_those_of_the_kernels() -> None:
+    listed = json.loads(hashbench("devices", "--json").stdout)
+    assert [(d["kernel"], d["id"], d["kind"]) for d in listed] == [
+        (device.kernel, device.id, device.kind) for device in selection.devices()
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["hash", "--help"]])
+def test_help_is_good(arguments: list[str]) -> None:
+    result = hashbench(*arguments)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"Usage: hashbench" in result.stdout
+
+
+def test_frameworks_are_not_imported_before_they_are_needed() -> None:
+    heavy = ["pandas", "matplotlib", "cupy", "numba", "dpctl", "dpnp", "pyopencl"]
+    script = f"import sys, hashbench.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", script]) == b"[]\n"
+
+
+# How sizes are written
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("4096", 4096), ("4KiB", 4096), ("4 kib", 4096), ("1.5 MiB", 3 << 19), ("2GB", 2 * 10**9), ("-64", -64)],
+)
+def test_sizes_are_read(text: str, nbytes: int) -> None:
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "4K", "0.3KiB", "1e3", "4KiBs", "٤"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"), [(0, "0"), (64, "64"), (4096, "4KiB"), (5 << 20, "5MiB"), (1 << 41, "2TiB")]
+)
+def test_sizes_are_written_as_they_are_read(nbytes: int, text: str) -> None:
+    assert format_size(nbytes) == text
+    assert parse_size(text) == nbytes

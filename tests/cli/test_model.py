@@ -1,0 +1,573 @@
+"""`hashbench manifest` and `hashbench verify` as their users meet them: output, exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hashbench.cli import main as cli
+from hashbench.hashing import selection
+from hashbench.kernels import KERNELS
+from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
+from hashbench.model.checkpoints import open_model
+from hashbench.model.manifest import read_manifest
+
+TENSORS: dict[str, npt.NDArray[Any]] = {
+    "layers.0.weight": np.arange(30_000, dtype=np.float32).reshape(100, 300),
+    "layers.0.bias": np.arange(3, dtype=np.float16),
+    "layers.1.weight": np.arange(5_000, dtype=np.int64),
+    "empty": np.empty((0, 7), np.uint8),
+    "scalar": np.array(1.5),
+}
+FILES = {"config.json": b"{}", "sub/vocabulary.txt": bytes(range(256)) * 100, ".hidden": b""}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Runs a command by the kernel that is everywhere: its exit code, output and errors."""
+
+    def call(command: str, *arguments: str | Path, kernel: str = "hashlib") -> tuple[int, str, str]:
+        code = cli.run([command, "--kernel", kernel, *map(str, arguments)])
+        output, errors = capsysbinary.readouterr()
+        return code, output.decode(), errors.decode()
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(TENSORS, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    top = tmp_path / "folder"
+    for name, data in FILES.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return top
+
+
+def write_shards(folder: Path) -> dict[str, str]:
+    """The model in two shards with an index; returns each tensor's shard."""
+    folder.mkdir()
+    shard_of = {name: f"model-{place % 2}.safetensors" for place, name in enumerate(TENSORS)}
+    for shard in set(shard_of.values()):
+        save_file({name: TENSORS[name] for name in TENSORS if shard_of[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shard_of}))
+    return shard_of
+
+
+def flip(path: Path, place: int) -> None:
+    """Flips a bit of a file; a negative place counts from its end."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 8
+    path.write_bytes(data)
+
+
+def the_error(result: tuple[int, str, str]) -> str:
+    """The one line of an unusable call."""
+    code, output, errors = result
+    assert (code, output) == (2, ""), errors
+    (line,) = errors.splitlines()
+    assert line.startswith("hashbench: ")
+    return line.removeprefix("hashbench: ")
+
+
+# Manifests
+
+
+def _kernel_named(kernel: str) -> object:
+    devices = [device for device in selection.devices() if device.kernel == kernel]
+    marks = [pytest.mark.covers(kernel)]
+    if all(device.unavailable for device in devices):
+        marks.append(pytest.mark.skip(reason=f"{kernel}: {devices[0].unavailable}"))
+    return pytest.param(kernel, marks=marks)
+
+
+@pytest.mark.parametrize("name", [_kernel_named(name) for name in KERNELS])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
+def test_every_kernel_gives_a_tensor_the_root_of_its_bytes(run: Run, model: Path, name: str, algorithm: str) -> None:
+    path = model.with_name("manifest")
+    options = ("--algorithm", algorithm, "--chunk-size", "1KiB")
+    code, output, errors = run("manifest", model, "-o", path, *options, kernel=name)
+    assert (code, errors) == (0, "")
+    written = read_manifest(path)
+    assert output == f"5 tensors, 160,014 bytes, {algorithm} root {written.root.hex()}\n"
+    assert (written.algorithm, written.chunk_size) == (algorithm, 1024)
+    assert {entry.name: entry.root for entry in written.entries} == {
+        key: merkle_tree_hash(chunks_of(tensor.tobytes(), 1024), algorithm) for key, tensor in TENSORS.items()
+    }
+    code, output, errors = run("verify", model, path, kernel=name)
+    assert (code, errors) == (0, "")
+    assert output == f"verified: 5 tensors, 160,014 bytes, {algorithm} root {written.root.hex()}\n"
+
+
+def test_a_manifest_goes_to_standard_output_unless_told_otherwise(run: Run, model: Path) -> None:
+    path = model.with_name("manifest")
+    code, summary, _ = run("manifest", model, "-o", path)
+    assert code == 0
+    for arguments in ((), ("-o", "-")):
+        assert run("manifest", model, *arguments) == (0, path.read_text(), summary)
+
+
+def test_shards_have_the_manifest_of_the_whole(run: Run, model: Path, tmp_path: Path) -> None:
+    sharded = tmp_path / "sharded"
+    shard_of = write_shards(sharded)
+    assert run("manifest", sharded) == run("manifest", model)
+    flip(sharded / shard_of["layers.1.weight"], -1)
+    (tmp_path / "manifest").write_text(run("manifest", model)[1])
+    assert run("verify", sharded, tmp_path / "manifest")[0] == 1
+
+
+def test_pytorch_checkpoints_have_the_manifest_of_their_tensors(run: Run, model: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    path = tmp_path / "model.pt"
+    torch.save({name: torch.from_numpy(tensor) for name, tensor in TENSORS.items()} | {"step": 7}, path)
+    code, text, errors = run("manifest", path)
+    assert (code, text) == run("manifest", model)[:2]
+    assert errors.startswith(f"{path}: 1 values are no tensors, and not hashed: 'step'\n")
+
+
+def test_any_folder_has_an_entry_for_each_file(run: Run, folder: Path) -> None:
+    path = folder.with_name("manifest")
+    code, output, _ = run("manifest", folder, "-o", path)
+    assert code == 0
+    assert output.startswith(f"3 files, {sum(map(len, FILES.values())):,} bytes, sha256 root ")
+    assert {entry.name: entry.root for entry in read_manifest(path).entries} == {
+        name: merkle_tree_hash(chunks_of(data, 4096), "sha256") for name, data in FILES.items()
+    }
+    assert run("verify", folder, path)[:2] == (0, f"verified: {output}")
+
+
+def test_a_manifest_may_lie_in_its_folder(run: Run, folder: Path) -> None:
+    outside, inside = folder.with_name("manifest"), folder / "manifest"
+    for path in (outside, inside, inside):
+        assert run("manifest", folder, "-o", path)[0] == 0
+    assert outside.read_bytes() == inside.read_bytes()
+    assert run("verify", folder, inside)[0] == 0
+
+
+def test_an_older_manifest_in_the_folder_can_only_be_written_anew(run: Run, folder: Path) -> None:
+    old = folder / "sub" / "manifest"
+    run("manifest", folder, "-o", old)
+    for output in ((), ("-o", folder / "new"), ("-o", folder.with_name("new"))):
+        error = the_error(run("manifest", folder, "--update", old, *output))
+        assert error.startswith(f"{old} would be a file of the model: ")
+    flip(folder / "config.json", 0)
+    arguments = ("--update", folder / "sub" / ".." / "sub" / "manifest", "--changed", "config.json")
+    assert run("manifest", folder, "-o", old, *arguments)[0] == 0
+    assert run("verify", folder, old)[0] == 0
+    # Beside safetensors files it is no part of the model.
+    save_file(TENSORS, folder / "model.safetensors")
+    run("manifest", folder, "-o", old)
+    assert run("manifest", folder, "--update", old)[0] == 0
+
+
+# Updates
+
+
+def test_an_update_hashes_what_is_named_and_what_is_new(run: Run, model: Path) -> None:
+    old, new = model.with_name("old"), model.with_name("new")
+    run("manifest", model, "-o", old, "--chunk-size", "64", "--algorithm", "sha384")
+    changed = {name: tensor.copy() for name, tensor in TENSORS.items() if name != "scalar"}
+    changed["layers.0.weight"][3, 3] = -1
+    changed["layers.0.bias"] = changed["layers.0.bias"].view(np.uint16)
+    changed["more"] = np.ones(5)
+    save_file(changed, model)
+
+    code, output, _ = run("manifest", model, "-o", new, "--update", old, "--changed", "layers.0.weight")
+    assert code == 0
+    assert output.splitlines()[1] == f"hashed 3, taken from {old} 2"
+    anew = model.with_name("anew")
+    run("manifest", model, "-o", anew, "--chunk-size", "64", "--algorithm", "sha384")
+    assert new.read_bytes() == anew.read_bytes()
+
+    changed["layers.1.weight"][0] = -1  # is taken at its old word, because nobody named it
+    save_file(changed, model)
+    assert run("manifest", model, "-o", new, "--update", new)[1].splitlines()[1] == f"hashed 0, taken from {new} 5"
+    assert new.read_bytes() == anew.read_bytes()
+    code, output, _ = run("verify", model, new)
+    assert (code, output) == (1, "differs: layers.1.weight: other bytes\n")
+
+
+def test_an_update_that_makes_no_sense_is_refused(run: Run, model: Path) -> None:
+    old = model.with_name("old")
+    run("manifest", model, "-o", old)
+    for arguments, error in (
+        (("--changed", "empty"), "--changed goes with --update alone"),
+        (("--update", old, "--changed", "nothing"), "--changed 'nothing': the model has no such tensor or file"),
+        (("--update", old, "--leaves", model.with_name("leaves")), "--leaves does not go with --update"),
+        (("--update", old, "--algorithm", "sha384"), "the older manifest's algorithm is sha256, not sha384"),
+        (("--update", old, "--chunk-size", "8KiB"), "the older manifest's chunk size is 4096, not 8192"),
+        (("--update", model), "cannot be used as a manifest"),
+    ):
+        assert error in the_error(run("manifest", model, *arguments))
+
+
+# Verification
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_damage_is_told_and_with_leaf_hashes_its_place(run: Run, model: Path, leaves: bool) -> None:
+    manifest, sidecar = model.with_name("manifest"), model.with_name("leaves")
+    assert run("manifest", model, "-o", manifest, "--leaves", sidecar)[0] == 0
+    options = ("--leaves", sidecar) if leaves else ()
+    assert run("verify", model, manifest, *options)[0] == 0
+
+    changed = {name: tensor.copy() for name, tensor in TENSORS.items()}
+    for place in (1023, 1024, 20_000, 29_999):
+        changed["layers.0.weight"].reshape(-1)[place] += 1
+    changed["layers.0.bias"] = changed["layers.0.bias"].view(np.int16)
+    changed["layers.1.weight"] = changed["layers.1.weight"][:4500]
+    changed["more"] = changed.pop("scalar")
+    save_file(changed, model)
+    places = " in 4 of 30 chunks: 0-1 [0:8192], 19 [77824:81920], 29 [118784:120000]" if leaves else ""
+    shorter = " in 2 of 10 chunks: 8-9 [32768:40000]" if leaves else ""
+    code, output, errors = run("verify", model, manifest, *options)
+    assert (code, errors) == (1, "")
+    assert output.splitlines() == [
+        "differs: layers.0.bias: dtype I16, not F16",
+        f"differs: layers.0.weight: other bytes{places}",
+        f"differs: layers.1.weight: shape [4500], not [5000]; other bytes{shorter}",
+        "missing: scalar",
+        "extra: more",
+    ]
+
+
+@pytest.mark.parametrize("piece_size", [4096, 16384, 1 << 20])
+def test_damage_is_located_however_the_tensor_is_cut(
+    run: Run, model: Path, piece_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashbench.cli import model as model_commands
+    from hashbench.hashing.range_hasher import RangeHasher
+
+    monkeypatch.setattr(
+        model_commands, "RangeHasher", lambda kernel, chunk_size: RangeHasher(kernel, chunk_size, piece_size)
+    )
+    manifest, sidecar = model.with_name("manifest"), model.with_name("leaves")
+    run("manifest", model, "-o", manifest, "--leaves", sidecar)
+    changed = {name: tensor.copy() for name, tensor in TENSORS.items()}
+    changed["layers.1.weight"][512 * 5] += 1
+    save_file(changed, model)
+    code, output, _ = run("verify", model, manifest, "--leaves", sidecar)
+    assert (code, output) == (1, "differs: layers.1.weight: other bytes in 1 of 10 chunks: 5 [20480:24576]\n")
+
+
+def test_files_that_differ_are_told(run: Run, folder: Path) -> None:
+    manifest, sidecar = folder.with_name("manifest"), folder.with_name("leaves")
+    run("manifest", folder, "-o", manifest, "--leaves", sidecar)
+    (folder / "config.json").write_bytes(b"{ }")
+    flip(folder / "sub/vocabulary.txt", 5000)
+    (folder / ".hidden").unlink()
+    (folder / "new\nline").touch()
+    code, output, _ = run("verify", folder, manifest, "--leaves", sidecar)
+    assert code == 1
+    assert output.splitlines() == [
+        "differs: config.json: size 3, not 2; other bytes in 1 of 1 chunks: 0 [0:3]",
+        "differs: sub/vocabulary.txt: other bytes in 1 of 7 chunks: 1 [4096:8192]",
+        "missing: .hidden",
+        r'extra: "new\nline"',
+    ]
+
+
+def test_leaf_hashes_that_cannot_be_used_are_refused(run: Run, model: Path) -> None:
+    manifest, sidecar = model.with_name("manifest"), model.with_name("leaves")
+    run("manifest", model, "-o", manifest, "--leaves", sidecar)
+    for unusable in (model, "missing"):
+        assert run("verify", model, manifest, "--leaves", unusable)[0] == 0  # nothing of it was needed
+
+    for name, leaves in load_file(sidecar).items():
+        if name == "layers.1.weight":
+            place = sidecar.read_bytes().index(leaves.tobytes())
+    flip(sidecar, place)
+    assert run("verify", model, manifest, "--leaves", sidecar)[0] == 0  # nothing of it was needed
+    flip(model, model.read_bytes().index(TENSORS["layers.1.weight"].tobytes()))
+    # The verdict comes first, and does not hang on what would locate the damage.
+    for unusable, error in (
+        (sidecar, f"{sidecar} is damaged: the leaf hashes of 'layers.1.weight' do not lead to its root"),
+        (model, f"{model} is not the sidecar of this manifest: its metadata has another root, or none"),
+        (manifest, f"{manifest} is no sound safetensors file: "),
+        (model.parent, "Is a directory"),
+        ("missing", "No such file or directory: 'missing'"),
+    ):
+        code, output, errors = run("verify", model, manifest, "--leaves", unusable)
+        assert (code, output) == (1, "differs: layers.1.weight: other bytes\n")
+        assert errors.startswith("hashbench: which chunks differ is not known: ")
+        assert error in errors
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_other_shards_are_verified_where_one_cannot_be_read(run: Run, tmp_path: Path, how: str) -> None:
+    folder, manifest = tmp_path / "sharded", tmp_path / "manifest"
+    shard_of = write_shards(folder)
+    run("manifest", folder, "-o", manifest)
+    shard = folder / shard_of["layers.0.weight"]
+    if how == "truncated":
+        os.truncate(shard, 1000)
+        reason = f"hashbench: {shard} is no sound safetensors file: "
+    else:
+        shard.unlink()
+        reason = f"hashbench: {folder}/model.safetensors.index.json names the shard '{shard.name}', and there is no"
+    assert reason.removeprefix("hashbench: ") in the_error(run("manifest", folder))
+    flip(folder / shard_of["layers.0.bias"], -1)
+    missing = [f"missing: {name}" for name in sorted(TENSORS) if shard_of[name] == shard.name]
+    code, output, errors = run("verify", folder, manifest)
+    assert code == 1
+    assert len(output.splitlines()) == len(missing) + 1
+    assert output.splitlines()[1:] == missing
+    assert output.startswith("differs: ")
+    assert errors.startswith(reason)
+    assert errors.count("\n") == 1
+
+
+def test_a_shard_of_which_the_manifest_knows_nothing_is_told_too(run: Run, tmp_path: Path) -> None:
+    folder, manifest = tmp_path / "sharded", tmp_path / "manifest"
+    shard_of = write_shards(folder)
+    good = folder / shard_of["layers.0.weight"]
+    run("manifest", good, "-o", manifest)
+    for shard in set(shard_of.values()) - {good.name}:
+        (folder / shard).unlink()
+    code, output, errors = run("verify", folder, manifest)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert "and there is no such file" in errors
+
+
+def test_a_model_that_is_not_sound_is_not_what_its_manifest_says(run: Run, model: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest"
+    run("manifest", model, "-o", manifest)
+    os.truncate(model, 1000)
+    code, output, errors = run("verify", model, manifest)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith(f"hashbench: {model} is no sound safetensors file: ")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{")
+    code, output, errors = run("verify", index, manifest)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith(f"hashbench: {index} is no index: ")
+
+
+def test_a_manifest_is_held_against_the_root_that_is_trusted(run: Run, model: Path) -> None:
+    manifest = model.with_name("manifest")
+    run("manifest", model, "-o", manifest)
+    root = read_manifest(manifest).root.hex()
+    for trusted in (root, root.upper()):
+        assert run("verify", model, manifest, "--root", trusted)[0] == 0
+    for other in (root[:-1] + "f0"[root[-1] == "f"], root[:-2]):
+        error = f"hashbench: {manifest} is not trusted: its root is {root}, not {other}\n"
+        assert run("verify", model, manifest, "--root", other) == (1, "", error)
+    assert "'xyz' is no root: accepted are hexadecimal digits" in the_error(
+        run("verify", model, manifest, "--root", "xyz")
+    )
+
+
+# What is the same, and what changes
+
+
+def test_tied_tensors_and_linked_files_are_hashed_once(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from hashbench.hashing.range_hasher import RangeHasher
+
+    hashed: list[int] = []
+    roots = RangeHasher.roots
+
+    def counted(hasher: RangeHasher, sources: Any, *arguments: Any) -> list[bytes]:
+        hashed.append(sum(source.nbytes for source in sources))
+        return roots(hasher, sources, *arguments)
+
+    monkeypatch.setattr(RangeHasher, "roots", counted)
+    tied = torch.arange(10_000)
+    torch.save({"wte": tied, "lm_head": tied, "half": tied[:5000], "other": tied.clone()}, tmp_path / "model.pt")
+    (folder / "link").symlink_to("sub/vocabulary.txt")
+    for model, once, name, same in (
+        (tmp_path / "model.pt", 200_000, "wte", "lm_head"),
+        (folder, sum(map(len, FILES.values())), "link", "sub/vocabulary.txt"),
+    ):
+        manifest, sidecar = tmp_path / "manifest", tmp_path / "leaves"
+        assert run("manifest", model, "-o", manifest, "--leaves", sidecar)[0] == 0
+        assert hashed == [once]
+        entries = {entry.name: entry for entry in read_manifest(manifest).entries}
+        assert entries[name].root == entries[same].root
+        leaves = load_file(sidecar)
+        assert leaves[name].tobytes() == leaves[same].tobytes()
+        assert len(leaves[name]) == -(-entries[name].nbytes // 4096)
+        assert run("verify", model, manifest)[0] == 0
+        hashed.clear()
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "empty.safetensors", "index", "checkpoint", "empty file"])
+def test_a_model_that_changes_after_it_was_opened_is_refused(
+    run: Run, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashbench.cli import model as model_commands
+
+    path = tmp_path / what
+    if what == "index":
+        write_shards(tmp_path / "sharded")
+        path = tmp_path / "sharded" / "model.safetensors.index.json"
+    elif what == "checkpoint":
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+        path = tmp_path / "model.pt"
+        torch.save({"a": torch.ones(3)}, path)
+    elif what == "empty file":
+        path.touch()
+    else:
+        save_file({"empty": TENSORS["empty"]} if what.startswith("empty") else TENSORS, path)
+
+    def changing(*arguments: Any, **keywords: Any) -> Any:
+        opened = open_model(*arguments, **keywords)
+        path.with_name("other").write_bytes(path.read_bytes())
+        path.with_name("other").replace(path)
+        return opened
+
+    assert run("manifest", path)[0] == 0
+    monkeypatch.setattr(model_commands, "open_model", changing)
+    assert the_error(run("manifest", path)) == f"{path}: the file was replaced while it was read"
+
+
+# What is refused, and how it is written
+
+
+def test_what_cannot_be_used_is_one_line(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest"
+    run("manifest", model, "-o", manifest)
+    missing = tmp_path / "missing"
+    assert the_error(run("manifest", missing)) == f"{missing}: No such file or directory"
+    assert the_error(run("verify", missing, manifest)) == f"{missing}: No such file or directory"
+    assert the_error(run("verify", model, missing)) == f"{missing}: No such file or directory"
+    assert "cannot be used as a manifest" in the_error(run("verify", model, folder / "config.json"))
+    assert "chunk size 100 is not accepted" in the_error(run("manifest", model, "--chunk-size", "100"))
+    assert "unknown device 'gpu:99'" in the_error(run("verify", model, manifest, "--device", "gpu:99"))
+    flip(manifest, manifest.read_bytes().index(b'"root"') + 10)
+    assert "cannot be used as a manifest" in the_error(run("verify", model, manifest))
+    os.truncate(model, 1000)
+    assert "is no sound safetensors file" in the_error(run("manifest", model))
+
+
+def test_nothing_of_the_model_is_overwritten(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    for output in ("-o", "--leaves"):
+        error = the_error(run("manifest", model, output, model))
+        assert error.startswith(f"{model} is there and no older one of its kind: it is not overwritten")
+        assert "cannot be written" in the_error(run("manifest", model, output, tmp_path))
+        assert "cannot be written" in the_error(run("manifest", model, output, tmp_path / "nowhere" / "file"))
+    assert "it is not overwritten" in the_error(run("manifest", folder, "-o", folder / "config.json"))
+    assert "it must lie outside" in the_error(run("manifest", folder, "--leaves", folder / "leaves"))
+    both = tmp_path / "both"
+    other_way = tmp_path / "folder" / ".." / "both"
+    for leaves in (both, other_way):
+        assert "cannot be both" in the_error(run("manifest", model, "-o", both, "--leaves", leaves))
+    like_a_sidecar = tmp_path / "like.safetensors"
+    save_file(TENSORS, like_a_sidecar, metadata={"root": "any", "algorithm": "sha256", "chunk_size": "4096"})
+    assert "it is not overwritten" in the_error(run("manifest", like_a_sidecar, "--leaves", like_a_sidecar))
+    like_a_sidecar.unlink()
+    assert model.read_bytes() == before
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == FILES.keys()
+    assert sorted(tmp_path.iterdir()) == [folder, model]
+
+
+def test_nothing_beside_the_model_is_overwritten(run: Run, model: Path, tmp_path: Path) -> None:
+    snapshot, other, sidecar = tmp_path / "snapshot", tmp_path / "other", tmp_path / "sidecar"
+    snapshot.mkdir()
+    (snapshot / "model.safetensors").symlink_to(f"../{model.name}")
+    for path in (other, snapshot / "config.json"):
+        path.write_text("{}")
+        assert "it is not overwritten" in the_error(run("manifest", snapshot / "model.safetensors", "-o", path))
+        assert path.read_text() == "{}"
+    assert run("manifest", model, "--leaves", sidecar)[0] == 0
+    before = sidecar.read_bytes()
+    assert run("manifest", model, "--leaves", sidecar)[0] == 0  # an older one is
+    assert "it is not overwritten" in the_error(run("manifest", sidecar, "--leaves", sidecar))  # if not the model too
+    assert sidecar.read_bytes() == before
+
+
+def test_nothing_hides_in_a_folder_beside_its_manifest(run: Run, folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    assert run("manifest", folder, "-o", manifest)[0] == 0
+    (folder / "modeling.py").symlink_to(manifest.name)
+    assert run("verify", folder, manifest)[:2] == (1, "extra: modeling.py\n")
+    (folder / "modeling.py").unlink()
+    (folder / "modeling.py").write_text("import os")
+    assert run("verify", folder, manifest)[:2] == (1, "extra: modeling.py\n")
+    code, output, error = run("verify", folder, manifest, "--leaves", folder / "modeling.py")
+    assert (code, output) == (2, "")
+    assert "it must lie outside" in error
+
+
+def test_an_index_that_does_not_place_tensors_where_they_are_is_told(run: Run, tmp_path: Path) -> None:
+    shards, manifest = tmp_path / "shards", tmp_path / "manifest.json"
+    shard_of = write_shards(shards)
+    assert run("manifest", shards, "-o", manifest)[0] == 0
+    index = shards / "model.safetensors.index.json"
+    first = "scalar"
+    second = next(name for name in TENSORS if shard_of[name] != shard_of[first])
+    swapped = shard_of | {first: shard_of[second], second: shard_of[first]}
+    without = {name: shard for name, shard in shard_of.items() if name != first}
+    assert shard_of[first] != shard_of[second]
+    for weight_map, said in (
+        (swapped, "lacks the tensor"),
+        (without, "which model.safetensors.index.json does not say"),
+    ):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        code, output, error = run("verify", shards, manifest)
+        assert (code, output) == (1, "")
+        assert said in error
+
+
+def test_a_manifest_that_fails_leaves_no_file(run: Run, folder: Path) -> None:
+    (folder / "sub/vocabulary.txt").write_bytes(bytes(1 << 20))
+    code = """if True:
+        import os, sys
+        from hashbench.cli import main as cli
+        from hashbench.hashing.range_hasher import RangeHasher
+        roots = RangeHasher.roots
+        def shrinking(hasher, sources, *arguments):
+            os.truncate(sys.argv[2] + "/sub/vocabulary.txt", 1000)
+            return roots(hasher, sources, *arguments)
+        RangeHasher.roots = shrinking
+        sys.exit(cli.run(sys.argv[1:]))
+    """
+    outputs = [folder.with_name(name) for name in ("manifest", "leaves")]
+    arguments = ["manifest", str(folder), "--kernel", "hashlib", "-o", str(outputs[0]), "--leaves", str(outputs[1])]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    error = f"hashbench: {folder.resolve()}/sub/vocabulary.txt: the file shrank while it was read\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", error)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_one_bar_shows_how_far_it_is(model: Path) -> None:
+    manifest = model.with_name("manifest")
+    command = [sys.executable, "-m", "hashbench", "manifest", "--kernel", "hashlib", str(model), "-o", str(manifest)]
+    terminal, end = pty.openpty()
+    with os.fdopen(terminal, "rb", buffering=0) as shown:
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=end, check=True)
+        os.close(end)
+        text = shown.read(1 << 16)
+    assert b"model.safetensors" in text
+    assert b"160.0/160.0 kB" in text
+
+
+@pytest.mark.parametrize("command", ["manifest", "verify"])
+def test_help_is_good(command: str, run: Run) -> None:
+    code, output, errors = run(command, "--help")
+    assert (code, errors) == (0, "")
+    assert f"Usage: hashbench {command}" in output

@@ -1,0 +1,248 @@
+"""The ablation experiment: every step of the device code is measured, and the figure tells what each gained."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from rows import row
+
+from hashbench.bench.results import Row
+from hashbench.experiments import ablation, style
+from hashbench.experiments.ablation import CHUNK_SIZES, EXPERIMENT, STEPS, UNCHANGED
+from hashbench.kernels import ALGORITHMS, KERNELS, Device, kernel_class
+from hashbench.kernels.source import VARIANTS, device_source
+
+GiB = 1 << 30
+GPU = Device("cupy", "0", "NVIDIA H200", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
+
+FASTER = {"bytewise": 1.0, "unrolled": 4.0, "plain": 5.0, "balanced": 6.0, "prefetched": 6.15, "paired": 6.15}
+"""Throughputs, made up, over that of the first step."""
+
+
+# Points --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_are_the_variants_of_the_device_code_the_fastest_last() -> None:
+    assert list(STEPS) == list(VARIANTS)[::-1]
+
+
+def preprocessed(algorithm: str, variant: str) -> str:
+    """The device code that a CUDA compiler for an H200 sees."""
+    command = ["g++", "-E", "-P", "-x", "c++", "-D__CUDACC__", "-D__CUDA_ARCH__=900", "-"]
+    source = device_source(ALGORITHMS[algorithm], variant)
+    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_a_step_is_left_out_where_its_code_is_that_of_another(algorithm: str) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++ to preprocess the device code")
+    codes: dict[str, str] = {}
+    repeated = {}
+    for variant in STEPS:
+        code = preprocessed(algorithm, variant)
+        if code in codes:
+            repeated[algorithm, variant] = codes[code]
+        codes.setdefault(code, variant)
+    assert repeated == {key: same for key, same in UNCHANGED.items() if key[0] == algorithm}
+
+
+@pytest.mark.parametrize(("quick", "chunk_sizes"), [(False, CHUNK_SIZES), (True, (CHUNK_SIZES[0], CHUNK_SIZES[-1]))])
+def test_every_variant_is_measured_on_a_gpu(quick: bool, chunk_sizes: tuple[int, ...]) -> None:
+    assert chunk_sizes[0] == 4 << 10
+    assert chunk_sizes[-1] == 1 << 20
+    points = list(EXPERIMENT.points(GPU, quick=quick))
+    assert {(p.device, p.strategy, p.lengths) for p in points} == {(GPU, "batched", (8 * GiB,))}
+    assert Counter((p.algorithm, p.variant, p.chunk_size) for p in points) == Counter(
+        (algorithm, variant, chunk_size)
+        for algorithm in ALGORITHMS
+        for variant in kernel_class("cupy").variants
+        for chunk_size in chunk_sizes
+        if (algorithm, variant) not in UNCHANGED
+    )
+
+
+def test_a_variant_is_built_once_for_all_its_chunk_sizes() -> None:
+    built = [(p.algorithm, p.variant) for p in EXPERIMENT.points(GPU, quick=False)]
+    changes = [here for before, here in zip([None, *built], built, strict=False) if here != before]
+    assert len(changes) == len(set(built))
+
+
+@pytest.mark.parametrize("name", list(KERNELS))
+def test_no_kernel_lacks_the_code_that_another_step_repeats(name: str) -> None:
+    """Where a kernel has no "unrolled", SHA-256's "plain" is its first step."""
+    variants = kernel_class(name).variants
+    points = list(EXPERIMENT.points(replace(GPU, kernel=name), quick=True))
+    measured = {(p.algorithm, p.variant) for p in points}
+    if len(variants) == 1:
+        assert measured == set()
+        return
+    for algorithm in ALGORITHMS:
+        for variant in variants:
+            same = UNCHANGED.get((algorithm, variant), "")
+            assert ((algorithm, variant) in measured) != ((algorithm, same) in measured)
+
+
+def test_nothing_is_measured_on_a_cpu() -> None:
+    assert list(EXPERIMENT.points(replace(GPU, kernel="opencl", kind="cpu"), quick=False)) == []
+
+
+# The figure ----------------------------------------------------------------------------------------------------------
+
+
+def made_up(kernel: str = "cupy", variants: Any = tuple(STEPS), **changes: Any) -> list[Row]:
+    """What a full run gives, at 100 GB/s times `FASTER` and with SHA-384 half as fast."""
+    nbytes = changes.pop("bytes", 8 * GiB)
+    return [
+        row(
+            1e-9 * nbytes / (100 * FASTER[variant] / (2 if algorithm == "sha384" else 1)),
+            **{"device": "0", "bytes": nbytes, "chunk_size": chunk_size, **changes},
+            kernel=kernel,
+            variant=variant,
+            algorithm=algorithm,
+            strategy="batched",
+        )
+        for algorithm in ALGORITHMS
+        for variant in variants
+        for chunk_size in CHUNK_SIZES
+        if UNCHANGED.get((algorithm, variant)) not in variants
+    ]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> tuple[Figure, list[dict[str, Any]]]:
+    """The figure of `rows`, and the lines of its table."""
+    kept: list[tuple[Figure, list[dict[str, Any]]]] = []
+
+    def keep(figure: Figure, path: Path, columns: Any, table: Any) -> list[Path]:
+        kept.append((figure, [dict(zip(columns, line, strict=True)) for line in table]))
+        return []
+
+    monkeypatch.setattr(style, "save", keep)
+    EXPERIMENT.figure(rows, [], Path("ablation"))
+    (one,) = kept
+    return one
+
+
+def texts(figure: Figure, panel: int = 0) -> list[str]:
+    return [text.get_text() for text in figure.axes[panel].texts]
+
+
+def title(figure: Figure) -> str:
+    return str(figure.get_suptitle())
+
+
+def test_a_full_run_draws_a_panel_an_algorithm_and_a_group_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, lines = drawn(monkeypatch, made_up())
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["SHA-256", "SHA-384"]
+    assert [len(panel.patches) for panel in figure.axes] == [3 * (len(STEPS) - 1), 3 * len(STEPS)]
+    labels = [label.get_text().partition("\n")[0] for label in figure.axes[-1].get_xticklabels()]
+    assert labels == list(STEPS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["4KiB chunks", "64KiB chunks", "1MiB chunks"]
+    assert "cupy, batched, 8GiB, NVIDIA H200" in title(figure)
+    assert Counter(texts(figure, 1)) == Counter(
+        {"50": 3, "200\n+300": 3, "250\n+25": 3, "300\n+20": 3, "308\n+2.5": 3, "308\n+0.0": 3}
+    )
+    assert "the code of\nunrolled" in texts(figure)
+    assert Counter(line["step_before"] for line in lines if line["algorithm"] == "sha256") == {
+        "": 3, "bytewise": 3, "unrolled": 3, "balanced": 3, "prefetched": 3,
+    }  # fmt: skip
+    (balanced,) = (
+        line
+        for line in lines
+        if (line["algorithm"], line["variant"], line["chunk_size"]) == ("sha256", "balanced", 4096)
+    )
+    assert float(balanced["gain_percent"]) == pytest.approx(50)
+    assert float(balanced["gb_per_s_q1"]) < balanced["gb_per_s"] < float(balanced["gb_per_s_q3"])
+
+
+def test_no_label_covers_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, _ = drawn(monkeypatch, made_up())
+    figure.draw_without_rendering()
+    groups = [figure.axes[-1].get_xticklabels(), *(panel.texts for panel in figure.axes)]
+    for group in groups:
+        boxes = [text.get_window_extent() for text in group]
+        assert len(boxes) >= len(STEPS)
+        assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+def test_the_kernel_with_the_most_variants_is_drawn_and_the_table_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = made_up("aaa", variants=("plain", "balanced"))
+    figure, lines = drawn(monkeypatch, few + made_up())
+    assert "cupy, " in title(figure)
+    assert {line["kernel"] for line in lines} == {"aaa", "cupy"}
+    assert len(lines) == len(few) + len(made_up())
+    (first, second) = (
+        line for line in lines if (line["kernel"], line["algorithm"], line["chunk_size"]) == ("aaa", "sha256", 4096)
+    )
+    assert (first["step_before"], first["gain_percent"]) == ("", "")
+    assert second["step_before"] == "plain"
+    assert float(second["gain_percent"]) == pytest.approx(20)
+
+
+def test_of_several_devices_one_is_drawn_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    twins = [*made_up(), *made_up(device="1"), *made_up(device="2", device_name="NVIDIA L4")]
+    for rows in (twins, twins[::-1]):
+        figure, lines = drawn(monkeypatch, rows)
+        assert "NVIDIA H200" in title(figure)
+        assert len(figure.axes[1].patches) == 3 * len(STEPS)
+        assert {line["device"] for line in lines} == {"0", "1", "2"}
+
+
+def test_of_several_inputs_the_one_with_the_most_rows_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    smaller = made_up(bytes=4 * GiB, variants=("prefetched", "paired"))
+    assert "8GiB" in title(drawn(monkeypatch, smaller + made_up())[0])
+    assert "4GiB" in title(drawn(monkeypatch, smaller)[0])
+
+
+def test_a_gain_is_over_the_step_before_or_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [r for r in made_up() if r.algorithm == "sha384" and (r.variant, r.chunk_size) != ("balanced", 4096)]
+    figure, lines = drawn(monkeypatch, rows)
+    assert len(figure.axes) == 1
+    gains = {line["chunk_size"]: line["gain_percent"] for line in lines if line["variant"] == "prefetched"}
+    assert gains == {4096: "", 64 << 10: "2.50", 1 << 20: "2.50"}
+    assert Counter(texts(figure))["308"] == 1
+
+
+def test_only_some_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, _ = drawn(monkeypatch, made_up(variants=("plain", "paired")))
+    assert Counter(texts(figure)) == Counter({"500": 3, "615\n+23": 3})
+    figure, _ = drawn(monkeypatch, made_up(variants=("paired",))[:1])
+    assert texts(figure) == ["615"]
+    both = [*made_up(variants=("bytewise", "unrolled")), *made_up(variants=("plain",))]  # "plain" was measured too
+    assert "the code of\nunrolled" not in texts(drawn(monkeypatch, both)[0])
+
+
+def test_more_chunk_sizes_than_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [replace(r, chunk_size=64 << i) for r in made_up(variants=("plain", "paired")) for i in range(8)]
+    assert len(drawn(monkeypatch, rows)[0].legends[0].get_texts()) == 8
+
+
+def test_rows_of_variants_that_are_no_more_are_not_drawn(tmp_path: Path) -> None:
+    old = [replace(r, variant="renamed") for r in made_up(variants=("plain",))]
+    assert EXPERIMENT.figure(old, [], tmp_path / "ablation") == []
+    written = EXPERIMENT.figure(old + made_up(), [], tmp_path / "ablation")
+    with written[-1].open() as file:
+        assert {line["variant"] for line in csv.DictReader(file)} == set(STEPS)
+
+
+def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
+    first, second = (EXPERIMENT.figure(made_up(), [], tmp_path / name / "ablation") for name in "ab")
+    assert [path.name for path in first] == ["ablation.png", "ablation.pdf", "ablation.csv"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert all(path.stat().st_size > 0 for path in first)
+
+
+@pytest.mark.parametrize(
+    ("percent", "text"),
+    [(0, "+0.0"), (-0.04, "+0.0"), (-0.3, "-0.3"), (1.84, "+1.8"), (9.96, "+10"), (22.1, "+22"), (1100.4, "+1100")],
+)
+def test_gains_are_short(percent: float, text: str) -> None:
+    assert ablation._signed(percent) == text

@@ -1,0 +1,358 @@
+"""Every kernel against hashlib and against the recursive definition of RFC 9162, on any input it may be given."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from boundaries import (
+    ALIGNMENTS,
+    CHUNK_SIZES,
+    HIGH_LEAF_COUNTS,
+    LEAF_COUNTS,
+    LENGTHS,
+    MANY_LEAVES,
+    painted,
+    split_mix_64,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels_here import build, cases
+
+from hashbench.kernels import STRATEGIES, Buffer, Kernel, Strategy
+from hashbench.kernels.device_kernel import DeviceKernel, Launch
+from hashbench.kernels.layout import MANY_TILES
+from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash
+
+Call = tuple[Strategy, int | None]
+
+# The kernel of a test is made once and keeps nothing from one example to the next.
+many = settings(max_examples=60)
+few = settings(max_examples=15)
+
+
+@lru_cache(maxsize=8192)  # the same input goes to every kernel
+def root(algorithm: str, message: bytes, chunk_size: int) -> bytes:
+    """The Merkle Tree Hash of `message`, by the reference."""
+    return merkle_tree_hash(chunks_of(message, chunk_size), algorithm)
+
+
+def expected(kernel: Kernel, strategy: Strategy, messages: Sequence[bytes], chunk_size: int | None) -> list[bytes]:
+    """What `kernel` must give for segments that hold `messages`."""
+    algorithm = kernel.algorithm.name
+    if strategy == "tree":
+        assert chunk_size is not None
+        return [root(algorithm, message, chunk_size) for message in messages]
+    chunks = messages if chunk_size is None else [c for message in messages for c in chunks_of(message, chunk_size)]
+    if strategy == "leaves":
+        return [leaf_hash(chunk, algorithm) for chunk in chunks]
+    return [hashlib.new(algorithm, chunk).digest() for chunk in chunks]
+
+
+def check(
+    kernel: Kernel, strategy: Strategy, segments: Sequence[Buffer], messages: Sequence[bytes], chunk_size: int | None
+) -> None:
+    """Holds the digests of `segments`, which hold `messages`, against the reference."""
+    work = kernel.prepare(strategy, segments, chunk_size)
+    seconds = work.run()
+    digests = work.digests()
+    assert digests.dtype == np.uint8
+    assert digests.ndim == 2
+    assert digests.shape[1] == kernel.algorithm.digest_size
+    assert list(map(bytes, digests)) == expected(kernel, strategy, messages, chunk_size)
+    assert seconds >= 0
+
+
+def calls(chunk_sizes: Sequence[int] = CHUNK_SIZES) -> Iterator[Call]:
+    """Every strategy with every chunk size that it takes."""
+    yield "batched", None
+    for strategy in STRATEGIES:
+        for chunk_size in chunk_sizes:
+            yield strategy, chunk_size
+
+
+# Any input -----------------------------------------------------------------------------------------------------------
+
+lengths = st.one_of(st.sampled_from(LENGTHS), st.integers(0, 20_000))
+chunk_sizes = st.one_of(
+    st.sampled_from(CHUNK_SIZES), st.integers(1, 80).map(lambda n: 64 * n), st.integers(20, 62).map(lambda n: 1 << n)
+)
+
+
+@st.composite
+def any_call(draw: st.DrawFn) -> Call:
+    strategy = draw(st.sampled_from(STRATEGIES))
+    return strategy, draw(st.none() | chunk_sizes if strategy == "batched" else chunk_sizes)
+
+
+@given(data=st.data(), call=any_call(), seed=st.integers(0, 2**32 - 1))
+@many
+def test_segments_of_one_buffer(kernel: Kernel, data: st.DataObject, call: Call, seed: int) -> None:
+    nbytes = data.draw(lengths, "bytes of the buffer")
+    content = np.random.default_rng(seed).bytes(nbytes)
+    starts = st.integers(0, nbytes)
+    cuts = data.draw(st.lists(st.tuples(starts, starts), max_size=300), "segments, which may overlap")
+    parts = [slice(min(cut), max(cut)) for cut in cuts]
+    buffer = kernel.put(content)
+    check(kernel, call[0], [buffer[part] for part in parts], [content[part] for part in parts], call[1])
+
+
+@given(
+    pieces=st.lists(st.tuples(lengths, st.sampled_from(ALIGNMENTS)), max_size=8),
+    call=any_call(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@few
+def test_segments_of_several_buffers(kernel: Kernel, pieces: list[tuple[int, int]], call: Call, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    contents = [(random.bytes(start + length), start) for length, start in pieces]
+    segments = [kernel.put(content)[start:] for content, start in contents]
+    check(kernel, call[0], segments, [content[start:] for content, start in contents], call[1])
+
+
+@given(seed=st.integers(0, 2**32 - 1), call=any_call())
+@few
+def test_hundreds_of_segments(kernel: Kernel, seed: int, call: Call) -> None:
+    random = np.random.default_rng(seed)
+    content = random.bytes(1 << 16)
+    ends = random.integers(0, len(content), (int(random.integers(100, 700)), 2))
+    ends[::7, 1] = ends[::7, 0]  # empty ones among them
+    ends[1::3, 1] = ends[1::3, 0] + 100  # and short ones
+    parts = [slice(min(pair), max(pair)) for pair in ends.tolist()]
+    buffer = kernel.put(content)
+    check(kernel, call[0], [buffer[part] for part in parts], [content[part] for part in parts], call[1])
+
+
+# Every edge ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("strategy", "chunk_size"), list(calls()))
+def test_every_edge_at_every_alignment(kernel: Kernel, strategy: Strategy, chunk_size: int | None) -> None:
+    stride = -(-(LENGTHS[-1] + ALIGNMENTS[-1]) // 32) * 32
+    parts = [
+        slice(row * stride + alignment, row * stride + alignment + length)
+        for row, (length, alignment) in enumerate((length, a) for length in LENGTHS for a in ALIGNMENTS)
+    ]
+    content = painted(parts[-1].stop)
+    buffer = kernel.put(content)
+    messages = [content[part].tobytes() for part in parts]
+    check(kernel, strategy, [buffer[part] for part in parts], messages, chunk_size)
+
+
+@pytest.mark.parametrize(("strategy", "chunk_size"), list(calls((64, 128))))
+def test_edges_where_memory_ends(kernel: Kernel, strategy: Strategy, chunk_size: int | None) -> None:
+    pairs = [(length, start) for length in LENGTHS if length < 600 for start in (0, 1, 3, 4, 16)]
+    segments = [kernel.put(painted(start + length))[start:] for length, start in pairs]
+    messages = [painted(length, start).tobytes() for length, start in pairs]
+    check(kernel, strategy, segments, messages, chunk_size)
+
+
+@pytest.mark.parametrize("last", [64, 1, 63], ids=lambda last: f"last chunk of {last}")
+def test_trees_of_every_shape(kernel: Kernel, last: int) -> None:
+    sizes = [64 * (leaves - 1) + last for leaves in LEAF_COUNTS]
+    content = painted(sizes[-1] + 16)
+    buffer = kernel.put(content)
+    parts = [slice(place % 17, place % 17 + size) for place, size in enumerate(sizes)]
+    messages = [content[part].tobytes() for part in parts]
+    check(kernel, "tree", [buffer[part] for part in parts], messages, 64)
+    for part, message in zip(parts, messages, strict=True):
+        check(kernel, "tree", [buffer[part]], [message], 64)
+
+
+def test_trees_among_many(kernel: Kernel) -> None:
+    content = painted(64 * LEAF_COUNTS[-1])
+    buffer = kernel.put(content)
+    counts = LEAF_COUNTS * -(-MANY_LEAVES // sum(LEAF_COUNTS))
+    messages = [content[: 64 * leaves].tobytes() for leaves in LEAF_COUNTS] * (len(counts) // len(LEAF_COUNTS))
+    check(kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
+
+
+def test_high_trees(kernel: Kernel) -> None:
+    content = painted(64 * HIGH_LEAF_COUNTS[-1] + 1)
+    buffer = kernel.put(content)
+    parts = [slice(place % 2, place % 2 + 64 * leaves) for place, leaves in enumerate(HIGH_LEAF_COUNTS)]
+    for part in parts:
+        check(kernel, "tree", [buffer[part]], [content[part].tobytes()], 64)
+    parts = [slice(5, 500), *parts[:1], slice(5, 5), *parts[1:], slice(5, 500)]
+    check(kernel, "tree", [buffer[part] for part in parts], [content[part].tobytes() for part in parts], 64)
+
+
+def test_many_trees(kernel: Kernel) -> None:
+    """So many that reductions go up a level a launch, however small the trees."""
+    content = painted(64 * LEAF_COUNTS[-1])
+    buffer = kernel.put(content)
+    counts = [*(place % 20 for place in range(MANY_TILES)), LEAF_COUNTS[-1], 0, 7]
+    messages = [content[: 64 * leaves].tobytes() for leaves in counts]
+    check(kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
+
+
+@pytest.mark.parametrize(("strategy", "chunk_size"), list(calls()))
+@pytest.mark.parametrize("segments", [0, 1, 2, 300])
+def test_nothing_to_hash(kernel: Kernel, strategy: Strategy, chunk_size: int | None, segments: int) -> None:
+    empty = kernel.put(b"")
+    assert empty.nbytes == 0
+    check(kernel, strategy, [empty] * segments, [b""] * segments, chunk_size)
+
+
+@pytest.mark.parametrize("chunk_size", [2**32, 2**62, 2**63, 2**64 - 64])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_chunk_larger_than_the_data(kernel: Kernel, strategy: Strategy, chunk_size: int) -> None:
+    messages = [painted(length).tobytes() for length in (0, 1, 1000)]
+    check(kernel, strategy, [kernel.put(message) for message in messages], messages, chunk_size)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
+def test_every_kernel_gives_one_root(algorithm: str) -> None:
+    kernels = [build(case, algorithm) for case in cases()]
+    roots = {bytes(k.tree([k.random(1_000_003, seed=5)[3:]], 4096)[0]) for k in kernels}
+    assert roots == {merkle_tree_hash(chunks_of(split_mix_64(125_001, 5).tobytes()[3:1_000_003], 4096), algorithm)}
+
+
+# Memory and work -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [bytes, bytearray, memoryview, lambda content: np.frombuffer(content, np.uint8)],
+    ids=["bytes", "bytearray", "memoryview", "array"],
+)
+@given(nbytes=lengths)
+@few
+def test_put_and_get(kernel: Kernel, make: Callable[[bytes], bytes], nbytes: int) -> None:
+    content = painted(nbytes).tobytes()
+    buffer = kernel.put(make(content))
+    assert buffer.nbytes == len(buffer) == nbytes
+    copy = kernel.get(buffer)
+    assert copy.dtype == np.uint8
+    assert copy.tobytes() == content
+
+
+@given(nbytes=lengths, start=st.integers(0, 100), length=lengths)
+@few
+def test_get_a_part(kernel: Kernel, nbytes: int, start: int, length: int) -> None:
+    part = slice(start, start + length)
+    content = painted(nbytes)
+    assert kernel.get(kernel.put(content)[part]).tobytes() == content[part].tobytes()
+
+
+@pytest.mark.parametrize("nbytes", [1, 4096, 1_000_003])
+def test_get_into_memory_of_the_host(kernel: Kernel, nbytes: int) -> None:
+    content = painted(nbytes + 7)
+    buffer = kernel.put(content)[7:]
+    stage = kernel.stage(nbytes + 2)
+    for memory in (stage.host, np.empty(nbytes + 2, np.uint8)):
+        memory.fill(0x5A)
+        kernel.get_into(buffer, memory[1:-1])
+        assert memory[1:-1].tobytes() == content[7:].tobytes()
+        assert memory[[0, -1]].tolist() == [0x5A, 0x5A]
+
+
+def test_put_copies(kernel: Kernel) -> None:
+    content = bytearray(b"a" * 1000)
+    buffer = kernel.put(content)
+    content[:] = b"b" * 1000
+    assert kernel.get(buffer).tobytes() == b"a" * 1000
+
+
+@given(nbytes=lengths, seed=st.integers(0, 2**64 - 1))
+@few
+def test_random_is_split_mix_64(kernel: Kernel, nbytes: int, seed: int) -> None:
+    buffer = kernel.random(nbytes, seed)
+    assert buffer.nbytes == nbytes
+    assert kernel.get(buffer).tobytes() == split_mix_64(-(-nbytes // 8), seed)[:nbytes].tobytes()
+
+
+@pytest.mark.parametrize("nbytes", [1, 4096, 1_000_003])
+def test_stage(kernel: Kernel, nbytes: int) -> None:
+    stage = kernel.stage(nbytes)
+    assert stage.host.dtype == np.uint8
+    assert stage.host.size == nbytes
+    for used in (nbytes, nbytes // 2, nbytes):
+        content = painted(used, start=used)
+        stage.host[:used] = content
+        buffer = stage.upload(used)
+        assert buffer.nbytes == used
+        check(kernel, "tree", [buffer], [content.tobytes()], 64)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_work_runs_again(kernel: Kernel, strategy: Strategy) -> None:
+    messages = [painted(n, start=n).tobytes() for n in (0, 5000, 64, 70_001)]
+    work = kernel.prepare(strategy, [kernel.put(message) for message in messages], 64)
+    gc.collect()  # the work alone keeps its segments alive
+    for _ in range(5):
+        work.run()
+        assert list(map(bytes, work.digests())) == expected(kernel, strategy, messages, 64)
+
+
+def test_free_memory_is_some(kernel: Kernel) -> None:
+    assert kernel.free_memory() > 1 << 20
+    assert kernel.largest_buffer() > 1 << 20
+    buffer = kernel.put(b"held")
+    kernel.trim()
+    assert kernel.get(buffer).tobytes() == b"held"
+
+
+def test_the_default_variant_is_built(kernel: Kernel) -> None:
+    default = type(kernel).default_variant(kernel.device)
+    assert default in kernel.variants
+    if default == kernel.variant:
+        assert type(kernel)(kernel.device, kernel.algorithm.name).variant == default
+
+
+# Launches and memory of a call ---------------------------------------------------------------------------------------
+
+
+def launches_of_a_tree(kernel: DeviceKernel, monkeypatch: pytest.MonkeyPatch, leaves: Sequence[int]) -> int:
+    buffer = kernel.put(painted(64 * max(leaves)))
+    work = kernel.prepare("tree", [buffer[: 64 * n] for n in leaves], 64)
+    counted: list[Launch] = []
+    execute = kernel.execute
+
+    def count(launches: Sequence[Launch]) -> float:
+        counted.extend(launches)
+        return execute(launches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "execute", count)
+        work.run()
+    return len(counted)
+
+
+@pytest.mark.parametrize("deepest", [1, 2, 256, 257, 600])
+def test_launches_depend_on_the_deepest_tree(
+    device_kernel: DeviceKernel, monkeypatch: pytest.MonkeyPatch, deepest: int
+) -> None:
+    alone = launches_of_a_tree(device_kernel, monkeypatch, [deepest])
+    few = launches_of_a_tree(device_kernel, monkeypatch, [*range(min(deepest, 20)), *[deepest] * 30, 1, 0])
+    assert few <= alone <= 2 + math.ceil(math.log2(deepest) / 8)
+    many = launches_of_a_tree(device_kernel, monkeypatch, [deepest, *[1] * MANY_TILES])
+    assert many <= 2 + math.ceil(math.log2(deepest))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("counts", [[10_000], [0], [1] * 500, [3000, 0, 1, 777]], ids=str)
+def test_memory_is_one_digest_a_leaf(
+    device_kernel: DeviceKernel, monkeypatch: pytest.MonkeyPatch, strategy: Strategy, counts: list[int]
+) -> None:
+    whole = device_kernel.put(painted(64 * sum(counts)))
+    segments = [whole[64 * sum(counts[:i]) :][: 64 * n] for i, n in enumerate(counts)]
+    allocated: list[int] = []
+    allocate = device_kernel.allocate
+
+    def count(nbytes: int) -> Buffer:
+        allocated.append(nbytes)
+        return allocate(nbytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device_kernel, "allocate", count)
+        device_kernel._hashed(strategy, segments, 64)
+    digest = device_kernel.algorithm.digest_size
+    leaves = sum(max(1, n) for n in counts)
+    table_and_roots = len(counts) * (5 * 8 + digest)
+    assert sum(allocated) <= digest * leaves + table_and_roots + 64

@@ -1,0 +1,619 @@
+"""Models on disk: their parts are what their own libraries read, and what is not as it should be is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from hashbench.hashing.file_range import FileRange
+from hashbench.hashing.files import change
+from hashbench.kernels import Unavailable
+from hashbench.model import checkpoints
+from hashbench.model.checkpoints import CheckpointError, OpenModel, Part, open_model
+from hashbench.model.manifest import FileEntry, TensorEntry
+from hashbench.model.safetensors_header import SafetensorsError
+
+ARRAYS: dict[str, np.ndarray[Any, Any]] = {
+    "b": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "a.weight": np.ones((2, 2), np.float16),
+    "a.10": np.array(7, np.int64),
+    "a.9": np.empty((0, 5), np.uint8),
+    "é": np.array([True, False]),
+}
+Described = dict[str, tuple[str | None, tuple[int, ...] | None, bytes]]
+
+WANTED = {
+    "a.10": ("I64", (), ARRAYS["a.10"].tobytes()),
+    "a.9": ("U8", (0, 5), b""),
+    "a.weight": ("F16", (2, 2), ARRAYS["a.weight"].tobytes()),
+    "b": ("F32", (3, 4), ARRAYS["b"].tobytes()),
+    "é": ("BOOL", (2,), b"\x01\x00"),
+}
+
+
+def bytes_of(part: Part) -> bytes:
+    if not isinstance(part.source, FileRange):
+        assert part.source.dtype == np.uint8
+        assert part.source.ndim == 1
+        return part.source.tobytes()
+    with part.source.path.open("rb") as file:
+        file.seek(part.source.offset)
+        return file.read(part.source.nbytes)
+
+
+def described(model: OpenModel) -> Described:
+    """The parts by name, in their order, with their bytes."""
+    names = [part.name for part in model.parts]
+    assert names == sorted(set(names))
+    found = {part.name: (part.dtype, part.shape, bytes_of(part)) for part in model.parts}
+    assert [part.nbytes for part in model.parts] == [len(data) for _, _, data in found.values()]
+    return found
+
+
+def refused(path: Path, error: type[ValueError] = CheckpointError) -> str:
+    """The line with which a model is refused; it names a file."""
+    with pytest.raises(error) as caught:
+        open_model(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path.parent) in message
+    assert len(message) < 1000
+    return message
+
+
+def write_shards(folder: Path, weight_map: dict[str, Any] | None = None, **fields: Any) -> Path:
+    """A model in two shards with an index; returns the index."""
+    shards = {"model-1.safetensors": ["b", "é"], "model-2.safetensors": ["a.10", "a.9", "a.weight"]}
+    for shard, names in shards.items():
+        save_file({name: ARRAYS[name] for name in names}, folder / shard)
+    if weight_map is None:
+        weight_map = {name: shard for shard, names in shards.items() for name in names}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map, **fields}))
+    return index
+
+
+def test_a_safetensors_file_has_its_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(ARRAYS, path)
+    model = open_model(path)
+    assert described(model) == WANTED
+    assert open_model(str(path)).parts[0].entry(b"r") == TensorEntry("a.10", "I64", (), 8, b"r")
+    assert model.ignored == ()
+
+
+def test_a_folder_with_one_safetensors_file_has_its_tensors(tmp_path: Path) -> None:
+    save_file(ARRAYS, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert described(open_model(tmp_path)) == WANTED
+
+
+def test_a_folder_with_an_index_has_the_tensors_of_its_shards(tmp_path: Path) -> None:
+    index = write_shards(tmp_path, metadata={"total_size": 1.5e11, "quantization": {"bits": [4]}})
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "sub.safetensors").mkdir()
+    assert described(open_model(tmp_path)) == described(open_model(index)) == WANTED
+
+
+def test_weights_beside_those_of_an_index_are_not_passed_over(tmp_path: Path) -> None:
+    index = write_shards(tmp_path)
+    save_file({"other": ARRAYS["b"]}, tmp_path / "Consolidated.SafeTensors")
+    reason = "has weights that its index does not name ('Consolidated.SafeTensors'): name the index, or the file, that"
+    assert reason in refused(tmp_path).replace('"', "'")
+    assert described(open_model(index)) == WANTED
+
+
+def test_shards_may_be_links_as_in_a_download_cache(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    snapshot.mkdir()
+    blobs.mkdir()
+    write_shards(snapshot)
+    for path in list(snapshot.iterdir()):
+        path.rename(blobs / path.name)
+        path.symlink_to(f"../blobs/{path.name}")
+    assert described(open_model(snapshot)) == WANTED
+
+
+def test_two_indexes_are_one_too_many(tmp_path: Path) -> None:
+    index = write_shards(tmp_path)
+    (tmp_path / "model.fp16.safetensors.index.json").write_bytes(index.read_bytes())
+    message = refused(tmp_path)
+    assert "model.fp16.safetensors.index.json" in message
+    assert "name the one that is meant" in message
+    assert described(open_model(index)) == WANTED
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "",
+        ".",
+        "..",
+        "../model-1.safetensors",
+        "./model-1.safetensors",
+        "/model-1.safetensors",
+        "sub/model-1.safetensors",
+        "model-1.safetensors/",
+        "model-1.safetensors\0",
+        "..\\model-1.safetensors",
+    ],
+)
+def test_a_shard_that_is_no_plain_name_is_refused(tmp_path: Path, shard: str) -> None:
+    (tmp_path / "sub").mkdir()
+    index = write_shards(tmp_path / "sub", {"b": shard})
+    save_file({"b": ARRAYS["b"]}, tmp_path / "model-1.safetensors")
+    assert "not a file's plain name" in refused(index)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "reason"),
+    [
+        ({"b": "model-1.safetensors"}, "has the tensor 'é', which model.safetensors.index.json does not say"),
+        (
+            {"b": "model-1.safetensors", "é": "model-1.safetensors", "c": "model-1.safetensors"},
+            "model-1.safetensors lacks the tensor 'c', which model.safetensors.index.json says it has",
+        ),
+        ({"b": "model-3.safetensors"}, "names the shard 'model-3.safetensors', and there is no such file"),
+        ({"b": "x" * 300}, "names the shard 'xxx.*File name too long|and there is no such file"),
+        ({"b": "."}, "not a file's plain name"),
+        ({"b": 1}, "weight_map does not give each tensor's name a shard"),
+        (["b"], "weight_map does not give"),
+        (1, "weight_map does not give"),
+    ],
+)
+def test_an_index_that_is_not_its_shards_is_refused(tmp_path: Path, weight_map: Any, reason: str) -> None:
+    index = write_shards(tmp_path, weight_map)
+    with pytest.raises(CheckpointError, match=reason):
+        open_model(index)
+    refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "weight_map does not give"),
+        (b'{"weight_map":{"a":"x","a":"y"}}', "stands twice"),
+        (b'{"weight_map":{},"metadata":' + b"[" * 100_000, "nest more than 8 deep"),
+        (b'{"weight_map":{"a":"\\ud800"}}', "unpaired surrogate"),
+    ],
+)
+def test_an_index_that_is_none_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_bytes(data)
+    message = refused(index)
+    assert message.startswith(f"{index} is no index: ")
+    assert reason in message
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_index_is_refused_or_names_the_same(tmp_path: Path, data: st.DataObject) -> None:
+    index = write_shards(tmp_path)
+    text = bytearray(index.read_bytes())
+    start = data.draw(st.integers(0, len(text)))
+    text[start : start + data.draw(st.integers(0, 4))] = data.draw(
+        st.binary(max_size=4) | st.sampled_from([b"/", b"../"])
+    )
+    index.write_bytes(text)
+    try:
+        model = open_model(index)
+    except CheckpointError:
+        refused(index)
+    else:
+        assert described(model) == WANTED
+
+
+def test_a_damaged_shard_is_told_by_its_name(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    shard = tmp_path / "model-2.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert str(shard) in refused(tmp_path, SafetensorsError)
+
+
+def test_shards_that_cannot_be_read_can_be_told_and_passed_over(tmp_path: Path) -> None:
+    index = write_shards(tmp_path)
+    shard = tmp_path / "model-2.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    for path in (tmp_path, index):
+        model = open_model(path, tolerant=True)
+        assert described(model) == {name: WANTED[name] for name in ("b", "é")}
+        assert model.damaged == (refused(tmp_path, SafetensorsError),)
+    shard.unlink()
+    model = open_model(index, tolerant=True)
+    assert described(model) == {name: WANTED[name] for name in ("b", "é")}
+    assert model.damaged == (refused(index),)
+    save_file({"a.9": ARRAYS["a.9"], "more": ARRAYS["b"]}, shard)
+    model = open_model(index, tolerant=True)
+    assert [part.name for part in model.parts] == ["a.9", "b", "more", "é"]
+    assert model.damaged == (
+        f"{shard} lacks the tensor 'a.10', which {index.name} says it has",
+        f"{shard} lacks the tensor 'a.weight', which {index.name} says it has",
+        f"{shard} has the tensor 'more', which {index.name} does not say",
+    )
+
+
+@pytest.mark.covers("torch")
+def test_what_was_looked_at_is_known_when_it_is_hashed(tmp_path: Path, torch: Any) -> None:
+    index = write_shards(tmp_path)
+    save_file(ARRAYS, tmp_path / "model.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.pt")
+    (tmp_path / "file").write_bytes(b"")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_folder(folder)
+    for path, watched in (
+        (index, [index]),
+        (tmp_path / "model.safetensors", []),
+        (tmp_path / "model.pt", [tmp_path / "model.pt"]),
+        (tmp_path / "file", []),
+        (folder, []),
+    ):
+        model = open_model(path)
+        assert [part.path for part in model.watched] == watched
+        looked_at = [part.source for part in model.parts if isinstance(part.source, FileRange)]
+        assert looked_at or watched
+        for source in (*looked_at, *model.watched):
+            assert source.status is not None
+            assert change(source.status, source.path.stat()) is None
+
+
+def write_folder(folder: Path) -> Described:
+    """A folder of files; returns what its parts must be."""
+    content = {
+        "model.gguf": b"weights",
+        "empty": b"",
+        ".hidden/.config": b"x",
+        "sub/deep/er.bin": b"no pickle",
+        "é": b"y",
+    }
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return {name: (None, None, data) for name, data in content.items()}
+
+
+def test_any_other_folder_has_every_file(tmp_path: Path) -> None:
+    wanted = write_folder(tmp_path)
+    model = open_model(tmp_path)
+    assert described(model) == wanted
+    assert model.parts[-1].entry(b"r") == FileEntry("é", 1, b"r")
+
+
+def test_a_folder_with_several_safetensors_files_and_no_index_has_files(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file(ARRAYS, tmp_path / name)
+    assert [(part.name, part.dtype) for part in open_model(tmp_path).parts] == [
+        ("a.safetensors", None),
+        ("b.safetensors", None),
+    ]
+
+
+def test_files_can_be_left_out_of_a_folder(tmp_path: Path) -> None:
+    wanted = write_folder(tmp_path)
+    manifest = tmp_path / "sub" / "model.manifest.json"
+    manifest.write_text("{}")
+    assert described(open_model(tmp_path, without=[manifest, tmp_path / "nowhere"])) == wanted
+    link = tmp_path / "link"
+    link.symlink_to(manifest)
+    assert described(open_model(tmp_path, without=[link])) == wanted
+    assert set(described(open_model(tmp_path, without=[manifest]))) == {*wanted, "link"}
+    assert set(described(open_model(tmp_path))) == {*wanted, "link", "sub/model.manifest.json"}
+
+
+def test_a_link_within_the_folder_is_a_file(tmp_path: Path) -> None:
+    wanted = write_folder(tmp_path)
+    (tmp_path / "sub" / "link").symlink_to("../model.gguf")
+    assert described(open_model(tmp_path)) == {**wanted, "sub/link": (None, None, b"weights")}
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("../outside", "the link 'sub/link' leads out of the folder"),
+        ("/etc/hostname", "the link 'sub/link' leads (out of the folder|nowhere)"),
+        ("../../outside", "the link 'sub/link' leads out of the folder"),
+        ("deep", "the link 'sub/link' leads to a folder"),
+        ("..", "the link 'sub/link' leads to a folder"),
+        ("nowhere", "the link 'sub/link' leads nowhere"),
+        ("link", "the link 'sub/link' leads nowhere"),
+    ],
+)
+def test_any_other_link_is_refused(tmp_path: Path, target: str, reason: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_folder(folder)
+    (tmp_path / "outside").write_bytes(b"secret")
+    if target == "../outside":  # by way of another link
+        (folder / "outside").symlink_to("../outside")
+        (folder / "sub" / "link").symlink_to(target)
+        reason = f"{reason}|the link 'outside' leads out of the folder"
+    else:
+        (folder / "sub" / "link").symlink_to(target)
+    with pytest.raises(CheckpointError, match=reason):
+        open_model(folder)
+
+
+def test_a_folder_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    wanted = write_folder(folder)
+    (tmp_path / "current").symlink_to("model")
+    assert described(open_model(tmp_path / "current")) == wanted
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    assert "'pipe' is neither a file nor a folder" in refused(folder)
+    assert "neither a file nor a folder" in refused(folder / "pipe")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).write_bytes(b"")
+    assert "is no Unicode text" in refused(folder)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    assert "has no files" in refused(tmp_path / "model")
+
+
+def test_any_other_file_is_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"weights")
+    assert described(open_model(path)) == {"model.gguf": (None, None, b"weights")}
+
+
+def test_a_missing_model_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_model(tmp_path / "nowhere")
+
+
+def test_a_pytorch_checkpoint_without_pytorch_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"")
+    with pytest.raises(Unavailable, match=r"model.pt needs PyTorch .* install hashbench\[torch\]"):
+        open_model(path)
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="PyTorch is not installed")
+
+
+@pytest.mark.covers("torch")
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
+def test_a_pytorch_checkpoint_has_the_tensors_of_its_safetensors_file(tmp_path: Path, torch: Any, suffix: str) -> None:
+    from safetensors.torch import save_file as save_torch
+
+    from hashbench.model.dtypes import TORCH_NAMES
+
+    generator = torch.Generator().manual_seed(5)
+    state = {
+        name: torch.randint(0, 2, (3, 16), dtype=torch.uint8, generator=generator).view(getattr(torch, name))
+        for name in TORCH_NAMES
+        if hasattr(torch, name)
+    }
+    state |= {"scalar": torch.tensor(2.5), "empty": torch.empty(0, 3), "parameter": torch.nn.Parameter(torch.ones(2))}
+    torch.save(state, tmp_path / f"model{suffix}")
+    save_torch({name: value.detach() for name, value in state.items()}, tmp_path / "model.safetensors")
+    wanted = described(open_model(tmp_path / "model.safetensors"))
+    assert len(wanted) == len(state)
+    assert described(open_model(tmp_path / f"model{suffix}")) == wanted
+
+
+@pytest.mark.covers("torch")
+def test_a_pytorch_checkpoint_has_the_tensors_within_it(tmp_path: Path, torch: Any) -> None:
+    tied = torch.arange(4, dtype=torch.int16)
+    rows = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    content = {
+        "model": {"wte": tied, "lm_head": tied, "transposed": rows.T, "part": rows[1]},
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "epoch": 3,
+        "nothing": {},
+    }
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    model = open_model(path)
+    data = np.arange(6, dtype=np.float32).reshape(2, 3)
+    two = ("I16", (4,), np.arange(4, dtype=np.int16).tobytes())
+    assert described(model) == {
+        "model.lm_head": two,
+        "model.part": ("F32", (3,), data[1].tobytes()),
+        "model.transposed": ("F32", (3, 2), data.T.tobytes()),
+        "model.wte": two,
+        "optimizer.state.0.exp_avg": ("F32", (1,), np.ones(1, np.float32).tobytes()),
+    }
+    assert model.ignored == ("epoch", "optimizer.param_groups.0.lr", "optimizer.param_groups.0.params.0")
+
+
+Make = Callable[[Any], Any]
+REFUSED: dict[str, tuple[Make, str]] = {
+    "expanded": (lambda torch: torch.zeros(1).expand(1 << 40), "have more bytes together than the file"),
+    "many transposed": (
+        lambda torch: [torch.zeros(100, 100).T] + [torch.zeros(1).expand(64)] * 10_000,
+        "have more bytes together than the file",
+    ),
+    "meta": (lambda torch: torch.zeros(3, device="meta"), "tensor 'x' is sparse, a wrapper"),
+    "sparse": (
+        lambda torch: torch.eye(3).to_sparse(),
+        r"calls torch\.serialization\._get_layout, which no plain tensor needs",
+    ),
+    "complex128": (lambda torch: torch.zeros(2, dtype=torch.complex128), "does not store torch.complex128"),
+    "a name twice": (lambda torch: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "the name 'x.a.b' twice"),
+    "a number and its text": (lambda torch: {1: torch.ones(1), "1": torch.ones(1)}, "the name 'x.1' twice"),
+    "a key of another kind": (lambda torch: {(1, 2): torch.ones(1)}, "neither text nor an integer"),
+    "no text": (lambda torch: {"\ud800": torch.ones(1)}, "does not load|no Unicode text"),
+    "deep": (lambda torch: nested(100), "nests them more than 64 deep"),
+    "one in many places": (lambda torch: doubled(60), "more than 1048576 values"),
+}
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def doubled(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.covers("torch")
+@pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
+def test_a_checkpoint_of_anything_else_is_refused(tmp_path: Path, torch: Any, make: Make, reason: str) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"x": make(torch)}, path)
+    with pytest.raises(CheckpointError, match=reason):
+        open_model(path)
+    refused(path)
+
+
+@pytest.mark.covers("torch")
+def test_a_checkpoint_of_before_1_6_is_refused(tmp_path: Path, torch: Any) -> None:
+    torch.save({"x": torch.ones(2)}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    assert "it is no archive, as PyTorch writes since version 1.6: load it and save it" in refused(
+        tmp_path / "model.pt"
+    )
+
+
+def write_archive(path: Path, pickled: bytes) -> None:
+    """A PyTorch checkpoint of any pickle, with one storage of 16 bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little"), ("data/0", bytes(16))):
+            archive.writestr(f"model/{name}", data)
+
+
+def number(value: int) -> bytes:
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
+
+
+@pytest.mark.covers("torch")
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"c__builtin__\nbytearray\n" + number(3 << 30) + b"\x85R", "calls __builtin__.bytearray, which no plain"),
+        (b"ctorch\nFloatTensor\n" + number(3 << 28) + b"\x85R", "calls torch.FloatTensor, which no plain"),
+        # A storage's name of two names, each of which is two names, and so on: written out, it fills any memory.
+        (
+            b"(X\7\0\0\0storagectorch\nFloatStorage\nh\0X\3\0\0\0cpuK\4tQ",
+            "a storage that is not of a name, a type and a number",
+        ),
+    ],
+    ids=["bytearray", "tensor", "name"],
+)
+def test_few_bytes_of_a_checkpoint_ask_for_no_memory(tmp_path: Path, torch: Any, value: bytes, reason: str) -> None:
+    path = tmp_path / "model.pt"
+    names = b"X\1\0\0\x000q\0" + b"h\0h\0\x86q\0" * 28
+    write_archive(path, b"\x80\2" + names + b"}X\1\0\0\0x" + value + b"s.")
+    code = """if True:
+        import resource, sys
+        import torch
+        from hashbench.model import checkpoints
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            checkpoints.open_model(sys.argv[1])
+        except checkpoints.CheckpointError as error:
+            print(error)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    error, kilobytes = result.stdout.splitlines()
+    assert reason in error
+    assert int(kilobytes) < 64 << 10
+
+
+@pytest.mark.covers("torch")
+def test_names_that_share_one_long_key_are_refused(tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"k" * 1000: {str(number): number for number in range(100)}}, path)
+    assert len(open_model(path).ignored) == 100
+    monkeypatch.setattr(checkpoints, "_MAX_LETTERS", 50_000)
+    with pytest.raises(CheckpointError, match="has names of more than 50000 letters together"):
+        open_model(path)
+
+
+class Payload:
+    """What a pickle would run if it were let."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._target),)
+
+
+@pytest.mark.covers("torch")
+@pytest.mark.parametrize("how", ["torch", "before-1.6", "pickle", "archive"])
+def test_nothing_that_a_checkpoint_holds_is_executed(tmp_path: Path, torch: Any, how: str) -> None:
+    path, target = tmp_path / "model.bin", tmp_path / "executed"
+    content = {"a": torch.ones(2), "b": Payload(target)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content["b"]))
+    elif how == "archive":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("model/data.pkl", pickle.dumps(content["b"], protocol=2))
+            file.writestr("model/version", "3")
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
+    message = refused(path)
+    assert "does not load as a PyTorch checkpoint of weights only" in message
+    assert "weights_only=False" not in message
+    assert not target.exists()
+
+
+@pytest.mark.covers("torch")
+def test_an_archive_with_compressed_parts_is_refused(tmp_path: Path, torch: Any) -> None:
+    stored, path = io.BytesIO(), tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(1 << 20)}, stored)
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            new.writestr(member.filename, old.read(member))
+    assert "is compressed" in refused(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(data=st.data())
+def test_a_damaged_checkpoint_is_refused_or_has_tensors(tmp_path: Path, torch: Any, data: st.DataObject) -> None:
+    path = tmp_path / "model.pt"
+    stream = io.BytesIO()
+    torch.save({"a": torch.arange(20), "b": {"c": torch.ones(2, 2).T}}, stream)
+    damaged = bytearray(stream.getvalue())
+    if data.draw(st.booleans()):
+        for bit in data.draw(st.lists(st.integers(0, 8 * len(damaged) - 1), min_size=1, max_size=4)):
+            damaged[bit // 8] ^= 1 << bit % 8
+    else:
+        del damaged[data.draw(st.integers(0, len(damaged) - 1)) :]
+    path.write_bytes(damaged)
+    try:
+        model = open_model(path)
+    except CheckpointError:
+        return
+    assert sum(part.nbytes for part in model.parts) <= 2 * len(damaged)
+    described(model)

@@ -1,0 +1,137 @@
+"""The comparison of a model with its manifest: what differs, is missing or is extra, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
+from hashbench.model.report import compare, runs, summary
+
+ROOT, OTHER_ROOT = bytes(32), b"\1" * 32
+WEIGHT = TensorEntry("weight", "F32", (2, 1500), 12_000, ROOT)
+BIAS = TensorEntry("bias", "BF16", (3,), 6, ROOT)
+CONFIG = FileEntry("config.json", 100, ROOT)
+
+
+def manifest(*entries: Entry) -> Manifest:
+    return Manifest("sha256", 4096, entries)
+
+
+def lines(expected: Sequence[Entry], found: Sequence[Entry], damage: dict[str, tuple[range, ...]]) -> list[str]:
+    return str(replace(compare(manifest(*expected), manifest(*found)), damage=damage)).splitlines()
+
+
+def test_what_is_the_same_is_verified_on_one_line() -> None:
+    whole = manifest(WEIGHT, BIAS)
+    report = compare(whole, manifest(BIAS, WEIGHT))
+    assert report.ok
+    assert (report.differs, report.missing, report.extra) == ((), (), ())
+    assert str(report) == f"verified: 2 tensors, 12,006 bytes, sha256 root {whole.root.hex()}"
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ([], "nothing, 0 bytes, "),
+        ([WEIGHT], "1 tensor, 12,000 bytes, "),
+        ([CONFIG], "1 file, 100 bytes, "),
+        ([CONFIG, WEIGHT, BIAS], "2 tensors and 1 file, 12,106 bytes, "),
+    ],
+)
+def test_a_summary_counts(entries: Sequence[Entry], text: str) -> None:
+    whole = manifest(*entries)
+    assert summary(whole) == f"{text}sha256 root {whole.root.hex()}"
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (replace(WEIGHT, root=OTHER_ROOT), "other bytes"),
+        (replace(WEIGHT, dtype="I32"), "dtype I32, not F32"),
+        (replace(WEIGHT, shape=(3000,)), "shape [3000], not [2, 1500]"),
+        (
+            TensorEntry("weight", "U8", (5, 2), 10, OTHER_ROOT),
+            "dtype U8, not F32; shape [5, 2], not [2, 1500]; other bytes",
+        ),
+        (FileEntry("weight", 12_000, ROOT), "kind file, not tensor"),
+    ],
+)
+def test_every_difference_of_a_tensor_is_told(found: Entry, line: str) -> None:
+    report = compare(manifest(WEIGHT, BIAS), manifest(found, BIAS))
+    assert not report.ok
+    assert (report.differs, report.missing, report.extra) == (("weight",), (), ())
+    assert str(report) == f"differs: weight: {line}"
+    assert report.damaged == ({"weight"} if "other bytes" in line else set())
+
+
+def test_every_difference_of_a_file_is_told() -> None:
+    assert lines([CONFIG], [replace(CONFIG, nbytes=90)], {}) == ["differs: config.json: size 90, not 100"]
+    other = FileEntry("config.json", 90, OTHER_ROOT)
+    assert lines([CONFIG], [other], {}) == ["differs: config.json: size 90, not 100; other bytes"]
+
+
+def test_names_are_sorted_and_have_a_line_each() -> None:
+    names = ["b", "a", "é", "Z", "\U0001f600", "\uffff"]
+    ours = [replace(BIAS, name=name) for name in names]
+    theirs = [replace(entry, name=f"x{entry.name}") for entry in ours]
+    report = compare(manifest(WEIGHT, *ours), manifest(replace(WEIGHT, root=OTHER_ROOT), *theirs))
+    assert report.missing == tuple(sorted(names))
+    assert report.extra == tuple(f"x{name}" for name in sorted(names))
+    text = str(report).splitlines()
+    assert text[:3] == ["differs: weight: other bytes", "missing: Z", "missing: a"]
+    assert text[-1] == "extra: x\U0001f600"
+    assert len(text) == 13
+
+
+def test_a_name_cannot_pass_for_another_line() -> None:
+    name = 'x\nverified: \x1b[2J"'
+    assert lines([replace(BIAS, name=name)], [], {}) == [r'missing: "x\nverified: \u001b[2J\""']
+
+
+def test_damage_is_told_by_chunks_and_bytes() -> None:
+    other = replace(WEIGHT, root=OTHER_ROOT)
+    told = {
+        (range(1),): "in 1 of 3 chunks: 0 [0:4096]",
+        (range(2, 3),): "in 1 of 3 chunks: 2 [8192:12000]",
+        (range(3),): "in 3 of 3 chunks: 0-2 [0:12000]",
+        (range(1), range(2, 3)): "in 2 of 3 chunks: 0 [0:4096], 2 [8192:12000]",
+        (): "when it was read first, and none when it was read again",
+    }
+    for damage, text in told.items():
+        assert lines([WEIGHT], [other], {"weight": damage}) == [f"differs: weight: other bytes {text}"]
+
+
+def test_damage_beyond_the_shorter_of_two_files_is_told() -> None:
+    longer = FileEntry("config.json", 10_000, OTHER_ROOT)
+    text = "other bytes in 3 of 3 chunks: 0-2 [0:10000]"
+    for entries, sizes in (((CONFIG, longer), "10000, not 100"), ((longer, CONFIG), "100, not 10000")):
+        before, now = entries
+        assert lines([before], [now], {"config.json": (range(3),)}) == [f"differs: config.json: size {sizes}; {text}"]
+
+
+def test_much_damage_is_told_in_short() -> None:
+    large = replace(WEIGHT, shape=(1 << 20,), nbytes=4 << 20)
+    damage = tuple(range(start, start + 1) for start in range(0, 1024, 2))
+    (line,) = lines([large], [replace(large, root=OTHER_ROOT)], {"weight": damage})
+    assert line.startswith("differs: weight: other bytes in 512 of 1,024 chunks: 0 [0:4096], 2 [8192:12288], ")
+    assert line.endswith(", 30 [122880:126976] and in 496 more runs")
+
+
+@given(st.lists(st.booleans()))
+def test_runs_are_those_of_what_is_true(damaged: list[bool]) -> None:
+    found = runs(np.array(damaged, np.bool_))
+    assert [place for run in found for place in run] == [place for place, is_so in enumerate(damaged) if is_so]
+    assert all(before.stop < after.start for before, after in pairwise(found))
+
+
+@pytest.mark.parametrize("other", [Manifest("sha256", 8192, (BIAS,)), Manifest("sha384", 4096, ())])
+def test_manifests_of_different_trees_are_not_compared(other: Manifest) -> None:
+    with pytest.raises(ValueError, match=r"different trees cannot be compared: sha256 over chunks of 4096"):
+        compare(manifest(BIAS), other)

@@ -1,0 +1,232 @@
+"""The report: whole, self-contained, the same for the same results, and of nothing but the results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from claim_results import supporting
+from click.testing import CliRunner, Result
+
+from hashbench.bench.readings import ReadingsFile, readings_path
+from hashbench.bench.records import ResultsError
+from hashbench.bench.results import ResultsFile, rows_path
+from hashbench.cli import report as report_commands
+from hashbench.limits.static_model import FORMAT, Prediction
+from hashbench.report.page import build
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """What a page has, and whether its elements are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.attributes if name == tag]
+
+
+PREDICTION = Prediction(
+    gpu="H200",
+    compute_capability="9.0",
+    architecture="Hopper",
+    algorithm="sha256",
+    variant="paired",
+    instructions=1651,
+    alu_slots=1109,
+    fma_slots=537,
+    fp64_slots=None,
+    alu_gb_per_s=1021,
+    fma_gb_per_s=2000,
+    fp64_gb_per_s=None,
+    issue_gb_per_s=1300,
+    memory_gb_per_s=4800,
+    bound="alu",
+    predicted_gb_per_s=1021.5,
+    predicted_low=1021.5,
+    predicted_high=1021.5,
+    code="SHF 672",
+    toolchain="NVRTC 13.0",
+    source="a data sheet",
+    note="",
+    commit="0123456789",
+    date="2026-01-02T03:04:05Z",
+)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Results of two machines that support every claim that has an experiment, with a figure each."""
+    folder = tmp_path / "results"
+    for experiment, machines in supporting().items():
+        for machine in machines:
+            name = "amd-mi300x" if "AMD" in machine.name else "nvidia-h200"
+            (folder / name / "figures").mkdir(parents=True, exist_ok=True)
+            (folder / name / "figures" / f"{experiment}.png").write_bytes(PNG + experiment.encode())
+            for row in machine.rows:
+                ResultsFile(rows_path(folder / name, experiment)).add(row)
+            for reading in machine.readings:
+                ReadingsFile(readings_path(folder / name, experiment)).add(reading)
+            description = {
+                "cpu": {"name": "Tom & Jerry <CPU>", "physical_cores": 8, "logical_cores": 16},
+                "memory_bytes": 135e9,
+                "gpus": [{"name": "NVIDIA H200", "compute_capability": [9, 0], "sm_clock_max": 1980, "driver": None}],
+                "packages": {"numpy": "2.4.6"},
+            }
+            (folder / name / "machine.json").write_text(json.dumps(description))
+    return folder
+
+
+def run_report(results: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(report_commands.report, ["--results", str(results), *arguments])
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(results: Path) -> None:
+    text = build(results)
+    assert text.startswith("<!DOCTYPE html>\n")
+    page = Page(text)
+    assert page.open == []
+    assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == 0
+    assert "url(" not in text
+    assert "@import" not in text
+    targets = [a.get("href") or a.get("src") or "" for tag in ("a", "img") for a in page.of(tag)]
+    assert targets
+    assert {urlparse(target).scheme for target in targets} <= {"", "data"}
+    ids = {a["id"] for _, a in page.attributes if "id" in a}
+    assert {target[1:] for target in targets if target.startswith("#")} <= ids
+
+
+def test_every_figure_is_inside_and_has_its_text(results: Path) -> None:
+    page = Page(build(results))
+    images = page.of("img")
+    assert len(images) == 7  # one a claim, and vendors of two machines
+    assert all(str(image["src"]).startswith("data:image/png;base64,iVBORw0KGg") for image in images)
+    assert all(len(str(image["alt"])) > 40 for image in images)
+    assert page.tags["figcaption"] == len(images)
+
+
+def test_a_figure_over_all_machines_stands_for_those_of_each(results: Path) -> None:
+    (results / "figures").mkdir()
+    (results / "figures" / "vendors.png").write_bytes(PNG)
+    (results / "nvidia-h200" / "figures" / "model-sizes_cpu.png").write_bytes(PNG)
+    captions = re.findall(r"<figcaption>(C[14], [^.]*)\.", build(results))
+    assert captions == ["C1, nvidia-h200", "C1, nvidia-h200, cpu", "C4, all machines"]
+
+
+def test_the_verdicts_are_those_of_the_claims(results: Path) -> None:
+    text = build(results)
+    assert "6 are supported and 2 are not measured" in " ".join(text.split())
+    rows_path(results / "nvidia-h200", "batched-vs-tree").unlink()
+    text = build(results)
+    assert "5 are supported and 3 are not measured" in " ".join(text.split())
+    assert "<b>Not answered.</b> Batched and tree were not measured at one point of a GPU." in text
+
+
+def test_numbers_come_from_the_rows(results: Path) -> None:
+    path = rows_path(results / "nvidia-h200", "model-sizes")
+    before = build(results)
+    assert "0.153 s for llama-3.1-70b" in before
+    seconds = "0.153377"
+    text = path.read_text()
+    assert seconds in text
+    path.write_text(re.sub(rf"{seconds}\d*", "0.123456", text))
+    after = build(results)
+    assert "0.123 s for llama-3.1-70b" in after
+    assert "0.153 s" not in after
+
+
+def test_the_same_results_give_the_same_bytes(results: Path) -> None:
+    first = build(results)
+    for path in sorted(results.rglob("*.csv"), reverse=True):  # written again, later
+        path.write_bytes(path.read_bytes())
+    assert build(results) == first
+
+
+def test_what_a_machine_says_is_escaped_and_what_it_does_not_say_is_left_out(results: Path) -> None:
+    text = build(results)
+    assert "Tom &amp; Jerry &lt;CPU&gt;" in text
+    assert "<dd>8, of 16 threads</dd>" in text
+    assert "<dd>9.0</dd>" in text
+    assert "<dt>GPU driver</dt>" not in text
+    assert "None" not in text
+
+
+def test_predictions_are_marked_and_stand_in_a_column_of_their_own(results: Path) -> None:
+    assert "Predicted, not measured" not in build(results)
+    (results / "predictions.csv").write_bytes(FORMAT.text([PREDICTION]))
+    text = build(results)
+    section = text[text.index('<section id="predictions">') :]
+    assert "Predicted, not measured" in section
+    assert "1,022" in section
+    assert "1,022" not in text[: text.index('<section id="predictions">')]
+
+
+def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
+    (results / "predictions.csv").write_bytes(FORMAT.text([replace(PREDICTION, predicted_gb_per_s=1056)]))
+    path = rows_path(results / "nvidia-h200", "architectures")
+    (row,) = (r for r in ResultsFile(path).records if r.algorithm == "sha256")
+    drawn = replace(row, kernel="cupy", variant="paired")
+    ResultsFile(path).add(drawn)
+    other = replace(drawn, experiment="throughput", gb_per_s=1100.0)
+    ResultsFile(rows_path(results / "nvidia-h200", "throughput")).add(other)
+    section = build(results).partition('<section id="predictions">')[2]
+    assert "+10.0%" in section
+    assert "-4.0%" not in section
+
+
+def test_the_command_writes_beside_the_results_or_where_it_is_told(results: Path, tmp_path: Path) -> None:
+    done = run_report(results)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"report: {results / 'report.html'}\n"
+    assert (results / "report.html").read_text() == build(results)
+    done = run_report(results, "-o", str(tmp_path / "new" / "page.html"))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "new" / "page.html").read_text() == build(results)
+
+
+def test_results_that_cannot_be_read_leave_the_older_page(results: Path) -> None:
+    page = results / "report.html"
+    page.write_text("older")
+    machine = results / "nvidia-h200" / "machine.json"
+    whole = machine.read_text()
+    machine.write_text("{")
+    with pytest.raises(ResultsError, match=r"machine\.json is no JSON;"):
+        build(results)
+    machine.write_text("[]")
+    with pytest.raises(ResultsError, match=r"machine\.json is no JSON object;"):
+        build(results)
+    machine.unlink()
+    assert re.search(r"machine\.json cannot be read: No such file", str(run_report(results).exception))
+    machine.write_text(whole)
+    rows_path(results / "nvidia-h200", "vendors").write_text("schema\n9\n")
+    assert "is of schema '9'" in str(run_report(results).exception)
+    assert page.read_text() == "older"
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="holds no results"):
+        build(tmp_path)

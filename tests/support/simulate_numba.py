@@ -1,0 +1,134 @@
+"""Runs Numba's device code on the host: NUMBA_ENABLE_CUDASIM=1 python simulate_numba.py ALGORITHM
+
+In a process of its own, which `test_numba_simulator` starts, since Numba asks for its simulator once and for all when
+it is imported. Every load and store must be aligned and lie in memory that the kernel was given. A block has 4 threads
+here, a warp two, and 8 tiles are many, so that a small tree takes all kinds of launches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hashbench.kernels import layout
+
+layout.GROUP_SIZE_LOG2, layout.GROUP_SIZE, layout.WARP_SIZE = 2, 4, 2
+layout.TILE_LEVELS, layout.MANY_TILES = 3, 8
+
+from boundaries import painted, split_mix_64  # noqa: E402
+
+from hashbench.kernels import STRATEGIES, Buffer, Bytes, Device, Strategy, numba_dialect  # noqa: E402
+from hashbench.kernels.device_kernel import Launch  # noqa: E402
+from hashbench.kernels.numba_cuda import NumbaCuda, _argument, program  # noqa: E402
+from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash  # noqa: E402
+
+ALIGNMENT = 256
+ARCHITECTURE = 90
+PAIRED_UP_TO = 50
+
+
+class Simulated(NumbaCuda):
+    """The launches and device code of `NumbaCuda`, over the host's memory."""
+
+    def __init__(self, algorithm: str, variant: str) -> None:
+        super(NumbaCuda, self).__init__(Device(self.name), algorithm, variant)
+        code = program(self.algorithm, variant, ARCHITECTURE)
+        self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
+        self._allocations: list[Buffer] = []
+        if variant == "paired":
+            self.paired_up_to = PAIRED_UP_TO
+
+    def _at(self, address: Any, c_type: Any) -> Any:
+        first, size = int(address), ctypes.sizeof(c_type)
+        assert first % size == 0, f"an access of {size} bytes at {first:#x}"
+        assert any(b.address <= first and first + size <= b.address + b.nbytes for b in self._allocations), (
+            f"an access of {size} bytes outside all memory"
+        )
+        return c_type.from_address(first)
+
+    def allocate(self, nbytes: int) -> Buffer:
+        memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+        buffer = Buffer(memory, -(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT, nbytes)
+        self._allocations.append(buffer)
+        return buffer
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        ctypes.memmove(buffer.address, data.ctypes.data, buffer.nbytes)
+
+    def get(self, buffer: Buffer) -> Bytes:
+        return np.frombuffer(ctypes.string_at(buffer.address, buffer.nbytes), np.uint8)
+
+    def execute(self, launches: Sequence[Launch]) -> float:
+        for launch in launches:
+            arguments = [_argument(a) for a in launch.arguments]
+            self._functions[launch.function][launch.groups, layout.GROUP_SIZE](*arguments)
+        return 0.0
+
+    def _watch(self) -> None:
+        """Lets the device code reach this kernel's memory alone."""
+        self._allocations = [Buffer(s, ctypes.addressof(s), ctypes.sizeof(s)) for s in numba_dialect.SHARED]
+        numba_dialect._at = self._at
+
+    def check(self, strategy: Strategy, pieces: Sequence[tuple[int, int]], chunk_size: int | None) -> int:
+        """Holds the digests of segments of one buffer, given as (start, length), against hashlib and RFC 9162."""
+        self._watch()
+        content = painted(max((start + length for start, length in pieces), default=0)).tobytes()
+        buffer = self.put(content)
+        digests = self._hashed(strategy, [buffer[start : start + length] for start, length in pieces], chunk_size)
+        name = self.algorithm.name
+        messages = [content[start : start + length] for start, length in pieces]
+        if strategy == "tree":
+            assert chunk_size is not None
+            expected = [merkle_tree_hash(chunks_of(message, chunk_size), name) for message in messages]
+        else:
+            chunks = [c for m in messages for c in (chunks_of(m, chunk_size) if chunk_size else [m])]
+            expected = [
+                leaf_hash(chunk, name) if strategy == "leaves" else hashlib.new(name, chunk).digest()
+                for chunk in chunks
+            ]
+        assert [bytes(digest) for digest in digests] == expected, (strategy, pieces, chunk_size)
+        return len(expected)
+
+    def check_random(self) -> int:
+        self._watch()
+        assert bytes(self.get(self.random(77, 2**64 - 5))) == split_mix_64(10, 2**64 - 5).tobytes()[:77]
+        return 1
+
+
+def main(algorithm: str) -> None:
+    """Prints how many digests were right."""
+    warnings.simplefilter("ignore", RuntimeWarning)  # words wrap
+    block = 64 if algorithm == "sha256" else 128
+    padding = block // 8
+    edges = [0, 1, 3, 4, 63, 64, 65, block - padding - 1, block - padding, block - 1, block, block + 1, 2 * block]
+    kernel = Simulated(algorithm, "prefetched")
+    paired = Simulated(algorithm, "paired")
+    right = kernel.check_random()
+    # every edge from several alignments, among them all to a word and both to 16 bytes
+    starts = itertools.cycle((0, 1, 2, 3, 4, 16, 15))
+    for one in (kernel, kernel, kernel, kernel, paired):
+        pieces = [(512 * row + next(starts), length) for row, length in enumerate(edges)]
+        right += one.check("batched", pieces, None)
+        right += one.check("tree", pieces, 256)
+    # chunks of whole blocks, one short, and of half a block of SHA-384
+    for one, strategy, chunk_size in itertools.product((kernel, paired), STRATEGIES, (128, 192)):
+        right += one.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
+    # trees of one launch and of several, whose tiles and segments lie across one another
+    right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)
+    for leaves in (57, 60, 64, 65, 97):
+        right += kernel.check("tree", [(0, 64 * leaves)], 64)
+    right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 33), (5, 31), (9, 1))], 64)
+    # the same code with nothing moved to other pipes
+    right += Simulated(algorithm, "plain").check("tree", [(5, 300)], 128)
+    print(f"{right} digests are right")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
