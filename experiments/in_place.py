@@ -230,7 +230,7 @@ def _verdict(module: Any, expected: Manifest, differs: tuple[str, ...] = ()) -> 
     Raises:
         VerificationError: the verdict is another than that the tensors `differs`, and no others, do so.
     """
-    from hashbench.torch import modules as hashbench_torch
+    from hashbench import torch as hashbench_torch
 
     begin = perf_counter()
     report = hashbench_torch.verify(module, expected)

@@ -26,7 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
                 os.fsync(descriptor)
             Path(temporary).replace(path)
         except BaseException:
-            Path(temporary).unlink()
+            Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path)) from None

@@ -31,7 +31,8 @@ from hashbench.kernels import ALGORITHMS, Device, Unavailable, kernel_class
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 
-import hashbench.torch.modules as hashed  # noqa: E402  # after what it needs is known to be there
+import hashbench.torch as hashed  # noqa: E402  # after what it needs is known to be there
+from hashbench.torch import modules  # noqa: E402
 
 ONE_CORE = kernel_class("hashlib").devices()[0]
 TENSORS = (Tensor("layer.1.weight", (77, 333), "F32"), Tensor("layer.1.bias", (333,), "BF16"), Tensor("w", (9,), "F32"))
@@ -45,7 +46,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_place, "SMALL_TENSORS", {"gpu": 10_000, "cpu": 20})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     kernel = kernel_class("hashlib")(ONE_CORE)
-    monkeypatch.setattr(hashed, "_place", lambda device, algorithm: hashed._HostMemory(kernel))
+    monkeypatch.setattr(modules, "_place", lambda device, algorithm: modules._HostMemory(kernel))
 
 
 def outcomes(devices: Sequence[Device] = (ONE_CORE,)) -> tuple[list[Reading], list[Skip]]:
