@@ -32,10 +32,10 @@ LINT_STAMP := $(ENV)/.installed-lint
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env bench test figures report lint clean
+.PHONY: help env bench test test-thorough figures report lint clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 env: $(STAMP) ## make the environment that this machine's hardware needs
 
@@ -44,6 +44,9 @@ bench: $(STAMP) ## measure every kernel here (EXPERIMENT=name, empty for all; AR
 
 test: $(STAMP) ## run every test that this machine's hardware allows, a process a core (JOBS=1, ARGS="more options")
 	$(BIN)python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+
+test-thorough: $(STAMP) ## run also the tests and examples that `make test` leaves out
+	$(BIN)python -m pytest --thorough --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 figures: $(STAMP) ## draw the figures from the measurements under results/
 	$(BIN)hashbench figures $(ARGS)

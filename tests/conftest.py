@@ -1,27 +1,37 @@
-"""Tests of a kernel run on every kernel of this machine.
+"""What all tests share: the kernels of this machine as fixtures, how much a run tries, and what it must have run.
 
-A test with the argument `kernel` runs for each kernel, device, variant and algorithm that can be built here;
-`device_kernel` is the same without hashlib, which launches nothing. What is unavailable shows as a skip of the
-devices' own test. HASHBENCH_REQUIRED lists, with commas, what must have run: names of kernels and of `covers` markers
-(see `required`).
+A test with one of the arguments below runs for each kernel, device and variant that can be built here, with each
+algorithm:
+
+- `kernel`: hashlib and the frameworks. Code above the kernels knows them by their contract alone, so this is enough.
+- `any_kernel`: also the CUDA source compiled for the host.
+- `edge_kernel`: also its slow variant "bytewise", for tests of the lengths at which the code takes another path.
+- `device_kernel`: `any_kernel` without hashlib, which launches nothing.
+
+An unavailable kernel shows as a skip of its devices' own test. HASHBENCH_REQUIRED lists, with commas, what must have
+run: names of kernels and of `covers` markers (see `required`). `profiles` has the options of a run.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-import hypothesis
 import pytest
-from kernels_here import build, cases
+from kernels_here import Case, build, cases, edge_cases, frameworks
 from required import Required
 
 from hashbench.kernels import ALGORITHMS, Kernel
 from hashbench.kernels.device_kernel import DeviceKernel
 
-# A kernel's first call is slow, and no test is about time. Every run but CI's tries new examples.
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+pytest_plugins = ["profiles"]
+
+CASES: dict[str, Callable[[], list[Case]]] = {
+    "kernel": frameworks,
+    "any_kernel": cases,
+    "edge_kernel": edge_cases,
+    "device_kernel": lambda: [case for case in cases() if issubclass(case.cls, DeviceKernel)],
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,20 +40,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, floor in (("kernel", Kernel), ("device_kernel", DeviceKernel)):
-        if fixture in metafunc.fixturenames:
-            parameters = [
-                pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=pytest.mark.covers(case.cls.name))
-                for case in cases()
-                if issubclass(case.cls, floor)
-                for algorithm in ALGORITHMS
-            ]
-            metafunc.parametrize(fixture, parameters, indirect=True, scope="session")
+    for fixture in CASES.keys() & set(metafunc.fixturenames):
+        parameters = [
+            pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=pytest.mark.covers(case.cls.name))
+            for case in CASES[fixture]()
+            for algorithm in ALGORITHMS
+        ]
+        metafunc.parametrize(fixture, parameters, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def kernel(request: pytest.FixtureRequest) -> Kernel:
-    """A kernel of any framework."""
+    """The reference, or a kernel of a framework."""
+    return build(*request.param)
+
+
+@pytest.fixture(scope="session")
+def any_kernel(request: pytest.FixtureRequest) -> Kernel:
+    """A kernel, which may be the CUDA source compiled for the host."""
+    return build(*request.param)
+
+
+@pytest.fixture(scope="session")
+def edge_kernel(request: pytest.FixtureRequest) -> Kernel:
+    """A kernel in any variant that can be built here."""
     return build(*request.param)
 
 

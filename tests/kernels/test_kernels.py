@@ -20,9 +20,10 @@ from boundaries import (
     painted,
     split_mix_64,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from kernels_here import build, cases
+from kernels_here import build, edge_cases
+from profiles import examples
 
 from hashbench.kernels import STRATEGIES, Buffer, Kernel, Strategy
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
@@ -32,8 +33,7 @@ from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash
 Call = tuple[Strategy, int | None]
 
 # The kernel of a test is made once and keeps nothing from one example to the next.
-many = settings(max_examples=60)
-few = settings(max_examples=15)
+many, few = examples(60), examples(15)
 
 
 @lru_cache(maxsize=8192)  # the same input goes to every kernel
@@ -132,71 +132,71 @@ def test_hundreds_of_segments(kernel: Kernel, seed: int, call: Call) -> None:
 
 
 @pytest.mark.parametrize(("strategy", "chunk_size"), list(calls()))
-def test_every_edge_at_every_alignment(kernel: Kernel, strategy: Strategy, chunk_size: int | None) -> None:
+def test_every_edge_at_every_alignment(edge_kernel: Kernel, strategy: Strategy, chunk_size: int | None) -> None:
     stride = -(-(LENGTHS[-1] + ALIGNMENTS[-1]) // 32) * 32
     parts = [
         slice(row * stride + alignment, row * stride + alignment + length)
         for row, (length, alignment) in enumerate((length, a) for length in LENGTHS for a in ALIGNMENTS)
     ]
     content = painted(parts[-1].stop)
-    buffer = kernel.put(content)
+    buffer = edge_kernel.put(content)
     messages = [content[part].tobytes() for part in parts]
-    check(kernel, strategy, [buffer[part] for part in parts], messages, chunk_size)
+    check(edge_kernel, strategy, [buffer[part] for part in parts], messages, chunk_size)
 
 
 @pytest.mark.parametrize(("strategy", "chunk_size"), list(calls((64, 128))))
-def test_edges_where_memory_ends(kernel: Kernel, strategy: Strategy, chunk_size: int | None) -> None:
+def test_edges_where_memory_ends(edge_kernel: Kernel, strategy: Strategy, chunk_size: int | None) -> None:
     pairs = [(length, start) for length in LENGTHS if length < 600 for start in (0, 1, 3, 4, 16)]
-    segments = [kernel.put(painted(start + length))[start:] for length, start in pairs]
+    segments = [edge_kernel.put(painted(start + length))[start:] for length, start in pairs]
     messages = [painted(length, start).tobytes() for length, start in pairs]
-    check(kernel, strategy, segments, messages, chunk_size)
+    check(edge_kernel, strategy, segments, messages, chunk_size)
 
 
 @pytest.mark.parametrize("last", [64, 1, 63], ids=lambda last: f"last chunk of {last}")
-def test_trees_of_every_shape(kernel: Kernel, last: int) -> None:
+def test_trees_of_every_shape(edge_kernel: Kernel, last: int) -> None:
     sizes = [64 * (leaves - 1) + last for leaves in LEAF_COUNTS]
     content = painted(sizes[-1] + 16)
-    buffer = kernel.put(content)
+    buffer = edge_kernel.put(content)
     parts = [slice(place % 17, place % 17 + size) for place, size in enumerate(sizes)]
     messages = [content[part].tobytes() for part in parts]
-    check(kernel, "tree", [buffer[part] for part in parts], messages, 64)
+    check(edge_kernel, "tree", [buffer[part] for part in parts], messages, 64)
     for part, message in zip(parts, messages, strict=True):
-        check(kernel, "tree", [buffer[part]], [message], 64)
+        check(edge_kernel, "tree", [buffer[part]], [message], 64)
 
 
-def test_trees_among_many(kernel: Kernel) -> None:
+def test_trees_among_many(any_kernel: Kernel) -> None:
     content = painted(64 * LEAF_COUNTS[-1])
-    buffer = kernel.put(content)
+    buffer = any_kernel.put(content)
     counts = LEAF_COUNTS * -(-MANY_LEAVES // sum(LEAF_COUNTS))
     messages = [content[: 64 * leaves].tobytes() for leaves in LEAF_COUNTS] * (len(counts) // len(LEAF_COUNTS))
-    check(kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
+    check(any_kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
 
 
-def test_high_trees(kernel: Kernel) -> None:
+def test_high_trees(any_kernel: Kernel) -> None:
     content = painted(64 * HIGH_LEAF_COUNTS[-1] + 1)
-    buffer = kernel.put(content)
+    buffer = any_kernel.put(content)
     parts = [slice(place % 2, place % 2 + 64 * leaves) for place, leaves in enumerate(HIGH_LEAF_COUNTS)]
     for part in parts:
-        check(kernel, "tree", [buffer[part]], [content[part].tobytes()], 64)
+        check(any_kernel, "tree", [buffer[part]], [content[part].tobytes()], 64)
     parts = [slice(5, 500), *parts[:1], slice(5, 5), *parts[1:], slice(5, 500)]
-    check(kernel, "tree", [buffer[part] for part in parts], [content[part].tobytes() for part in parts], 64)
+    check(any_kernel, "tree", [buffer[part] for part in parts], [content[part].tobytes() for part in parts], 64)
 
 
-def test_many_trees(kernel: Kernel) -> None:
+def test_many_trees(any_kernel: Kernel) -> None:
     """So many that reductions go up a level a launch, however small the trees."""
     content = painted(64 * LEAF_COUNTS[-1])
-    buffer = kernel.put(content)
+    buffer = any_kernel.put(content)
     counts = [*(place % 20 for place in range(MANY_TILES)), LEAF_COUNTS[-1], 0, 7]
     messages = [content[: 64 * leaves].tobytes() for leaves in counts]
-    check(kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
+    check(any_kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
 
 
 @pytest.mark.parametrize(("strategy", "chunk_size"), list(calls()))
 @pytest.mark.parametrize("segments", [0, 1, 2, 300])
-def test_nothing_to_hash(kernel: Kernel, strategy: Strategy, chunk_size: int | None, segments: int) -> None:
-    empty = kernel.put(b"")
+def test_nothing_to_hash(any_kernel: Kernel, strategy: Strategy, chunk_size: int | None, segments: int) -> None:
+    empty = any_kernel.put(b"")
     assert empty.nbytes == 0
-    check(kernel, strategy, [empty] * segments, [b""] * segments, chunk_size)
+    check(any_kernel, strategy, [empty] * segments, [b""] * segments, chunk_size)
 
 
 @pytest.mark.parametrize("chunk_size", [2**32, 2**62, 2**63, 2**64 - 64])
@@ -208,7 +208,7 @@ def test_a_chunk_larger_than_the_data(kernel: Kernel, strategy: Strategy, chunk_
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
 def test_every_kernel_gives_one_root(algorithm: str) -> None:
-    kernels = [build(case, algorithm) for case in cases()]
+    kernels = [build(case, algorithm) for case in edge_cases()]
     roots = {bytes(k.tree([k.random(1_000_003, seed=5)[3:]], 4096)[0]) for k in kernels}
     assert roots == {merkle_tree_hash(chunks_of(split_mix_64(125_001, 5).tobytes()[3:1_000_003], 4096), algorithm)}
 
@@ -281,13 +281,13 @@ def test_stage(kernel: Kernel, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_work_runs_again(kernel: Kernel, strategy: Strategy) -> None:
+def test_work_runs_again(any_kernel: Kernel, strategy: Strategy) -> None:
     messages = [painted(n, start=n).tobytes() for n in (0, 5000, 64, 70_001)]
-    work = kernel.prepare(strategy, [kernel.put(message) for message in messages], 64)
+    work = any_kernel.prepare(strategy, [any_kernel.put(message) for message in messages], 64)
     gc.collect()  # the work alone keeps its segments alive
     for _ in range(5):
         work.run()
-        assert list(map(bytes, work.digests())) == expected(kernel, strategy, messages, 64)
+        assert list(map(bytes, work.digests())) == expected(any_kernel, strategy, messages, 64)
 
 
 def test_free_memory_is_some(kernel: Kernel) -> None:

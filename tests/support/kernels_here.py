@@ -30,26 +30,37 @@ def devices() -> list[tuple[type[Kernel], Device]]:
     return [(cls, device) for cls in CLASSES for device in cls.devices()]
 
 
-def variants(cls: type[Kernel], device: Device) -> tuple[str, ...]:
-    """The variants to test on that device.
-
-    Of OpenCL C, those above "plain" differ from it on NVIDIA's devices alone. On the host, "paired" is a thread switch
-    for every barrier of every thread: `test_cuda_source.py` runs it, under sanitizers.
-    """
-    if cls.name == "opencl" and "NVIDIA" not in device.vendor:
-        return ("plain",)
-    return tuple(name for name in cls.variants if (cls, name) != (CudaOnHost, "paired"))
+def _variants(cls: type[Kernel], device: Device) -> tuple[str, ...]:
+    """The variants that differ on that device: those of OpenCL C above "plain" differ on NVIDIA's devices alone."""
+    return ("plain",) if cls.name == "opencl" and "NVIDIA" not in device.vendor else cls.variants
 
 
 @cache
-def cases() -> list[Case]:
-    """What can be built here."""
+def frameworks() -> list[Case]:
+    """hashlib, and every framework that works here in all its variants."""
     return [
         Case(cls, device, variant)
         for cls, device in devices()
-        if device.unavailable is None
-        for variant in variants(cls, device)
+        if device.unavailable is None and cls is not CudaOnHost
+        for variant in _variants(cls, device)
     ]
+
+
+def cases() -> list[Case]:
+    """`frameworks`, and the CUDA source compiled for the host."""
+    return [*frameworks(), *_on_host("plain")]
+
+
+def edge_cases() -> list[Case]:
+    """`cases`, and the CUDA source for the host in its slow variant.
+
+    Its third variant, "paired", switches threads at every barrier: `test_cuda_source.py` runs it, under sanitizers.
+    """
+    return [*cases(), *_on_host("bytewise")]
+
+
+def _on_host(variant: str) -> list[Case]:
+    return [Case(cls, device, variant) for cls, device in devices() if cls is CudaOnHost and device.unavailable is None]
 
 
 @cache
