@@ -10,6 +10,7 @@ from importlib import import_module
 from hashbench.kernels.contract import (
     ALGORITHMS,
     CHUNK_SIZE_MULTIPLE,
+    PRIORITIES,
     SPLITMIX64_INCREMENT,
     STRATEGIES,
     Algorithm,
@@ -18,6 +19,7 @@ from hashbench.kernels.contract import (
     Device,
     Kernel,
     OutOfDeviceMemory,
+    Priority,
     Stage,
     Strategy,
     Unavailable,
@@ -30,6 +32,7 @@ __all__ = [
     "ALGORITHMS",
     "CHUNK_SIZE_MULTIPLE",
     "KERNELS",
+    "PRIORITIES",
     "SPLITMIX64_INCREMENT",
     "STRATEGIES",
     "Algorithm",
@@ -38,6 +41,7 @@ __all__ = [
     "Device",
     "Kernel",
     "OutOfDeviceMemory",
+    "Priority",
     "Stage",
     "Strategy",
     "Unavailable",
@@ -54,14 +58,14 @@ KERNELS = {
     "dpnp": "hashbench.kernels.dpnp_sycl:DpnpSycl",
     "opencl": "hashbench.kernels.opencl:OpenCL",
 }
-"""Every kernel's name, and where its class is. Modules are imported when their kernel is asked for."""
+"""The class of each kernel, by the kernel's name. A module is imported when its kernel is first used."""
 
 
 def kernel_class(name: str) -> type[Kernel]:
     """The class of the kernel of that name.
 
     Raises:
-        ValueError: there is no such kernel.
+        ValueError: no kernel has that name.
     """
     if name not in KERNELS:
         raise ValueError(f"unknown kernel {name!r}: accepted are {', '.join(KERNELS)}")

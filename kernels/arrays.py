@@ -1,4 +1,4 @@
-"""Arrays of other frameworks, seen as the bytes they are."""
+"""Arrays of other frameworks as plain bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def host_bytes(data: Any) -> Bytes:
     """The bytes of a contiguous bytes-like object as a uint8 array, without a copy.
 
     Raises:
-        TypeError: it is not one.
+        TypeError: `data` is not such an object.
     """
     try:
         view = memoryview(data)
@@ -31,16 +31,16 @@ def host_bytes(data: Any) -> Bytes:
 
 
 def contiguous_nbytes(shape: Sequence[int], strides: Sequence[int] | None, typestr: str, in_items: bool = False) -> int:
-    """The size in bytes of a row-major array described as the array interfaces do.
+    """The size in bytes of a row-major array, from the fields of an array interface.
 
     Args:
-        shape: items along each axis.
-        strides: steps along each axis; None where the array is contiguous.
+        shape: the number of items along each axis.
+        strides: the step along each axis; None if the array is contiguous.
         typestr: the dtype, as in NumPy's array interface.
-        in_items: strides count items, as SYCL's interface has them, and not bytes.
+        in_items: whether strides count items, as in SYCL's interface, instead of bytes.
 
     Raises:
-        TypeError: items of that dtype are not fixed bytes of their own.
+        TypeError: items of that dtype have no fixed size in bytes.
         ValueError: the array is not contiguous.
     """
     dtype = np.dtype(typestr)

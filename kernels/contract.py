@@ -1,13 +1,13 @@
 """The contract of a kernel: SHA-256 and SHA-384 over device memory, batched and as a Merkle tree.
 
-A kernel is one implementation in one framework. The harness knows it through this page alone: which
-devices it has, how bytes get onto one, and how work is prepared and run there.
+A kernel is one implementation in one framework. All other code knows kernels through this module alone: their devices,
+how data gets onto a device, and how work is prepared and run there.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,23 +17,25 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Strategy = Literal["batched", "leaves", "tree"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 CHUNK_SIZE_MULTIPLE = 64
 """Chunk sizes are positive multiples of this many bytes."""
 
 SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15
-"""By which SplitMix64's state goes up with each of its words, modulo 2^64; see `Kernel.random`."""
+"""What SplitMix64 adds to its state for each word, modulo 2^64; see `Kernel.random`."""
 
 
 class Unavailable(Exception):
-    """A framework is missing or has no such device; the message says which and what would help."""
+    """A framework is missing or has no such device. The message says which one, and how to get it."""
 
 
 class OutOfDeviceMemory(MemoryError):
-    """A device could not give the memory asked for.
+    """A device is out of memory.
 
     Attributes:
-        nbytes: the bytes asked for.
+        nbytes: the size of the failed allocation, in bytes.
     """
 
     def __init__(self, device: Device, nbytes: int) -> None:
@@ -51,7 +53,7 @@ class Algorithm:
 
     @property
     def title(self) -> str:
-        """The standard's name of it: "SHA-256" of "sha256"."""
+        """The name in the standard: "SHA-256" for "sha256"."""
         return self.name.upper().replace("SHA", "SHA-")
 
 
@@ -62,7 +64,7 @@ def algorithm_named(name: str) -> Algorithm:
     """The algorithm of that name.
 
     Raises:
-        ValueError: there is no such algorithm here.
+        ValueError: the algorithm is not supported.
     """
     try:
         return ALGORITHMS[name]
@@ -71,11 +73,11 @@ def algorithm_named(name: str) -> Algorithm:
 
 
 def check_chunk_size(chunk_size: int) -> int:
-    """`chunk_size` itself, where it is one.
+    """Checks a chunk size and returns it.
 
     Raises:
-        TypeError: it is not an integer.
-        ValueError: it is not a positive multiple of 64 below 2^64.
+        TypeError: `chunk_size` is not an integer.
+        ValueError: `chunk_size` is not a positive multiple of 64 below 2^64.
     """
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, (int, np.integer)):
         raise TypeError(f"chunk size must be an integer number of bytes, not {type(chunk_size).__name__}")
@@ -93,13 +95,13 @@ class Device:
 
     Attributes:
         kernel: the kernel's name in the registry.
-        id: what names the device among those of its kernel.
-        name: the device's own name.
-        vendor: its maker.
+        id: identifies the device among those of its kernel.
+        name: the device's product name.
+        vendor: its manufacturer.
         kind: "gpu" or "cpu".
         framework: the framework and its version.
         driver: the driver or runtime and its version.
-        unavailable: why the device cannot be used, on one line; None where it can.
+        unavailable: why the device cannot be used, on one line; None if it can.
     """
 
     kernel: str
@@ -118,9 +120,9 @@ class Buffer:
 
     Attributes:
         owner: the framework's object that keeps the memory alive.
-        address: the first byte's address on the device, or its offset in `owner` where the framework has
-            no addresses (OpenCL).
-        nbytes: the number of bytes, which may be zero.
+        address: the address of the first byte on the device, or its offset in `owner` if the framework has no
+            addresses (OpenCL).
+        nbytes: the number of bytes; zero is allowed.
     """
 
     owner: Any
@@ -135,10 +137,10 @@ class Buffer:
 
         Raises:
             TypeError: `part` is not a slice.
-            ValueError: its step is not 1.
+            ValueError: the slice's step is not 1.
         """
         if not isinstance(part, slice):
-            raise TypeError(f"a buffer is cut by a slice, not by {type(part).__name__}")
+            raise TypeError(f"a buffer is indexed by a slice, not by {type(part).__name__}")
         start, stop, step = part.indices(self.nbytes)
         if step != 1:
             raise ValueError("a buffer is contiguous: the step of a slice must be 1")
@@ -146,31 +148,114 @@ class Buffer:
 
 
 class Stage(ABC):
-    """Host memory to fill and the device memory it goes to, for data that streams through a device.
+    """Host memory to fill, and the device memory that it is copied to: for data that streams through a device.
 
     Attributes:
-        host: uint8 array to write to, page-locked where the framework can.
+        host: the uint8 array to write to, page-locked if the framework supports it.
     """
 
     host: Bytes
 
     @abstractmethod
     def upload(self, nbytes: int) -> Buffer:
-        """The first `nbytes` of `host`, on the device; valid until the next upload. It may be called from another
-        thread than the one that hashes."""
+        """Copies the first `nbytes` of `host` to the device.
+
+        It may be called from another thread than the one that hashes.
+
+        Returns:
+            The copy, valid until the next upload.
+        """
 
 
 class Work(ABC):
-    """One prepared call: checked, its tables and memory on the device. It may run any number of times."""
+    """A prepared call: its arguments are checked, and its tables and memory are on the device.
 
-    @abstractmethod
+    It can run any number of times. Several works of one kernel may be under way at once; those started on one stream
+    run one after another, so that a later one may read the result of an earlier one.
+
+    Args:
+        kernel: the kernel that prepared it.
+    """
+
+    _finish: Callable[[], float] | None = None
+    _started = False
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def __del__(self) -> None:
+        if self._finish is not None:  # the device still uses memory that would be freed now
+            self._finish()
+
+    def start(self, stream: Any = None) -> None:
+        """Starts hashing, without waiting for the end.
+
+        Args:
+            stream: where to enqueue the work: a CUDA stream of any framework or its handle (cupy, numba-cuda), a
+                `dpctl.SyclQueue` (dpnp) or a `pyopencl.CommandQueue` (opencl), in order and, where queues measure time
+                only if asked to, with profiling enabled. None is the kernel's own, of its priority.
+
+        Raises:
+            RuntimeError: it was started before and not waited for.
+            TypeError: `stream` is not a stream of this kernel's framework.
+            ValueError: `stream` belongs to another context, is out of order, or does not measure time.
+        """
+        if self._finish is not None:
+            raise RuntimeError("the work has already been started: call wait() first")
+        self._finish = self.enqueue(stream)
+        self._started = True
+
+    def wait(self) -> float:
+        """Waits for the end.
+
+        Returns:
+            The seconds from the start of the first launch to the end of the last, by the device's own clock.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        if self._finish is None:
+            raise RuntimeError("the work has not been started: call start() first")
+        finish, self._finish = self._finish, None
+        return finish()
+
     def run(self) -> float:
-        """Hash once, wait for the end, and return the seconds it took by the device's own clock."""
+        """Hashes once: `start` and `wait`."""
+        self.start()
+        return self.wait()
+
+    def result(self) -> Buffer:
+        """What the latest run computes, on the device: the digests of `digests`, back to back.
+
+        It is complete when `wait` returns, and for work that is started later on the same stream. The next run
+        overwrites it. The buffer keeps its memory alive, even after the work is gone.
+
+        Raises:
+            RuntimeError: the work was never started.
+        """
+        if not self._started:
+            raise RuntimeError("there is no result: call run() or start() first")
+        return self.output()
+
+    def digests(self) -> Bytes:
+        """What the latest run computed, on the host: uint8, shape (digests, digest size).
+
+        Batched and leaves: one row per chunk, segment after segment. Tree: one root per segment.
+
+        Raises:
+            RuntimeError: the work was never started, or was not waited for.
+        """
+        if self._finish is not None:
+            raise RuntimeError("the work is still under way: call wait() first")
+        return self.kernel.get(self.result()).reshape(-1, self.kernel.algorithm.digest_size)
 
     @abstractmethod
-    def digests(self) -> Bytes:
-        """What the last run computed: uint8, shape (digests, digest size in bytes). Batched and leaves: one row a
-        chunk, segment after segment. Tree: one root a segment."""
+    def enqueue(self, stream: Any) -> Callable[[], float]:
+        """What `start` does; returns what `wait` does."""
+
+    @abstractmethod
+    def output(self) -> Buffer:
+        """What `result` returns, once the work was started."""
 
 
 class Kernel(ABC):
@@ -180,25 +265,33 @@ class Kernel(ABC):
         device: one of `devices()`, available.
         algorithm: "sha256" or "sha384".
         variant: a name in `variants`; None is the fastest known on the device.
+        priority: a hint to the device's scheduler, for work that is given no stream: "low" yields to other work on the
+            device, "high" goes first. It has no effect where a framework has no priorities (dpnp, OpenCL drivers
+            without cl_khr_priority_hints, CuPy before 14). In CUDA "normal" is already the lowest priority.
 
     Raises:
-        ValueError: an unknown algorithm or variant, or a device of another kernel.
+        ValueError: an unknown algorithm, variant or priority, or a device of another kernel.
         Unavailable: the device cannot be used.
     """
 
     name: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ("plain",)
 
-    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
+    ) -> None:
         if device.kernel != self.name:
             raise ValueError(f"device {device.id!r} belongs to kernel {device.kernel!r}, not to {self.name!r}")
         if device.unavailable is not None:
             raise Unavailable(device.unavailable)
         if variant is not None and variant not in self.variants:
             raise ValueError(f"unknown variant {variant!r} of {self.name}: accepted are {', '.join(self.variants)}")
+        if priority not in PRIORITIES:
+            raise ValueError(f"unknown priority {priority!r}: accepted are {', '.join(PRIORITIES)}")
         self.device = device
         self.algorithm = algorithm_named(algorithm)
         self.variant = variant or self.default_variant(device)
+        self.priority = priority
 
     @classmethod
     def default_variant(cls, device: Device) -> str:
@@ -208,20 +301,24 @@ class Kernel(ABC):
     @classmethod
     @abstractmethod
     def devices(cls) -> list[Device]:
-        """Every device of this framework on this machine; one unavailable entry where there is none. Never raises for a
-        framework that is missing."""
+        """Every device of this framework on this machine, or one unavailable entry if there is none.
+
+        A missing or broken framework never raises: it is the reason of that entry.
+        """
 
     @abstractmethod
     def free_memory(self) -> int:
-        """Bytes that buffers on the device can still take."""
+        """The number of bytes that can still be allocated on the device."""
 
     def largest_buffer(self) -> int:
-        """Bytes that one of them can take: all that are free, unless overridden."""
+        """The size of the largest possible buffer in bytes: all free memory, unless overridden."""
         return self.free_memory()
 
     def trim(self) -> None:  # noqa: B027  # most frameworks keep nothing
-        """Gives the device back what the framework keeps of memory that no buffer holds, so that other frameworks can
-        have it; nothing, unless overridden."""
+        """Returns unused memory that the framework caches to the device, so that other frameworks can allocate it.
+
+        Does nothing, unless overridden.
+        """
 
     @abstractmethod
     def put(self, data: bytes | bytearray | memoryview | Bytes) -> Buffer:
@@ -229,34 +326,36 @@ class Kernel(ABC):
 
         Raises:
             TypeError: `data` is not a contiguous bytes-like object.
-            OutOfDeviceMemory: the device has no room for it.
+            OutOfDeviceMemory: the device is out of memory.
         """
 
     @abstractmethod
     def view(self, array: Any) -> Buffer:
-        """The bytes of an array that is on the device already, without a copy.
+        """The bytes of an array that is already on the device, without a copy.
 
         Raises:
-            TypeError: the array's framework is not one that this kernel can view, or its dtype has no fixed bytes.
-            ValueError: it is not contiguous, or lies on another device.
+            TypeError: this kernel cannot view arrays of that type, or the dtype has no fixed size in bytes.
+            ValueError: the array is not contiguous, or is on another device.
         """
 
     @abstractmethod
     def random(self, nbytes: int, seed: int) -> Buffer:
-        """`nbytes` random bytes, made on the device: SplitMix64 from `seed`, so the same on every kernel.
+        """`nbytes` random bytes, generated on the device: SplitMix64 from `seed`, the same for every kernel.
 
         Raises:
             ValueError: `nbytes` is negative, or `seed` is not an unsigned 64-bit number.
-            OutOfDeviceMemory: the device has no room for them.
+            OutOfDeviceMemory: the device is out of memory.
         """
 
     @abstractmethod
     def get_into(self, buffer: Buffer, host: Bytes) -> None:
-        """Copies `buffer`, at least one byte, to `host`, of the same size, and waits. The `host` of a stage is the
-        fastest to copy to where the framework has page-locked it."""
+        """Copies `buffer`, at least one byte, to `host`, of the same size, and waits.
+
+        The `host` of a stage is the fastest target if the framework has page-locked it.
+        """
 
     def get(self, buffer: Buffer) -> Bytes:
-        """A copy of `buffer` on the host, in memory of its own."""
+        """A copy of `buffer` on the host."""
         host = np.empty(buffer.nbytes, np.uint8)
         if host.size:
             self.get_into(buffer, host)
@@ -267,33 +366,38 @@ class Kernel(ABC):
         """Memory for `nbytes` on the host and on the device.
 
         Raises:
-            OutOfDeviceMemory: the device has no room for it.
+            OutOfDeviceMemory: the device is out of memory.
         """
 
     @abstractmethod
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
-        """The work of hashing `segments`, each cut into chunks of `chunk_size` bytes (the last may be short).
+        """Prepares hashing `segments`, each cut into chunks of `chunk_size` bytes (the last may be short).
 
-        `strategy` "batched" gives the digests of the chunks; a `chunk_size` of None then makes each segment one
-        message. "tree" gives each segment's Merkle Tree Hash (RFC 9162 section 2.1.1) over its chunks, and "leaves" the
-        hashes that this tree starts from, one a chunk.
+        Args:
+            strategy: "batched" for the digest of each chunk; "tree" for the Merkle Tree Hash (RFC 9162 section 2.1.1)
+                of each segment over its chunks; "leaves" for the leaf hashes of that tree, one per chunk.
+            segments: ranges of device memory, of any length and alignment. They may overlap.
+            chunk_size: a positive multiple of 64. None, which "batched" alone accepts, makes each segment one message.
 
         Raises:
-            TypeError, ValueError: a misuse, named in the message.
-            OutOfDeviceMemory: the device has no room for one digest a chunk.
+            TypeError: an argument has the wrong type.
+            ValueError: an argument has a value that is not accepted.
+            OutOfDeviceMemory: the device has no memory for one digest per chunk.
         """
 
     def batched(self, segments: Sequence[Buffer], chunk_size: int | None = None) -> Bytes:
-        """H(chunk) for every chunk of every segment, as `prepare` says: uint8, shape (chunks, digest size)."""
+        """H(chunk) for every chunk of every segment: uint8, shape (chunks, digest size). See `prepare`."""
         return self._hashed("batched", segments, chunk_size)
 
     def leaves(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
-        """H(0x00 || chunk) for every chunk of every segment: uint8, shape (chunks, digest size). An empty segment has
-        none."""
+        """H(0x00 || chunk) for every chunk of every segment: uint8, shape (chunks, digest size).
+
+        An empty segment has none.
+        """
         return self._hashed("leaves", segments, chunk_size)
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
-        """Every segment's Merkle Tree Hash, as `prepare` says: uint8, shape (segments, digest size)."""
+        """The Merkle Tree Hash of every segment: uint8, shape (segments, digest size). See `prepare`."""
         return self._hashed("tree", segments, chunk_size)
 
     def _hashed(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Bytes:
@@ -306,19 +410,20 @@ def check_random(nbytes: int, seed: int) -> None:
     """Checks the arguments of `Kernel.random`.
 
     Raises:
-        ValueError: as `Kernel.random`.
+        ValueError: see `Kernel.random`.
     """
     if nbytes < 0:
-        raise ValueError(f"{nbytes} random bytes cannot be made: the number must be zero or more")
+        raise ValueError(f"{nbytes} random bytes are not accepted: the number must be zero or more")
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed {seed} is not accepted: it must be from 0 to 2^64 - 1")
 
 
 def check_call(strategy: str, segments: Sequence[Buffer], chunk_size: int | None) -> None:
-    """Checks the arguments of `Kernel.prepare` that are the same for every framework.
+    """Checks the arguments of `Kernel.prepare`.
 
     Raises:
-        TypeError, ValueError: as `Kernel.prepare`.
+        TypeError: see `Kernel.prepare`.
+        ValueError: see `Kernel.prepare`.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: accepted are {', '.join(STRATEGIES)}")

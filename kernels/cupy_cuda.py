@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS, device_source, functions
 
 _OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy gives no name."""
+"""cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy does not name."""
 
 
 def _argument(argument: Argument) -> Any:
@@ -22,7 +23,7 @@ def _argument(argument: Argument) -> Any:
 
 
 class _PinnedStage(Stage):
-    """Page-locked host memory, copied on a stream of its own, so that a copy runs beside hashing."""
+    """Page-locked host memory, copied on its own stream, so that copies overlap with hashing."""
 
     def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
         cupy = kernel.cupy
@@ -40,21 +41,33 @@ class _PinnedStage(Stage):
         return self._buffer[:nbytes]
 
 
+class _Handle:
+    """A stream as the CUDA stream protocol passes it between frameworks."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._handle
+
+
 class CupyCuda(DeviceKernel):
     """SHA-2 in CUDA C."""
 
     name = "cupy"
     variants = tuple(VARIANTS)
 
-    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant)
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
+    ) -> None:
+        super().__init__(device, algorithm, variant, priority)
         import cupy
 
         self.cupy: Any = cupy
         self.cuda_device = cupy.cuda.Device(int(device.id))
         source = device_source(self.algorithm, self.variant)
         with self.cuda_device:
-            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._stream = self._own_stream()
             module = cupy.RawModule(code=source)
             self._functions = {name: module.get_function(name) for name in functions(self.variant)}
         if self.variant == "paired" and not cupy.cuda.runtime.is_hip:
@@ -124,7 +137,7 @@ class CupyCuda(DeviceKernel):
             self._stream.synchronize()
 
     def view(self, array: Any) -> Buffer:
-        """The bytes of an array with `__cuda_array_interface__`, or of one that speaks DLPack (CuPy on ROCm)."""
+        """The bytes of an array with `__cuda_array_interface__`, or with DLPack (CuPy on ROCm)."""
         interface = getattr(array, "__cuda_array_interface__", None)
         if interface is None:
             if not hasattr(array, "__dlpack_device__") or not self._is_mine(array.__dlpack_device__()):
@@ -139,12 +152,12 @@ class CupyCuda(DeviceKernel):
         if nbytes:
             ordinal = self.cupy.cuda.runtime.pointerGetAttributes(address).device
             if ordinal != self.cuda_device.id:
-                raise ValueError(f"the array lies on device {ordinal}, not on {self.device.id} ({self.device.name})")
+                raise ValueError(f"the array is on device {ordinal}, not on {self.device.id} ({self.device.name})")
         with self.cuda_device:
-            if stream := interface.get("stream"):  # a stream's handle, or 1 or 2 for a default stream, as CUDA has them
+            if stream := interface.get("stream"):  # a handle; 1 and 2 are CUDA's default streams
                 self.cupy.cuda.runtime.streamSynchronize(stream)
             elif interface.get("version", 0) < 3:
-                self.cuda_device.synchronize()  # what writes the array is not known
+                self.cuda_device.synchronize()  # the stream that writes the array is unknown
         return Buffer(array, address, nbytes)
 
     def stage(self, nbytes: int) -> Stage:
@@ -155,17 +168,37 @@ class CupyCuda(DeviceKernel):
                 raise
             raise OutOfDeviceMemory(self.device, nbytes) from None
 
-    def execute(self, launches: Sequence[Launch]) -> float:
-        with self.cuda_device, self._stream:
+    def queue_for(self, stream: Any) -> Any:
+        if stream is None:
+            return self._stream
+        handle = stream_handle(stream)
+        with self.cuda_device:
+            if not hasattr(self.cupy.cuda.Stream, "from_external"):  # before CuPy 14
+                return self.cupy.cuda.ExternalStream(handle, int(self.device.id))
+            return self.cupy.cuda.Stream.from_external(_Handle(handle))
+
+    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
+        with self.cuda_device, queue:
             start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
-            start.record(self._stream)
+            start.record(queue)
             for launch in launches:
                 self._functions[launch.function](
                     (launch.groups,), (GROUP_SIZE,), tuple(_argument(a) for a in launch.arguments)
                 )
-            end.record(self._stream)
-            end.synchronize()
-            return 1e-3 * float(self.cupy.cuda.get_elapsed_time(start, end))
+            end.record(queue)
+
+        def finish() -> float:
+            with self.cuda_device:
+                end.synchronize()
+                return 1e-3 * float(self.cupy.cuda.get_elapsed_time(start, end))
+
+        return finish
+
+    def _own_stream(self) -> Any:
+        try:
+            return self.cupy.cuda.Stream(non_blocking=True, priority=STREAM_PRIORITIES[self.priority])
+        except TypeError:  # before CuPy 14
+            return self.cupy.cuda.Stream(non_blocking=True)
 
     @staticmethod
     def _is_mine(dlpack_device: tuple[int, int]) -> bool:

@@ -1,10 +1,11 @@
-"""What the kernels of every device framework share: the launches of a call, from primitives of the framework."""
+"""What the kernels of every device framework share: the launches of a call, from the framework's primitives."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,11 @@ class Launch:
 
 
 def half_of_the_schedulers(multiprocessors: int) -> int:
-    """The threads that give every second scheduler of an NVIDIA GPU a warp: four schedulers a multiprocessor, 32
-    threads a warp. With so many chunks or fewer, two threads for each of them are faster than one."""
+    """The number of threads that gives every second scheduler of an NVIDIA GPU one warp.
+
+    A multiprocessor has four schedulers, and a warp 32 threads. With that many chunks or fewer, two threads per chunk
+    are faster than one.
+    """
     return 2 * 32 * multiprocessors
 
 
@@ -35,10 +39,10 @@ def _groups(threads: int) -> int:
 
 
 class DeviceKernel(Kernel):
-    """A kernel whose framework launches the device functions of `kernels/device`, or their equals.
+    """A kernel whose framework launches the device functions of `kernels/device`, or their equivalents.
 
     Attributes:
-        paired_up_to: the number of chunks in a call up to which two threads share each of them.
+        paired_up_to: calls of up to that many chunks use two threads per chunk.
     """
 
     paired_up_to = 0
@@ -48,21 +52,36 @@ class DeviceKernel(Kernel):
         """Uninitialised device memory of `nbytes`, at least one.
 
         Raises:
-            OutOfDeviceMemory: the device has no room for it.
+            OutOfDeviceMemory: the device is out of memory.
         """
 
     @abstractmethod
     def upload(self, data: Bytes, buffer: Buffer) -> None:
-        """Copies the host's `data` to `buffer`, of the same size, and waits."""
+        """Copies `data` from the host to `buffer`, of the same size, and waits."""
 
     @abstractmethod
-    def execute(self, launches: Sequence[Launch]) -> float:
-        """Runs `launches` in order, waits for the end, and returns the seconds from the first one's start to the last
-        one's end by the device's own clock."""
+    def queue_for(self, stream: Any) -> Any:
+        """The framework's queue for `stream`, an argument of `Work.start`; the kernel's own if it is None.
+
+        Raises:
+            TypeError: see `Work.start`.
+            ValueError: see `Work.start`.
+        """
+
+    @abstractmethod
+    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
+        """Enqueues `launches`, at least one, in order.
+
+        Returns:
+            A function that waits for the end, and returns the seconds from the start of the first launch to the end of
+            the last by the device's own clock.
+        """
 
     def origin(self, buffer: Buffer) -> Buffer:
-        """What a launch takes as the base that `buffer` is reached from: the start of its owner, where a launch takes
-        owners and not addresses."""
+        """The base that a launch reaches `buffer` from.
+
+        It is the start of the owner in frameworks whose launches take owners instead of addresses.
+        """
         return buffer
 
     def put(self, data: bytes | bytearray | memoryview | Bytes) -> Buffer:
@@ -76,7 +95,8 @@ class DeviceKernel(Kernel):
         check_random(nbytes, seed)
         words = max(1, -(-nbytes // 8))
         buffer = self.allocate(8 * words)
-        self.execute([Launch("fill_random", _groups(words), (buffer, np.uint64(words), np.uint64(seed)))])
+        fill = Launch("fill_random", _groups(words), (buffer, np.uint64(words), np.uint64(seed)))
+        self.launch([fill], self.queue_for(None))()
         return buffer[:nbytes]
 
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
@@ -90,6 +110,7 @@ class DeviceWork(Work):
     def __init__(
         self, kernel: DeviceKernel, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None
     ) -> None:
+        super().__init__(kernel)
         self._kernel = kernel
         self._segments = segments  # keeps the memory alive
         base = kernel.origin(segments[0]) if segments else Buffer(None, 0, 0)
@@ -112,7 +133,7 @@ class DeviceWork(Work):
                 _groups(2 * layout.slots if paired else layout.slots),
                 (
                     *(base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged)),
-                    *(np.uint64(layout.shorts), slots, digests, one),
+                    *(np.uint64(layout.partial_chunks), slots, digests, one),
                 ),
             )
         )
@@ -131,8 +152,9 @@ class DeviceWork(Work):
         else:
             self._results = digests
 
-    def run(self) -> float:
-        return self._kernel.execute(self._launches) if self._launches else 0.0
+    def enqueue(self, stream: Any) -> Callable[[], float]:
+        queue = self._kernel.queue_for(stream)
+        return self._kernel.launch(self._launches, queue) if self._launches else lambda: 0.0
 
-    def digests(self) -> Bytes:
-        return self._kernel.get(self._results).reshape(-1, self._kernel.algorithm.digest_size)
+    def output(self) -> Buffer:
+        return self._results

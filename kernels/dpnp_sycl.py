@@ -1,11 +1,11 @@
-"""SYCL, through dpctl: dpnp and USM arrays in, OpenCL C kernels, SYCL queues and events.
+"""SYCL, through dpctl: OpenCL C kernels over dpnp and USM arrays, SYCL queues and events.
 
-Runs on Intel GPUs, and on any x86 CPU through Intel's OpenCL runtime.
+It runs on Intel GPUs, and on any x86 CPU through Intel's OpenCL runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,7 +15,7 @@ import psutil
 
 from hashbench.kernels import opencl_drivers
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
@@ -49,7 +49,7 @@ def _argument(argument: Argument) -> Any:
 
 
 class _Range:
-    """A part of an allocation, as SYCL frameworks pass arrays to each other."""
+    """Part of an allocation, in the form in which SYCL frameworks pass arrays to each other."""
 
     def __init__(self, buffer: Buffer, queue: Any) -> None:
         self._owner = buffer.owner
@@ -65,7 +65,7 @@ class _Range:
 
 
 class _SharedStage(Stage):
-    """USM that host and device both reach: nothing is copied."""
+    """USM that both host and device access: nothing is copied."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
         dpctl = _dpctl()
@@ -77,7 +77,7 @@ class _SharedStage(Stage):
 
 
 class _CopyStage(Stage):
-    """USM of the host, which the device's copy engine reads at full speed, and USM of the device."""
+    """Host USM, which the device's copy engine reads at full speed, and device USM."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
         dpctl = _dpctl()
@@ -92,12 +92,14 @@ class _CopyStage(Stage):
 
 
 class DpnpSycl(DeviceKernel):
-    """SHA-2 in SYCL, on every device that SYCL reaches through OpenCL."""
+    """SHA-2 in SYCL, on every device that SYCL reaches through OpenCL. dpctl's queues have no priorities."""
 
     name = "dpnp"
 
-    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant)
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
+    ) -> None:
+        super().__init__(device, algorithm, variant, priority)
         dpctl = _dpctl()
         self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
         program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, "plain"))
@@ -159,10 +161,8 @@ class DpnpSycl(DeviceKernel):
         nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"], in_items=True)
         memory = _dpctl().memory.as_usm_memory(array)
         if memory.sycl_context != self.queue.sycl_context:
-            raise ValueError(
-                f"the array lies on {memory.sycl_device.name}, not on {self.device.name} ({self.device.id})"
-            )
-        memory.sycl_queue.wait()  # for what it still writes
+            raise ValueError(f"the array is on {memory.sycl_device.name}, not on {self.device.name} ({self.device.id})")
+        memory.sycl_queue.wait()  # it may still write the array
         return Buffer(memory, memory._pointer, nbytes)
 
     def stage(self, nbytes: int) -> Stage:
@@ -171,9 +171,22 @@ class DpnpSycl(DeviceKernel):
         except _dpctl().memory.USMAllocationError:
             raise OutOfDeviceMemory(self.device, nbytes) from None
 
-    def execute(self, launches: Sequence[Launch]) -> float:
+    def queue_for(self, stream: Any) -> Any:
+        if stream is None:
+            return self.queue
+        if not isinstance(stream, _dpctl().SyclQueue):
+            raise TypeError(f"{type(stream).__name__} is not accepted as a stream: {self.name} takes a dpctl.SyclQueue")
+        if stream.sycl_context != self.queue.sycl_context:
+            raise ValueError("the queue belongs to another SYCL context: create it with the context of this kernel")
+        if not stream.is_in_order:
+            raise ValueError('the queue is out of order: create it with the property "in_order"')
+        if not stream.has_enable_profiling:
+            raise ValueError('the queue does not measure time: create it with the property "enable_profiling"')
+        return stream
+
+    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
         events = [
-            self.queue.submit_async(
+            queue.submit_async(
                 self._functions[launch.function],
                 [_argument(a) for a in launch.arguments],
                 [launch.groups * GROUP_SIZE],
@@ -181,8 +194,12 @@ class DpnpSycl(DeviceKernel):
             )
             for launch in launches
         ]
-        self.queue.wait()
-        return 1e-9 * float(events[-1].profiling_info_end - events[0].profiling_info_start)
+
+        def finish() -> float:
+            events[-1].wait()
+            return 1e-9 * float(events[-1].profiling_info_end - events[0].profiling_info_start)
+
+        return finish
 
     def _memory(self, buffer: Buffer) -> Any:
         return _dpctl().memory.as_usm_memory(_Range(buffer, self.queue))

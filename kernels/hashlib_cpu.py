@@ -1,6 +1,6 @@
-"""hashlib over a pool of threads: the reference that every other kernel is held to, and the CPU baseline.
+"""hashlib over a pool of threads: the reference that every other kernel is checked against, and the CPU baseline.
 
-hashlib releases the interpreter's lock while it hashes more than 2 KiB, so threads over chunks use every core.
+hashlib releases the interpreter's lock while it hashes more than 2 KiB, so a thread per core uses every core.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ from hashbench.kernels.contract import (
     Device,
     Kernel,
     OutOfDeviceMemory,
+    Priority,
     Stage,
     Strategy,
     Work,
@@ -33,6 +36,8 @@ from hashbench.kernels.contract import (
 )
 
 _TASKS_PER_THREAD = 4
+_NICENESS = 10
+"""How much threads of low priority yield to others; Linux knows it for each thread."""
 
 
 def _cores() -> int:
@@ -44,7 +49,7 @@ def _processor() -> str:
         with Path("/proc/cpuinfo").open() as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        import cpuinfo  # asks the operating system in a second or so, where there is no such file
+        import cpuinfo  # takes about a second: for operating systems without that file
 
         return str(cpuinfo.get_cpu_info().get("brand_raw", "CPU"))
 
@@ -60,6 +65,12 @@ def splitmix64(seed: int, first: int, count: int) -> np.ndarray[tuple[int], np.d
     return z ^ (z >> np.uint64(31))
 
 
+def _yield_to_others() -> None:
+    """Makes this thread one of low priority."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
 class _HostStage(Stage):
     def __init__(self, kernel: HashlibCpu, nbytes: int) -> None:
         self._buffer = kernel.allocate(nbytes)
@@ -70,14 +81,23 @@ class _HostStage(Stage):
 
 
 class HashlibCpu(Kernel):
-    """SHA-2 by hashlib, on one thread or on one for each core. Device memory is host memory."""
+    """SHA-2 by hashlib, on one thread or on one per core. Device memory is host memory.
+
+    Work that is started runs in the background, in the order in which it was started. Of the priorities "low" has an
+    effect, on Linux.
+    """
 
     name = "hashlib"
 
-    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant)
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
+    ) -> None:
+        super().__init__(device, algorithm, variant, priority)
         self.threads = int(device.id.partition("-")[0])
         self.new: Callable[..., Any] = getattr(hashlib, self.algorithm.name)
+        set_priority = _yield_to_others if priority == "low" else None
+        self.background = ThreadPoolExecutor(1, initializer=set_priority)
+        self.pool = ThreadPoolExecutor(self.threads, initializer=set_priority) if self.threads > 1 else None
 
     @classmethod
     def devices(cls) -> list[Device]:
@@ -101,7 +121,7 @@ class HashlibCpu(Kernel):
         """Uninitialised host memory of `nbytes`.
 
         Raises:
-            OutOfDeviceMemory: the host has no room for it.
+            OutOfDeviceMemory: the host is out of memory.
         """
         try:
             return Buffer(np.empty(nbytes, dtype=np.uint8), 0, nbytes)
@@ -115,10 +135,12 @@ class HashlibCpu(Kernel):
         return buffer
 
     def view(self, array: Any) -> Buffer:
-        """The bytes of a NumPy array, or of any array on the host with `__array_interface__`."""
+        """The bytes of a NumPy array, or of any other array on the host with `__array_interface__`."""
         interface = getattr(array, "__array_interface__", None)
         if interface is None:
-            raise TypeError(f"{type(array).__name__} is not accepted: {self.name} views arrays of the host, as NumPy's")
+            raise TypeError(
+                f"{type(array).__name__} is not accepted: {self.name} views arrays in host memory, such as NumPy's"
+            )
         nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"])
         return Buffer(np.asarray(array).reshape(-1).view(np.uint8), 0, nbytes)
 
@@ -151,29 +173,37 @@ class _HashlibWork(Work):
     def __init__(
         self, kernel: HashlibCpu, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None
     ) -> None:
+        super().__init__(kernel)
         self._kernel = kernel
         self._strategy = strategy
         chunks = [list(_cut(_bytes_of(segment).data, chunk_size)) for segment in segments]
         self._counts = [len(of_segment) for of_segment in chunks]
         self._chunks = [chunk for of_segment in chunks for chunk in of_segment]
-        self._digests: list[bytes] = []
+        digests = len(segments) if strategy == "tree" else len(self._chunks)
+        self._results = kernel.allocate(digests * kernel.algorithm.digest_size)
 
-    def run(self) -> float:
+    def enqueue(self, stream: Any) -> Callable[[], float]:
+        if stream is not None:
+            raise TypeError(f"{type(stream).__name__} is not accepted as a stream: hashlib has none, only None is")
+        return self._kernel.background.submit(self._hash).result
+
+    def output(self) -> Buffer:
+        return self._results
+
+    def _hash(self) -> float:
         begin = perf_counter()
         hash_run = self._hash_messages if self._strategy == "batched" else self._hash_leaves
-        if self._kernel.threads == 1:
+        if self._kernel.pool is None:
             digests = hash_run(self._chunks)
         else:
             count = len(self._chunks)
             share = max(1, -(-count // (self._kernel.threads * _TASKS_PER_THREAD)))
-            with ThreadPoolExecutor(self._kernel.threads) as pool:
-                runs = pool.map(hash_run, (self._chunks[i : i + share] for i in range(0, count, share)))
-                digests = [digest for run in runs for digest in run]
-        self._digests = self._roots(digests) if self._strategy == "tree" else digests
+            runs = self._kernel.pool.map(hash_run, (self._chunks[i : i + share] for i in range(0, count, share)))
+            digests = [digest for run in runs for digest in run]
+        if self._strategy == "tree":
+            digests = self._roots(digests)
+        self._results.owner[:] = np.frombuffer(b"".join(digests), np.uint8)
         return perf_counter() - begin
-
-    def digests(self) -> Bytes:
-        return np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, self._kernel.algorithm.digest_size)
 
     def _hash_messages(self, chunks: Sequence[memoryview]) -> list[bytes]:
         new = self._kernel.new
@@ -196,7 +226,7 @@ class _HashlibWork(Work):
         return roots
 
     def _root(self, nodes: list[bytes]) -> bytes:
-        """RFC 9162 section 2.1.1, level by level: neighbours are paired, an odd last node is promoted."""
+        """RFC 9162 section 2.1.1, level by level: pairs of neighbours are hashed, an odd last node is promoted."""
         new = self._kernel.new
         if not nodes:
             return bytes(new().digest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
+from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS
@@ -28,10 +29,10 @@ _INCLUDED = ("numba_tree.py", "numba_dialect.py", "layout.py")
 
 @cache
 def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType:
-    """The device code for one algorithm, variant and architecture (90 for sm_90): a module of its own, as a C program
-    is one text of its headers.
+    """The device code for one algorithm, variant and architecture (90 for sm_90), as a module of its own.
 
-    Its name tells the sources' content, so that compiled code that Numba finds on disk is never that of other sources.
+    The name contains a hash of the sources, so that compiled code in Numba's cache on disk is never that of other
+    sources.
     """
     folder = files("hashbench.kernels")
     content = blake2b(b"".join((folder / part).read_bytes() for part in _INCLUDED), digest_size=4).hexdigest()
@@ -46,7 +47,11 @@ def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType
 
 
 class _DriverError(RuntimeError):
-    """A call of the CUDA driver failed; `code` says how."""
+    """A call of the CUDA driver failed.
+
+    Attributes:
+        code: the driver's error code.
+    """
 
     def __init__(self, function: str, code: Any) -> None:
         super().__init__(f"{function}: {code.name}")
@@ -60,10 +65,10 @@ def _driver() -> Any:
 
 
 def _call(function: str, *arguments: Any) -> Any:
-    """Calls a function of the CUDA driver and returns what it gives, if anything.
+    """Calls a function of the CUDA driver and returns its result, if any.
 
     Raises:
-        _DriverError: it failed.
+        _DriverError: the call failed.
     """
     code, *values = getattr(_driver(), function)(*arguments)
     if code:
@@ -72,7 +77,7 @@ def _call(function: str, *arguments: Any) -> Any:
 
 
 def _release_with(owner: Any, gpu: Any, function: str, handle: Any) -> None:
-    """Gives `handle` back when `owner` is gone, on whatever thread that is. A process that ends gives all back."""
+    """Releases `handle` when `owner` is collected, on any thread. At exit the process releases everything."""
 
     def release() -> None:
         with gpu:
@@ -99,11 +104,12 @@ def _page_locked(gpu: Any, nbytes: int) -> Bytes:
 
 
 class _Stream:
-    """A stream that does not wait for the default stream, so that it runs beside other work on the device."""
+    """A stream that does not wait for the default stream, so that it overlaps with other work on the device."""
 
-    def __init__(self, gpu: Any) -> None:
+    def __init__(self, gpu: Any, priority: Priority = "normal") -> None:
+        flags = _driver().CUstream_flags.CU_STREAM_NON_BLOCKING
         with gpu:
-            self.handle = _call("cuStreamCreate", _driver().CUstream_flags.CU_STREAM_NON_BLOCKING)
+            self.handle = _call("cuStreamCreateWithPriority", flags, STREAM_PRIORITIES[priority])
         _release_with(self, gpu, "cuStreamDestroy", self.handle)
 
     def to_device(self, address: int, data: Bytes) -> None:
@@ -116,7 +122,7 @@ class _Stream:
 
 
 class _Event:
-    """A point in a stream's time."""
+    """A timestamp in a stream."""
 
     def __init__(self, gpu: Any) -> None:
         with gpu:
@@ -125,7 +131,7 @@ class _Event:
 
 
 class _PinnedStage(Stage):
-    """Page-locked host memory, copied on a stream of its own, so that a copy runs beside hashing."""
+    """Page-locked host memory, copied on its own stream, so that copies overlap with hashing."""
 
     def __init__(self, kernel: NumbaCuda, nbytes: int) -> None:
         self._gpu = kernel.gpu
@@ -144,23 +150,24 @@ def _argument(argument: Argument) -> Any:
 
 
 class NumbaCuda(DeviceKernel):
-    """SHA-2 in Python, compiled by Numba when an object of this class is first made, and then found on disk."""
+    """SHA-2 in Python, compiled by Numba when a kernel is first built, and later loaded from Numba's cache on disk."""
 
     name = "numba-cuda"
     variants = ("paired", "prefetched", "balanced", "plain")
 
-    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant)
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
+    ) -> None:
+        super().__init__(device, algorithm, variant, priority)
         from numba import cuda
 
         self.gpu: Any = cuda.gpus[int(device.id)]
-        self._stream = _Stream(self.gpu)
-        self._start, self._end = _Event(self.gpu), _Event(self.gpu)
+        self._stream = _Stream(self.gpu, priority)
+        self._events: list[tuple[_Event, _Event]] = []  # of runs that have ended, to be used again
         major, minor = self.gpu.compute_capability
         code = program(self.algorithm, self.variant, 10 * major + minor)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         with self.gpu:
-            self._launch_stream = cuda.external_stream(int(self._stream.handle))
             for name, types in code.SIGNATURES.items():
                 self._functions[name].compile(types)
         if VARIANTS[self.variant]["PAIRED"]:
@@ -237,34 +244,48 @@ class NumbaCuda(DeviceKernel):
             if stream := interface.get("stream"):
                 _call("cuStreamSynchronize", stream)
             elif interface["version"] < 3:
-                _call("cuCtxSynchronize")  # what writes the array is not known
+                _call("cuCtxSynchronize")  # the stream that writes the array is unknown
         return Buffer(array, address, nbytes)
 
     def stage(self, nbytes: int) -> Stage:
         with self._refusing(nbytes):
             return _PinnedStage(self, nbytes)
 
-    def execute(self, launches: Sequence[Launch]) -> float:
+    def queue_for(self, stream: Any) -> Any:
+        return self._stream.handle if stream is None else _driver().CUstream(stream_handle(stream))
+
+    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
+        from numba import cuda
+
+        start, end = self._events.pop() if self._events else (_Event(self.gpu), _Event(self.gpu))
         with self.gpu:
+            stream = cuda.external_stream(int(queue))
             with warnings.catch_warnings():  # Numba warns of small grids
                 warnings.filterwarnings("ignore", message=".*low occupancy")
                 prepared = [
                     (
-                        self._functions[launch.function][launch.groups, GROUP_SIZE, self._launch_stream],
+                        self._functions[launch.function][launch.groups, GROUP_SIZE, stream],
                         [_argument(a) for a in launch.arguments],
                     )
                     for launch in launches
                 ]
-            _call("cuEventRecord", self._start.handle, self._stream.handle)
+            _call("cuEventRecord", start.handle, queue)
             for function, arguments in prepared:
                 function(*arguments)
-            _call("cuEventRecord", self._end.handle, self._stream.handle)
-            _call("cuEventSynchronize", self._end.handle)
-            return 1e-3 * float(_call("cuEventElapsedTime", self._start.handle, self._end.handle))
+            _call("cuEventRecord", end.handle, queue)
+
+        def finish() -> float:
+            with self.gpu:
+                _call("cuEventSynchronize", end.handle)
+                seconds = 1e-3 * float(_call("cuEventElapsedTime", start.handle, end.handle))
+            self._events.append((start, end))
+            return seconds
+
+        return finish
 
     @contextmanager
     def _refusing(self, nbytes: int) -> Iterator[None]:
-        """Raises OutOfDeviceMemory where the driver, asked for `nbytes`, has no room for them."""
+        """Raises OutOfDeviceMemory if the driver cannot allocate `nbytes`."""
         try:
             yield
         except OverflowError:
@@ -279,6 +300,6 @@ class NumbaCuda(DeviceKernel):
         try:
             ordinal = _call("cuPointerGetAttribute", attribute, address)
         except _DriverError as error:
-            raise ValueError(f"the array does not lie in memory that CUDA knows ({error})") from None
+            raise ValueError(f"the array is not in memory that CUDA knows ({error})") from None
         if ordinal != int(self.device.id):
-            raise ValueError(f"the array lies on device {ordinal}, not on {self.device.id} ({self.device.name})")
+            raise ValueError(f"the array is on device {ordinal}, not on {self.device.id} ({self.device.name})")

@@ -1,7 +1,7 @@
-"""What the device code needs beside Python's own words: the decorators of device functions and kernels, and single
-instructions: loads and stores at an address, byte permutation, multiply-add, rotation.
+"""What the device code needs besides plain Python: decorators for device functions and kernels, and functions that
+are single instructions: loads and stores at an address, byte permutation, multiply-add, rotation.
 
-In Numba's CUDA simulator the same names work on host memory, so that it runs the very same device code.
+In Numba's CUDA simulator the same names work on host memory, so that it runs the same device code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if config.ENABLE_CUDASIM:
         _at(address, ctypes.c_uint64 * 2)[:] = [int(word) for word in words]
 
     SHARED: list[Any] = []
-    """The shared memory of each place that asked for some: one of it serves all groups, which run one after another."""
+    """The shared memory of each call to `shared_memory`. All groups share it, since they run one after another."""
 
     def shared_memory(nbytes: int) -> Any:
         SHARED.append((ctypes.c_uint64 * 2 * (nbytes // 16))())
@@ -81,32 +81,32 @@ else:
     from numba.cuda.extending import intrinsic
 
     def device(function: Any) -> Any:
-        """A device function, inlined wherever it is called."""
+        """A device function, which is always inlined."""
         return cuda.jit(function, device=True, forceinline=True)
 
     def kernel(launch_bounds: int | tuple[int, int]) -> Callable[[Any], Any]:
-        """A kernel whose compiled form is kept on disk.
+        """A kernel, compiled once and cached on disk.
 
-        It is compiled to PTX and assembled, without link-time optimisation, so that what is inspected without a GPU is
-        what runs on one.
+        It is compiled to PTX and assembled, without link-time optimisation, so that the code inspected without a GPU is
+        the code that runs on one.
 
         Args:
-            launch_bounds: threads of a block, and the blocks that a multiprocessor must have room for.
+            launch_bounds: threads per block, and blocks that must fit on a multiprocessor.
         """
         options = {"launch_bounds": launch_bounds, "lto": False}
 
         def decorate(function: Any) -> Any:
-            # Numba keeps compiled code by the qualified name of its function, which the programs would otherwise share.
+            # Numba's cache is keyed by the function's qualified name, which must differ between programs.
             function.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
             try:
                 return cuda.jit(function, cache=True, **options)
-            except RuntimeError:  # no folder here can be written to
+            except RuntimeError:  # no cache folder is writable
                 return cuda.jit(function, **options)
 
         return decorate
 
     def _intrinsic(function: Any) -> Any:
-        """A function of the device code that is given as its types and the instructions it stands for."""
+        """A device function that is defined by its types and instructions."""
         return intrinsic(function)
 
     U32x4 = types.UniTuple(types.uint32, 4)
@@ -160,7 +160,7 @@ else:
 
     @_intrinsic
     def load_message_u32x4(typing_context: Any, address: Any) -> Any:
-        """As `load_u32x4`, of memory that nothing writes to meanwhile; the L2 cache fetches the 256 bytes around it."""
+        """Like `load_u32x4`, for memory that does not change; the L2 cache fetches the 256 bytes around it."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kind = ir.FunctionType(ir.LiteralStructType([_I32] * 4), [ir.IntType(64)])
@@ -171,9 +171,7 @@ else:
         return U32x4(types.uint64), generate
 
     def _shared_vector(kind: Any) -> tuple[Any, Any]:
-        """A load and a store of 16 bytes of shared memory, as a tuple of that type, at an address that is a multiple of
-        16.
-        """
+        """A load and a store of 16 bytes of shared memory at a multiple of 16, as a tuple of type `kind`."""
         vector = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.count)
 
         @_intrinsic
@@ -201,8 +199,9 @@ else:
     load_shared_u64x2, store_shared_u64x2 = _shared_vector(U64x2)
 
     def shared_memory(nbytes: int) -> Any:
-        """A function of the device code that gives the address of `nbytes` of its group's shared memory, a multiple
-        of 16. The group has that memory once for each place that calls it.
+        """A device function that returns the address of `nbytes` of the group's shared memory, a multiple of 16.
+
+        Each call site has its own memory.
         """
 
         @_intrinsic
@@ -239,13 +238,13 @@ else:
         return types.void(types.uint64, types.uint64), generate
 
     def _ptx(instruction: str, builder: Any, arguments: Any) -> Any:
-        """One instruction of three 32-bit operands, which the compiler cannot see through."""
+        """One instruction with three 32-bit operands, which is opaque to the compiler."""
         kind = ir.FunctionType(_I32, [_I32] * 3)
         return builder.call(ir.InlineAsm(kind, f"{instruction} $0, $1, $2, $3;", "=r,r,r,r"), arguments)
 
     @_intrinsic
     def byte_permute(typing_context: Any, low: Any, high: Any, selector: Any) -> Any:
-        """The four bytes of high || low that the four low hexadecimal digits of `selector` number."""
+        """The four bytes of high || low that the four low hexadecimal digits of `selector` select."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return _ptx("prmt.b32", builder, arguments)
@@ -263,8 +262,9 @@ else:
 
     @_intrinsic
     def fp64_shift_right(typing_context: Any, x: Any, n: Any, upper: Any) -> Any:
-        """A 32-bit word shifted right by a constant `n`, on the double-precision pipe; `upper` is the upper word of
-        2^52 as a double. `kernels/device/sha2.h` tells how.
+        """A 32-bit word shifted right by a constant `n`, on the double-precision pipe: see `kernels/device/sha2.h`.
+
+        `upper` is the upper word of 2^52 as a double.
         """
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -1,12 +1,12 @@
-# ruff: noqa: RUF005 - a sum of tuples is what Numba types and compiles without a detour
-"""The device code in Python: what `kernels/device` says in C, function for function.
+# ruff: noqa: RUF005 - Numba compiles sums of tuples directly, but not unpacking
+"""The device code in Python: a translation of `kernels/device`, function by function.
 
-Like a C header, this text is executed once for each program that includes it, which defines SHA (256 or 384),
-ARCHITECTURE (90 for sm_90) and the macros of a variant before: see `numba_cuda.program`.
+Like a C header, this module is executed once for each program that includes it, which first defines SHA (256 or 384),
+ARCHITECTURE (90 for sm_90) and the macros of a variant: see `numba_cuda.program`.
 
-Numba computes with uint32 in uint64, and with uint64 beside a signed number in float64: so every number has its type
-here, and every result is cast back to `word`, the 32 or 64 bits that the algorithm works on. Loops that C unrolls are
-functions called once for each step: the compiler inlines them, and types each of them only once.
+Numba promotes uint32 arithmetic to uint64, and uint64 mixed with signed integers to float64. So every constant here is
+typed, and every result is cast back to `word`, the 32 or 64 bits that the algorithm works on. Loops that C unrolls are
+functions called once per step: the compiler inlines them, and Numba infers the types of each only once.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ SIGNATURES = {
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
 }
-"""The kernels, and the types of their arguments: addresses are uint64."""
+"""The kernels with the types of their arguments. Addresses are uint64."""
 
-# As many blocks of a multiprocessor as leave each thread the registers that it wants.
+# Threads per block, and blocks per multiprocessor: as many as leave each thread the registers that it needs.
 HASHING_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 3)
 PAIRED_BOUNDS = (GROUP_SIZE, 3)
 
@@ -89,7 +89,7 @@ _PRIMES = _first_primes(_ROUNDS)
 
 
 def _words(roots: list[int]) -> tuple[Any, ...]:
-    """The first bits of the fractional parts of roots that are given in units of 2^-64."""
+    """The first bits of the fractional parts of `roots`, in units of 2^-64."""
     dtype = np.uint32 if SHA == 256 else np.uint64
     return tuple(dtype((root % (1 << 64)) >> (64 - _WORD_BITS)) for root in roots)
 
@@ -105,16 +105,16 @@ DIGEST_WORDS32 = np.uint64(SHA // 32)
 BLOCK_BYTES = np.uint64(16 * _WORD_BITS // 8)
 LENGTH_BYTES = np.uint64(2 * _WORD_BITS // 8)
 
-# Selectors of byte permutation: of the bytes `shift` to `shift` + 3 of two words the big-endian word. With a shift of 0
-# that is the second word's.
+# Selectors of byte permutation for the big-endian word of bytes `shift` to `shift` + 3 of two words. A shift of 0
+# selects the second word.
 SELECT_ALIGNED, SELECT_SHIFTED, SELECT_STEP = np.uint32(0x4567), np.uint32(0x0123), np.uint32(0x1111)
 SELECT_AFTER_TAG = np.uint32(0x3456)
 
-# The words of a block that is padding and length alone, between its first word and its last two.
+# The words between the first and the last two of a block of padding and length alone.
 PADDING = np.uint32(0x80000000)
 NO_PADDING_WORDS = (np.uint32(0),) * (_WORD_BITS // 2 - 3)
 
-# A node's message: the tag in the word before the digests; after them their last byte, padding and the length in bits.
+# The message of a node: the tag in the word before the digests; after them their last byte, padding, length in bits.
 NODE_TAG = np.uint32(0x01000000)
 LAST_BYTE, PADDING_AFTER_BYTE = np.uint32(0xFF000000), np.uint32(0x00800000)
 _NODE_BYTES = 1 + 2 * SHA // 8
@@ -160,7 +160,7 @@ else:
 
         @device
         def shift_right(x: Any, n: Any, one: Any) -> Any:
-            """X >> n, of the upper half on the double-precision pipe."""
+            """X >> n, with the upper half on the double-precision pipe."""
             high = fp64_shift_right(uint32(x >> 32), n, uint32(UPPER_OF_2_52 * one))
             return word(word(high) << 32 | uint32(x >> n))
 
@@ -195,7 +195,7 @@ if BALANCED and SHA == 256:
 
     @device
     def add(x: Any, y: Any, one: Any) -> Any:
-        """The sum, on the multiply-add pipe: `one` is a kernel argument, so no compiler sees through the product."""
+        """The sum, on the multiply-add pipe: `one` is a kernel argument, so the compiler cannot simplify it."""
         return multiply_add(x, one, y)
 
 else:
@@ -216,14 +216,14 @@ def one_round(v: Any, w_plus_k: Any, one: Any) -> Any:
 
 @device
 def next_word(w: Any, one: Any) -> Any:
-    """The latest 16 words of the message schedule, one word on."""
+    """The latest 16 words of the message schedule, advanced by one word."""
     new = add(add(w[0], w[9], one), add(small_sigma_0(w[1], one), small_sigma_1(w[14], one), one), one)
     return w[1:] + (new,)
 
 
 @device
 def scheduled_round(v: Any, w: Any, k: Any, one: Any) -> Any:
-    """One round after the first 16. `w` are the latest 16 words of the message schedule, before the round and after."""
+    """One round after the first 16. `w` and the result hold the latest 16 words of the message schedule."""
     w = next_word(w, one)
     return one_round(v, word(k + w[15]), one), w
 
@@ -292,7 +292,7 @@ else:
 
     @device
     def all_rounds(v: Any, w: Any, one: Any) -> Any:
-        """A loop, since 80 rounds of 64-bit code are more than an instruction cache holds."""
+        """A loop, because 80 rounds of 64-bit code do not fit into the instruction cache."""
         v = first_rounds(v, w, K[:16], one)
         k = cuda.const.array_like(K_BY_SIXTEEN)
         for turn in range(_1, _5):
@@ -302,7 +302,7 @@ else:
 
 @device
 def compress(state: Any, w: Any, one: Any) -> Any:
-    """FIPS 180-4 sections 6.2.2 and 6.4.2: `state` after one more message block, of the 16 words `w`."""
+    """FIPS 180-4 sections 6.2.2 and 6.4.2: `state` updated with the message block of the 16 words `w`."""
     return add_to_state(state, all_rounds(state, w, one), one)
 
 
@@ -321,8 +321,8 @@ def add_to_state(state: Any, v: Any, one: Any) -> Any:
     )
 
 
-# Messages that lie anywhere in device memory. `kernels/device/message.h` tells how their words are cut from the aligned
-# words of memory. A block is a tuple of 32-bit words until it is compressed.
+# Messages anywhere in device memory. `kernels/device/message.h` explains how their words come from aligned words of
+# memory. A block is a tuple of 32-bit words until it is compressed.
 
 
 @device
@@ -349,13 +349,13 @@ def narrow_64(source: Any) -> Any:
 
 @device
 def padded_word(data: Any, length: Any, tagged: Any, position: Any) -> Any:
-    """The four message bytes from `position` on, as a big-endian word, of the message tag || data || padding.
+    """The four bytes at `position` of the message tag || data || padding, as a big-endian word.
 
-    Padding is that of FIPS 180-4 section 5.1. It goes byte by byte, so nothing outside the data is read.
+    Padding is that of FIPS 180-4 section 5.1. Bytes are read one by one, so that nothing outside the data is read.
     """
     result = uint32(0)
     if position < tagged + length + _1:
-        i = position - tagged  # wraps to the largest number for the tag itself, whose byte is 0
+        i = position - tagged  # wraps around for the tag, whose byte is 0
         result = padded_byte(data, length, i)
         result = uint32(result << 8 | padded_byte(data, length, i + _1))
         result = uint32(result << 8 | padded_byte(data, length, i + _2))
@@ -395,7 +395,7 @@ def padded_64(data: Any, length: Any, tagged: Any, position: Any) -> Any:
 
 @device
 def cut_four(before: Any, raw: Any, selector: Any) -> Any:
-    """The big-endian words in four aligned words of memory and the one before them."""
+    """The big-endian words in four aligned words of memory and the word before them."""
     return (
         byte_permute(before, raw[0], selector),
         byte_permute(raw[0], raw[1], selector),
@@ -478,15 +478,14 @@ else:
 
 @device
 def block_count(length: Any, tagged: Any) -> Any:
-    """The blocks of the message tag || data || padding."""
+    """The number of blocks of the message tag || data || padding."""
     return (tagged + length + LENGTH_BYTES) // BLOCK_BYTES + _1
 
 
 @device
 def read_block(data: Any, length: Any, tagged: Any, block: Any) -> Any:
     """Any block of the message tag || data || padding, as 32-bit words."""
-    # Message word i lies in the aligned words i - 1 and i, `shift` bytes into the former, or in word i alone where
-    # shift is 0.
+    # Message word i starts `shift` bytes into aligned word i - 1 and ends in word i. If `shift` is 0 it is word i.
     shift = (data - tagged) & _3
     aligned = data - tagged - shift
     selector = SELECT_ALIGNED
@@ -494,8 +493,8 @@ def read_block(data: Any, length: Any, tagged: Any, block: Any) -> Any:
         aligned += _4
         selector = uint32(SELECT_SHIFTED + uint32(shift) * SELECT_STEP)
 
-    # Blocks first_inner to end_inner - 1 lie inside the data with every aligned word they touch; the others, with the
-    # tag or the padding in them, are read byte by byte.
+    # All aligned words that blocks first_inner to end_inner - 1 touch are inside the data. The other blocks, which
+    # contain the tag or padding, are read byte by byte.
     first_inner = _0
     if shift != _3:
         first_inner = tagged
@@ -517,14 +516,14 @@ def read_block(data: Any, length: Any, tagged: Any, block: Any) -> Any:
 
 
 @device
-def is_usual(data: Any, length: Any, usual_length: Any) -> Any:
-    """Whether the whole blocks of a message can be read 16 bytes at a time, and their number is the usual one."""
-    return length == usual_length and data & _15 == _0
+def is_full_and_aligned(data: Any, length: Any, full_chunk_bytes: Any) -> Any:
+    """Whether the message is a full chunk that can be read 16 bytes at a time."""
+    return length == full_chunk_bytes and data & _15 == _0
 
 
 @device
-def usual_selector(tagged: Any) -> Any:
-    """Of a message whose data lies at a multiple of 16."""
+def full_chunk_selector(tagged: Any) -> Any:
+    """The selector for a message whose data is at a multiple of 16."""
     selector = SELECT_ALIGNED
     if tagged != _0:
         selector = SELECT_AFTER_TAG
@@ -533,7 +532,7 @@ def usual_selector(tagged: Any) -> Any:
 
 @device
 def padding_block(length: Any, tagged: Any, before: Any) -> Any:
-    """The block after data of whole blocks, of which `before` is the last aligned word."""
+    """The block of padding after data of whole blocks, whose last aligned word is `before`."""
     bits = (tagged + length) * _8
     first = PADDING
     if tagged != _0:
@@ -542,25 +541,25 @@ def padding_block(length: Any, tagged: Any, before: Any) -> Any:
 
 
 @device
-def hash_message(data: Any, length: Any, tagged: Any, usual_length: Any, one: Any) -> Any:
-    """H(data) or, where `tagged` is 1, the leaf hash H(0x00 || data) of RFC 9162 section 2.1.1, as eight words.
+def hash_message(data: Any, length: Any, tagged: Any, full_chunk_bytes: Any, one: Any) -> Any:
+    """H(data) or, if `tagged` is 1, the leaf hash H(0x00 || data) of RFC 9162 section 2.1.1, as eight words.
 
-    `usual_length` bytes at a multiple of 16 are read 16 at a time.
+    Messages of `full_chunk_bytes` at a multiple of 16 are read 16 bytes at a time.
     """
     blocks = block_count(length, tagged)
     block = _0
     before = uint32(0)  # the tag
-    usual = is_usual(data, length, usual_length)
+    full = is_full_and_aligned(data, length, full_chunk_bytes)
     state = INITIAL
-    if usual:
-        selector = usual_selector(tagged)
-        while block < usual_length // BLOCK_BYTES:
+    if full:
+        selector = full_chunk_selector(tagged)
+        while block < full_chunk_bytes // BLOCK_BYTES:
             raw = wide_block(data + block * BLOCK_BYTES)
             state = compress(state, block_words(cut_block(before, raw, selector)), one)
             before = raw[-1]
             block += _1
     while block < blocks:
-        if usual and usual_length % BLOCK_BYTES == _0:
+        if full and full_chunk_bytes % BLOCK_BYTES == _0:
             message = padding_block(length, tagged, before)
         else:
             message = read_block(data, length, tagged, block)
@@ -574,7 +573,7 @@ def hash_message(data: Any, length: Any, tagged: Any, usual_length: Any, one: An
 
 @device
 def find_segment(first: Any, segments: Any, i: Any, shift: Any, spread: Any) -> Any:
-    """The last segment s with key(s) <= i, where key(s) = (first[s] >> shift) + s * spread rises from 0."""
+    """The last segment s with key(s) <= i, where key(s) = (first[s] >> shift) + s * spread and key(0) = 0."""
     low, high = _0, segments
     while high - low > _1:
         middle = low + (high - low) // _2
@@ -617,34 +616,35 @@ def thread() -> Any:
 
 
 @device
-def segment_of_chunk(table: Any, segments: Any, shorts: Any, chunks: Any, chunk: Any) -> Any:
-    """The segment of chunk number `chunk` of a call, and the chunk's place among the segment's.
+def segment_of_chunk(table: Any, segments: Any, partial_chunks: Any, chunks: Any, chunk: Any) -> Any:
+    """The segment of chunk number `chunk` of a call, and the chunk's number in the segment.
 
-    Short chunks come first, the longest before the others, and whole ones after them: neighbouring threads take the
-    same way, and none that takes long begins late.
+    Partial chunks are numbered first, longest first, then the full ones: so neighbouring threads take the same path,
+    and slow threads start early.
     """
-    wholes_before = table + _24 * segments
-    if chunk < shorts:
-        segment = load_u64(wholes_before + _8 * (segments + chunk))
-        end = chunks - shorts
+    full_before = table + _24 * segments
+    if chunk < partial_chunks:
+        segment = load_u64(full_before + _8 * (segments + chunk))
+        end = chunks - partial_chunks
         if segment + _1 < segments:
-            end = load_u64(wholes_before + _8 * (segment + _1))
-        return segment, end - load_u64(wholes_before + _8 * segment)
-    segment = find_segment(wholes_before, segments, chunk - shorts, _0, _0)
-    return segment, chunk - shorts - load_u64(wholes_before + _8 * segment)
+            end = load_u64(full_before + _8 * (segment + _1))
+        return segment, end - load_u64(full_before + _8 * segment)
+    segment = find_segment(full_before, segments, chunk - partial_chunks, _0, _0)
+    return segment, chunk - partial_chunks - load_u64(full_before + _8 * segment)
 
 
 @device
 def find_chunk(
-    base: Any, table: Any, segments: Any, chunk_size: Any, shorts: Any, chunks: Any, chunk: Any, tagged: Any
+    base: Any, table: Any, segments: Any, chunk_size: Any, partial_chunks: Any, chunks: Any, chunk: Any, tagged: Any
 ) -> Any:
-    """Where chunk number `chunk` begins, its length, and whether it gets the leaf prefix: a tagged segment of no bytes
-    has one slot, which gets the root of the empty tree, H("").
+    """The first byte of chunk number `chunk`, its length, and whether it has the leaf prefix.
+
+    An empty segment of a tree has one slot, for the root of the empty tree, H(""), which has no leaf prefix.
     """
-    segment, index = segment_of_chunk(table, segments, shorts, chunks, chunk)
+    segment, index = segment_of_chunk(table, segments, partial_chunks, chunks, chunk)
     start = index * chunk_size
     length = chunk_size
-    if chunk < shorts:
+    if chunk < partial_chunks:
         length = load_u64(table + _8 * (segments + segment)) - start
     tag = uint64(tagged)
     if length == _0:
@@ -653,32 +653,40 @@ def find_chunk(
 
 
 @device
-def find_slot(digests: Any, table: Any, segments: Any, shorts: Any, chunks: Any, chunk: Any, one: Any) -> Any:
-    """The chunk's slot. After the rounds it is looked for again, not kept: they want the registers.
+def find_slot(digests: Any, table: Any, segments: Any, partial_chunks: Any, chunks: Any, chunk: Any, one: Any) -> Any:
+    """The chunk's slot. It is computed again after the rounds, which need the registers that would keep it.
 
-    `one` keeps from the compiler that it has been there before.
+    The factor `one` stops the compiler from seeing that it is the same computation.
     """
-    segment, index = segment_of_chunk(table, segments, shorts, chunks, chunk * uint64(one))
+    segment, index = segment_of_chunk(table, segments, partial_chunks, chunks, chunk * uint64(one))
     return digests + (load_u64(table + _8 * (_2 * segments + segment)) + index) * DIGEST_BYTES
 
 
 @kernel(HASHING_BOUNDS)
 def hash_chunks(
-    base: Any, table: Any, segments: Any, chunk_size: Any, tagged: Any, shorts: Any, chunks: Any, digests: Any, one: Any
+    base: Any,
+    table: Any,
+    segments: Any,
+    chunk_size: Any,
+    tagged: Any,
+    partial_chunks: Any,
+    chunks: Any,
+    digests: Any,
+    one: Any,
 ) -> None:
-    """One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot."""
+    """One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot."""
     chunk = thread()
     if chunk >= chunks:
         return
-    data, length, tag = find_chunk(base, table, segments, chunk_size, shorts, chunks, chunk, tagged)
+    data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
     state = hash_message(data, length, tag, chunk_size, one)
-    store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state)
+    store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
 
 
 if PAIRED:
     PAIRS = np.uint64(GROUP_SIZE // 2)
     STAGED = 64 if SHA == 256 else 16  # words of the schedule between two barriers
-    ROW = np.uint64(16) * PAIRS  # 16 bytes of W_t + K_t for every pair pass through the stage at once
+    ROW = np.uint64(16) * PAIRS  # 16 bytes of W_t + K_t for every pair
     BUFFER = np.uint64(STAGED) * WORD_BYTES * PAIRS
     NO_BLOCK = (np.uint32(0),) * (_WORD_BITS // 2)
 
@@ -701,7 +709,7 @@ if PAIRED:
 
         @device
         def expand_block(stage: Any, buffer: Any, w: Any, one: Any) -> Any:
-            """Puts the message schedule of one block on the stage, and returns the buffer that is next."""
+            """Puts the message schedule of one block on the stage, and returns the next buffer."""
             stage += buffer
             put_on_stage(stage, w, K[:16])
             w = sixteen_words(w, one)
@@ -730,7 +738,7 @@ if PAIRED:
 
         @device
         def staged_rounds(v: Any, stage: Any, buffer: Any, one: Any) -> Any:
-            """All rounds of one block over what is on the stage, and the buffer that is next."""
+            """All rounds of one block over what is on the stage, and the next buffer."""
             cuda.syncthreads()
             stage += buffer
             v = sixteen_staged_rounds(v, stage, one)
@@ -756,7 +764,7 @@ if PAIRED:
 
         @device
         def expand_block(stage: Any, buffer: Any, w: Any, one: Any) -> Any:
-            """Puts the message schedule of one block on the stage, and returns the buffer that is next."""
+            """Puts the message schedule of one block on the stage, and returns the next buffer."""
             k = cuda.const.array_like(K_BY_SIXTEEN)
             put_on_stage(stage + buffer, w, K[:16])
             for turn in range(_1, _5):
@@ -775,7 +783,7 @@ if PAIRED:
 
         @device
         def staged_rounds(v: Any, stage: Any, buffer: Any, one: Any) -> Any:
-            """All rounds of one block over what is on the stage, and the buffer that is next."""
+            """All rounds of one block over what is on the stage, and the next buffer."""
             for _ in range(_5):
                 cuda.syncthreads()
                 row = stage + buffer
@@ -793,19 +801,20 @@ if PAIRED:
 
     @device
     def expand_message(
-        data: Any, length: Any, tagged: Any, usual_length: Any, longest: Any, stage: Any, one: Any
+        data: Any, length: Any, tagged: Any, full_chunk_bytes: Any, longest: Any, stage: Any, one: Any
     ) -> None:
-        """The first thread of a pair: reads the message's blocks and puts W_t + K_t on the stage, in two buffers that
-        take turns. It goes on to `longest` blocks with the rest of its group.
+        """The first thread of a pair: reads the blocks of the message and puts W_t + K_t on the double-buffered stage.
+
+        It goes on for `longest` blocks, like its whole group.
         """
         blocks = block_count(length, tagged)
-        usual = is_usual(data, length, usual_length)
+        full = is_full_and_aligned(data, length, full_chunk_bytes)
         wide = _0
-        if usual:
+        if full:
             wide = length // BLOCK_BYTES
-        selector = usual_selector(tagged)
+        selector = full_chunk_selector(tagged)
         source = data
-        raw = NO_BLOCK  # the next one, fetched long before it is needed
+        raw = NO_BLOCK  # the next block, loaded long before it is needed
         if wide > _0:
             raw = wide_block(source)
         message = NO_BLOCK
@@ -818,7 +827,7 @@ if PAIRED:
                 source += BLOCK_BYTES
                 if block + _1 < wide:
                     raw = wide_block(source)
-            elif usual and usual_length % BLOCK_BYTES == _0:
+            elif full and full_chunk_bytes % BLOCK_BYTES == _0:
                 message = padding_block(length, tagged, before)
             elif block < blocks:
                 message = read_block(data, length, tagged, block)
@@ -827,12 +836,12 @@ if PAIRED:
 
     @device
     def run_rounds(blocks: Any, longest: Any, stage: Any, one: Any) -> Any:
-        """The second thread of a pair: the rounds over what the first one put on the stage, and the hash value."""
+        """The second thread of a pair: runs the rounds over what the first one put on the stage."""
         state = INITIAL
         block, buffer = _0, _0
         while block < longest:
             v, buffer = staged_rounds(state, stage, buffer, one)
-            if block < blocks:  # else the rounds went over what was left there
+            if block < blocks:  # later rounds were over what was left on the stage
                 state = add_to_state(state, v, one)
             block += _1
         return state
@@ -844,15 +853,15 @@ if PAIRED:
         segments: Any,
         chunk_size: Any,
         tagged: Any,
-        shorts: Any,
+        partial_chunks: Any,
         chunks: Any,
         digests: Any,
         one: Any,
     ) -> None:
-        """Two threads a chunk, to the same result as `hash_chunks`, in less time a chunk.
+        """Like `hash_chunks` with two threads per chunk, for calls of few chunks.
 
-        The two are in neighbouring warps, so on two of a multiprocessor's schedulers. All threads go through `longest`
-        blocks, so that they meet at every barrier.
+        The two threads are in neighbouring warps, so on two schedulers of a multiprocessor. All threads go through
+        `longest` blocks, so that they meet at every barrier.
         """
         member = uint64(cuda.threadIdx.x)
         warp = member // _WARP_SIZE
@@ -860,22 +869,22 @@ if PAIRED:
         chunk = uint64(cuda.blockIdx.x) * PAIRS + pair
         longest = block_count(chunk_size, uint64(tagged))
         present = min(chunk, chunks - _1)
-        data, length, tag = find_chunk(base, table, segments, chunk_size, shorts, chunks, present, tagged)
+        data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, present, tagged)
         stage = stage_memory() + _16 * pair
         if warp % _2 == _0:
             expand_message(data, length, tag, chunk_size, longest, stage, one)
         else:
             state = run_rounds(block_count(length, tag), longest, stage, one)
             if chunk < chunks:
-                store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state)
+                store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
 
 
 @device
 def find_tile(table: Any, segments: Any, slots: Any, level: Any, levels: Any, tile: Any) -> Any:
-    """Tile number `tile` of a call: up to 2^levels nodes at `level` that have one node above them, `levels` higher.
+    """Tile number `tile` of a call: up to 2^levels nodes at `level` with a common ancestor `levels` higher.
 
-    Segment s's tiles are numbered from (its first slot >> (level + levels)) + s on. Gives the first node's slot, and
-    the number of nodes, 0 where there is no such tile. `slots` is the number of chunks of the whole call.
+    The tiles of segment s are numbered from (its first slot >> (level + levels)) + s. Returns the slot of the first
+    node, and the number of nodes, 0 if there is no such tile. `slots` is the number of chunks of the call.
     """
     first = table + _16 * segments
     shift = level + levels
@@ -893,15 +902,15 @@ def find_tile(table: Any, segments: Any, slots: Any, level: Any, levels: Any, ti
 
 @device
 def join_nodes(left: Any, stride: Any, one: Any) -> None:
-    """The node above `left`, and the node that lies `stride` bytes behind it, takes its place."""
+    """Replaces `left` by the parent of it and of the node `stride` bytes after it."""
     store_digest(left, hash_node(left, left + stride, one))
 
 
 @kernel(HASHING_BOUNDS)
 def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
-    """One thread a node at `level` + 1 of any segment's tree, from the two below it.
+    """One thread per node at `level` + 1 of any segment's tree, from its two children.
 
-    No thread waits for another, which counts where there are many nodes or segments.
+    No thread waits for another, which is faster if there are many nodes or segments.
     """
     low = uint64(level)
     slot, width = find_tile(table, segments, slots, low, _1, thread())
@@ -911,9 +920,9 @@ def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, 
 
 @kernel(HASHING_BOUNDS)
 def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
-    """One group a tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree.
+    """One group per tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree.
 
-    All the levels above it that lie in the tile, in place, in one launch.
+    It computes all levels above it in the tile, in place, in one launch.
     """
     low, pair = uint64(level), uint64(cuda.threadIdx.x)
     slot, width = find_tile(table, segments, slots, low, _GROUP_SIZE_LOG2 + _1, uint64(cuda.blockIdx.x))
@@ -931,7 +940,7 @@ def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, digests: Any
 
 @kernel(GROUP_SIZE)
 def gather_roots(table: Any, segments: Any, digests: Any, roots: Any) -> None:
-    """One thread a 32-bit word of a root: the roots, gathered from each segment's first slot."""
+    """One thread per 32-bit word of a root: copies the roots from the first slot of each segment."""
     i = thread()
     if i < segments * DIGEST_WORDS32:
         slot = load_u64(table + _16 * segments + _8 * (i // DIGEST_WORDS32))
@@ -940,7 +949,7 @@ def gather_roots(table: Any, segments: Any, digests: Any, roots: Any) -> None:
 
 @kernel(GROUP_SIZE)
 def fill_random(words: Any, count: Any, seed: Any) -> None:
-    """One thread eight bytes: word i of the SplitMix64 sequence of `seed`, stored little-endian."""
+    """One thread per eight bytes: word i of the SplitMix64 sequence of `seed`, stored little-endian."""
     i = thread()
     if i < count:
         z = seed + (i + _1) * GOLDEN_GAMMA

@@ -1,9 +1,9 @@
-"""OpenCL, through pyopencl: the device code of SYCL and CUDA on NVIDIA, AMD, Intel and CPU drivers."""
+"""OpenCL, through pyopencl: the same device code as CUDA and SYCL, on NVIDIA, AMD, Intel and CPU drivers."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,24 @@ import psutil
 
 from hashbench.kernels import opencl_drivers
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Stage, Strategy, Work, check_call
+from hashbench.kernels.contract import (
+    Buffer,
+    Bytes,
+    Device,
+    OutOfDeviceMemory,
+    Priority,
+    Stage,
+    Strategy,
+    Work,
+    check_call,
+)
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.source import device_source
+
+_QUEUE_PRIORITY = 0x1096
+_QUEUE_PRIORITIES: dict[Priority, int] = {"low": 4, "normal": 2, "high": 1}
+"""CL_QUEUE_PRIORITY_KHR and its values, of the extension cl_khr_priority_hints."""
 
 
 def _pyopencl() -> Any:
@@ -30,7 +44,7 @@ def _argument(argument: Argument) -> Any:
 
 
 class _MappedStage(Stage):
-    """Memory that the driver lets the host write to: page-locked beside a GPU, the device's own on a CPU."""
+    """Driver memory mapped for the host to write to: page-locked with a GPU, the device's own on a CPU."""
 
     def __init__(self, kernel: OpenCL, nbytes: int) -> None:
         cl = _pyopencl()
@@ -50,20 +64,22 @@ class _MappedStage(Stage):
 class OpenCL(DeviceKernel):
     """SHA-2 in OpenCL C.
 
-    A launch reaches one memory object, so segments of several buffers take one series of launches each buffer.
-    The variants above "plain" differ from it on NVIDIA's devices alone.
+    A launch reaches one memory object, so segments in several buffers take one series of launches per buffer.
+    The variants above "plain" differ from it only on NVIDIA's devices.
     """
 
     name = "opencl"
     variants = ("paired", "prefetched", "balanced", "plain")
 
-    def __init__(self, device: Device, algorithm: str = "sha256", variant: str | None = None) -> None:
-        super().__init__(device, algorithm, variant)
+    def __init__(
+        self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
+    ) -> None:
+        super().__init__(device, algorithm, variant, priority)
         cl = _pyopencl()
         self._cl = cl
         self._device = dict(_enumerate(cl))[device.id]
         self.context = cl.Context([self._device])
-        self._queue = cl.CommandQueue(self.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
+        self._queue = cl.CommandQueue(self.context, properties=self._queue_properties())
         source = device_source(self.algorithm, self.variant)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)  # Intel's and NVIDIA's compilers report success
@@ -100,11 +116,11 @@ class OpenCL(DeviceKernel):
 
     @classmethod
     def default_variant(cls, device: Device) -> str:
-        """The first on NVIDIA's devices, and "plain" elsewhere, where the others are the same."""
+        """The first on NVIDIA's devices, and "plain" elsewhere, where all are the same."""
         return cls.variants[0] if "NVIDIA" in device.vendor else "plain"
 
     def free_memory(self) -> int:
-        """OpenCL does not tell what is free: of a GPU, this is all the memory that it has."""
+        """On a GPU this is the total memory: OpenCL does not report how much of it is free."""
         if self.device.kind == "cpu":
             return psutil.virtual_memory().available
         return int(self._device.global_mem_size)
@@ -116,17 +132,17 @@ class OpenCL(DeviceKernel):
         return self.allocate_with(self._cl.mem_flags.READ_WRITE, nbytes)
 
     def _architecture(self) -> list[str]:
-        """The compiler's option that tells the device code which of NVIDIA's architectures it is for."""
+        """The compiler option that defines the architecture of NVIDIA's devices in the device code."""
         if "NVIDIA" not in self.device.vendor:
             return []
         major, minor = self._device.compute_capability_major_nv, self._device.compute_capability_minor_nv
         return [f"-DARCHITECTURE={10 * major + minor}"]
 
     def allocate_with(self, flags: int, nbytes: int) -> Buffer:
-        """As `allocate`, with memory flags of OpenCL."""
+        """Like `allocate`, with OpenCL memory flags."""
         try:
             memory = self._cl.Buffer(self.context, flags, nbytes)
-            # Memory is taken at first use: a use that moves nothing makes a refusal come here.
+            # Drivers allocate at first use: a use that moves nothing makes a failure show here.
             self._cl.enqueue_migrate_mem_objects(
                 self._queue, [memory], flags=self._cl.mem_migration_flags.CONTENT_UNDEFINED
             ).wait()
@@ -144,7 +160,7 @@ class OpenCL(DeviceKernel):
         self._cl.enqueue_copy(self._queue, host, buffer.owner, src_offset=buffer.address, is_blocking=True)
 
     def view(self, array: Any) -> Buffer:
-        """The bytes of a pyopencl array or buffer of the same context, once what an array's queue writes is there."""
+        """The bytes of a pyopencl array or buffer of the same context, once the array's queue has written them."""
         if isinstance(array, self._cl.Buffer):
             memory, address, nbytes = array, 0, array.size
         elif hasattr(array, "base_data") and isinstance(array.base_data, self._cl.Buffer):
@@ -170,42 +186,94 @@ class OpenCL(DeviceKernel):
             return super().prepare(strategy, segments, chunk_size)
         return _SeveralBuffers(self, strategy, segments, chunk_size)
 
-    def execute(self, launches: Sequence[Launch]) -> float:
+    def queue_for(self, stream: Any) -> Any:
+        if stream is None:
+            return self._queue
+        cl = self._cl
+        if not isinstance(stream, cl.CommandQueue):
+            raise TypeError(
+                f"{type(stream).__name__} is not accepted as a stream: {self.name} takes a pyopencl.CommandQueue"
+            )
+        if stream.context != self.context:
+            raise ValueError("the queue belongs to another OpenCL context: create it with the context of this kernel")
+        if stream.properties & cl.command_queue_properties.OUT_OF_ORDER_EXEC_MODE_ENABLE:
+            raise ValueError("the queue is out of order: create it without OUT_OF_ORDER_EXEC_MODE_ENABLE")
+        if not stream.properties & cl.command_queue_properties.PROFILING_ENABLE:
+            raise ValueError("the queue does not measure time: create it with PROFILING_ENABLE")
+        return stream
+
+    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
         events = [
             self._functions[launch.function](
-                self._queue, (launch.groups * GROUP_SIZE,), (GROUP_SIZE,), *map(_argument, launch.arguments)
+                queue, (launch.groups * GROUP_SIZE,), (GROUP_SIZE,), *map(_argument, launch.arguments)
             )
             for launch in launches
         ]
-        events[-1].wait()
-        return 1e-9 * float(events[-1].profile.end - events[0].profile.start)
+        queue.flush()  # a driver may hold commands back until someone waits for them
+
+        def finish() -> float:
+            events[-1].wait()
+            return 1e-9 * float(events[-1].profile.end - events[0].profile.start)
+
+        return finish
+
+    def copy(self, source: Buffer, target: Buffer, queue: Any) -> Any:
+        """Enqueues a copy on the device of `source` to `target`, of the same size, and returns its event."""
+        return self._cl.enqueue_copy(
+            queue,
+            target.owner,
+            source.owner,
+            byte_count=source.nbytes,
+            src_offset=source.address,
+            dst_offset=target.address,
+        )
+
+    def _queue_properties(self) -> Any:
+        profiling = self._cl.command_queue_properties.PROFILING_ENABLE
+        if self.priority == "normal" or "cl_khr_priority_hints" not in self._device.extensions.split():
+            return profiling
+        return [self._cl.command_queue_info.PROPERTIES, profiling, _QUEUE_PRIORITY, _QUEUE_PRIORITIES[self.priority]]
 
 
 class _SeveralBuffers(Work):
-    """A call over segments of several memory objects: one work each, and the digests in the segments' order."""
+    """A call over segments in several memory objects: one work per object, and the digests in the segments' order."""
 
     def __init__(self, kernel: OpenCL, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> None:
+        super().__init__(kernel)
+        self._kernel = kernel
         groups: dict[int, list[int]] = {}
         for position, segment in enumerate(segments):
             groups.setdefault(id(segment.owner), []).append(position)
         self._positions = list(groups.values())
         self._works = [kernel.prepare(strategy, [segments[p] for p in group], chunk_size) for group in groups.values()]
-        self._rows = [digest_count(strategy, segment.nbytes, chunk_size) for segment in segments]
+        size = kernel.algorithm.digest_size
+        self._sizes = [size * digest_count(strategy, segment.nbytes, chunk_size) for segment in segments]
+        self._results = kernel.allocate(max(1, sum(self._sizes)))[: sum(self._sizes)]
 
-    def run(self) -> float:
-        return sum(work.run() for work in self._works)
+    def enqueue(self, stream: Any) -> Callable[[], float]:
+        self._queue = self._kernel.queue_for(stream)
+        finishes = [work.enqueue(stream) for work in self._works]
+        return lambda: sum(finish() for finish in finishes)
 
-    def digests(self) -> Bytes:
-        parts: list[Bytes] = [np.empty(0, np.uint8)] * len(self._rows)
+    def output(self) -> Buffer:
+        """Gathers the digests of the works, which are in memory objects of their own, and waits for it."""
+        ends = np.cumsum(self._sizes).tolist()
+        copies = []
         for positions, work in zip(self._positions, self._works, strict=True):
-            rows = [self._rows[p] for p in positions]
-            for position, part in zip(positions, np.split(work.digests(), np.cumsum(rows)[:-1]), strict=True):
-                parts[position] = part
-        return np.concatenate(parts)
+            source, begin = work.output(), 0
+            for position in positions:
+                nbytes = self._sizes[position]
+                if nbytes:
+                    target = self._results[ends[position] - nbytes : ends[position]]
+                    copies.append(self._kernel.copy(source[begin : begin + nbytes], target, self._queue))
+                begin += nbytes
+        if copies:
+            copies[-1].wait()
+        return self._results
 
 
 def _enumerate(cl: Any) -> list[tuple[str, Any]]:
-    """Every device with what names it: its platform's number and its own, as pyopencl's PYOPENCL_CTX has them."""
+    """Every device with its identifier: the numbers of platform and device, as in pyopencl's PYOPENCL_CTX."""
     return [
         (f"{p}:{d}", device)
         for p, platform in enumerate(cl.get_platforms())

@@ -1,8 +1,7 @@
-"""Finds the OpenCL drivers that are on a machine without being registered there.
+"""Finds OpenCL drivers that are installed but not registered.
 
-A loader knows a driver by an .icd file. Two are commonly missing: the wheel `intel-opencl-rt` (Intel's runtime for
-CPUs) installs one that names a folder of the machine it was built on, and containers with NVIDIA's driver often have
-its library alone.
+A loader finds drivers through .icd files. Two are commonly missing: the wheel `intel-opencl-rt` (Intel's runtime for
+CPUs) installs one with a path that does not exist, and containers with NVIDIA's driver often have only its library.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ def _nvidia_driver() -> list[str]:
 
 @cache
 def announce_to_sycl() -> None:
-    """Lets the loader that SYCL brings find Intel's runtime, beside the drivers registered on the system.
+    """Makes SYCL's loader find Intel's runtime, in addition to the drivers registered on the system.
 
-    NVIDIA's is left out: SYCL needs unified shared memory, which it does not offer through OpenCL.
+    NVIDIA's driver is left out: SYCL needs unified shared memory, which it does not offer through OpenCL.
     """
     if libraries := _intel_cpu_runtime():
         os.environ.setdefault("OCL_ICD_FILENAMES", libraries[0])
@@ -44,9 +43,9 @@ def announce_to_sycl() -> None:
 
 @cache
 def announce_to_opencl() -> None:
-    """Lets the loader that pyopencl brings find these drivers, beside those registered on the system.
+    """Makes pyopencl's loader find these drivers, in addition to those registered on the system.
 
-    A user who sets OCL_ICD_VENDORS has the last word.
+    It does nothing if the user has set OCL_ICD_VENDORS.
     """
     if "OCL_ICD_VENDORS" in os.environ:
         return

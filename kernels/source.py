@@ -1,4 +1,4 @@
-"""The device code that CUDA C, HIP, OpenCL C and SYCL share, as one program text."""
+"""The source of the device code that CUDA C, HIP, OpenCL C and SYCL share."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ VARIANTS = {
     "unrolled": {"BYTEWISE": 0, "ROLLED": 0, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
     "bytewise": {"BYTEWISE": 1, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
 }
-"""The named versions of the device code, each one step before the one above it, and the macros that `kernels/device`
-knows them by.
+"""The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
-- "paired": where chunks are few, two threads share each of them;
-- "prefetched": messages are read as data that nothing writes (ld.global.nc), and the L2 cache fetches the 256 bytes
-  around each read;
-- "balanced": SHA-256's additions run on the multiply-add pipe, and of SHA-384's shifts half on the double-precision
-  pipe, where the device has one that keeps up;
-- "plain": the compiler chooses the pipes. SHA-384's rounds stand 16 at a time in a loop, SHA-256's in one line;
-- "unrolled": all rounds in one line, the latest 16 words of the message schedule in registers, 16 bytes a read;
-- "bytewise": reads byte by byte, the whole message schedule in an array: FIPS 180-4 as it is written.
+- "paired": two threads per chunk in calls of few chunks;
+- "prefetched": messages are read as read-only data (ld.global.nc), and each read makes the L2 cache fetch the 256 bytes
+  around it;
+- "balanced": SHA-256's additions run on the multiply-add pipe, and half of SHA-384's shifts on the double-precision
+  pipe, if that is as fast as the others;
+- "plain": the compiler chooses the pipes. SHA-384's rounds are a loop over 16 rounds, SHA-256's are unrolled;
+- "unrolled": all rounds unrolled, the latest 16 words of the message schedule in registers, 16 bytes per read;
+- "bytewise": reads single bytes and keeps the whole message schedule in an array: FIPS 180-4 as it is written.
 
-Without PTX, "balanced" and "prefetched" are "plain".
+Without PTX, "balanced" and "prefetched" are the same as "plain".
 """
 
 
 def functions(variant: str) -> tuple[str, ...]:
-    """What is launched of the text in that variant."""
+    """The device functions that are launched in that variant."""
     paired = ("hash_chunks_paired",) if VARIANTS[variant]["PAIRED"] else ()
     return ("hash_chunks", *paired, "hash_level", "reduce_tiles", "gather_roots", "fill_random")
 
 
 @cache
 def device_source(algorithm: Algorithm, variant: str) -> str:
-    """The text of every kernel for one algorithm, in one of `VARIANTS`."""
+    """The program for one algorithm, in one of `VARIANTS`."""
     macros = {
         "SHA": int(algorithm.name.removeprefix("sha")),
         "GROUP_SIZE": GROUP_SIZE,

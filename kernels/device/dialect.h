@@ -1,8 +1,8 @@
-/* The few words in which CUDA C, HIP, OpenCL C and host C++ differ.
+/* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ.
  *
- * Everything after this file is written in the common subset of the four, so that the SHA-2 device
- * code exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a
- * block (work-group), and for OpenCL C on NVIDIA's devices ARCHITECTURE, which CUDA C knows by itself. */
+ * Everything after this file is written in the common subset of the four languages, so that the SHA-2 device code
+ * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group),
+ * and, for OpenCL C on NVIDIA's devices, ARCHITECTURE. */
 
 #if defined(__OPENCL_VERSION__) /* OpenCL C, also as SYCL builds it */
 
@@ -34,8 +34,8 @@ typedef unsigned long long u64;
 #define DEVICE static __device__ __forceinline__
 #define GLOBAL
 #define TABLE static __constant__ const
-/* `blocks` of a multiprocessor that a kernel leaves registers for: so few that each thread has the registers it
- * wants, and no fewer, or the compiler saves registers by putting loads off. HIP's second bound is another. */
+/* `blocks`: the number of blocks per multiprocessor that must fit its registers. With too many, threads spill; with
+ * too few, the compiler saves registers nevertheless, by delaying loads. HIP's second bound has another meaning. */
 #if defined(__HIP__) || defined(__HIP_PLATFORM_AMD__)
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
 #else
@@ -56,8 +56,7 @@ typedef ulonglong2 u64x2;
 
 #endif
 
-/* NVIDIA's architectures by their number, as 90 for sm_90, and 0 elsewhere. PTX is understood by NVIDIA's
- * CUDA compilers and by its OpenCL compiler. */
+/* The number of NVIDIA's architecture (90 for sm_90), 0 elsewhere. NVIDIA's CUDA and OpenCL compilers accept PTX. */
 #if defined(__CUDA_ARCH__)
 #define ARCHITECTURE (__CUDA_ARCH__ / 10)
 #elif !defined(ARCHITECTURE)
@@ -65,8 +64,8 @@ typedef ulonglong2 u64x2;
 #endif
 #define HAVE_PTX (ARCHITECTURE > 0)
 
-/* Where all warps of a group wait for each other. In PTX (bar.sync) each may wait at a place of its own in the text, which
- * neither OpenCL C nor CUDA C grants their barriers. */
+/* A barrier for all warps of a group. In PTX (bar.sync) each warp may wait at a different place in the text, which
+ * neither OpenCL C nor CUDA C allows. */
 #if HAVE_PTX
 #define LOCAL_BARRIER asm volatile("bar.sync 0;" : : : "memory")
 #elif defined(__OPENCL_VERSION__)
@@ -75,5 +74,5 @@ typedef ulonglong2 u64x2;
 #define LOCAL_BARRIER __syncthreads()
 #endif
 
-/* Where double precision has a pipe of its own that keeps up with the others: A100, H100 and H200, B200. */
+/* Whether the double-precision pipe is as fast as the others: A100, H100, H200, B200. */
 #define HAVE_FP64_PIPE (ARCHITECTURE == 80 || ARCHITECTURE == 90 || ARCHITECTURE == 100)

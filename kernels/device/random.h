@@ -1,6 +1,6 @@
-/* Random input, made where it is needed. */
+/* Random input, generated on the device. */
 
-/* One thread eight bytes: word i of the SplitMix64 sequence of `seed` (Steele, Lea, Flood: Fast Splittable
+/* One thread per eight bytes: word i of the SplitMix64 sequence of `seed` (Steele, Lea, Flood: Fast Splittable
  * Pseudorandom Number Generators, OOPSLA 2014), stored little-endian. */
 KERNEL(1) fill_random(GLOBAL u64* words, u64 count, u64 seed) {
     u64 i = THREAD;

@@ -1,7 +1,7 @@
-/* SHA-256 and SHA-384 (FIPS 180-4), one block at a time, everything in registers.
+/* SHA-256 and SHA-384 (FIPS 180-4), one block at a time, in registers.
  *
- * The two algorithms are one text over different words: the including program defines SHA as 256 or
- * 384, and gets word, ROUNDS, BLOCK_WORDS32 and DIGEST_WORDS32 (in 32-bit words) with it. */
+ * The two algorithms differ in their words and constants. The including program defines SHA as 256 or 384; this file
+ * defines word, ROUNDS, BLOCK_WORDS32 and DIGEST_WORDS32 (sizes in 32-bit words) accordingly. */
 
 #if SHA == 256
 
@@ -36,7 +36,7 @@ TABLE u32 INITIAL[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
 
 typedef u64 word;
 #define ROUNDS 80
-#if ROLLED /* 80 rounds of 64-bit code are more than an instruction cache holds */
+#if ROLLED /* 80 rounds of 64-bit code do not fit into the instruction cache */
 #define UNROLL_SCHEDULE NO_UNROLL
 #else
 #define UNROLL_SCHEDULE UNROLL
@@ -81,15 +81,15 @@ TABLE u64 INITIAL[8] = {0xcbbb9d5dc1059ed8ul, 0x629a292a367cd507ul, 0x9159015a30
 #error "SHA must be 256 or 384"
 #endif
 
-/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), in the forms of fewest operations */
+/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), in the forms with the fewest operations */
 #define CH(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
 #define MAJ(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
 
-/* BALANCED: logic, shifts and additions compete for one pipe of NVIDIA's multiprocessors, while the
- * others have nothing to do. Part of the work goes there, by way of `one`, a kernel argument of that
- * value, so that no compiler can see through the arithmetic. */
+/* BALANCED: logic, shifts and additions compete for one execution pipe of NVIDIA's multiprocessors, while the others
+ * are idle. Part of the work is moved there. `one` is a kernel argument with the value 1, so that the compiler
+ * cannot simplify the arithmetic. */
 
-/* x + y. As x * one + y, an addition of SHA-256 runs on the multiply-add pipe. */
+/* x + y. SHA-256's additions run on the multiply-add pipe, as x * one + y. */
 #if BALANCED && HAVE_PTX && SHA == 256
 DEVICE u32 balanced_add(u32 x, u32 y, u32 one) {
     u32 sum;
@@ -101,8 +101,8 @@ DEVICE u32 balanced_add(u32 x, u32 y, u32 one) {
 #define ADD(x, y) ((x) + (y))
 #endif
 
-/* x >> n. Of SHA-384, the upper half's shift runs on the double-precision pipe: 2^52 + x is the double
- * whose lower word is x, and (2^52 + x) / 2^n + (2^52 - 2^52 / 2^n), rounded toward zero, is 2^52 + (x >> n). */
+/* x >> n. In SHA-384, the shift of the upper half runs on the double-precision pipe: 2^52 + x is the double whose
+ * lower word is x, and (2^52 + x) / 2^n + (2^52 - 2^52 / 2^n), rounded toward zero, is 2^52 + (x >> n). */
 #if BALANCED && HAVE_FP64_PIPE && SHA == 384
 DEVICE u64 balanced_shift_right(u64 x, u32 n, u32 one) {
     u32 low = (u32)x, high = (u32)(x >> 32), upper_of_2_52 = 0x43300000u * one;
@@ -130,8 +130,8 @@ DEVICE void initialise(word state[8]) {
     UNROLL for (int i = 0; i < 8; ++i) state[i] = INITIAL[i];
 }
 
-/* One round of compress() below, with W_t + K_t. The working variables are plain variables and not an
- * array, and this is no function: else Intel's compiler for CPUs keeps them in memory, ten times slower. */
+/* One round of compress() below, with W_t + K_t. The working variables are not an array, and this is a macro, because
+ * Intel's CPU compiler would otherwise keep them in memory, which is ten times slower. */
 #define ROUND(w_plus_k)                                                      \
     do {                                                                     \
         word t1 = ADD(ADD(h, BIG_SIGMA_1(e)), ADD(CH(e, f, g), (w_plus_k))); \
@@ -146,7 +146,7 @@ DEVICE void initialise(word state[8]) {
         a = ADD(t1, t2);                                                     \
     } while (0)
 
-/* W_t, in the place of W_(t - 16), of which t is given modulo 16. */
+/* Replaces W_(t - 16) by W_t; t is modulo 16. */
 #define SCHEDULE(w, t)                                  \
     ((w)[t] = ADD(ADD((w)[t], (w)[((t) + 9) & 15]), \
                   ADD(SMALL_SIGMA_0((w)[((t) + 1) & 15]), SMALL_SIGMA_1((w)[((t) + 14) & 15]))))
@@ -162,9 +162,9 @@ DEVICE void add_to_state(word state[8], word a, word b, word c, word d, word e, 
     state[7] = ADD(state[7], h);
 }
 
-/* FIPS 180-4 sections 6.2.2 and 6.4.2: `state` after one more message block. `w` holds the block's 16
- * words and is overwritten by the message schedule, of which only the latest 16 words are kept.
- * BYTEWISE keeps the whole schedule in an array, as FIPS 180-4 has it. */
+/* FIPS 180-4 sections 6.2.2 and 6.4.2: updates `state` with one message block. `w` holds the 16 words of the block
+ * and is overwritten by the latest 16 words of the message schedule. BYTEWISE keeps the whole schedule in an array,
+ * as FIPS 180-4 describes it. */
 DEVICE void compress(word state[8], word w[16], u32 one) {
     word a = state[0], b = state[1], c = state[2], d = state[3];
     word e = state[4], f = state[5], g = state[6], h = state[7];

@@ -1,12 +1,12 @@
 /* The kernels: digests of chunks, and the Merkle Tree Hash of RFC 9162 section 2.1.1 over them.
  *
- * A call covers `segments` ranges of memory, described by a table of 64-bit words: their offsets from
- * `base` (modulo 2^64), their lengths in bytes, the slot of each one's first chunk in `digests`, which has
- * a slot for each chunk, the number of whole chunks before each one's, and the segments whose last chunk is
- * short. The tree is reduced in place: a node lies in the slot of its leftmost leaf, so a last node without
- * a neighbour is promoted by doing nothing, and no memory is needed beside one digest a leaf. */
+ * A call covers `segments` ranges of memory, described by a table of 64-bit words, in five columns: the offset of
+ * each segment from `base` (modulo 2^64), its length in bytes, the slot of its first chunk in `digests`, and the
+ * number of full chunks of the segments before it; then the segments whose last chunk is partial. `digests` has one
+ * slot per chunk. The tree is reduced in place: a node is in the slot of its leftmost leaf. So an odd last node is
+ * promoted by doing nothing, and the tree needs no memory besides one digest per leaf. */
 
-/* The last segment s with key(s) <= i, where key(s) = (first[s] >> shift) + s * spread never falls and
+/* The last segment s with key(s) <= i, where key(s) = (first[s] >> shift) + s * spread is non-decreasing and
  * key(0) = 0. */
 DEVICE u64 find_segment(GLOBAL const u64* first, u64 segments, u64 i, u32 shift, u64 spread) {
     u64 low = 0, high = segments;
@@ -20,7 +20,7 @@ DEVICE u64 find_segment(GLOBAL const u64* first, u64 segments, u64 i, u32 shift,
     return low;
 }
 
-/* Slots are multiples of 16 bytes, on a 16-byte boundary. */
+/* Slots are a multiple of 16 bytes long, on a 16-byte boundary. */
 DEVICE void store_digest(GLOBAL u32* slot, const word state[8]) {
     UNROLL for (int i = 0; i < DIGEST_WORDS32; i += 4) {
         u32x4 four;
@@ -53,61 +53,63 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, word stat
     compress(state, w, one);
 }
 
-/* The segment of chunk number `chunk` of a call; the chunk's place among the segment's goes to `index`. Short chunks come
- * first, the longest before the others, and whole ones after them: neighbouring threads take the same way, and none that
- * takes long begins late. */
-DEVICE u64 segment_of_chunk(GLOBAL const u64* table, u64 segments, u64 shorts, u64 chunks, u64 chunk, u64* index) {
-    GLOBAL const u64 *wholes_before = table + 3 * segments, *with_short = table + 4 * segments;
+/* The segment of chunk number `chunk` of a call; `index` becomes the chunk's number in the segment. Partial chunks
+ * are numbered first, longest first, then the full ones: so neighbouring threads take the same path, and slow
+ * threads start early. */
+DEVICE u64 segment_of_chunk(GLOBAL const u64* table, u64 segments, u64 partial_chunks, u64 chunks, u64 chunk,
+                            u64* index) {
+    GLOBAL const u64 *full_before = table + 3 * segments, *with_partial = table + 4 * segments;
     u64 segment;
-    if (chunk < shorts) {
-        segment = with_short[chunk];
-        *index = (segment + 1 < segments ? wholes_before[segment + 1] : chunks - shorts) - wholes_before[segment];
+    if (chunk < partial_chunks) {
+        segment = with_partial[chunk];
+        *index = (segment + 1 < segments ? full_before[segment + 1] : chunks - partial_chunks) - full_before[segment];
     } else {
-        segment = find_segment(wholes_before, segments, chunk - shorts, 0, 0);
-        *index = chunk - shorts - wholes_before[segment];
+        segment = find_segment(full_before, segments, chunk - partial_chunks, 0, 0);
+        *index = chunk - partial_chunks - full_before[segment];
     }
     return segment;
 }
 
-/* Where chunk number `chunk` begins. Its bytes go to `length`, and to `tagged` whether it gets the leaf prefix: a tagged
- * segment of no bytes has one slot, which gets the root of the empty tree, H(""). */
+/* The first byte of chunk number `chunk`. `length` becomes its size in bytes. `tagged` becomes 0 if it is empty: an
+ * empty segment of a tree has one slot, for the root of the empty tree, H(""), which has no leaf prefix. */
 DEVICE GLOBAL const u8* find_chunk(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size,
-                                   u64 shorts, u64 chunks, u64 chunk, u64* length, u32* tagged) {
+                                   u64 partial_chunks, u64 chunks, u64 chunk, u64* length, u32* tagged) {
     GLOBAL const u64 *offsets = table, *lengths = table + segments;
-    u64 index, segment = segment_of_chunk(table, segments, shorts, chunks, chunk, &index);
-    *length = chunk < shorts ? lengths[segment] - index * chunk_size : chunk_size;
+    u64 index, segment = segment_of_chunk(table, segments, partial_chunks, chunks, chunk, &index);
+    *length = chunk < partial_chunks ? lengths[segment] - index * chunk_size : chunk_size;
     if (*length == 0) *tagged = 0;
     return base + offsets[segment] + index * chunk_size;
 }
 
-/* Its slot. After the rounds it is looked for again, not kept: they want the registers. `one` keeps from the compiler
- * that it has been there before. */
-DEVICE GLOBAL u32* find_slot(GLOBAL u32* digests, GLOBAL const u64* table, u64 segments, u64 shorts, u64 chunks,
+/* Its slot. It is computed again after the rounds, which need the registers that would keep it. The factor `one`
+ * stops the compiler from seeing that it is the same computation. */
+DEVICE GLOBAL u32* find_slot(GLOBAL u32* digests, GLOBAL const u64* table, u64 segments, u64 partial_chunks, u64 chunks,
                              u64 chunk, u32 one) {
-    u64 index, segment = segment_of_chunk(table, segments, shorts, chunks, chunk * one, &index);
+    u64 index, segment = segment_of_chunk(table, segments, partial_chunks, chunks, chunk * one, &index);
     return digests + (table[2 * segments + segment] + index) * DIGEST_WORDS32;
 }
 
-/* One thread a chunk: its digest, or with `tagged` its leaf hash, into its slot. */
+/* One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot. */
 KERNEL(SHA == 256 ? 7 : 3)
-hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged, u64 shorts,
-            u64 chunks, GLOBAL u32* digests, u32 one) {
+hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
+            u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
     u64 chunk = THREAD, length;
     if (chunk >= chunks) return;
-    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, shorts, chunks, chunk, &length, &tagged);
+    GLOBAL const u8* data =
+        find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, &length, &tagged);
     word state[8];
     hash_message(data, length, tagged, chunk_size, state, one);
-    store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state);
+    store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
 }
 
-/* In OpenCL C on NVIDIA's devices alone: elsewhere all work-items must meet at one and the same barrier. */
+/* OpenCL C requires all work-items of a group to meet at the same barrier in the text; with PTX they need not. */
 #if PAIRED && !(defined(__OPENCL_VERSION__) && !HAVE_PTX)
 
 #define PAIRS (GROUP_SIZE / 2)
 #define STAGED (SHA == 256 ? 64 : 16) /* words of the schedule between two barriers */
 #define STAGE words stage[2][STAGED / WORDS_OF_16_BYTES][PAIRS]
 
-/* What passes through the stage at once: 16 bytes of W_t + K_t. */
+/* The unit of the stage: 16 bytes of W_t + K_t. */
 #if SHA == 256
 typedef u32x4 words;
 #define WORDS_OF_16_BYTES 4
@@ -141,15 +143,15 @@ DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage
     }
 }
 
-/* The first thread of a pair: reads the message's blocks and puts W_t + K_t on the stage, in two buffers that
- * take turns. It goes on to `longest` blocks with the rest of its group. */
-DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 usual_length, u64 longest,
+/* The first thread of a pair: reads the blocks of the message and puts W_t + K_t on the stage, which is double-
+ * buffered. It goes on for `longest` blocks, like its whole group. */
+DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_chunk_bytes, u64 longest,
                            LOCAL_POINTER STAGE, u32 pair, u32 one) {
     u64 blocks = block_count(length, tagged);
-    int usual = is_usual(data, length, usual_length);
-    u64 wide = usual ? length / (4 * BLOCK_WORDS32) : 0;
+    int full = is_full_and_aligned(data, length, full_chunk_bytes);
+    u64 wide = full ? length / (4 * BLOCK_WORDS32) : 0;
     GLOBAL const u32x4* source = (GLOBAL const u32x4*)aligned_words(data, tagged);
-    u32x4 raw[BLOCK_WORDS32 / 4]; /* of the next block, fetched long before it is needed */
+    u32x4 raw[BLOCK_WORDS32 / 4]; /* the next block, loaded long before it is needed */
     u32 before = 0, buffer = 0;
     word w[16];
     if (wide > 0) load_block(source, raw);
@@ -158,7 +160,7 @@ DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 us
             cut_block(raw, tagged, &before, w);
             source += BLOCK_WORDS32 / 4;
             if (block + 1 < wide) load_block(source, raw);
-        } else if (usual && ends_with_padding_block(usual_length)) {
+        } else if (full && ends_with_padding_block(full_chunk_bytes)) {
             padding_block(length, tagged, before, w);
         } else if (block < blocks) {
             read_block(data, length, tagged, block, w);
@@ -177,7 +179,7 @@ DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 us
     }
 }
 
-/* The second thread of a pair: the rounds over what the first one put on the stage, and the hash value. */
+/* The second thread of a pair: runs the rounds over what the first one put on the stage, and has the hash value. */
 DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, word state[8], u32 one) {
     u32 buffer = 0;
     initialise(state);
@@ -192,37 +194,39 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
             }
             buffer ^= 1;
         }
-        if (block < blocks) /* else the rounds went over what was left there */
+        if (block < blocks) /* later rounds were over what was left on the stage */
             add_to_state(state, a, b, c, d, e, f, g, h, one);
     }
 }
 
-/* Two threads a chunk, to the same result, in less time a chunk: it counts where there are too few chunks for all
- * of a device's schedulers. The two are in neighbouring warps of 32, so on two of NVIDIA's schedulers. */
+/* Like hash_chunks with two threads per chunk, which is faster if there are too few chunks to occupy all schedulers
+ * of a device. The two threads are in neighbouring warps, so on two schedulers of NVIDIA's multiprocessors. */
 KERNEL(3)
 hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-                   u64 shorts, u64 chunks, GLOBAL u32* digests, u32 one) {
+                   u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
     LOCAL STAGE;
     u32 warp = THREAD_OF_GROUP / 32, pair = warp / 2 * 32 + THREAD_OF_GROUP % 32;
     u64 chunk = GROUP * PAIRS + pair, length;
-    u64 longest = block_count(chunk_size, tagged); /* the same for all threads, which meet at every barrier */
+    u64 longest = block_count(chunk_size, tagged); /* the same for all threads, so that all meet at every barrier */
     u64 present = chunk < chunks ? chunk : chunks - 1;
-    GLOBAL const u8* data = find_chunk(base, table, segments, chunk_size, shorts, chunks, present, &length, &tagged);
+    GLOBAL const u8* data =
+        find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, present, &length, &tagged);
     if (warp % 2 == 0) {
         expand_message(data, length, tagged, chunk_size, longest, stage, pair, one);
     } else {
         word state[8];
         run_rounds(block_count(length, tagged), longest, stage, pair, state, one);
-        if (chunk < chunks) store_digest(find_slot(digests, table, segments, shorts, chunks, chunk, one), state);
+        if (chunk < chunks)
+            store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
     }
 }
 
 #endif
 
-/* Tile number `tile` of a call: up to 2^levels nodes at `level` of one segment's tree that have one node above them,
- * `levels` higher. Segment s's tiles are numbered from (its first slot >> (level + levels)) + s on. Returns the number of
- * nodes, 0 where there is no such tile; the first one's slot goes to `slot`. `slots` is the number of chunks of the
- * whole call. */
+/* Tile number `tile` of a call: up to 2^levels nodes at `level` of one segment's tree, with a common ancestor
+ * `levels` higher. The tiles of segment s are numbered from (its first slot >> (level + levels)) + s. Returns the
+ * number of nodes, 0 if there is no such tile; `slot` becomes the slot of the first node. `slots` is the number of
+ * chunks of the call. */
 DEVICE u32 find_tile(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, u32 levels, u64 tile, u64* slot) {
     GLOBAL const u64* first = table + 2 * segments;
     u32 shift = level + levels;
@@ -236,15 +240,15 @@ DEVICE u32 find_tile(GLOBAL const u64* table, u64 segments, u64 slots, u32 level
     return nodes - begin < 1u << levels ? (u32)(nodes - begin) : 1u << levels;
 }
 
-/* The node above `left`, and the node that lies `stride` words behind it, takes its place. */
+/* Replaces `left` by the parent of it and of the node `stride` words after it. */
 DEVICE void join_nodes(GLOBAL u32* left, u64 stride, u32 one) {
     word state[8];
     hash_node(left, left + stride, state, one);
     store_digest(left, state);
 }
 
-/* One thread a node at `level` + 1 of any segment's tree, from the two below it: no thread waits for another, which counts
- * where there are many nodes or segments. */
+/* One thread per node at `level` + 1 of any segment's tree, from its two children. No thread waits for another,
+ * which is faster if there are many nodes or segments. */
 KERNEL(SHA == 256 ? 7 : 3)
 hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u32* digests, u32 one) {
     u64 slot;
@@ -252,8 +256,8 @@ hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u
         join_nodes(digests + slot * DIGEST_WORDS32, (u64)DIGEST_WORDS32 << level, one);
 }
 
-/* One group a tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree: all the levels above it that lie in the tile,
- * in place, in one launch. */
+/* One group per tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree: all levels above it in the tile, in
+ * place, in one launch. */
 KERNEL(SHA == 256 ? 7 : 3)
 reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u32* digests, u32 one) {
     u64 slot;
@@ -266,7 +270,7 @@ reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL
     }
 }
 
-/* One thread a 32-bit word of a root: the roots, gathered from each segment's first slot. */
+/* One thread per 32-bit word of a root: copies the roots from the first slot of each segment. */
 KERNEL(1) gather_roots(GLOBAL const u64* table, u64 segments, GLOBAL const u32* digests, GLOBAL u32* roots) {
     GLOBAL const u64* first = table + 2 * segments;
     u64 i = THREAD;

@@ -41,13 +41,13 @@ class TimedWork(Work):
         self.seconds = seconds
         self.runs = 0
 
-    def run(self) -> float:
+    def enqueue(self, stream: object) -> Callable[[], float]:
         self.runs += 1
         seconds = next(self.seconds)
         self.clock.now += seconds + OVERHEAD
-        return seconds
+        return lambda: seconds
 
-    def digests(self) -> Bytes:
+    def output(self) -> Buffer:
         raise NotImplementedError
 
 

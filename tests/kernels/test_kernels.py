@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,14 +313,14 @@ def launches_of_a_tree(kernel: DeviceKernel, monkeypatch: pytest.MonkeyPatch, le
     buffer = kernel.put(painted(64 * max(leaves)))
     work = kernel.prepare("tree", [buffer[: 64 * n] for n in leaves], 64)
     counted: list[Launch] = []
-    execute = kernel.execute
+    launch = kernel.launch
 
-    def count(launches: Sequence[Launch]) -> float:
+    def count(launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
         counted.extend(launches)
-        return execute(launches)
+        return launch(launches, queue)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernel, "execute", count)
+        patch.setattr(kernel, "launch", count)
         work.run()
     return len(counted)
 

@@ -23,12 +23,12 @@ def check_table(layout: Layout, offsets: list[int], lengths: list[int], chunks: 
     """Where each segment is, how its chunks are numbered, and that those which are short come first."""
     count = len(lengths)
     columns = [layout.table[place * count : (place + 1) * count].tolist() for place in range(4)]
-    wholes = [length // max(1, layout.chunk_size) for length in lengths]
-    assert columns == [offsets, lengths, *([sum(of[:i]) for i in range(count)] for of in (chunks, wholes))]
-    with_short = layout.table[4 * count :].tolist()
-    assert sorted(with_short) == [i for i in range(count) if chunks[i] > wholes[i]]
-    assert len(with_short) == layout.shorts
-    left = [lengths[i] - wholes[i] * layout.chunk_size for i in with_short]
+    full_chunks = [length // max(1, layout.chunk_size) for length in lengths]
+    assert columns == [offsets, lengths, *([sum(of[:i]) for i in range(count)] for of in (chunks, full_chunks))]
+    with_partial = layout.table[4 * count :].tolist()
+    assert sorted(with_partial) == [i for i in range(count) if chunks[i] > full_chunks[i]]
+    assert len(with_partial) == layout.partial_chunks
+    left = [lengths[i] - full_chunks[i] * layout.chunk_size for i in with_partial]
     assert left == sorted(left, reverse=True)
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,11 @@ class CudaOnHost(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         return _HostStage(self.allocate(nbytes))
 
-    def execute(self, launches: Sequence[Launch]) -> float:
+    def queue_for(self, stream: Any) -> None:
+        if stream is not None:
+            raise TypeError(f"{type(stream).__name__} is not accepted as a stream: the host has none, only None is")
+
+    def launch(self, launches: Sequence[Launch], queue: None) -> Callable[[], float]:
         for launch in launches:
             values = [
                 ctypes.c_uint64(a.address)
@@ -147,4 +151,4 @@ class CudaOnHost(DeviceKernel):
             status = self._library.launch(launch.function.encode(), ctypes.c_ulong(launch.groups), pointers)
             if status:
                 raise RuntimeError(f"{launch.function}: {_ERRORS[status]}")
-        return 0.0
+        return lambda: 0.0

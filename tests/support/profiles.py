@@ -31,9 +31,7 @@ def examples(count: int) -> hypothesis.settings:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--thorough", action="store_true", help="also run what the short form leaves out"
-    )
+    parser.addoption("--thorough", action="store_true", help="also run what the short form leaves out")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,14 @@ class Simulated(NumbaCuda):
     def get(self, buffer: Buffer) -> Bytes:
         return np.frombuffer(ctypes.string_at(buffer.address, buffer.nbytes), np.uint8)
 
-    def execute(self, launches: Sequence[Launch]) -> float:
+    def queue_for(self, stream: Any) -> None:
+        assert stream is None
+
+    def launch(self, launches: Sequence[Launch], queue: None) -> Callable[[], float]:
         for launch in launches:
             arguments = [_argument(a) for a in launch.arguments]
             self._functions[launch.function][launch.groups, layout.GROUP_SIZE](*arguments)
-        return 0.0
+        return lambda: 0.0
 
     def _watch(self) -> None:
         """Lets the device code reach this kernel's memory alone."""
