@@ -482,7 +482,7 @@ def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
     rows = machine_rows()
     first = throughput.EXPERIMENT.figure(rows, [], tmp_path / "a" / "throughput")
     second = throughput.EXPERIMENT.figure(rows, [], tmp_path / "b" / "throughput")
-    assert [path.suffix for path in first] == [".png", ".pdf", ".csv"]
+    assert [path.suffix for path in first] == [".png", ".pdf", ".svg", ".csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert len(first[-1].read_text().splitlines()) == 1 + len(rows)
 

@@ -235,7 +235,7 @@ def test_rows_of_variants_that_are_no_more_are_not_drawn(tmp_path: Path) -> None
 
 def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
     first, second = (EXPERIMENT.figure(made_up(), [], tmp_path / name / "ablation") for name in "ab")
-    assert [path.name for path in first] == ["ablation.png", "ablation.pdf", "ablation.csv"]
+    assert [path.name for path in first] == ["ablation.png", "ablation.pdf", "ablation.svg", "ablation.csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert all(path.stat().st_size > 0 for path in first)
 

@@ -96,7 +96,7 @@ def drawn(tmp_path: Path, predictions: Sequence[Prediction], *machines: MachineR
 
 
 def table(written: Sequence[Path]) -> list[dict[str, str]]:
-    assert [path.suffix for path in written] == [".png", ".pdf", ".csv"]
+    assert [path.suffix for path in written] == [".png", ".pdf", ".svg", ".csv"]
     with written[-1].open() as text:
         lines = csv.DictReader(text)
         assert tuple(lines.fieldnames or ()) == COLUMNS
@@ -181,7 +181,12 @@ def test_one_machines_figure_has_every_kernel_under_the_limit(tmp_path: Path) ->
 
 def test_the_same_results_draw_the_same_files(tmp_path: Path) -> None:
     machine = MachineResults("nvidia-h200", [measured(968)], [limit(1020)])
-    names = ("figures/architectures.png", "figures/architectures.pdf", "figures/architectures.csv")
+    names = (
+        "figures/architectures.png",
+        "figures/architectures.pdf",
+        "figures/architectures.svg",
+        "figures/architectures.csv",
+    )
     drawn_twice = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()

@@ -181,7 +181,7 @@ def test_each_kind_of_device_has_its_figure(monkeypatch: pytest.MonkeyPatch, tmp
     ]
     assert written == ["batched-vs-tree.png", "batched-vs-tree_cpu.png"]
     alone = EXPERIMENT.figure(cpu(), [], tmp_path / "alone")
-    assert [path.name for path in alone] == ["alone.png", "alone.pdf", "alone.csv"]
+    assert [path.name for path in alone] == ["alone.png", "alone.pdf", "alone.svg", "alone.csv"]
 
 
 def test_a_kernel_with_fewer_points_is_not_drawn_for_being_faster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_both_times_and_their_ratio_are_readings(taken: list[Reading]) -> None:
 
 def test_the_figure_shows_both(taken: list[Reading], tmp_path: Path) -> None:
     first, second = (clock.EXPERIMENT.figure([], taken, tmp_path / x / "clock") for x in "ab")
-    assert [path.suffix for path in first] == [".png", ".pdf", ".csv"]
+    assert [path.suffix for path in first] == [".png", ".pdf", ".svg", ".csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert len(first[-1].read_text().splitlines()) == 1 + 6
 

@@ -256,5 +256,5 @@ def test_figure_tells_what_each_bar_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_figure_is_written(tmp_path: Path) -> None:
     written = EXPERIMENT.figure([of_model("cupy", 0.001), one_core(0.5)], [], tmp_path / "x")
-    assert sorted(path.suffix for path in written) == [".csv", ".pdf", ".png"]
+    assert sorted(path.suffix for path in written) == [".csv", ".pdf", ".png", ".svg"]
     assert all(path.stat().st_size > 0 for path in written)

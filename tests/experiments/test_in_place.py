@@ -199,7 +199,7 @@ def made_up() -> tuple[list[Any], list[Reading]]:
 def test_the_figure_shows_seconds_and_throughput(tmp_path: Path) -> None:
     rows, readings = made_up()
     written = EXPERIMENT.figure(rows, readings, tmp_path / "in-place")
-    assert [path.name for path in written] == ["in-place.png", "in-place.pdf", "in-place.csv"]
+    assert [path.name for path in written] == ["in-place.png", "in-place.pdf", "in-place.svg", "in-place.csv"]
     with written[-1].open() as file:
         lines = list(csv.DictReader(file))
     assert [line["unit"] for line in lines] == ["seconds"] * 3 + ["GB/s"] * 4

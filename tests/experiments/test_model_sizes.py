@@ -246,7 +246,7 @@ def test_names_of_models_do_not_touch(monkeypatch: pytest.MonkeyPatch, rows: lis
 
 def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
     first, second = (EXPERIMENT.figure(gpu() + cpu(), peaks(), tmp_path / name / "model-sizes") for name in "ab")
-    assert [path.name for path in first] == ["model-sizes.png", "model-sizes.pdf", "model-sizes.csv"]
+    assert [path.name for path in first] == ["model-sizes.png", "model-sizes.pdf", "model-sizes.svg", "model-sizes.csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     with first[-1].open() as file:
         lines = list(csv.DictReader(file))

@@ -472,7 +472,7 @@ def test_figure_tells_what_each_bar_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_figure_of_rows_or_of_readings_alone(tmp_path: Path) -> None:
     for name, rows, readings in (("rows", [row()], []), ("readings", [], list(made_up()))):
         written = peers.EXPERIMENT.figure(rows, readings, tmp_path / name)
-        assert sorted(path.suffix for path in written) == [".csv", ".pdf", ".png"]
+        assert sorted(path.suffix for path in written) == [".csv", ".pdf", ".png", ".svg"]
         assert all(path.stat().st_size > 0 for path in written)
 
 

@@ -396,7 +396,7 @@ def gpu_rows() -> list[Any]:
 
 def drawn(path: Path, rows: list[Any], of: list[Reading]) -> list[dict[str, str]]:
     written = experiment.EXPERIMENT.figure(rows, of, path)
-    assert [file.suffix for file in written] == [".png", ".pdf", ".csv"]
+    assert [file.suffix for file in written] == [".png", ".pdf", ".svg", ".csv"]
     with written[-1].open() as text:
         return list(csv.DictReader(text))
 

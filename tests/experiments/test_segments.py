@@ -164,7 +164,7 @@ def test_a_shape_may_be_missing(monkeypatch: pytest.MonkeyPatch, missing: int) -
 def test_a_single_row_draws(tmp_path: Path) -> None:
     for i, one in enumerate(lane("cupy", "0", 868.0)):
         written = EXPERIMENT.figure([one], [], tmp_path / str(i))
-        assert [path.suffix for path in written] == [".png", ".pdf", ".csv"]
+        assert [path.suffix for path in written] == [".png", ".pdf", ".svg", ".csv"]
 
 
 def test_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
 
 def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
     first, second = (EXPERIMENT.figure(gpu(), [], tmp_path / name / "segments") for name in "ab")
-    assert [path.name for path in first] == ["segments.png", "segments.pdf", "segments.csv"]
+    assert [path.name for path in first] == ["segments.png", "segments.pdf", "segments.svg", "segments.csv"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     with first[-1].open() as file:
         lines = list(csv.DictReader(file))

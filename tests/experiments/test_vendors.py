@@ -125,7 +125,7 @@ def test_no_digest_is_trusted_over_another() -> None:
 
 def test_equal_digests_are_said_to_be_equal(tmp_path: Path) -> None:
     written = EXPERIMENT.overview(machines(), tmp_path / "vendors")
-    assert [path.suffix for path in written] == [".png", ".pdf", ".csv"]
+    assert [path.suffix for path in written] == [".png", ".pdf", ".svg", ".csv"]
     lines = table(tmp_path / "vendors")
     assert len(lines) == sum(len(machine.rows) for machine in machines())
     common = [line for line in lines if line["bytes"] == str(COMMON_SIZE)]
