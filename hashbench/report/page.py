@@ -1,7 +1,8 @@
-"""The report: one page with every claim, its verdict and what it rests on, made from the results alone.
+"""The report: one page with every claim, its verdict and the numbers behind it, computed from the results alone.
 
-It is one file that needs nothing else: figures are inside, there are no scripts, and nothing is fetched. The same
-results give the same bytes.
+The page is one file that fetches nothing. Its figures are embedded, and its content security policy allows only its own
+style sheet and the script that sorts tables; without that script the page is still complete. Links to CSV files are
+relative to the results folder, where the page belongs. The same results give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from hashbench.bench import measurement, verification
 from hashbench.bench.experiment import machines_with
+from hashbench.bench.readings import readings_path
 from hashbench.bench.records import ResultsError
-from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, Row, experiment_names, machine_folders
+from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, Row, experiment_names, machine_folders, rows_path
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
@@ -29,53 +34,67 @@ from hashbench.limits.gpus import gpus
 from hashbench.report.claims import CLAIMS, Claim, Results
 from hashbench.report.findings import Finding, Table, Verdict, number
 
-TEMPLATE = "report.html"
-
 Facts = Sequence[tuple[str, str]]
 """Names and values."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure inside the page.
+    """A figure embedded in the page.
 
     Attributes:
-        source: the PNG, as a data URI.
-        alt: what stands for it where it is not seen.
-        caption: under it.
+        source: the SVG, as a data URI.
+        alt: the text for readers who do not see it.
+        caption: the text below it.
+        data: link to its numbers as CSV; "" without them.
     """
 
     source: str
     alt: str
     caption: str
+    data: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A claim, and all that the page says of it."""
+    """A claim and everything the page says about it; `sources` are links to its rows and readings."""
 
     claim: Claim
     finding: Finding
     pictures: Sequence[Picture]
+    sources: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one machine measured for one experiment. The links are empty where the file does not exist."""
+
+    experiment: str
+    rows: int
+    rows_file: str
+    readings: int
+    readings_file: str
+    dates: str
+    commits: str
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine, and what was measured on it: a line an experiment."""
+    """One machine and what was measured on it."""
 
     name: str
     facts: Facts
-    measured: Table
+    measured: Sequence[Measured]
 
 
 def build(results: Path) -> str:
-    """The page, as HTML.
+    """Returns the page as HTML.
 
     Args:
-        results: the folder of results, with the figures that `hashbench figures` drew.
+        results: the results folder, with the figures that `hashbench figures` drew.
 
     Raises:
-        ResultsError: there are no results, or a file cannot be used.
+        ResultsError: there are no results, or a file is unusable.
     """
     folders = machine_folders(results)
     names = sorted({name for folder in folders for name in experiment_names(folder)})
@@ -86,12 +105,16 @@ def build(results: Path) -> str:
     rows = [row for machine in every for row in machine.rows]
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    ).from_string((files("hashbench.report") / TEMPLATE).read_text())
+    ).from_string(_own("report.html"))
+    style, script = _own("report.css"), _own("report.js")
     return template.render(
         zip=zip,
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
         sections=sections,
         verdicts=[(verdict, verdicts[verdict]) for verdict in Verdict if verdicts[verdict]],
-        machines=[_machine(folder, measured) for folder in folders],
+        machines=[_machine(folder, measured, results) for folder in folders],
         rows=len(rows),
         readings=sum(len(machine.readings) for machine in every),
         predictions=_predictions(results / static_model.PREDICTIONS_FILE, rows),
@@ -102,28 +125,51 @@ def build(results: Path) -> str:
     )
 
 
+def _own(name: str) -> str:
+    """The text of a file of this package."""
+    return (files("hashbench.report") / name).read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    """A content security policy's name for an inline style sheet or script."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _link(path: Path, results: Path) -> str:
+    """A link from the results folder to a file in it; "" where there is no such file."""
+    return quote(path.relative_to(results).as_posix()) if path.is_file() else ""
+
+
 def _section(claim: Claim, measured: Results, results: Path) -> Section:
     finding = claim.finding(measured)
-    return Section(claim, finding, list(_pictures(claim, finding, results)) if claim.experiment else [])
+    if not claim.experiment:
+        return Section(claim, finding, (), ())
+    places = [results / name for name in finding.machines]
+    paths = [path(place, claim.experiment) for place in places for path in (rows_path, readings_path)]
+    sources = [link for link in (_link(path, results) for path in paths) if link]
+    return Section(claim, finding, list(_pictures(claim, finding, results)), sources)
 
 
 def _pictures(claim: Claim, finding: Finding, results: Path) -> Iterator[Picture]:
-    """The experiment's figures over all machines, or else those of each machine that the verdict rests on."""
-    of_machines = [picture for name in finding.machines for picture in _pictures_in(results / name, claim, name)]
-    yield from list(_pictures_in(results, claim, "all machines")) or of_machines
+    """The experiment's figures over all machines; without one, those of each machine that the verdict rests on."""
+    of_machines = [
+        picture for name in finding.machines for picture in _pictures_in(results / name, claim, name, results)
+    ]
+    yield from list(_pictures_in(results, claim, "all machines", results)) or of_machines
 
 
-def _pictures_in(folder: Path, claim: Claim, where: str) -> Iterator[Picture]:
+def _pictures_in(folder: Path, claim: Claim, where: str, results: Path) -> Iterator[Picture]:
     figures = folder / FIGURES_FOLDER
-    for path in [figures / f"{claim.experiment}.png", *sorted(figures.glob(f"{claim.experiment}_*.png"))]:
+    for path in [figures / f"{claim.experiment}.svg", *sorted(figures.glob(f"{claim.experiment}_*.svg"))]:
         if not path.exists():
             continue
         part = path.stem.removeprefix(claim.experiment).replace("_", " ").strip()
         title = ", ".join(filter(None, (claim.name, where, part)))
         yield Picture(
-            source=f"data:image/png;base64,{b64encode(_read(path)).decode()}",
-            alt=f"Figure of {title}. {claim.shows} The numbers are in the table of this claim.",
+            source=f"data:image/svg+xml;base64,{b64encode(_read(path)).decode()}",
+            alt=f"Figure for {title}. {claim.shows} The numbers are in this claim's table.",
             caption=f"{title}. {claim.shows}",
+            data=_link(path.with_suffix(".csv"), results),
         )
 
 
@@ -137,22 +183,22 @@ def _read(path: Path) -> bytes:
 # Machines ------------------------------------------------------------------------------------------------------------
 
 
-def _machine(folder: Path, measured: Results) -> Machine:
+def _machine(folder: Path, measured: Results, results: Path) -> Machine:
     lines = [
-        (
-            name,
-            f"{len(machine.rows):,}",
-            f"{len(machine.readings):,}",
-            _dates([*(row.date for row in machine.rows), *(reading.date for reading in machine.readings)]),
-            ", ".join(sorted({*(row.commit for row in machine.rows), *(r.commit for r in machine.readings)})),
+        Measured(
+            experiment=name,
+            rows=len(machine.rows),
+            rows_file=_link(rows_path(folder, name), results),
+            readings=len(machine.readings),
+            readings_file=_link(readings_path(folder, name), results),
+            dates=_dates([*(row.date for row in machine.rows), *(reading.date for reading in machine.readings)]),
+            commits=", ".join(sorted({*(row.commit for row in machine.rows), *(r.commit for r in machine.readings)})),
         )
         for name, machines in measured.items()
         for machine in machines
         if machine.name == folder.name
     ]
-    columns = ("experiment", "rows", "readings", "measured on", "code at commit")
-    facts = _facts(_description(folder / MACHINE_FILE))
-    return Machine(folder.name, facts, Table(columns, frozenset(("rows", "readings")), tuple(lines)))
+    return Machine(folder.name, _facts(_description(folder / MACHINE_FILE)), lines)
 
 
 def _description(path: Path) -> Mapping[str, Any]:
@@ -160,14 +206,14 @@ def _description(path: Path) -> Mapping[str, Any]:
     try:
         description = json.loads(text)
     except ValueError:
-        raise ResultsError(f"{path} is no JSON; accepted is what `hashbench bench` writes") from None
+        raise ResultsError(f"{path} is not valid JSON; expected what `hashbench bench` writes") from None
     if not isinstance(description, dict):
-        raise ResultsError(f"{path} is no JSON object; accepted is what `hashbench bench` writes")
+        raise ResultsError(f"{path} is not a JSON object; expected what `hashbench bench` writes")
     return description
 
 
 def _facts(description: Mapping[str, Any]) -> Facts:
-    """What a reader wants to know of a machine; what its description does not have is left out."""
+    """What a reader wants to know about a machine, leaving out what its description lacks."""
     cpu = description.get("cpu", {})
     facts = [
         ("processor", cpu.get("name")),
@@ -186,7 +232,7 @@ def _cores(cpu: Mapping[str, Any]) -> str | None:
     physical, logical = cpu.get("physical_cores"), cpu.get("logical_cores")
     if not physical or physical == logical:
         return str(logical) if logical else None
-    return f"{physical}, of {logical} threads"
+    return f"{physical} ({logical} threads)"
 
 
 def _gpu_facts(gpu: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
@@ -196,8 +242,8 @@ def _gpu_facts(gpu: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     capability = gpu.get("compute_capability")
     yield "compute capability", ".".join(map(str, capability)) if capability else None
     for name, key, unit in (
-        ("highest clock of multiprocessors", "sm_clock_max", "MHz"),
-        ("highest clock of memory", "memory_clock_max", "MHz"),
+        ("maximum SM clock", "sm_clock_max", "MHz"),
+        ("maximum memory clock", "memory_clock_max", "MHz"),
         ("power limit", "power_limit", "W"),
     ):
         yield name, f"{gpu[key]:g} {unit}" if gpu.get(key) else None
@@ -216,8 +262,7 @@ def _dates(dates: Iterable[str]) -> str:
 
 
 def _predictions(path: Path, rows: Sequence[Row]) -> Table | None:
-    """What is predicted of the device code's default variant, and the rows that check it, in columns apart; None where
-    nothing is predicted."""
+    """The predictions for the default variant, and in separate columns the rows that check them; None without any."""
     if not path.exists():
         return None
     default, known = next(iter(VARIANTS)), gpus()
@@ -245,13 +290,13 @@ def _bound(name: str) -> str:
     return name if name in (ISSUE, static_model.MEMORY) else name.upper()
 
 
-_PREDICTED, _MEASURED, _ERROR = "predicted, GB/s", "measured, GB/s", "prediction's error"
+_PREDICTED, _MEASURED, _ERROR = "predicted, GB/s", "measured, GB/s", "prediction error"
 
 
 # Reproduction --------------------------------------------------------------------------------------------------------
 
 
 def _commands() -> list[str]:
-    """The command for each claim's experiment, and those that draw and write."""
+    """The command for each claim's experiment, then those that draw the figures and write the page."""
     names = [claim.experiment for claim in CLAIMS if claim.experiment]
     return [*(f"hashbench bench {name}" for name in names), "hashbench figures", "hashbench report"]

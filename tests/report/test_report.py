@@ -1,14 +1,16 @@
-"""The report: whole, self-contained, the same for the same results, and of nothing but the results."""
+"""The report: complete, self-contained, reproducible, and computed from nothing but the results."""
 
 from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode, b64encode
 from collections import Counter
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import pytest
 from claim_results import supporting
@@ -21,13 +23,13 @@ from hashbench.cli import report as report_commands
 from hashbench.limits.static_model import FORMAT, Prediction
 from hashbench.report.page import build
 
-PNG = b"\x89PNG\r\n\x1a\n"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 
 VOID = {"meta", "img", "br", "link"}
 
 
 class Page(HTMLParser):
-    """What a page has, and whether its elements are closed."""
+    """The elements of a page, and whether each is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -86,7 +88,8 @@ def results(tmp_path: Path) -> Path:
         for machine in machines:
             name = "amd-mi300x" if "AMD" in machine.name else "nvidia-h200"
             (folder / name / "figures").mkdir(parents=True, exist_ok=True)
-            (folder / name / "figures" / f"{experiment}.png").write_bytes(PNG + experiment.encode())
+            (folder / name / "figures" / f"{experiment}.svg").write_bytes(SVG + experiment.encode())
+            (folder / name / "figures" / f"{experiment}.csv").write_text("a column\n")
             for row in machine.rows:
                 ResultsFile(rows_path(folder / name, experiment)).add(row)
             for reading in machine.readings:
@@ -105,34 +108,63 @@ def run_report(results: Path, *arguments: str) -> Result:
     return CliRunner().invoke(report_commands.report, ["--results", str(results), *arguments])
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(results: Path) -> None:
+def test_the_page_is_well_formed_and_fetches_nothing(results: Path) -> None:
     text = build(results)
     assert text.startswith("<!DOCTYPE html>\n")
     page = Page(text)
     assert page.open == []
-    assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == 0
+    assert page.tags["link"] == page.tags["iframe"] == 0
     assert "url(" not in text
     assert "@import" not in text
-    targets = [a.get("href") or a.get("src") or "" for tag in ("a", "img") for a in page.of(tag)]
-    assert targets
-    assert {urlparse(target).scheme for target in targets} <= {"", "data"}
+    targets = [str(a.get("href") or a.get("src")) for tag in ("a", "img") for a in page.of(tag)]
+    assert {urlparse(target).scheme for target in targets} == {"", "data"}
     ids = {a["id"] for _, a in page.attributes if "id" in a}
     assert {target[1:] for target in targets if target.startswith("#")} <= ids
+    files = {unquote(target) for target in targets if not target.startswith(("#", "data:"))}
+    assert files
+    assert all((results / file).is_file() for file in files)
 
 
-def test_every_figure_is_inside_and_has_its_text(results: Path) -> None:
+def test_the_policy_allows_the_pages_own_style_and_script_alone(results: Path) -> None:
+    text = build(results)
+    page = Page(text)
+    policies = [a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    allowed = [f"'sha256-{b64encode(sha256(part.encode()).digest()).decode()}'" for part in (style, script)]
+    assert policies == [f"default-src 'none'; img-src data:; style-src {allowed[0]}; script-src {allowed[1]}"]
+    assert page.tags["script"] == page.tags["style"] == 1
+    assert not any("style" in a or any(name.startswith("on") for name in a) for _, a in page.attributes)
+
+
+def test_every_row_and_reading_is_one_link_away(results: Path) -> None:
+    links = [unquote(str(a["href"])) for a in Page(build(results)).of("a")]
+    files = [path.relative_to(results).as_posix() for path in results.glob("*/*.csv")]
+    assert len(files) > 7
+    assert set(files) <= set(links)
+
+
+def test_a_link_to_a_strangely_named_machine_stays_a_relative_link(results: Path) -> None:
+    (results / "nvidia-h200").rename(results / 'javascript:alert(1)"')
+    text = build(results)
+    assert '<a href="javascript%3Aalert%281%29%22/model-sizes.csv">' in text
+    assert 'href="javascript:' not in text
+
+
+def test_every_figure_is_embedded_and_described(results: Path) -> None:
     page = Page(build(results))
     images = page.of("img")
-    assert len(images) == 7  # one a claim, and vendors of two machines
-    assert all(str(image["src"]).startswith("data:image/png;base64,iVBORw0KGg") for image in images)
+    assert len(images) == 7  # one for each claim, and vendors for two machines
+    prefix = "data:image/svg+xml;base64,"
+    assert all(b64decode(str(image["src"]).removeprefix(prefix)).startswith(SVG) for image in images)
     assert all(len(str(image["alt"])) > 40 for image in images)
     assert page.tags["figcaption"] == len(images)
 
 
-def test_a_figure_over_all_machines_stands_for_those_of_each(results: Path) -> None:
+def test_a_figure_over_all_machines_replaces_those_of_each(results: Path) -> None:
     (results / "figures").mkdir()
-    (results / "figures" / "vendors.png").write_bytes(PNG)
-    (results / "nvidia-h200" / "figures" / "model-sizes_cpu.png").write_bytes(PNG)
+    (results / "figures" / "vendors.svg").write_bytes(SVG)
+    (results / "nvidia-h200" / "figures" / "model-sizes_cpu.svg").write_bytes(SVG)
     captions = re.findall(r"<figcaption>(C[14], [^.]*)\.", build(results))
     assert captions == ["C1, nvidia-h200", "C1, nvidia-h200, cpu", "C4, all machines"]
 
@@ -166,16 +198,16 @@ def test_the_same_results_give_the_same_bytes(results: Path) -> None:
     assert build(results) == first
 
 
-def test_what_a_machine_says_is_escaped_and_what_it_does_not_say_is_left_out(results: Path) -> None:
+def test_machine_facts_are_escaped_and_unknown_ones_left_out(results: Path) -> None:
     text = build(results)
     assert "Tom &amp; Jerry &lt;CPU&gt;" in text
-    assert "<dd>8, of 16 threads</dd>" in text
+    assert "<dd>8 (16 threads)</dd>" in text
     assert "<dd>9.0</dd>" in text
     assert "<dt>GPU driver</dt>" not in text
     assert "None" not in text
 
 
-def test_predictions_are_marked_and_stand_in_a_column_of_their_own(results: Path) -> None:
+def test_predictions_are_marked_and_in_their_own_section(results: Path) -> None:
     assert "Predicted, not measured" not in build(results)
     (results / "predictions.csv").write_bytes(FORMAT.text([PREDICTION]))
     text = build(results)
@@ -198,7 +230,7 @@ def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
     assert "-4.0%" not in section
 
 
-def test_the_command_writes_beside_the_results_or_where_it_is_told(results: Path, tmp_path: Path) -> None:
+def test_the_command_writes_to_the_results_or_to_a_given_path(results: Path, tmp_path: Path) -> None:
     done = run_report(results)
     assert done.exit_code == 0, done.output
     assert done.stdout == f"report: {results / 'report.html'}\n"
@@ -214,10 +246,10 @@ def test_results_that_cannot_be_read_leave_the_older_page(results: Path) -> None
     machine = results / "nvidia-h200" / "machine.json"
     whole = machine.read_text()
     machine.write_text("{")
-    with pytest.raises(ResultsError, match=r"machine\.json is no JSON;"):
+    with pytest.raises(ResultsError, match=r"machine\.json is not valid JSON;"):
         build(results)
     machine.write_text("[]")
-    with pytest.raises(ResultsError, match=r"machine\.json is no JSON object;"):
+    with pytest.raises(ResultsError, match=r"machine\.json is not a JSON object;"):
         build(results)
     machine.unlink()
     assert re.search(r"machine\.json cannot be read: No such file", str(run_report(results).exception))
