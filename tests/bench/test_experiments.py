@@ -496,7 +496,7 @@ def test_the_table_names_models_where_there_are_any(model: str, columns: int) ->
 
 @pytest.mark.parametrize("count", [1, 5, 16])
 def test_any_part_of_a_sweep_draws(tmp_path: Path, count: int) -> None:
-    assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], [], tmp_path / "throughput")) == 3
+    assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], [], tmp_path / "throughput")) == 4
 
 
 def test_chunk_sizes_are_drawn_for_each_kind_of_device(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_point_becomes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     assert len(done.rows) == len(done.outcomes) == 2 * (3 * 3 + 2)
     assert {r.verified for r in done.rows} == {"all"}
-    assert len(EXPERIMENT.figure(done.rows, [], tmp_path / "batched-vs-tree")) == 3
+    assert len(EXPERIMENT.figure(done.rows, [], tmp_path / "batched-vs-tree")) == 4
 
 
 def lane(kernel: str, device: str, speed: float, kind: str = "gpu", **changes: Any) -> Iterator[Row]:
@@ -192,7 +192,7 @@ def test_a_kernel_with_fewer_points_is_not_drawn_for_being_faster(monkeypatch: p
 
 @pytest.mark.parametrize("part", [slice(0, 1), slice(2, 3), slice(21, 22)], ids=["batched", "tree", "tensor"])
 def test_one_row_draws(tmp_path: Path, part: slice) -> None:
-    assert len(EXPERIMENT.figure([*lane("cupy", "0", 950.0)][part], [], tmp_path / "one")) == 3
+    assert len(EXPERIMENT.figure([*lane("cupy", "0", 950.0)][part], [], tmp_path / "one")) == 4
 
 
 def test_without_rows_nothing_is_drawn(tmp_path: Path) -> None:

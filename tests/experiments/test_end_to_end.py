@@ -340,7 +340,7 @@ def test_bars_are_stacked_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpus_figure_has_the_experiments_name(tmp_path: Path) -> None:
     written = EXPERIMENT.figure([], [*made_up("dpnp", "cpu"), *made_up()], tmp_path / "end-to-end")
     assert sorted(path.name for path in written) == sorted(
-        f"end-to-end{kernel}.{suffix}" for kernel in ("", "_dpnp") for suffix in ("png", "pdf", "csv")
+        f"end-to-end{kernel}.{suffix}" for kernel in ("", "_dpnp") for suffix in ("png", "pdf", "svg", "csv")
     )
     with (tmp_path / "end-to-end.csv").open() as file:
         lines = list(csv.DictReader(file))

@@ -210,5 +210,5 @@ def test_the_figure_shows_seconds_and_throughput(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [0, 1])
 def test_rows_or_readings_alone_are_drawn(tmp_path: Path, part: int) -> None:
     rows, readings = made_up()
-    assert len(EXPERIMENT.figure(rows if part else [], [] if part else readings, tmp_path / "in-place")) == 3
+    assert len(EXPERIMENT.figure(rows if part else [], [] if part else readings, tmp_path / "in-place")) == 4
     assert EXPERIMENT.figure([], [], tmp_path / "none") == []

@@ -255,5 +255,5 @@ def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_single_row_draws_and_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
-    assert len(EXPERIMENT.figure(gpu()[:1], [], tmp_path / "model-sizes")) == 3
+    assert len(EXPERIMENT.figure(gpu()[:1], [], tmp_path / "model-sizes")) == 4
     assert EXPERIMENT.figure([], peaks(), tmp_path / "none") == []
