@@ -25,14 +25,16 @@ ifeq ($(ENV),none)
 BIN :=
 STAMP :=
 LINT_STAMP :=
+DOCS_STAMP :=
 else
 BIN := $(ENV)/bin/
 STAMP := $(ENV)/.installed
 LINT_STAMP := $(ENV)/.installed-lint
+DOCS_STAMP := $(ENV)/.installed-docs
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env bench test test-thorough figures report lint clean
+.PHONY: help env bench test test-thorough figures report docs lint tree clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -54,13 +56,21 @@ figures: $(STAMP) ## draw the figures from the measurements under results/
 report: $(STAMP) ## write the report, one page of HTML, from the measurements and figures under results/
 	$(BIN)hashbench report $(ARGS)
 
-# mypy sees the three folders where they stand as the package that they install as.
-lint: $(STAMP) $(LINT_STAMP) ## check style and types
-	$(BIN)ruff check .
-	$(BIN)ruff format --check .
+docs: $(STAMP) $(DOCS_STAMP) tree ## build the documentation site in build/site and check all its links
+	rm -rf build/docs && mkdir -p build/docs/kernels
+	ln -s $(addprefix $(CURDIR)/,$(wildcard *.md) LICENSE docs examples results) build/docs/
+	ln -s $(CURDIR)/kernels/NOTES.md build/docs/kernels/
+	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict
+
+# The three folders as the one package that they install as, for mypy and mkdocstrings.
+tree:
 	rm -rf build/tree && mkdir -p build/tree
 	cp -rs $(CURDIR)/hashbench build/tree/hashbench
 	ln -s $(CURDIR)/kernels $(CURDIR)/experiments build/tree/hashbench/
+
+lint: $(STAMP) $(LINT_STAMP) tree ## check style and types
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
 	$(BIN)mypy -p hashbench
 	$(BIN)mypy --explicit-package-bases tests
 	$(BIN)mypy examples
@@ -76,4 +86,8 @@ $(ENV)/.installed: pyproject.toml
 
 $(ENV)/.installed-lint: $(ENV)/.installed
 	$(BIN)python -m pip install --quiet --editable ".[lint]"
+	@touch $@
+
+$(ENV)/.installed-docs: $(ENV)/.installed
+	$(BIN)python -m pip install --quiet --editable ".[docs]"
 	@touch $@

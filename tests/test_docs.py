@@ -1,0 +1,126 @@
+"""The documentation says what is so: its commands and code run, its output is real, and every option is documented."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from hashbench.cli.main import hashbench, run
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "results" / "README.md"]
+REFERENCE = ROOT / "docs" / "command-line.md"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def everywhere(language: str) -> list[tuple[Path, str]]:
+    """The code blocks of all pages in one language."""
+    return [(page, block) for page in PAGES for block in blocks(page, language)]
+
+
+def commands() -> Iterator[click.Command]:
+    context = click.Context(hashbench)
+    for name in hashbench.list_commands(context):
+        command = hashbench.get_command(context, name)
+        assert command is not None
+        yield command
+
+
+def options(command: click.Command) -> set[str]:
+    """The long options of a command."""
+    found = (option for parameter in command.params for option in parameter.opts)
+    return {option for option in found if option.startswith("--")}
+
+
+def section(command: click.Command) -> str:
+    """What the reference says about a command."""
+    heading = f"\n## hashbench {command.name}\n"
+    text = REFERENCE.read_text()
+    assert text.count(heading) == 1, command.name
+    return text.partition(heading)[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=lambda command: str(command.name))
+def test_the_reference_has_every_option_of_a_command_and_no_other(command: click.Command) -> None:
+    own = re.sub(r"```.*?```|`hashbench \w.*?`", "", section(command), flags=re.DOTALL)
+    assert set(re.findall(r"--[a-z][a-z-]*", own)) == options(command)
+
+
+@pytest.mark.parametrize(("page", "block"), [*everywhere("sh"), *everywhere("console")])
+def test_every_command_in_the_documentation_is_one_that_is_accepted(page: Path, block: str) -> None:
+    context = click.Context(hashbench, info_name="hashbench")
+    for line in block.splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words[:1] != ["hashbench"]:
+            continue
+        _, command, rest = hashbench.resolve_command(context, words[1:])
+        assert command is not None
+        command.make_parser(click.Context(command, parent=context)).parse_args(rest)
+
+
+@pytest.mark.parametrize(("page", "block"), everywhere("python"))
+def test_python_in_the_documentation_uses_names_that_exist(page: Path, block: str) -> None:
+    if "hashbench.torch" in block:
+        pytest.importorskip("torch")
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                import_module(name.name)
+        if isinstance(node, ast.ImportFrom):
+            module = import_module(str(node.module))
+            assert all(hasattr(module, name.name) for name in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hashbench":
+            assert hasattr(import_module("hashbench"), node.attr), node.attr
+
+
+def test_the_output_in_the_documentation_is_real(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    pytest.importorskip("safetensors")
+    monkeypatch.chdir(tmp_path)
+    start = ROOT / "docs" / "getting-started.md"
+    make_model = blocks(start, "python")[0]
+    for page in (start, REFERENCE):
+        exec(make_model)
+        for block in blocks(page, "console"):
+            assert transcript(block, capfdbinary) == block, page.name
+
+
+def transcript(block: str, output: pytest.CaptureFixture[bytes]) -> str:
+    """A console block with the output that its commands have now."""
+    lines = []
+    for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+        words = shlex.split(line)
+        if words[0] == "hashbench":
+            run(words[1:])
+        else:
+            subprocess.run(["bash", "-c", line], check=True)
+        printed = output.readouterr()
+        lines += [f"$ {line}\n", printed.out.decode(), printed.err.decode()]
+    return "".join(lines)
+
+
+def test_the_readmes_headline_is_in_the_rows() -> None:
+    with (ROOT / "results" / "nvidia-h200" / "model-sizes.csv").open() as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["model"], row["kernel"], row["chunk_size"]) == ("llama-3.1-70b", "cupy", "4096")
+        ]
+    assert len(rows) == 2
+    readme = (ROOT / "README.md").read_text()
+    for row in rows:
+        assert f"{float(row['gb_per_s']):.0f} GB/s ({float(row['wall_seconds_median']):.3f} s)" in readme
