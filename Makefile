@@ -14,11 +14,11 @@ JOBS ?= auto
 # elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
 ifeq ($(CUDA),)
-EXTRAS ?= cpu,cuda-compilers,peers,test
+EXTRAS ?= bench,cpu,cuda-compilers,peers,test
 else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
-EXTRAS ?= cpu,cuda13,cuda-compilers,crosscheck,peers,test
+EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,peers,test
 else
-EXTRAS ?= cpu,cuda12,crosscheck,peers,test
+EXTRAS ?= bench,cpu,cuda12,crosscheck,peers,test
 endif
 
 ifeq ($(ENV),none)

@@ -1,18 +1,17 @@
-"""A process that serves a model and verifies the weights in its memory: before the first request, and while it serves.
+"""A process that serves a model and verifies the weights in memory: before the first request, and while it serves.
 
 It runs on a CPU in seconds, with a small model of its own:
 
-    python examples/verify_in_process.py            # serves 200 requests, and all is well
-    python examples/verify_in_process.py --damage   # a bit of a weight flips on the way: it stops, and names the tensor
+    python examples/verify_in_process.py            # serves 200 requests
+    python examples/verify_in_process.py --damage   # flips a bit of a weight: the process stops and names the tensor
 
 Exit codes: 0 all requests were served; 1 the weights are not what the manifest says; 2 the manifest is not the trusted
-one; 3 the weights could not be verified any more.
+one; 3 the weights could no longer be verified.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model, save_model
 
+import hashbench
 from hashbench.model.manifest import Manifest, read_manifest
 from hashbench.model.report import Report
 from hashbench.torch import verify
@@ -30,27 +30,27 @@ SECONDS_BETWEEN = 0.05
 
 
 def new_model() -> torch.nn.Module:
-    """A small language model's worth of layers."""
+    """The layers of a small language model."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Embedding(1000, 256), torch.nn.Linear(256, 256), torch.nn.Linear(256, 1000))
 
 
 def publish(folder: Path) -> str:
-    """What happens once, where the model is made: its file, its manifest, and the root that is signed or pinned."""
+    """Writes the model and its manifest, once, where the model is made. Returns the root to sign or to pin."""
     save_model(new_model(), str(folder / "model.safetensors"))
-    command = ["manifest", str(folder / "model.safetensors"), "-o", str(folder / "model.manifest.json")]
-    subprocess.run([sys.executable, "-m", "hashbench", *command], check=True)
-    return read_manifest(folder / "model.manifest.json").root.hex()
+    manifest = hashbench.manifest(folder / "model.safetensors")
+    (folder / "model.manifest.json").write_bytes(manifest.text())
+    return manifest.root.hex()
 
 
 class Watch:
-    """Verifies a model again and again, in a thread of its own, until its context ends or there is a reason to stop.
+    """Verifies a model repeatedly in a thread of its own, until the context ends or there is a reason to stop.
 
     Attributes:
-        stop: is set when the model is damaged, or cannot be verified.
-        report: the last one; None where the last verification came to none.
-        error: why it did not.
-        rounds: how many verifications found the model as it should be.
+        stop: is set when the model is damaged or cannot be verified.
+        report: the last report; None if the last verification failed.
+        error: why it failed.
+        rounds: how many verifications succeeded.
     """
 
     def __init__(self, model: torch.nn.Module, manifest: Manifest, seconds_between: float) -> None:
@@ -59,7 +59,7 @@ class Watch:
         self.error: BaseException | None = None
         self.rounds = 0
         self._model, self._manifest, self._seconds = model, manifest, seconds_between
-        # Nothing writes to the weights, so there is nothing to wait for, not even what serves on other streams.
+        # Nothing writes to the weights, so the verification need not wait for the streams that serve requests.
         self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -79,13 +79,13 @@ class Watch:
                 if not self.report.ok:
                     return self.stop.set()
                 self.rounds += 1
-        except BaseException as error:  # what cannot be verified is not served either
+        except BaseException as error:  # weights that cannot be verified are not served
             self.report, self.error = None, error
             self.stop.set()
 
 
 def serve(folder: Path, trusted_root: str, damage: bool) -> int:
-    """Loads the model, verifies it where it lies now, and serves while it is watched."""
+    """Loads the model, verifies it in place, and serves it under watch."""
     manifest = read_manifest(folder / "model.manifest.json")
     if manifest.root.hex() != trusted_root:
         print("the manifest is not the trusted one")
@@ -106,7 +106,7 @@ def serve(folder: Path, trusted_root: str, damage: bool) -> int:
             served += 1
             if damage and served == REQUESTS // 2:
                 model[1].weight.view(torch.uint8)[100, 200] ^= 1  # one bit of 18 million
-            watch.stop.wait(0.001)  # for the next request
+            watch.stop.wait(0.001)  # until the next request
     if watch.error is not None:
         print(f"stopped: the weights cannot be verified: {type(watch.error).__name__}: {watch.error}")
         return 3
@@ -118,9 +118,9 @@ def serve(folder: Path, trusted_root: str, damage: bool) -> int:
 
 
 def main() -> int:
-    """Publishes the model and serves it, in one process for the example's sake."""
+    """Publishes the model and serves it, both in one process to keep the example short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--damage", action="store_true", help="flip a bit of a weight on the way")
+    parser.add_argument("--damage", action="store_true", help="flip a bit of a weight while serving")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

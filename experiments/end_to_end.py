@@ -33,9 +33,9 @@ from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
 from hashbench.experiments.throughput import CHUNK_SIZE
-from hashbench.hashing.file_range import FileRange
-from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import FASTEST_FIRST
+from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
 from hashbench.report.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
@@ -327,7 +327,7 @@ def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Out
     """All of it, and beside it reading alone by the same threads, and copying alone from one of the same stages."""
     whole = [FileRange(path, 0, model.nbytes)]
 
-    def timed(hasher: RangeHasher) -> tuple[float, bytes]:
+    def timed(hasher: Hasher) -> tuple[float, bytes]:
         if cold:
             _go_cold(path)
         begin = perf_counter()
@@ -335,13 +335,13 @@ def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Out
         return perf_counter() - begin, root
 
     samples: Samples = {READING_ALONE: [], COPYING_ALONE: [], WHOLE: []}
-    hasher = RangeHasher(model.kernel, CHUNK_SIZE)
+    hasher = Hasher(model.kernel, CHUNK_SIZE)
     for run in range(-1, RUNS):  # the first makes the stages
         seconds, root = timed(hasher)
         model.check(f"{FROM_FILE}, {OVERLAPPED}", root)
         if run >= 0:
             samples[WHOLE].append(seconds)
-    piece_size = hasher.staging.piece_size
+    piece_size = hasher.piece_size
     del hasher
     stage = model.kernel.stage(piece_size)
     stage.host.fill(1)
@@ -352,7 +352,7 @@ def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Out
         if run >= 0:
             samples[COPYING_ALONE].append(perf_counter() - begin)
     del stage
-    reader = RangeHasher(cast(Kernel, _Reader(model.kernel)), CHUNK_SIZE)
+    reader = Hasher(cast(Kernel, _Reader(model.kernel)), CHUNK_SIZE)
     samples[READING_ALONE] = [timed(reader)[0] for _ in range(-1, RUNS)][1:]
     note = " ".join(filter(None, ("As `hashbench verify` does it, its stages made before.", where.note)))
     yield from model.readings(FROM_FILE, [where.place, OVERLAPPED], samples, note)

@@ -1,6 +1,36 @@
-"""Standard SHA-2 and Merkle trees on every accelerator: kernels, measured and verified."""
+"""Standard SHA-2 and Merkle trees on every accelerator: kernels, measured and verified.
 
-from hashbench.hashing.selection import available, choose, devices
-from hashbench.merkle.rfc9162 import inclusion_proof, merkle_tree_hash, verify_inclusion
+Names are imported when they are used, so that a program waits only for what it needs.
+"""
 
-__all__ = ["available", "choose", "devices", "inclusion_proof", "merkle_tree_hash", "verify_inclusion"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hashbench import torch
+    from hashbench.hashing.hasher import hash_file
+    from hashbench.hashing.selection import choose
+    from hashbench.model.disk import manifest, verify
+
+__all__ = ["choose", "hash_file", "manifest", "torch", "verify"]
+
+_MODULES = {
+    "choose": "hashbench.hashing.selection",
+    "hash_file": "hashbench.hashing.hasher",
+    "manifest": "hashbench.model.disk",
+    "verify": "hashbench.model.disk",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "torch":
+        return import_module("hashbench.torch")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,7 @@ A test with one of the arguments below runs for each kernel, device and variant 
 algorithm:
 
 - `kernel`: hashlib and the frameworks. Code above the kernels knows them by their contract alone, so this is enough.
+- `usual_kernel`: hashlib and the fastest framework, for tests that say nothing of a kernel but that it is used well.
 - `any_kernel`: also the CUDA source compiled for the host.
 - `edge_kernel`: also its slow variant "bytewise", for tests of the lengths at which the code takes another path.
 - `device_kernel`: `any_kernel` without hashlib, which launches nothing.
@@ -18,7 +19,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from kernels_here import Case, build, cases, edge_cases, frameworks
+from kernels_here import Case, build, cases, edge_cases, frameworks, usual
 from required import Required
 
 from hashbench.kernels import ALGORITHMS, Kernel
@@ -28,6 +29,7 @@ pytest_plugins = ["profiles"]
 
 CASES: dict[str, Callable[[], list[Case]]] = {
     "kernel": frameworks,
+    "usual_kernel": usual,
     "any_kernel": cases,
     "edge_kernel": edge_cases,
     "device_kernel": lambda: [case for case in cases() if issubclass(case.cls, DeviceKernel)],
@@ -52,6 +54,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     """The reference, or a kernel of a framework."""
+    return build(*request.param)
+
+
+@pytest.fixture(scope="session")
+def usual_kernel(request: pytest.FixtureRequest) -> Kernel:
+    """The reference, or the kernel of the fastest framework."""
     return build(*request.param)
 
 

@@ -1,4 +1,4 @@
-"""The command line, a module for each family of commands.
+"""The command line: one module per group of commands.
 
 May import everything but hashbench.experiments.
 """

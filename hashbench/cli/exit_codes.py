@@ -1,10 +1,10 @@
-"""What the process tells its caller."""
+"""The exit codes of the command line, other than 0 for success."""
 
 CHECK_FAILED = 1
-"""A digest is not what it should be."""
+"""A digest is not the expected one."""
 
 UNUSABLE = 2
-"""The call or the input cannot be used."""
+"""The call or its input is not valid."""
 
 INTERRUPTED = 130
-"""Ctrl-C, as shells number it."""
+"""The user pressed Ctrl-C, as shells report it."""

@@ -1,35 +1,54 @@
-"""The options of every command that hashes: with what, and how."""
+"""Options that several commands share, and their types."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
-from hashbench.hashing.sizes import SIZE
+from hashbench.hashing.sizes import parse_size
 from hashbench.kernels import ALGORITHMS
 from hashbench.model.strict_json import quoted
 
 
-class _RootType(click.ParamType):  # type: ignore[type-arg]  # not every click gives it any
-    """An option in hexadecimal digits."""
+class _SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in some versions of click
+    """A size in bytes, as `parse_size` reads it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The size in bytes."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _RootType(click.ParamType):  # type: ignore[type-arg]  # generic only in some versions of click
+    """A root in hexadecimal digits."""
 
     name = "hex"
 
     def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The option's bytes."""
+        """The bytes of the root."""
         if isinstance(value, bytes):
             return value
         if not re.fullmatch(r"([0-9a-fA-F]{2})+", value):
-            self.fail(f"{quoted(value)} is no root: accepted are hexadecimal digits", param, ctx)
+            self.fail(f"{quoted(value)} is not a root: write hexadecimal digits", param, ctx)
         return bytes.fromhex(value)
 
 
-ROOT = _RootType()
-"""The root of a model, which is trusted."""
+SIZE = _SizeType()
+"""A size in bytes, such as 4KiB."""
 
-kernel_option = click.option("--kernel", help="Kernel to hash with; the fastest available unless given.")
-device_option = click.option("--device", help="Device id, as `hashbench devices` lists it.")
+ROOT = _RootType()
+"""The trusted root of a model."""
+
+kernel_option = click.option("--kernel", help="The kernel; default: the fastest available.")
+device_option = click.option("--device", help="The device's id, as `hashbench devices` lists it.")
 algorithm_option = click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), default="sha256", show_default=True)
 chunk_size_option = click.option(
     "--chunk-size",

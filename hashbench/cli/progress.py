@@ -1,4 +1,4 @@
-"""How far long work is, shown where stderr is a terminal."""
+"""Progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hashbench.hashing.progress import Progress
+from hashbench.hashing.hasher import Progress
 
 
 @contextmanager
-def shown(name: str, total: int | None) -> Iterator[Progress]:
-    """What takes the bytes that are done, and shows them as a bar where stderr is a terminal.
+def shown(name: str) -> Iterator[Progress | None]:
+    """A progress bar on stderr, if that is a terminal.
 
     Args:
-        name: what the bar is called.
-        total: all bytes; None where they are not known.
+        name: the bar's label.
+
+    Yields:
+        What updates the bar; None if there is none.
     """
     if not sys.stderr.isatty():
-        yield lambda nbytes: None
+        yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -27,5 +29,5 @@ def shown(name: str, total: int | None) -> Iterator[Progress]:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     label = TextColumn("{task.description}", markup=False)
     with Bar(label, *columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda nbytes: bar.advance(task, nbytes)
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

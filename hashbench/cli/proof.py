@@ -1,4 +1,4 @@
-"""The commands of inclusion proofs: `prove` makes one, and `check-proof` checks it against a root that is trusted."""
+"""The commands of inclusion proofs: `prove` makes one, and `check-proof` verifies it against a trusted root."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import click
 import numpy as np
 
 from hashbench.cli.options import ROOT, device_option, kernel_option
+from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
-from hashbench.hashing import selection
 from hashbench.hashing.atomic_write import write_atomically
-from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.hasher import Hasher
+from hashbench.hashing.selection import choose
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.model.checkpoints import open_model
 from hashbench.model.manifest import read_manifest
@@ -34,10 +35,10 @@ _path = click.Path(path_type=Path)
 @click.command("prove")
 @click.argument("manifest", type=_path)
 @click.argument("name")
-@click.option("-o", "--output", type=_path, help="The proof's file; standard output unless given.")
+@click.option("-o", "--output", type=_path, help="The proof's file; default: standard output.")
 @click.option("--chunk", type=click.IntRange(min=0), help="Prove this chunk too, counted from 0.")
-@click.option("--model", type=_path, help="With --chunk: the model, of which NAME is hashed.")
-@click.option("--leaves", "sidecar", type=_path, help="With --chunk: the hashes of all chunks, in place of the model.")
+@click.option("--model", type=_path, help="With --chunk: the model, in which NAME is hashed.")
+@click.option("--leaves", "sidecar", type=_path, help="With --chunk: the hashes of all chunks, instead of the model.")
 @kernel_option
 @device_option
 def write_proof(
@@ -50,17 +51,18 @@ def write_proof(
     kernel: str | None,
     device: str | None,
 ) -> None:
-    """Write the proof that the tensor or file NAME is in the model of MANIFEST.
+    """Write an inclusion proof of a tensor, file or chunk.
 
-    Whoever trusts the model's root checks it with `hashbench check-proof`, without manifest and model (RFC 9162,
-    section 2.1.3). Exit code 1: the model's NAME is not what the manifest says.
+    It proves that the tensor or file NAME is in the model of MANIFEST (RFC 9162, section 2.1.3). Whoever trusts the
+    model's root verifies it with `hashbench check-proof`, without the manifest or the model. Exit code 1: NAME in the
+    model is not what the manifest says.
     """
     if (chunk is not None) != bool(model or sidecar) or (model and sidecar):
-        raise click.UsageError("--chunk goes with one of --model and --leaves, and these go with it alone")
+        raise click.UsageError("--chunk needs either --model or --leaves, which cannot be used without it")
     if output == Path("-"):
         output = None
-    if output and output.exists() and not _is_proof(output):
-        raise click.UsageError(f"{output} is there and is no proof: it is not overwritten")
+    if output:
+        check_output(output, "proof", _is_proof)
     expected = read_manifest(manifest)
     proof = prove(expected, name)
     if chunk is not None:
@@ -79,30 +81,30 @@ def write_proof(
 
 @click.command("check-proof")
 @click.argument("proof_path", metavar="PROOF", type=_path)
-@click.option("--root", type=ROOT, required=True, help="The model's root, from a source that is trusted.")
+@click.option("--root", type=ROOT, required=True, help="The model's root, from a trusted source.")
 @click.argument("data", type=_path, required=False)
 @kernel_option
 @device_option
 def check_proof(proof_path: Path, root: bytes, data: Path | None, kernel: str | None, device: str | None) -> None:
-    """Check that what PROOF is of is in the model of the given root, and that DATA are its bytes.
+    """Verify an inclusion proof against a trusted root.
 
-    DATA is a file of the bytes that are proven, of all bytes of the tensor or file of which a chunk is proven, or a
-    safetensors file that has the tensor. Without DATA the record alone is checked: name, dtype, shape and root of a
-    tensor, or path, size and root of a file.
+    DATA is a file of the proven bytes, of all bytes of the tensor or file of which a chunk is proven, or a safetensors
+    file with the tensor. Without DATA, only the record is verified: name, dtype, shape and root of a tensor, or path,
+    size and root of a file.
 
-    Exit code 0: it is so. 1: it is not.
+    Exit code: 0 valid, 1 invalid.
     """
     proof = read_proof(proof_path)
     size = algorithm_named(proof.algorithm).digest_size
     if len(root) != size:
-        raise click.UsageError(f"--root has {len(root)} bytes: the proof's algorithm is {proof.algorithm}, of {size}")
+        raise click.UsageError(f"--root has {len(root)} bytes, but the proof's algorithm {proof.algorithm} has {size}")
     proof.check_record(root)
     if data is None:
         click.echo(f"proven: the record of {proof.named}; no data were checked")
         return
     source = bytes_in(data, proof)
-    hasher = RangeHasher(selection.choose(kernel, device, proof.algorithm), proof.chunk_size)
-    with shown(data.name, source.nbytes) as progress:
+    hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
+    with shown(data.name) as progress:
         proof.check_bytes(hasher.roots([source], progress)[0])
     click.echo(f"proven: {proof.subject}, {proof.nbytes:,} bytes")
 
@@ -116,12 +118,12 @@ def _is_proof(path: Path) -> bool:
 
 
 def _leaves(model: Path, proof: Proof, kernel: str | None, device: str | None) -> Bytes:
-    """The leaf hashes of the model's tensor or file that `proof` is of: uint8, shape (chunks, digest size)."""
+    """The leaf hashes of the tensor or file of a proof in a model: uint8, shape (chunks, digest size)."""
     entry = proof.entry
     opened = open_model(model)
     part = next((part for part in opened.parts if part.name == entry.name), None)
     if part is None or part.entry(entry.root) != entry:
-        raise NotProvenError(f"{model} has no {proof.named} of the manifest's kind and size")
-    hasher = RangeHasher(selection.choose(kernel, device, proof.algorithm), proof.chunk_size)
-    with shown(entry.name, part.nbytes) as progress:
+        raise NotProvenError(f"{model} has no {proof.named} of the kind and size in the manifest")
+    hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
+    with shown(entry.name) as progress:
         return np.concatenate([piece.hashes for piece in hasher.leaves([part.source, *opened.watched], progress)])

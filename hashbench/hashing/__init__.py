@@ -1,4 +1,4 @@
-"""How bytes reach a kernel: which kernel and device, and files, streams and ranges in bounded memory.
+"""How bytes reach a kernel: selection of a kernel and device; files, streams and ranges in bounded memory.
 
 May import hashbench.merkle and hashbench.kernels.
 """

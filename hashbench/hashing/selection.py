@@ -1,11 +1,11 @@
-"""Which kernel hashes, and on which device: by name, or the fastest that this machine has."""
+"""Selection of a kernel and its device: by name, or the fastest that this machine has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, kernel_class
+from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, algorithm_named, kernel_class
 
 FASTEST_FIRST = {
     "gpu": ("cupy", "numba-cuda", "dpnp", "opencl"),
@@ -14,20 +14,20 @@ FASTEST_FIRST = {
     # seconds in every process. hashlib waits for Python between small chunks, most of all with many threads.
     "cpu": ("opencl", "dpnp", "hashlib"),
 }
-"""Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not named come last."""
+"""Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not listed come last."""
 
 
 class UsageError(ValueError):
-    """The call names something that does not exist; the message lists what does."""
+    """A name is unknown; the message lists the accepted ones."""
 
 
 def devices() -> list[Device]:
-    """Every device of every kernel, those that cannot be used included, in the registry's order."""
+    """Every device of every kernel, including unavailable ones, in the registry's order."""
     return [device for name in KERNELS for device in _devices_of(name)]
 
 
 def available() -> list[Device]:
-    """Every device that can be used, the fastest expected first."""
+    """Every available device, the one expected to be the fastest first."""
     return list(_by_preference(tuple(KERNELS)))
 
 
@@ -35,13 +35,13 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
     """The kernel to hash with.
 
     Args:
-        kernel: a name in the registry; None takes any.
+        kernel: its name; None takes the fastest available.
         device: a device id, as `hashbench devices` lists them; None takes the fastest available.
         algorithm: "sha256" or "sha384".
 
     Raises:
-        UsageError: there is no such kernel or device.
-        ValueError: there is no such algorithm.
+        UsageError: the kernel or device is unknown.
+        ValueError: the algorithm is unknown.
         Unavailable: the framework is missing, or the device cannot be used.
     """
     if kernel is not None and kernel not in KERNELS:
@@ -53,13 +53,30 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
     raise _refusal(names, device)
 
 
+def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) -> Kernel:
+    """`kernel` itself if it is one, or else what `choose` gives.
+
+    Raises:
+        ValueError: the kernel is for another algorithm or device.
+        UsageError, Unavailable: as for `choose`.
+    """
+    if not isinstance(kernel, Kernel):
+        return choose(kernel, device, algorithm)
+    if kernel.algorithm.name != algorithm_named(algorithm).name or device not in (None, kernel.device.id):
+        wanted = algorithm if device is None else f"{algorithm} on {device}"
+        raise ValueError(
+            f"the kernel is {kernel.name} for {kernel.algorithm.name} on {kernel.device.id}, not for {wanted}"
+        )
+    return kernel
+
+
 @cache
 def _devices_of(name: str) -> tuple[Device, ...]:
     return tuple(kernel_class(name).devices())
 
 
 def _by_preference(names: Sequence[str]) -> Iterator[Device]:
-    """The available devices of these kernels, the fastest expected first; a framework is imported in its turn."""
+    """The available devices of these kernels, the one expected to be the fastest first; imports frameworks lazily."""
     for kind, order in FASTEST_FIRST.items():
         for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order)):
             usable = [d for d in _devices_of(name) if d.unavailable is None and d.kind == kind]
@@ -67,7 +84,7 @@ def _by_preference(names: Sequence[str]) -> Iterator[Device]:
 
 
 def _refusal(names: Sequence[str], device: str | None) -> Exception:
-    """Why none of these kernels has `device`, or any device at all where it is None."""
+    """Why none of these kernels has `device`, or any device if it is None."""
     listed = [found for name in names for found in _devices_of(name)]
     unusable = [d for d in listed if d.unavailable is not None]
     accepted = [d.id if len(names) == 1 else f"{d.id} ({d.kernel})" for d in listed if d.unavailable is None]

@@ -1,7 +1,7 @@
-"""Data that streams through a device: filled in on the host, copied and hashed at the same time, in bounded memory.
+"""Data that streams through a device in bounded memory: read, copied and hashed at the same time.
 
 A stage takes at most one piece: chunk_size * 2^k bytes, hence a complete subtree of a tree over chunks. While one stage
-is hashed the next is copied and those after it are filled.
+is hashed, the next is copied and those after it are filled.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hashbench.kernels import Buffer, Kernel, Stage, check_chunk_size
 
 PIECE_SIZE = 128 << 20
-"""Bytes of a piece, where chunk size and device allow: large enough that launches and copies cost nothing beside it."""
+"""Bytes of a piece, if chunk size and device allow: large enough to make the cost of launches and copies negligible."""
 
 MAX_CHUNK_SIZE = 256 << 20
-"""Bytes of the largest chunk that is accepted: a piece is at least one chunk."""
+"""The largest chunk size that is accepted: a piece has at least one chunk."""
 
 MAX_PIECE_CHUNKS = 1 << 18
-"""Chunks of a piece, at most: what the host keeps of each of them stays small beside the piece."""
+"""The most chunks of a piece: what the host keeps for each of them stays small beside the piece."""
 
 _STAGES = 4  # two are filled, one is copied, one is hashed
 _HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpreter and the framework
 
 Fill = Callable[[memoryview], int]
-"""Writes to the host's memory from its start, and returns how many bytes; the memory is one piece long."""
+"""Writes to host memory, one piece long, from its start, and returns how many bytes."""
 
 
 class Staging:
-    """The stages that one kernel hashes through. They are made when they are needed, and kept.
+    """The stages that one kernel hashes through. They are allocated when they are needed, and kept.
 
     They stay below 640 MiB of host memory, and take at most half of what is free on the device.
 
     Args:
-        kernel: whose device the data goes to.
+        kernel: allocates the stages on its device.
         chunk_size: bytes of a chunk, a multiple of 64 up to 256 MiB.
-        piece_size: bytes of a stage at most, except that it takes at least one chunk.
+        piece_size: bytes of a stage at most, except that it has room for at least one chunk.
 
     Attributes:
         piece_size: bytes of a stage: chunk_size * 2^k.
@@ -53,7 +53,7 @@ class Staging:
                 f"chunk size {chunk_size} is not accepted for data in files or host memory: the largest is "
                 f"{MAX_CHUNK_SIZE} bytes (256 MiB)"
             )
-        # Stages of a CPU device may lie in host memory twice: what is filled in, and what the device's buffer is.
+        # The stages of a CPU device may take host memory twice: for what is read, and for the device's buffer.
         room = min(kernel.largest_buffer() // 2, _HOST_BUDGET // (2 if kernel.device.kind == "cpu" else 1))
         while 2 * self.piece_size <= min(piece_size, MAX_PIECE_CHUNKS * chunk_size, room // _STAGES):
             self.piece_size *= 2
@@ -63,15 +63,15 @@ class Staging:
     def stream(
         self, fills: Iterable[Fill], stop: Callable[[], object], at_most: int | None = None, *, at_once: int = 1
     ) -> Generator[Buffer, None, None]:
-        """What each of `fills` writes, in their order, on the device: each valid until the next is asked for.
+        """What each of `fills` writes, in their order, on the device. Each is valid until the next is asked for.
 
-        It ends with `fills`, or before the first that writes nothing. They begin one after the other, in threads of
+        It ends with `fills`, or before the first that writes nothing. Fills start one after the other, in threads of
         their own, ahead of what is asked for.
 
         Args:
-            fills: what writes each piece.
-            stop: is called when no more is wanted; it makes a fill that is under way return soon.
-            at_most: the number of fills that write something, where it is known: more stages are not made.
+            fills: each writes one piece.
+            stop: is called when no more is wanted; it makes a running fill return soon.
+            at_most: the number of fills that write something, if it is known: no more stages are allocated.
             at_once: how many fills may run at the same time.
 
         Raises:
@@ -104,7 +104,7 @@ class Staging:
             copier.shutdown(cancel_futures=True)
 
     def _enough(self, at_most: int | None) -> list[Stage]:
-        count = self._count if at_most is None else min(self._count, max(1, at_most))
+        count = self._count if at_most is None else min(self._count, at_most)
         while len(self._stages) < count:
             self._stages.append(self._kernel.stage(self.piece_size))
         return self._stages[:count]

@@ -1,5 +1,5 @@
-"""The error of everything that compares digests."""
+"""The error of every comparison of digests."""
 
 
 class VerificationError(Exception):
-    """A digest or root is not what it must be; the message says which."""
+    """A digest or root is not the expected one; the message says which."""

@@ -1,4 +1,4 @@
-"""What a model is on disk: its files and tensors, its manifest, and proofs of inclusion.
+"""Models on disk: their tensors and files, manifests, verification, and inclusion proofs.
 
 May import hashbench.hashing and what is below it.
 """

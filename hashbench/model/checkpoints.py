@@ -1,7 +1,7 @@
-"""Models as they lie on disk: which tensors or files they consist of, and where the bytes of each are.
+"""Models on disk: which tensors or files they consist of, and where the bytes of each are.
 
-Nothing of a model is executed, and what its files say of themselves is checked before it is used. Bytes are not read
-here but for headers, indexes and PyTorch's pickled descriptions.
+No code of a model is executed, and everything its files say is checked before it is used. Only headers, indexes and
+PyTorch's pickled descriptions are read here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hashbench.hashing.file_range import FileRange
+from hashbench.hashing.sources import FileRange
 from hashbench.kernels import Bytes, Unavailable
 from hashbench.model.dtypes import torch_description
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
@@ -28,13 +28,13 @@ PYTORCH = (".pt", ".pth", ".bin")
 
 _MAX_INDEX_DEPTH = 8  # index and weight map need two, and the index's metadata may be anything
 _MAX_NESTING = 64  # of a PyTorch checkpoint
-_MAX_VALUES = 1 << 20  # in a PyTorch checkpoint, where what stands in two places counts twice
-_MAX_SHOWN = 16  # lines of what an index and one of its shards do not agree on
-_MAX_LETTERS = 64 << 20  # of all names in a PyTorch checkpoint, where one long key may stand in all of them
+_MAX_VALUES = 1 << 20  # in a PyTorch checkpoint, where a value in two places counts twice
+_MAX_SHOWN = 16  # differences between an index and one of its shards
+_MAX_LETTERS = 64 << 20  # of all names in a PyTorch checkpoint, where one long key may be part of every name
 
 
 class CheckpointError(ValueError):
-    """A model cannot be used as it lies there; the message names the file and says why."""
+    """A model on disk is not valid or not supported; the message names the file and says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,10 @@ class Part:
     """One tensor or file of a model.
 
     Attributes:
-        name: the tensor's, or the file's path relative to the model's folder, with slashes.
-        dtype: the tensor's, by safetensors' name; None for a file.
-        shape: the tensor's; None for a file.
-        source: where its bytes are: in a file, or in memory (which may be a mapped file's).
+        name: the tensor's name, or the file's path relative to the model's folder, with slashes.
+        dtype: the tensor's dtype, by its name in safetensors; None for a file.
+        shape: the tensor's shape; None for a file.
+        source: its bytes, in a file or in memory, which may be a mapped file.
     """
 
     name: str
@@ -55,16 +55,16 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         return self.source.nbytes
 
     @property
     def place(self) -> Hashable:
-        """Where its bytes are: equal for parts with the same bytes, as tied tensors and linked files have them."""
+        """Identifies its bytes: equal for parts that share them, such as tied tensors and linked files."""
         return self.source if isinstance(self.source, FileRange) else (self.source.ctypes.data, self.nbytes)
 
     def entry(self, root: bytes) -> Entry:
-        """What a manifest says of it, when its bytes have that root."""
+        """Its entry in a manifest if its bytes have that root."""
         if self.dtype is None or self.shape is None:
             return FileEntry(self.name, self.nbytes, root)
         return TensorEntry(self.name, self.dtype, self.shape, self.nbytes, root)
@@ -76,70 +76,72 @@ class OpenModel:
 
     Attributes:
         parts: sorted by name as Unicode code points, each name once.
-        ignored: names of what is in the model and no part of it: a PyTorch checkpoint's values that are no tensors.
-        damaged: why shards cannot be read, whose tensors are therefore missing, and which tensors an index does not
-            place where they are; a line each.
-        watched: files that said what the parts are, an index or a PyTorch checkpoint, as empty ranges: to be hashed
-            with the parts, so that it is seen where one changed meanwhile.
+        ignored: names of values in the model that are not parts of it: those of a PyTorch checkpoint that are not
+            tensors.
+        problems: one line each: why shards cannot be read, so that their tensors are missing, and which tensors are not
+            where an index says.
+        watched: files that say what the parts are, an index or a PyTorch checkpoint, as empty ranges. Hash them with
+            the parts, so that a change meanwhile is detected.
     """
 
     parts: tuple[Part, ...]
     ignored: tuple[str, ...] = ()
-    damaged: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     watched: tuple[FileRange, ...] = ()
 
 
 @dataclass
-class _Found:
-    """What is found beside the parts of a model, as in `OpenModel`."""
+class _Findings:
+    """What is found besides the parts of a model, as in `OpenModel`."""
 
     tolerant: bool
     ignored: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     watched: list[FileRange] = field(default_factory=list)
 
     def watch(self, path: Path, descriptor: int) -> None:
         self.watched.append(FileRange(path, 0, 0, os.fstat(descriptor)))
 
     def model(self, path: Path, parts: Iterable[Part]) -> OpenModel:
-        """All of it, after the parts."""
+        """The model of these parts and findings."""
         ordered = _in_order(path, parts)
-        return OpenModel(ordered, tuple(sorted(self.ignored)), tuple(self.damaged), tuple(self.watched))
+        return OpenModel(ordered, tuple(sorted(self.ignored)), tuple(self.problems), tuple(self.watched))
 
 
-def open_model(path: str | os.PathLike[str], without: Iterable[Path] = (), *, tolerant: bool = False) -> OpenModel:
-    """The model at `path`.
+def open_model(path: str | os.PathLike[str], exclude: Iterable[Path] = (), *, tolerant: bool = False) -> OpenModel:
+    """Opens a model.
 
     Its parts are:
 
     - of a safetensors file: its tensors;
     - of a safetensors index, or a folder with one: the tensors that it names, in the shards beside it; other files of
-      the folder are no part of the model;
-    - of a folder without index and with one safetensors file: that file's tensors, and again nothing else;
-    - of any other folder: every file in it and below, hidden ones too. A link to a file within the folder is a file
-      like any other; a link out of it, to a folder or to nothing is refused, and so is what is neither file nor folder;
-    - of a PyTorch checkpoint (.pt, .pth, .bin), as PyTorch writes it since version 1.6: its tensors, read by
-      `torch.load` with `weights_only` and so that no code of the file's runs. Names within dictionaries and lists are
-      joined by dots. Tied tensors are there under each name. Values that are no tensors are ignored. Where tensors are
-      not contiguous, they are copied, all of them together up to the file's size;
+      the folder are not part of the model;
+    - of a folder without an index but with one safetensors file: that file's tensors, and again nothing else;
+    - of any other folder: every file in it and below, including hidden ones. A link to a file within the folder is a
+      file like any other. A link that leaves it, a link to a folder, a broken link and anything that is neither a file
+      nor a folder are errors;
+    - of a PyTorch checkpoint (.pt, .pth, .bin) in the format of PyTorch 1.6 and later: its tensors, read by
+      `torch.load` with `weights_only`, so that no code in the file runs. Names within dictionaries and lists are joined
+      by dots. Tied tensors are there under each name. Values that are not tensors are ignored. Tensors that are not
+      contiguous are copied, if all of them together are not larger than the file;
     - of any other file: the file.
 
     Args:
-        path: of the model.
-        without: files that are no part of a folder, such as a manifest that lies in it.
-        tolerant: whether shards that are not there, are not sound or have other tensors than the index says are told in
-            `OpenModel.damaged`, and are no error.
+        path: the model.
+        exclude: files that are not part of a folder, such as a manifest in it.
+        tolerant: report shards that are missing, invalid or have other tensors than the index says in
+            `OpenModel.problems`, instead of raising an error.
 
     Raises:
         OSError: something cannot be read.
-        SafetensorsError: a safetensors file is not sound.
-        CheckpointError: the model is none of these, or not as said: a shard lies outside the folder, index and shards
-            do not have the same tensors, a name is no Unicode text or there twice, or a PyTorch checkpoint does not
-            load or has tensors that are not plain bytes of a dtype that safetensors knows.
+        SafetensorsError: a safetensors file is not valid.
+        CheckpointError: the model is none of these, or inconsistent: a shard is outside the folder, index and shards do
+            not have the same tensors, a name is not valid Unicode or not unique, or a PyTorch checkpoint does not load
+            or has tensors that are not plain bytes of a dtype of safetensors.
         Unavailable: it is a PyTorch checkpoint, and PyTorch is not installed.
     """
     path = Path(path)
-    found = _Found(tolerant)
+    found = _Findings(tolerant)
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         indexes, singles = (
@@ -148,17 +150,16 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = (), *, to
         )
         if len(indexes) > 1:
             names = ", ".join(sorted(quoted(index.name) for index in indexes))
-            raise CheckpointError(f"{path} has more than one index ({names}): name the one that is meant")
+            raise CheckpointError(f"{path} has more than one index ({names}): name one of them")
         if not indexes and len(singles) != 1:
-            return OpenModel(_in_order(path, _files(path, without)))
+            return OpenModel(_in_order(path, _files(path, exclude)))
         (path,) = indexes or singles
         if indexes:
             shards = _shards(path, found)
             if stray := sorted({file.name for file in singles} - shards.keys()):
                 names = ", ".join(map(quoted, stray))
                 raise CheckpointError(
-                    f"{path.parent} has weights that its index does not name ({names}): name the index, or the file, "
-                    "that is meant"
+                    f"{path.parent} has weights that its index does not list ({names}): name the index or one file"
                 )
             return found.model(path, _sharded(path, shards, found))
     elif not stat.S_ISREG(mode):
@@ -175,13 +176,13 @@ def open_model(path: str | os.PathLike[str], without: Iterable[Path] = (), *, to
 
 
 def _in_order(path: Path, parts: Iterable[Part]) -> tuple[Part, ...]:
-    """The parts by name, each of which is text and there once."""
+    """The parts sorted by name. Names must be valid Unicode and unique."""
     by_name: dict[str, Part] = {}
     for part in parts:
         try:
             part.name.encode()
         except UnicodeEncodeError:
-            raise CheckpointError(f"{path}: the name {quoted(part.name)} is no Unicode text") from None
+            raise CheckpointError(f"{path}: the name {quoted(part.name)} is not valid Unicode") from None
         if by_name.setdefault(part.name, part) is not part:
             raise CheckpointError(f"{path} has the name {quoted(part.name)} twice")
     return tuple(by_name[name] for name in sorted(by_name))
@@ -195,30 +196,30 @@ def _tensors(path: Path) -> list[Part]:
     ]
 
 
-def _shards(index: Path, found: _Found) -> dict[str, set[str]]:
+def _shards(index: Path, found: _Findings) -> dict[str, set[str]]:
     """The shards that an index names, and the names of their tensors."""
     with index.open("rb") as file:
         found.watch(index, file.fileno())
         text = file.read(MAX_HEADER_SIZE + 1)
     if len(text) > MAX_HEADER_SIZE:
-        raise CheckpointError(f"{index} is no index: more than {MAX_HEADER_SIZE} bytes")
+        raise CheckpointError(f"{index} is not a valid index: it has more than {MAX_HEADER_SIZE} bytes")
     try:
-        content = loads(text, max_depth=_MAX_INDEX_DEPTH, floats=True)  # of metadata alone: some count bytes so
+        content = loads(text, max_depth=_MAX_INDEX_DEPTH, floats=True)  # in metadata: some count bytes so
     except StrictJsonError as error:
-        raise CheckpointError(f"{index} is no index: {error}") from None
+        raise CheckpointError(f"{index} is not a valid index: {error}") from None
     shard_of = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
-        raise CheckpointError(f"{index} is no index: its weight_map does not give each tensor's name a shard")
+        raise CheckpointError(f"{index} is not a valid index: its weight_map must map each tensor's name to a shard")
 
     shards: dict[str, set[str]] = {}
     for name, shard in shard_of.items():
         if shard in ("", ".", "..") or not {"/", "\\", "\0"}.isdisjoint(shard):
-            raise CheckpointError(f"{index} names the shard {quoted(shard)}, which is not a file's plain name")
+            raise CheckpointError(f"{index} lists the shard {quoted(shard)}: it must be the name of a file beside it")
         shards.setdefault(shard, set()).add(name)
     return shards
 
 
-def _sharded(index: Path, shards: Mapping[str, set[str]], found: _Found) -> Iterator[Part]:
+def _sharded(index: Path, shards: Mapping[str, set[str]], found: _Findings) -> Iterator[Part]:
     """The tensors of the shards that an index names."""
     for shard, expected in sorted(shards.items()):
         try:
@@ -226,15 +227,15 @@ def _sharded(index: Path, shards: Mapping[str, set[str]], found: _Found) -> Iter
         except (CheckpointError, SafetensorsError) as error:
             if not found.tolerant:
                 raise
-            found.damaged.append(str(error))
+            found.problems.append(str(error))
             continue
         names, path = {part.name for part in parts}, index.with_name(shard)
         lacks, has = sorted(expected - names), sorted(names - expected)
-        wrong = [f"{path} lacks the tensor {quoted(name)}, which {index.name} says it has" for name in lacks]
-        wrong += [f"{path} has the tensor {quoted(name)}, which {index.name} does not say" for name in has]
-        if wrong and not found.tolerant:
-            raise CheckpointError(wrong[0])
-        found.damaged += wrong[:_MAX_SHOWN]
+        differences = [f"{path} lacks the tensor {quoted(name)} that {index.name} lists for it" for name in lacks]
+        differences += [f"{path} has the tensor {quoted(name)} that {index.name} does not list for it" for name in has]
+        if differences and not found.tolerant:
+            raise CheckpointError(differences[0])
+        found.problems += differences[:_MAX_SHOWN]
         yield from parts
 
 
@@ -243,22 +244,22 @@ def _shard(index: Path, shard: str) -> list[Part]:
     path = index.with_name(shard)
     try:
         if not path.is_file():
-            raise CheckpointError(f"{index} names the shard {quoted(shard)}, and there is no such file")
+            raise CheckpointError(f"{index} lists the shard {quoted(shard)}, but there is no such file")
         return _tensors(path)
     except OSError as error:
-        raise CheckpointError(f"{index} names the shard {quoted(shard)}: {error.strerror}") from None
+        raise CheckpointError(f"{index} lists the shard {quoted(shard)}: {error.strerror}") from None
 
 
-def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
+def _files(folder: Path, exclude: Iterable[Path]) -> list[Part]:
     """Every file in a folder and below."""
     top = folder.resolve()
-    # What is named, and what that leads to, but no other link to it: a file of any name could be one.
-    left_out = {place for path in without for place in (path.parent.resolve() / path.name, path.resolve())}
+    # Exclude the path and what it links to, but no other link to that: any file could be one.
+    excluded = {place for path in exclude for place in (path.parent.resolve() / path.name, path.resolve())}
     parts = []
     unseen = [top]
     while unseen:
         for path in unseen.pop().iterdir():
-            if path in left_out:
+            if path in excluded:
                 continue
             name = path.relative_to(top).as_posix()
             target = path
@@ -266,13 +267,11 @@ def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
                 try:
                     target = path.resolve(strict=True)
                 except (OSError, RuntimeError):  # RuntimeError: links in a circle, up to Python 3.12
-                    raise CheckpointError(f"{folder}: the link {quoted(name)} leads nowhere") from None
+                    raise CheckpointError(f"{folder}: the link {quoted(name)} is broken") from None
                 if not target.is_relative_to(top):
-                    raise CheckpointError(f"{folder}: the link {quoted(name)} leads out of the folder")
+                    raise CheckpointError(f"{folder}: the link {quoted(name)} leaves the folder")
                 if target.is_dir():
-                    raise CheckpointError(
-                        f"{folder}: the link {quoted(name)} leads to a folder; only files may be linked"
-                    )
+                    raise CheckpointError(f"{folder}: the link {quoted(name)} leads to a folder, not to a file")
             status = target.stat()
             if stat.S_ISDIR(status.st_mode):
                 unseen.append(path)
@@ -285,7 +284,7 @@ def _files(folder: Path, without: Iterable[Path]) -> list[Part]:
     return parts
 
 
-def _pytorch(path: Path, found: _Found) -> Iterator[Part]:
+def _pytorch(path: Path, found: _Findings) -> Iterator[Part]:
     """The tensors of a PyTorch checkpoint."""
     try:
         import torch
@@ -295,16 +294,16 @@ def _pytorch(path: Path, found: _Found) -> Iterator[Part]:
         found.watch(path, file.fileno())
     try:
         if not zipfile.is_zipfile(path):
-            # What PyTorch wrote before cannot be mapped: its tensors are as large as it says, however short it is.
-            raise ValueError("it is no archive, as PyTorch writes since version 1.6: load it and save it again")
+            # Older formats cannot be mapped: their tensors are as large as the file says, however short it is.
+            raise ValueError("it is not an archive, as PyTorch writes since version 1.6: load it and save it again")
         _check_stored(path)
-        check_pickle(torch._C.PyTorchFileReader(os.fspath(path)).get_record("data.pkl"))  # by the reader that loads it
+        check_pickle(torch._C.PyTorchFileReader(os.fspath(path)).get_record("data.pkl"))  # the reader of torch.load
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:  # an unpickler that is fed anything raises anything
+    except Exception as error:  # an unpickler may raise anything
         # PyTorch's own message begins with how to load it unsafely.
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise CheckpointError(
-            f"{path} does not load as a PyTorch checkpoint of weights only: {type(error).__name__}: {reason[:200]}"
+            f"{path} does not load as a PyTorch checkpoint with weights_only: {type(error).__name__}: {reason[:200]}"
         ) from None
     room = path.stat().st_size
     for name, value in _flattened(path, content):
@@ -317,7 +316,7 @@ def _pytorch(path: Path, found: _Found) -> Iterator[Part]:
             or value.device.type != "cpu"
             or type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
         ):
-            raise CheckpointError(f"{about} is sparse, a wrapper of others or without bytes: it is not accepted")
+            raise CheckpointError(f"{about} is not accepted: it is sparse, wraps other tensors, or has no bytes")
         try:
             dtype, shape = torch_description(str(value.dtype), value.shape)
         except ValueError as error:
@@ -326,18 +325,18 @@ def _pytorch(path: Path, found: _Found) -> Iterator[Part]:
             room -= value.nbytes
             if room < 0:
                 raise CheckpointError(
-                    f"{about} and others are not contiguous, and have more bytes together than the file: "
-                    "save them with contiguous()"
+                    f"{about} and others are not contiguous, and together larger than the file: save them with "
+                    "contiguous()"
                 )
             value = value.resolve_conj().resolve_neg().contiguous()
         yield Part(name, dtype, shape, value.detach().reshape(-1).view(torch.uint8).numpy())
 
 
 def _check_stored(path: Path) -> None:
-    """Checks that no part of an archive is compressed: what is small on disk could be anything in memory.
+    """Checks that no member of an archive is compressed: it could be of any size in memory. PyTorch compresses none.
 
     Raises:
-        ValueError: one is. PyTorch compresses none.
+        ValueError: one is.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -346,7 +345,7 @@ def _check_stored(path: Path) -> None:
 
 
 def _flattened(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
-    """The values within dictionaries and lists, by their keys and places joined with dots."""
+    """The values within dictionaries and lists, by their keys and indexes joined with dots."""
     unseen: list[tuple[tuple[str, ...], Any]] = [((), content)]
     count = letters = 0
     while unseen:
@@ -359,7 +358,7 @@ def _flattened(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
             name = ".".join(keys)
             letters += len(name)
             if letters > _MAX_LETTERS:
-                raise CheckpointError(f"{path} has names of more than {_MAX_LETTERS} letters together")
+                raise CheckpointError(f"{path} has names of more than {_MAX_LETTERS} characters in total")
             yield name, value
             continue
         count += len(value)

@@ -1,6 +1,4 @@
-"""The JSON documents that this package writes for others to check: each has a version and a schema, and is read
-strictly.
-"""
+"""The JSON documents that this package writes and reads: each has a version and a schema, and is read strictly."""
 
 from __future__ import annotations
 
@@ -20,42 +18,49 @@ T = TypeVar("T")
 
 
 class DocumentError(ValueError):
-    """A text is no document of its kind; the message says why."""
+    """A text is not a document of its kind; the message says why."""
 
 
 def parse_document(data: bytes, kind: str, *, version: int, max_size: int, max_depth: int) -> Any:
-    """The content of a document that follows `<kind>.schema.json`.
+    """Parses a document and validates it against `<kind>.schema.json`.
 
     Args:
         data: its text.
-        kind: what it is, as its schema's file and the errors call it.
-        version: the one that is accepted.
-        max_size: bytes that are accepted at most.
-        max_depth: levels of nesting that are accepted at most.
+        kind: the kind of document, as its schema's file and the errors call it.
+        version: the accepted version.
+        max_size: the most bytes accepted.
+        max_depth: the deepest nesting accepted.
 
     Raises:
-        DocumentError: it is larger; it is no strict JSON; or it is of another version, or does not follow the schema.
+        DocumentError: it is larger, not strict JSON, of another version, or does not follow the schema.
     """
     if len(data) > max_size:
-        raise DocumentError(f"it is no {kind}: more than {max_size} bytes")
+        raise DocumentError(f"it has more than {max_size} bytes")
     try:
         document = loads(data, max_depth=max_depth)
     except StrictJsonError as error:
-        raise DocumentError(f"it is no {kind}: {error}") from None
+        raise DocumentError(str(error)) from None
     if isinstance(document, dict) and document.get("version", version) != version:
         raise DocumentError(f"its version is {quoted(document['version'])}; accepted is {version}")
     try:
         _validator(kind).validate(document)
-    except jsonschema_rs.ValidationError as wrong:  # the first alone: there may be millions
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in wrong.instance_path)
-        raise DocumentError(f"it does not follow the schema at ${place}: {one_line(wrong.message)}") from None
+    except jsonschema_rs.ValidationError as error:  # only the first: there may be millions
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
+        raise DocumentError(f"it does not follow the schema at ${place}: {one_line(error.message)}") from None
     return document
 
 
 def read_document(
     path: str | os.PathLike[str], kind: str, parse: Callable[[bytes], T], error: type[ValueError], max_size: int
 ) -> T:
-    """What `parse` makes of a file.
+    """Parses a file.
+
+    Args:
+        path: the file.
+        kind: the kind of document, for the error.
+        parse: parses the file's content.
+        error: what `parse` raises.
+        max_size: the most bytes accepted.
 
     Raises:
         OSError: it cannot be read.
@@ -65,8 +70,8 @@ def read_document(
         data = file.read(max_size + 1)
     try:
         return parse(data)
-    except error as wrong:
-        raise error(f"{os.fspath(path)} cannot be used as a {kind}: {wrong}") from None
+    except error as reason:
+        raise error(f"{os.fspath(path)} is not a valid {kind}: {reason}") from None
 
 
 @cache

@@ -1,6 +1,6 @@
-"""The dtypes of tensors by safetensors' names, and how many bytes a tensor has.
+"""The dtypes of tensors by their names in safetensors, and the size of a tensor.
 
-Elements smaller than a byte are packed: a tensor of them ends at a byte's boundary.
+Elements smaller than a byte are packed, and a tensor of them ends at a byte boundary.
 """
 
 from __future__ import annotations
@@ -55,46 +55,46 @@ TORCH_NAMES = {
     "int64": "I64",
     "uint64": "U64",
 }
-"""The name here of each dtype that PyTorch has too, by its name there."""
+"""PyTorch's names of these dtypes, and theirs in safetensors."""
 
 _MAX_BITS = 1 << 63
 
 
 def tensor_nbytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor, row-major, without padding.
+    """The size of a tensor in bytes, row-major, without padding.
 
     Raises:
-        ValueError: the dtype is unknown, or the shape's bytes are beyond 2^60, or not a whole number.
+        ValueError: the dtype is unknown, or the size is more than 2^60 bytes or not a whole number of bytes.
     """
     bits = DTYPE_BITS.get(dtype)
     if bits is None:
         raise ValueError(f"the dtype {dtype[:40]!r} is unknown: accepted are {', '.join(DTYPE_BITS)}")
     for length in shape:
         bits *= length
-        if bits > _MAX_BITS:  # here, before a long shape makes a long number of it
-            raise ValueError("the shape's bytes are beyond 2^60")
+        if bits > _MAX_BITS:  # in the loop, before a long shape makes a long number
+            raise ValueError("the tensor would have more than 2^60 bytes")
     if bits % 8:
-        raise ValueError(f"{bits} bits are no whole number of bytes")
+        raise ValueError(f"{bits} bits are not a whole number of bytes")
     return bits // 8
 
 
 def torch_description(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-    """The dtype and shape by which safetensors knows one of PyTorch's tensors.
+    """The dtype and shape that a PyTorch tensor has in safetensors.
 
-    They differ in more than the dtype's name where PyTorch counts pairs of packed elements as one.
+    The shape differs if PyTorch counts a pair of packed elements as one.
 
     Args:
-        dtype: as `str(tensor.dtype)` has it.
-        shape: of the tensor.
+        dtype: `str(tensor.dtype)`.
+        shape: the tensor's shape.
 
     Raises:
-        ValueError: safetensors has no such dtype, or no shape for what it is: a single pair.
+        ValueError: safetensors has no such dtype, or cannot express the shape, that of a single pair.
     """
     name = dtype.removeprefix("torch.")
     if name not in TORCH_NAMES:
         raise ValueError(f"safetensors does not store {dtype}: accepted are {', '.join(TORCH_NAMES)}")
     if name.endswith("_x2"):
         if not shape:
-            raise ValueError(f"safetensors does not store {dtype} without dimensions: it is two elements, not one")
+            raise ValueError(f"safetensors does not store {dtype} without dimensions: it is two elements")
         return TORCH_NAMES[name], (*shape[:-1], 2 * shape[-1])
     return TORCH_NAMES[name], tuple(shape)

@@ -1,8 +1,8 @@
-"""The manifest of a model: its tensors or files, a root of a Merkle tree for each, and one root over all.
+"""The manifest of a model: its tensors and files, the root of a Merkle tree for each, and one root over all.
 
-An entry's root is the Merkle Tree Hash (RFC 9162 section 2.1.1) of its bytes in chunks. The model's root is that over
-the entries' records, in the order of their names as Unicode code points. A record is RFC 8785 canonical JSON, and so is
-the manifest: the same model gives the same bytes wherever it is made.
+An entry's root is the Merkle Tree Hash (RFC 9162 section 2.1.1) of its bytes in chunks. The model's root is that of the
+entries' records, sorted by name as Unicode code points. Records and the manifest itself are RFC 8785 canonical JSON:
+the same model always has the same manifest, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,37 +14,36 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
-import rfc8785
-
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.merkle.rfc9162 import merkle_tree_hash
+from hashbench.model import canonical_json
 from hashbench.model.documents import DocumentError, parse_document, read_document
 from hashbench.model.dtypes import tensor_nbytes
 from hashbench.model.strict_json import MAX_INTEGER, quoted
 
 VERSION = 1
-"""Of the format, whose schema is manifest.schema.json in this package."""
+"""The version of the format, whose schema is manifest.schema.json in this package."""
 
 MAX_SIZE = 64 << 20
-"""Bytes of the largest manifest that is written or read: some 200,000 entries."""
+"""The largest manifest that is written or read, in bytes: some 200,000 entries."""
 
 _MAX_DEPTH = 4  # manifest, tensors, tensor, shape
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be made or used; the message says why."""
+    """A manifest is not valid; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One tensor.
 
     Attributes:
-        name: of the tensor.
-        dtype: by safetensors' name.
-        shape: of the tensor.
-        nbytes: its bytes, row-major, without padding.
-        root: the Merkle Tree Hash of those bytes, little-endian.
+        name: its name.
+        dtype: its dtype, by its name in safetensors.
+        shape: its shape.
+        nbytes: its size in bytes, without padding.
+        root: the Merkle Tree Hash of its bytes, little-endian and row-major.
     """
 
     name: str
@@ -54,21 +53,21 @@ class TensorEntry:
     root: bytes
 
     def fields(self) -> dict[str, Any]:
-        """What the tensor's record says."""
+        """The content of its record."""
         return {"dtype": self.dtype, "name": self.name, "root": self.root.hex(), "shape": list(self.shape)}
 
     def record(self) -> bytes:
-        """The tensor's leaf in the model's tree: RFC 8785 canonical JSON in UTF-8."""
-        return rfc8785.dumps(self.fields())
+        """Its leaf in the model's tree: RFC 8785 canonical JSON in UTF-8."""
+        return canonical_json.dumps(self.fields())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file.
 
     Attributes:
-        path: relative to the model's folder, with slashes.
-        nbytes: its size.
+        path: its path relative to the model's folder, with slashes.
+        nbytes: its size in bytes.
         root: the Merkle Tree Hash of its bytes.
     """
 
@@ -78,16 +77,16 @@ class FileEntry:
 
     @property
     def name(self) -> str:
-        """What the file goes by among other entries: its path."""
+        """Its name among other entries: its path."""
         return self.path
 
     def fields(self) -> dict[str, Any]:
-        """What the file's record says."""
+        """The content of its record."""
         return {"path": self.path, "root": self.root.hex(), "size": self.nbytes}
 
     def record(self) -> bytes:
-        """The file's leaf in the model's tree: RFC 8785 canonical JSON in UTF-8."""
-        return rfc8785.dumps(self.fields())
+        """Its leaf in the model's tree: RFC 8785 canonical JSON in UTF-8."""
+        return canonical_json.dumps(self.fields())
 
 
 Entry = TensorEntry | FileEntry
@@ -95,7 +94,7 @@ Entry = TensorEntry | FileEntry
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model consists of, and what its bytes hash to.
+    """What a model consists of, and the roots of its bytes.
 
     Args:
         algorithm: "sha256" or "sha384".
@@ -106,9 +105,10 @@ class Manifest:
         entries: sorted by name as Unicode code points.
 
     Raises:
-        ManifestError: there is no such algorithm or chunk size; two entries have one name; an entry's name is no
-            Unicode text, its path leads out of the folder or is not the shortest, its root has not the algorithm's
-            length, its dtype is unknown, its bytes are not those of dtype and shape, or a number is beyond 2^53 - 1.
+        ManifestError: the algorithm or chunk size is not accepted; two entries have the same name; or an entry is not
+            valid: its name is not valid Unicode, its path leaves the folder or is not normalized, its root is of
+            another length than the algorithm's digests, its dtype is unknown, its size does not match dtype and shape,
+            or a number is beyond 2^53 - 1.
     """
 
     algorithm: str
@@ -129,47 +129,56 @@ class Manifest:
             if entry.name == before:
                 raise ManifestError(f"two entries have the name {quoted(before)}")
             before = entry.name
-            if wrong := _wrong(entry, digest_size):
-                raise ManifestError(f"the entry {quoted(entry.name)} is not accepted: {wrong}")
+            if problem := _problem(entry, digest_size):
+                raise ManifestError(f"the entry {quoted(entry.name)} is not accepted: {problem}")
 
     @cached_property
     def by_name(self) -> Mapping[str, Entry]:
-        """The entries by their names, in the order of these."""
+        """The entries by name, in the order of their names."""
         return {entry.name: entry for entry in self.entries}
 
     @cached_property
     def root(self) -> bytes:
-        """The model's root: the Merkle Tree Hash over the entries' records."""
-        return merkle_tree_hash([entry.record() for entry in self.entries], self.algorithm)
+        """The model's root: the Merkle Tree Hash of the entries' records."""
+        return merkle_tree_hash(self.records, self.algorithm)
+
+    @cached_property
+    def records(self) -> list[bytes]:
+        """The records of the entries: the leaves of the model's tree."""
+        return [entry.record() for entry in self.entries]
 
     def text(self) -> bytes:
-        """The manifest as a file has it: RFC 8785 canonical JSON and a line feed.
+        """The content of the manifest's file: RFC 8785 canonical JSON and a line feed.
 
         Raises:
             ManifestError: it would have more than `MAX_SIZE` bytes.
         """
-        document: dict[str, Any] = {
-            "algorithm": self.algorithm,
-            "chunk_size": self.chunk_size,
-            "files": [entry.fields() for entry in self.entries if isinstance(entry, FileEntry)],
-            "root": self.root.hex(),
-            "tensors": [
-                {**entry.fields(), "bytes": entry.nbytes} for entry in self.entries if isinstance(entry, TensorEntry)
-            ],
-            "version": VERSION,
-        }
-        text = rfc8785.dumps(document) + b"\n"
+        # Every entry is encoded once: a file's is its record, a tensor's its record with the size as first field.
+        files, tensors = [], []
+        for entry, record in zip(self.entries, self.records, strict=True):
+            if isinstance(entry, FileEntry):
+                files.append(record)
+            else:
+                tensors.append(b'{"bytes":%d,%b' % (entry.nbytes, record[1:]))
+        text = b'{"algorithm":"%b","chunk_size":%d,"files":[%b],"root":"%b","tensors":[%b],"version":%d}\n' % (
+            self.algorithm.encode(),
+            self.chunk_size,
+            b",".join(files),
+            self.root.hex().encode(),
+            b",".join(tensors),
+            VERSION,
+        )
         if len(text) > MAX_SIZE:
-            raise ManifestError(f"it would have {len(text)} bytes; up to {MAX_SIZE} are accepted")
+            raise ManifestError(f"the manifest would have {len(text)} bytes; up to {MAX_SIZE} are accepted")
         return text
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """The manifest of a text as `Manifest.text` gives it, which must be that text byte for byte.
+    """Parses a manifest, which must be what `Manifest.text` gives, byte for byte.
 
     Raises:
-        ManifestError: it is larger than `MAX_SIZE`; it is no strict JSON; it does not follow the schema; an entry is
-            not accepted, as `Manifest` has it; its root is not that of its entries; or it is not in canonical form.
+        ManifestError: it is larger than `MAX_SIZE`, is not strict JSON, does not follow the schema, has an entry that
+            `Manifest` does not accept, has another root than its entries, or is not canonical.
     """
     try:
         document = parse_document(data, "manifest", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
@@ -177,20 +186,20 @@ def parse_manifest(data: bytes) -> Manifest:
         raise ManifestError(str(error)) from None
     manifest = Manifest(document["algorithm"], document["chunk_size"], tuple(_entries(document)))
     if manifest.root.hex() != document["root"]:
-        raise ManifestError(f"its root is not that of its entries, which is {manifest.root.hex()}")
+        raise ManifestError(f"its root is not the one of its entries, {manifest.root.hex()}")
     if manifest.text() != data:
         raise ManifestError(
-            "it is not in canonical form: accepted is RFC 8785 JSON in one line, tensors and files sorted by name"
+            "it is not canonical: accepted is RFC 8785 JSON on one line, with tensors and files sorted by name"
         )
     return manifest
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """The manifest of a file.
+    """Reads a manifest from a file.
 
     Raises:
         OSError: it cannot be read.
-        ManifestError: as `parse_manifest`; the message names the file.
+        ManifestError: it is not valid, as `parse_manifest` has it; the message names the file.
     """
     return read_document(path, "manifest", parse_manifest, ManifestError, MAX_SIZE)
 
@@ -201,7 +210,7 @@ def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:
 
     def root(fields: Mapping[str, Any]) -> bytes:
         if len(fields["root"]) != digits:
-            raise ManifestError(f"a root has {len(fields['root'])} digits, not the {digits} of its algorithm")
+            raise ManifestError(f"a root has {len(fields['root'])} digits, not {digits} as its algorithm requires")
         return bytes.fromhex(fields["root"])
 
     for file in document["files"]:
@@ -210,24 +219,24 @@ def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:
         yield TensorEntry(tensor["name"], tensor["dtype"], tuple(tensor["shape"]), tensor["bytes"], root(tensor))
 
 
-def _wrong(entry: Entry, digest_size: int) -> str | None:
-    """What is wrong with an entry; None where nothing is."""
+def _problem(entry: Entry, digest_size: int) -> str | None:
+    """Why an entry is not valid; None if it is."""
     try:
         entry.name.encode()
     except UnicodeEncodeError:
-        return "its name is no Unicode text"
+        return "its name is not valid Unicode"
     if len(entry.root) != digest_size:
-        return f"its root has {len(entry.root)} bytes, not the {digest_size} of its algorithm"
+        return f"its root has {len(entry.root)} bytes, not {digest_size} as its algorithm requires"
     numbers = (entry.nbytes,) if isinstance(entry, FileEntry) else (entry.nbytes, *entry.shape)
     if min(numbers) < 0 or max(numbers) > MAX_INTEGER:
-        return f"a number is not from 0 to {MAX_INTEGER}"
+        return f"a number is not between 0 and {MAX_INTEGER}"
     if isinstance(entry, FileEntry):
-        # An empty part is of a slash at either end, or of two together.
+        # An empty component comes from a slash at either end, or from two in a row.
         if "\0" in entry.path or not {"", ".", ".."}.isdisjoint(entry.path.split("/")):
-            return "its path is not relative to the folder, by the shortest way"
+            return "its path is not relative to the folder and normalized"
         return None
     try:
         needed = tensor_nbytes(entry.dtype, entry.shape)
     except ValueError as error:
         return str(error)
-    return None if needed == entry.nbytes else f"it has {entry.nbytes} bytes, and its dtype and shape need {needed}"
+    return None if needed == entry.nbytes else f"it has {entry.nbytes} bytes, but its dtype and shape need {needed}"

@@ -1,8 +1,8 @@
-"""A PyTorch checkpoint's pickle, looked through before PyTorch loads it: no few bytes of it may ask for much memory.
+"""A scan of a PyTorch checkpoint's pickle before PyTorch loads it: a few bytes must not ask for much memory.
 
-PyTorch's unpickler of weights runs no code of the file's, but it makes a bytearray or tensor as large as a number says,
-and passes one value on again and again, so that nested pairs of itself become a name of any length. Here nothing is
-made of a pickle but the outline of what is passed to what.
+PyTorch's unpickler of weights runs no code from the file, but it allocates a bytearray or tensor of any size that a
+number says, and it reuses values, so that nested pairs of one value become a name of any length. The scan builds no
+values, only an outline of what is passed to what.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from pickletools import genops
 from typing import Any
 
 MAX_SIZE = 8 << 20
-"""Bytes of the largest pickle that is accepted: some 40,000 tensors."""
+"""The largest pickle that is accepted, in bytes: some 40,000 tensors."""
 
-_MAX_PASSED = 1 << 22  # values that are given to calls or are keys, all together; what is within others counts too
-_MAX_NESTING = 64  # of what is passed on: it is hashed and read by code that descends into it on the stack
+_MAX_PASSED = 1 << 22  # arguments and keys in total, including the values within them
+_MAX_NESTING = 64  # of arguments and keys: code that hashes or reads them recurses
 
-# What is called for tensors in memory that is there already, and for the containers and values beside them. None makes
-# more than it is given.
+# What a checkpoint of tensors and plain containers and values calls. None of them allocates more than it is given.
 _CALLED = {
     "builtins complex",
     "builtins set",
@@ -34,7 +33,7 @@ _CALLED = {
     "torch._utils _rebuild_tensor_v3",
 }
 _FROM_CONTAINERS = {"builtins set", "collections Counter", "collections OrderedDict"}
-"""Of these, what is made of a container and of nothing else: of a text they would make a value of each letter."""
+"""Of these, those that take only a container: of a string they would make a value for each character."""
 
 for _names in (_CALLED, _FROM_CONTAINERS):
     _names |= {name.replace("builtins", "__builtin__") for name in _names}  # as protocol 2 writes it
@@ -46,11 +45,11 @@ _ATOMS = {
 
 
 def check_pickle(data: bytes) -> None:
-    """Checks that loading a pickle takes memory in proportion to its bytes and to `_MAX_PASSED`, and no more.
+    """Checks that loading a pickle takes memory proportional to its size and `_MAX_PASSED` at most.
 
     Raises:
         ValueError: it may take more, or has instructions that PyTorch does not write for weights.
-        Exception: it is no sound pickle; anything may be raised.
+        Exception: it is not a valid pickle; anything may be raised.
     """
     if len(data) > MAX_SIZE:
         raise ValueError(f"its pickle has {len(data)} bytes; up to {MAX_SIZE} are accepted")
@@ -62,14 +61,14 @@ def check_pickle(data: bytes) -> None:
         for _ in range(_MAX_NESTING):
             left -= len(level)
             if left < 0:
-                raise ValueError(f"its pickle passes more than {_MAX_PASSED} values on")
-            # No more than are left, as one list may stand in a list many times.
+                raise ValueError(f"its pickle passes on more than {_MAX_PASSED} values")
+            # No more than are left, since one list may be in another many times.
             level = list(islice(chain.from_iterable(inner for inner in level if isinstance(inner, list)), left + 1))
         if level:
             raise ValueError(f"its pickle nests what it passes on more than {_MAX_NESTING} deep")
 
-    # A container is the list of what is in it, and so is what a call makes, of what it was given; a class or function
-    # is its name, and all else None.
+    # A container is represented by the list of its items, the result of a call by the list of its arguments, a class or
+    # function by its name, and anything else by None.
     stack: list[Any] = []
     below: list[list[Any]] = []
     memo: dict[int, Any] = {}
@@ -110,10 +109,10 @@ def check_pickle(data: bytes) -> None:
         elif name == "REDUCE":
             given, called = stack.pop(), stack.pop()
             if not isinstance(called, str) or called not in _CALLED:
-                what = called.replace(" ", ".")[:200] if isinstance(called, str) else "what is no function"
-                raise ValueError(f"its pickle calls {what}, which no plain tensor needs")
+                what = called.replace(" ", ".")[:200] if isinstance(called, str) else "something other than a function"
+                raise ValueError(f"its pickle calls {what}, which plain tensors do not need")
             if called in _FROM_CONTAINERS and not all(isinstance(part, list) for part in given):
-                raise ValueError(f"its pickle makes a {called.split()[-1]} of what is no container")
+                raise ValueError(f"its pickle makes a {called.split()[-1]} of something other than a container")
             pass_on(given)
             stack.append([given])
         elif name == "BUILD":
@@ -122,7 +121,7 @@ def check_pickle(data: bytes) -> None:
             stack[-1].append(state)
         elif name == "BINPERSID":
             if any(isinstance(part, list) for part in stack.pop()):  # the storage's name is written out
-                raise ValueError("its pickle has a storage that is not of a name, a type and a number")
+                raise ValueError("its pickle has a storage that is not described by a name, a type and a number")
             stack.append(None)
         elif name not in ("PROTO", "STOP"):
             raise ValueError(f"its pickle has the instruction {name}, which PyTorch does not write for weights")

@@ -1,30 +1,27 @@
-"""Inclusion proofs: that a tensor, a file, or one chunk of either belongs to the model of a known root.
+"""Inclusion proofs: a tensor, a file, or one chunk of either belongs to the model with a known root.
 
-A proof is that of RFC 9162 section 2.1.3: the nodes that lead from a record to the model's root, and, where it is of a
-chunk, those that lead from the chunk's hash to the root that the record has. It grows with the logarithm of the
-model's size, and whoever checks it needs the root and the bytes in question, but neither the manifest nor the rest of
-the model.
+A proof follows RFC 9162 section 2.1.3: it has the nodes between a record and the model's root and, if it is for a
+chunk, those between the chunk's hash and the root in the record. Its size is logarithmic in the model's size. Checking
+it takes the root and the bytes in question, but neither the manifest nor the rest of the model.
 
-The root vouches for all that the record says. Chunk size and places are the proof's own word, yet no lie about them
-puts bytes where they are not: only the last leaf of a tree has nothing but left neighbours on its path, and a chunk
-that is taken for another must be as long as that other.
+The root authenticates everything in the record. It does not authenticate the chunk size and the indexes in the proof,
+but wrong ones cannot put bytes in another place: only the last leaf of a tree has nothing but left siblings on its
+path, and a chunk that passes for another has the same length.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rfc8785
-
-from hashbench.hashing.file_range import FileRange
+from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Bytes
 from hashbench.merkle import rfc9162 as merkle
+from hashbench.model import canonical_json
 from hashbench.model.documents import DocumentError, parse_document, read_document
 from hashbench.model.dtypes import tensor_nbytes
 from hashbench.model.manifest import Entry, FileEntry, Manifest, ManifestError, TensorEntry
@@ -32,30 +29,30 @@ from hashbench.model.safetensors_header import SafetensorsError, read_header
 from hashbench.model.strict_json import quoted
 
 VERSION = 1
-"""Of the format, whose schema is proof.schema.json in this package."""
+"""The version of the format, whose schema is proof.schema.json in this package."""
 
 MAX_SIZE = 1 << 20
-"""Bytes of the largest proof that is read."""
+"""The largest proof that is read, in bytes."""
 
 _MAX_DEPTH = 3  # proof, record, shape
 
 
 class ProofError(ValueError):
-    """A proof cannot be made or used; the message says why."""
+    """A proof cannot be made or is not valid; the message says why."""
 
 
 class NotProvenError(VerificationError):
-    """What was to be proven is not what the root stands for; the message says what is not."""
+    """A proof does not hold for the given root or data; the message says why."""
 
 
 @dataclass(frozen=True)
 class Inclusion:
-    """A leaf's place in a tree, and what leads from it to the root.
+    """The inclusion of a leaf in a tree.
 
     Attributes:
-        index: the leaf's place, from 0.
+        index: the leaf's index, from 0.
         tree_size: the number of leaves.
-        path: nodes, bottom up: PATH of RFC 9162 section 2.1.3.1.
+        path: the nodes between leaf and root, bottom up: PATH of RFC 9162 section 2.1.3.1.
     """
 
     index: int
@@ -63,20 +60,20 @@ class Inclusion:
     path: tuple[bytes, ...]
 
     def leads(self, leaf: bytes, root: bytes, algorithm: str) -> bool:
-        """Whether `leaf`, a leaf's hash, leads to `root`, by RFC 9162 section 2.1.3.2."""
+        """Whether the leaf hash `leaf` leads to `root`, by RFC 9162 section 2.1.3.2."""
         return merkle.verify_inclusion(leaf, self.index, self.tree_size, self.path, root, algorithm)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """That a record, and perhaps a chunk of what it describes, belongs to a model.
+    """A proof that a record, and possibly a chunk of its tensor or file, belongs to a model.
 
     Attributes:
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a chunk; the last may be short.
         entry: the tensor or file that the record describes.
-        inclusion: of the record, in the model's tree.
-        chunk: of a chunk, in the entry's tree; None where the proof is of no chunk.
+        inclusion: that of the record in the model's tree.
+        chunk: that of a chunk in the entry's tree; None if the proof is not for a chunk.
     """
 
     algorithm: str
@@ -87,12 +84,12 @@ class Proof:
 
     @property
     def start(self) -> int:
-        """Where the proven bytes begin in the tensor or file."""
+        """The first proven byte in the tensor or file."""
         return self.chunk.index * self.chunk_size if self.chunk else 0
 
     @property
     def nbytes(self) -> int:
-        """How many bytes are proven: those of the chunk, or all of the tensor or file."""
+        """The number of proven bytes: those of the chunk, or all of the tensor or file."""
         rest = self.entry.nbytes - self.start
         return min(self.chunk_size, rest) if self.chunk else rest
 
@@ -103,26 +100,26 @@ class Proof:
 
     @property
     def subject(self) -> str:
-        """What is proven, in words."""
+        """The proven bytes, in words."""
         if self.chunk is None:
             return self.named
         return f"chunk {self.chunk.index} [{self.start}:{self.start + self.nbytes}] of {self.named}"
 
     def text(self) -> bytes:
-        """The proof as a file has it: RFC 8785 canonical JSON and a line feed."""
+        """The content of the proof's file: RFC 8785 canonical JSON and a line feed."""
         document = {
             "algorithm": self.algorithm,
             "chunk_size": self.chunk_size,
             "inclusion": _fields(self.inclusion),
-            "record": json.loads(self.entry.record()),
+            "record": self.entry.fields(),
             "version": VERSION,
         }
         if self.chunk:
             document["chunk"] = _fields(self.chunk)
-        return rfc8785.dumps(document) + b"\n"
+        return canonical_json.dumps(document) + b"\n"
 
     def check_record(self, root: bytes) -> None:
-        """Checks that the record is in the model of `root`.
+        """Checks that the record is in the model with this root.
 
         Raises:
             NotProvenError: it is not.
@@ -132,10 +129,10 @@ class Proof:
             raise NotProvenError(f"the record of {self.named} does not lead to the root {root.hex()}")
 
     def check_bytes(self, root: bytes) -> None:
-        """Checks that `nbytes` bytes are the proven ones.
+        """Checks that data are the proven bytes.
 
         Args:
-            root: their Merkle Tree Hash; that of a chunk is its leaf hash.
+            root: the Merkle Tree Hash of the data; for a chunk, that is its leaf hash.
 
         Raises:
             NotProvenError: they are not.
@@ -145,29 +142,28 @@ class Proof:
         else:
             proven = self.chunk.leads(root, self.entry.root, self.algorithm)
         if not proven:
-            raise NotProvenError(f"the data are not those of {self.subject}")
+            raise NotProvenError(f"the data are not {self.subject}")
 
 
 def prove(manifest: Manifest, name: str) -> Proof:
-    """The proof that the tensor or file `name` is in the model of `manifest`.
+    """Proves that the tensor or file `name` is in the model of `manifest`.
 
     Raises:
         ProofError: it is not.
     """
-    index = next((place for place, entry in enumerate(manifest.entries) if entry.name == name), None)
+    index = next((index for index, entry in enumerate(manifest.entries) if entry.name == name), None)
     if index is None:
         raise ProofError(f"the manifest has no tensor or file {quoted(name)}")
-    records = [entry.record() for entry in manifest.entries]
-    path = merkle.inclusion_proof(records, index, manifest.algorithm)
-    inclusion = Inclusion(index, len(records), tuple(path))
+    path = merkle.inclusion_proof(manifest.records, index, manifest.algorithm)
+    inclusion = Inclusion(index, len(manifest.entries), tuple(path))
     return Proof(manifest.algorithm, manifest.chunk_size, manifest.entries[index], inclusion)
 
 
 def check_chunk(proof: Proof, index: int) -> None:
-    """Checks that what `proof` is of has a chunk `index`.
+    """Checks that the tensor or file of a proof has a chunk `index`.
 
     Raises:
-        ProofError: it has not.
+        ProofError: it does not.
     """
     count = _chunk_count(proof)
     if not 0 <= index < count:
@@ -175,64 +171,65 @@ def check_chunk(proof: Proof, index: int) -> None:
 
 
 def prove_chunk(proof: Proof, index: int, leaves: Bytes) -> Proof:
-    """`proof`, and that of one chunk with it.
+    """Adds the proof of one chunk to the proof of its tensor or file.
 
     Args:
-        proof: of the tensor or file.
-        index: the chunk's place, from 0.
-        leaves: the leaf hashes of all its chunks: uint8, shape (chunks, digest size).
+        proof: the proof of the tensor or file.
+        index: the chunk's index, from 0.
+        leaves: the leaf hashes of all chunks: uint8, shape (chunks, digest size).
 
     Raises:
         ProofError: there is no such chunk.
-        NotProvenError: the leaves are not those of the tensor's or file's root.
+        NotProvenError: the leaves do not have the root of the tensor or file.
     """
     check_chunk(proof, index)
     count, algorithm = _chunk_count(proof), proof.algorithm
     if len(leaves) == count:
-        # All runs but the last are complete subtrees, so the path to the root goes through the root of the leaf's run.
-        run, place = divmod(index, merkle.RUN)
+        # All runs but the last are complete subtrees, so the path passes through the root of the leaf's run.
+        run, within = divmod(index, merkle.RUN)
         of_run = [leaf.tobytes() for leaf in leaves[run * merkle.RUN :][: merkle.RUN]]
         path = [
-            *merkle.path_of(place, of_run, algorithm),
+            *merkle.path_of(within, of_run, algorithm),
             *merkle.path_of(run, merkle.roots_of_runs(leaves, algorithm), algorithm),
         ]
         chunk = Inclusion(index, count, tuple(path))
         if chunk.leads(leaves[index].tobytes(), proof.entry.root, algorithm):
             return replace(proof, chunk=chunk)
-    raise NotProvenError(f"the chunks are not those of {proof.named}")
+    raise NotProvenError(f"the chunks are not those of {proof.named} in the manifest")
 
 
 def bytes_in(data: Path, proof: Proof) -> FileRange:
-    """Where in the file `data` the proven bytes must be.
+    """The range of a file in which the proven bytes must be.
 
-    The file is those bytes alone, all bytes of the tensor or file, or a safetensors file with the tensor by its name. A
-    safetensors file is longer than any tensor in it, so its size says what it is.
+    Args:
+        data: a file of just those bytes, of all bytes of the tensor or file, or a safetensors file with the tensor. A
+            safetensors file is longer than any tensor in it, so the size tells which.
+        proof: the proof.
 
     Raises:
-        OSError: it cannot be read.
-        ProofError: it is no regular file.
+        OSError: the file cannot be read.
+        ProofError: it is not a regular file.
         NotProvenError: it is none of the three.
     """
     status = data.stat()
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):
-        raise ProofError(f"{data} is no regular file")
+        raise ProofError(f"{data} is not a regular file")
     if size == proof.nbytes:
         return FileRange(data, 0, size, status)
     if size == proof.entry.nbytes:
         return FileRange(data, proof.start, proof.nbytes, status)
     if isinstance(proof.entry, FileEntry):
-        raise NotProvenError(f"{data} has {size} bytes, and {proof.subject} {proof.nbytes}")
+        raise NotProvenError(f"{data} has {size} bytes, but {proof.subject} has {proof.nbytes}")
     return replace(_tensor_in(data, proof), nbytes=proof.nbytes)
 
 
 def parse_proof(data: bytes) -> Proof:
-    """The proof of a text as `Proof.text` gives it, which must be that text byte for byte.
+    """Parses a proof, which must be what `Proof.text` gives, byte for byte.
 
     Raises:
-        ProofError: it is larger than `MAX_SIZE`; it is no strict JSON; it does not follow the schema; a place is not in
-            its tree, a node not as long as the algorithm's digest, or the record not one that a manifest could have; or
-            it is not in canonical form.
+        ProofError: it is larger than `MAX_SIZE`, is not strict JSON, does not follow the schema, has an index outside
+            its tree, a node of the wrong length, or a record that no manifest can have, or is not canonical.
     """
     try:
         document = parse_document(data, "proof", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
@@ -247,16 +244,16 @@ def parse_proof(data: bytes) -> Proof:
     )
     _check(proof)
     if proof.text() != data:
-        raise ProofError("it is not in canonical form: accepted is RFC 8785 JSON in one line")
+        raise ProofError("it is not canonical: accepted is RFC 8785 JSON on one line")
     return proof
 
 
 def read_proof(path: str | os.PathLike[str]) -> Proof:
-    """The proof of a file.
+    """Reads a proof from a file.
 
     Raises:
         OSError: it cannot be read.
-        ProofError: as `parse_proof`; the message names the file.
+        ProofError: it is not valid, as `parse_proof` has it; the message names the file.
     """
     return read_document(path, "proof", parse_proof, ProofError, MAX_SIZE)
 
@@ -266,19 +263,19 @@ def _chunk_count(proof: Proof) -> int:
 
 
 def _tensor_in(data: Path, proof: Proof) -> FileRange:
-    """The bytes of the tensor in a safetensors file, from where they are proven."""
+    """The bytes of the tensor in a safetensors file, from the first proven one on."""
     entry = proof.entry
     assert isinstance(entry, TensorEntry)
     try:
         header = read_header(data)
     except SafetensorsError as error:
-        raise NotProvenError(f"{data} has not the {proof.nbytes} bytes of {proof.subject}, and {error}") from None
+        raise NotProvenError(f"{data} does not have the {proof.nbytes} bytes of {proof.subject}, and {error}") from None
     found = next((tensor for tensor in header.tensors if tensor.name == entry.name), None)
     if found is None:
         raise NotProvenError(f"{data} has no tensor {quoted(entry.name)}")
     if (found.dtype, found.shape) != (entry.dtype, entry.shape):
         raise NotProvenError(
-            f"{proof.named} is {entry.dtype} {list(entry.shape)}, and in {data} {found.dtype} {list(found.shape)}"
+            f"{proof.named} is {entry.dtype} {list(entry.shape)}, but {found.dtype} {list(found.shape)} in {data}"
         )
     return FileRange(data, found.offset + proof.start, found.nbytes - proof.start, header.status)
 
@@ -307,7 +304,7 @@ def _entry(record: dict[str, Any]) -> Entry:
 
 
 def _check(proof: Proof) -> None:
-    """Checks what a schema cannot say."""
+    """Checks what a schema cannot express."""
     try:
         Manifest(proof.algorithm, proof.chunk_size, (proof.entry,))
     except ManifestError as error:
@@ -316,6 +313,6 @@ def _check(proof: Proof) -> None:
         if not inclusion.index < inclusion.tree_size:
             raise ProofError(f"leaf {inclusion.index} is not in a tree of {inclusion.tree_size}, counted from 0")
         if any(len(node) != len(proof.entry.root) for node in inclusion.path):
-            raise ProofError(f"a node of a path has not the length of a digest of {proof.algorithm}")
+            raise ProofError(f"a node of a path does not have the length of a {proof.algorithm} digest")
     if proof.chunk and proof.chunk.tree_size != _chunk_count(proof):
-        raise ProofError(f"its chunk would be one of {proof.chunk.tree_size}, and there are {_chunk_count(proof)}")
+        raise ProofError(f"its chunk would be one of {proof.chunk.tree_size}, but there are {_chunk_count(proof)}")

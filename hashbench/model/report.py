@@ -1,4 +1,4 @@
-"""What a model is against what its manifest says: which tensors and files differ, are missing or extra, and where."""
+"""Comparison of a model with its manifest: which tensors and files differ, are missing or are extra, and where."""
 
 from __future__ import annotations
 
@@ -6,56 +6,57 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
 
-_SHOWN_RUNS = 16  # runs of damaged chunks that a line has
+_SHOWN_RUNS = 16  # runs of damaged chunks on one line
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a model compares with its manifest. As text it is one line where it is as it should be, and otherwise one for
-    each tensor or file that is not.
+    """How a model compares with its manifest.
+
+    As text, it is one line if the model is what the manifest says, and otherwise one line for each tensor or file that
+    is not, and for each problem.
 
     Attributes:
-        expected: what the manifest says.
-        found: what the model is.
-        differs: names of what is in both, and not the same: in bytes, dtype, shape or size. Sorted, as all names here.
-        missing: names that the manifest alone has.
-        extra: names that the model alone has.
-        damage: of entries that differ, where it is known: runs of the chunks that do, counted from 0.
+        expected: the manifest.
+        found: what the model has, by name.
+        differs: names of what is in both, but with other bytes, dtype, shape or size. Sorted, like all names here.
+        missing: names that only the manifest has.
+        extra: names that only the model has.
+        damage: runs of the chunks that differ, counted from 0, for each entry for which they are known.
+        problems: one line each: why parts of the model could not be read or compared.
     """
 
     expected: Manifest
-    found: Manifest
+    found: Mapping[str, Entry]
     differs: tuple[str, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     damage: Mapping[str, tuple[range, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether the model is what the manifest says."""
-        return not (self.differs or self.missing or self.extra)
+        return not (self.differs or self.missing or self.extra or self.problems)
 
     @property
     def damaged(self) -> frozenset[str]:
-        """Names of what differs in its bytes, and not in dtype or shape alone."""
-        expected, found = self.expected.by_name, self.found.by_name
-        return frozenset(name for name in self.differs if expected[name].root != found[name].root)
+        """Names of what differs in its bytes, and not only in dtype or shape."""
+        expected = self.expected.by_name
+        return frozenset(name for name in self.differs if expected[name].root != self.found[name].root)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join([*self.lines(), *self.problems])
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
+        """The lines of the text but for the problems."""
         if self.ok:
             yield f"verified: {summary(self.expected)}"
-            return
-        expected, found = self.expected.by_name, self.found.by_name
+        expected = self.expected.by_name
         for name in self.differs:
-            yield f"differs: {_shown(name)}: {self._difference(expected[name], found[name])}"
+            yield f"differs: {_shown(name)}: {self._difference(expected[name], self.found[name])}"
         for name in self.missing:
             yield f"missing: {_shown(name)}"
         for name in self.extra:
@@ -79,7 +80,7 @@ class Report:
         if runs is None:
             return "other bytes"
         if not runs:
-            return "other bytes when it was read first, and none when it was read again"
+            return "other bytes in the first reading, but none in the second"
         size = self.expected.chunk_size
         end = max(expected.nbytes, found.nbytes)
         count = sum(map(len, runs))
@@ -91,28 +92,25 @@ class Report:
         return f"other bytes in {count:,} of {-(-end // size):,} chunks: {', '.join(shown)}{more}"
 
 
-def compare(expected: Manifest, found: Manifest) -> Report:
-    """How the model of `found` compares with what is `expected`.
+def compare(expected: Manifest, found: Mapping[str, Entry]) -> Report:
+    """Compares a model with its manifest.
 
-    Raises:
-        ValueError: they are of different algorithms or chunk sizes, so that their roots cannot be compared.
+    Args:
+        expected: the manifest.
+        found: what the model has, by name, hashed with the manifest's algorithm and chunk size.
     """
-    kinds = [(manifest.algorithm, manifest.chunk_size) for manifest in (expected, found)]
-    if kinds[0] != kinds[1]:
-        ours, theirs = (f"{algorithm} over chunks of {chunk_size} bytes" for algorithm, chunk_size in kinds)
-        raise ValueError(f"manifests of different trees cannot be compared: {ours}, and {theirs}")
-    before, now = expected.by_name, found.by_name
+    before = expected.by_name
     return Report(
         expected,
         found,
-        differs=tuple(name for name, entry in before.items() if name in now and now[name] != entry),
-        missing=tuple(name for name in before if name not in now),
-        extra=tuple(name for name in now if name not in before),
+        differs=tuple(name for name, entry in before.items() if name in found and found[name] != entry),
+        missing=tuple(name for name in before if name not in found),
+        extra=tuple(sorted(found.keys() - before.keys())),
     )
 
 
 def summary(manifest: Manifest) -> str:
-    """What a manifest is of, on one line."""
+    """What a manifest describes, on one line."""
     tensors = sum(isinstance(entry, TensorEntry) for entry in manifest.entries)
     files = len(manifest.entries) - tensors
     parts = [f"{count:,} {what}{'s' * (count != 1)}" for count, what in ((tensors, "tensor"), (files, "file")) if count]
@@ -120,20 +118,10 @@ def summary(manifest: Manifest) -> str:
     return f"{' and '.join(parts) or 'nothing'}, {nbytes:,} bytes, {manifest.algorithm} root {manifest.root.hex()}"
 
 
-def runs(damaged: npt.NDArray[np.bool_]) -> tuple[range, ...]:
-    """The runs of what is true.
-
-    Args:
-        damaged: of each chunk whether it differs: bool, shape (chunks,).
-    """
-    edges = np.flatnonzero(np.diff(damaged, prepend=False, append=False)).tolist()
-    return tuple(range(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True))
-
-
 def _kind(entry: Entry) -> str:
     return "tensor" if isinstance(entry, TensorEntry) else "file"
 
 
 def _shown(name: str) -> str:
-    """A name as it is, where it can be told on one line, and as JSON elsewhere."""
+    """A name as it is if it is printable on one line, and otherwise as JSON."""
     return name if name.isprintable() and not name.startswith('"') else json.dumps(name)

@@ -1,15 +1,13 @@
-"""The leaf hashes of a manifest's tensors and files, in a file of their own: with them damage is located to a chunk.
+"""Sidecars: the leaf hashes of a manifest's tensors and files in a file of their own, to locate damage to a chunk.
 
-It is a safetensors file with a tensor for each entry of the manifest, under the entry's name: U8, of the shape (chunks,
-digest size). Its metadata has the manifest's root, algorithm and chunk size.
+A sidecar is a safetensors file with one tensor for each entry of the manifest, under the entry's name: U8, of the shape
+(chunks, digest size). Its metadata has the manifest's root, algorithm and chunk size.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from hashbench.hashing.range_hasher import Leaves
+from hashbench.hashing.atomic_write import AtomicFile
+from hashbench.hashing.hasher import ChunkHashes
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.merkle.rfc9162 import root_of, roots_of_runs
 from hashbench.model.manifest import Manifest
 from hashbench.model.safetensors_header import MAX_HEADER_SIZE, METADATA, SafetensorsError, read_header
 from hashbench.model.strict_json import quoted
 
-_ALIGNMENT = 8  # of the tensors' first byte, as the safetensors library writes it
+_ALIGNMENT = 8  # of the first tensor, as the safetensors library writes it
 
 
 class SidecarError(ValueError):
@@ -45,27 +44,37 @@ def is_sidecar(path: Path) -> bool:
     return hashes and {"root", "algorithm", "chunk_size"} <= header.metadata.keys()
 
 
+def check_outside(sidecar: Path, model: Path) -> None:
+    """Checks that a sidecar is not in the folder of its model, where it would be a file of the model.
+
+    Raises:
+        SidecarError: it is.
+    """
+    if model.is_dir() and model.resolve() in (sidecar.parent.resolve() / sidecar.name).parents:
+        raise SidecarError(f"{sidecar} would be a file of the model: it must be outside {model}")
+
+
 def _shape(nbytes: int, algorithm: str, chunk_size: int) -> tuple[int, int]:
     return -(-nbytes // chunk_size), algorithm_named(algorithm).digest_size
 
 
 class SidecarWriter:
-    """Writes a sidecar, whole or not at all: the file is there when `finish` has returned.
+    """Writes a sidecar completely or not at all: the file is there when `finish` has returned.
 
     Args:
         path: the file; an older one is replaced.
-        entries: name and bytes of each tensor or file, in the manifest's order.
+        entries: name and size in bytes of each tensor or file, in the manifest's order.
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a chunk.
 
     Raises:
-        SidecarError: the file cannot be written, or an entry has a name that safetensors keeps to itself.
+        OSError: the file cannot be written. So do all methods.
+        SidecarError: an entry has a name that is reserved in safetensors files, or there are too many entries.
     """
 
     def __init__(self, path: Path, entries: Sequence[tuple[str, int]], algorithm: str, chunk_size: int) -> None:
         if any(name == METADATA for name, _ in entries):
-            raise SidecarError(f"{METADATA} cannot have leaf hashes in a safetensors file, where that name is taken")
-        self._path = path
+            raise SidecarError(f"{METADATA} cannot have leaf hashes: safetensors files reserve the name")
         self._algorithm, self._chunk_size = algorithm, chunk_size
         self._shapes = {name: _shape(nbytes, algorithm, chunk_size) for name, nbytes in entries}
         lengths = [prod(shape) for shape in self._shapes.values()]
@@ -73,15 +82,10 @@ class SidecarWriter:
         self._begin = len(self._header(bytes(algorithm_named(algorithm).digest_size)))
         if self._begin - 8 > MAX_HEADER_SIZE:
             raise SidecarError(
-                f"{len(entries):,} entries are too many: the header of a safetensors file has {MAX_HEADER_SIZE} bytes"
+                f"{len(entries):,} entries are too many: the header of a safetensors file has {MAX_HEADER_SIZE} bytes "
+                "at most"
             )
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self._file = self._temporary.open("wb")
-            self._file.truncate(self._begin + self._starts[-1])
-        except OSError as error:
-            self._temporary.unlink(missing_ok=True)
-            raise self._cannot(error) from None
+        self._file = AtomicFile(path)
 
     def __enter__(self) -> SidecarWriter:
         return self
@@ -89,41 +93,20 @@ class SidecarWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._temporary.unlink(missing_ok=True)
-        with suppress(OSError):  # of what could not be written, which has been told
-            self._file.close()
+        self._file.__exit__(kind, error, trace)
 
-    def add(self, leaves: Leaves) -> None:
-        """Writes the leaf hashes of a piece; its source is the entry's place.
-
-        Raises:
-            SidecarError: they cannot be written.
-        """
+    def add(self, leaves: ChunkHashes) -> None:
+        """Writes the leaf hashes of a piece; its source is the entry's index."""
         size = leaves.hashes.shape[1]
-        self._write(self._begin + self._starts[leaves.source] + leaves.first * size, leaves.hashes.tobytes())
+        self._file.write(leaves.hashes.tobytes(), self._begin + self._starts[leaves.source] + leaves.first * size)
 
     def finish(self, root: bytes) -> None:
-        """Ends the file, of the manifest that has this root.
-
-        Raises:
-            SidecarError: it cannot be written; an older file is left as it was.
-        """
-        self._write(0, self._header(root))
-        try:
-            self._file.close()
-            self._temporary.replace(self._path)
-        except OSError as error:
-            raise self._cannot(error) from None
-
-    def _write(self, place: int, data: bytes) -> None:
-        try:
-            self._file.seek(place)
-            self._file.write(data)
-        except OSError as error:
-            raise self._cannot(error) from None
+        """Completes the file, as the sidecar of the manifest with this root."""
+        self._file.write(self._header(root), 0)
+        self._file.commit()
 
     def _header(self, root: bytes) -> bytes:
-        """The file's start, as long for one root as for another."""
+        """The start of the file, equally long for all roots."""
         metadata = {"algorithm": self._algorithm, "chunk_size": str(self._chunk_size), "root": root.hex()}
         header: dict[str, Any] = {METADATA: metadata}
         for (name, shape), start in zip(self._shapes.items(), self._starts, strict=False):
@@ -132,20 +115,17 @@ class SidecarWriter:
         text += b" " * (-len(text) % _ALIGNMENT)
         return len(text).to_bytes(8, "little") + text
 
-    def _cannot(self, error: OSError) -> SidecarError:
-        return SidecarError(f"{self._path} cannot be written: {error.strerror}")
-
 
 class Sidecar:
-    """A sidecar, to be read.
+    """A sidecar to read.
 
     Args:
         path: the file.
-        manifest: whose leaf hashes it has.
+        manifest: the manifest whose leaf hashes it has.
 
     Raises:
         OSError: it cannot be read.
-        SafetensorsError: it is no sound safetensors file.
+        SafetensorsError: it is not a valid safetensors file.
         SidecarError: it is not the sidecar of that manifest.
     """
 
@@ -156,23 +136,25 @@ class Sidecar:
         if header.metadata.get("root") != manifest.root.hex():
             raise SidecarError(f"{path} is not the sidecar of this manifest: its metadata has another root, or none")
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
-        self._roots = {entry.name: entry.root for entry in manifest.entries}
         expected = {
             entry.name: _shape(entry.nbytes, manifest.algorithm, manifest.chunk_size) for entry in manifest.entries
         }
         for name in expected.keys() | self._tensors.keys():
             tensor = self._tensors.get(name)
             if tensor is None or (tensor.dtype, tensor.shape) != ("U8", expected.get(name)):
-                raise SidecarError(f"{path} is not the sidecar of this manifest: {quoted(name)} is not as it should be")
+                raise SidecarError(
+                    f"{path} is not the sidecar of this manifest: {quoted(name)} is missing, extra or of another shape"
+                )
 
     def leaves(self, name: str) -> Bytes:
-        """The leaf hashes of the tensor or file `name`, which lead to its root: uint8, shape (chunks, digest size).
+        """The leaf hashes of the tensor or file `name`, checked against its root. They stay in the file until used.
 
-        They stay in the file until they are used.
+        Returns:
+            The hashes: uint8, shape (chunks, digest size).
 
         Raises:
             KeyError: the manifest has no such tensor or file.
-            SidecarError: they lead to another root.
+            SidecarError: they have another root.
         """
         tensor = self._tensors[name]
         if tensor.nbytes:
@@ -180,6 +162,6 @@ class Sidecar:
         else:
             leaves = np.empty(tensor.shape, np.uint8)
         algorithm = self._manifest.algorithm
-        if root_of(roots_of_runs(leaves, algorithm), algorithm) != self._roots[name]:
-            raise SidecarError(f"{self._path} is damaged: the leaf hashes of {quoted(name)} do not lead to its root")
+        if root_of(roots_of_runs(leaves, algorithm), algorithm) != self._manifest.by_name[name].root:
+            raise SidecarError(f"{self._path} is damaged: the leaf hashes of {quoted(name)} do not have its root")
         return leaves

@@ -1,4 +1,4 @@
-"""Models in memory, as PyTorch holds them: hashed and verified where their tensors lie.
+"""Models in memory, as PyTorch has them: hashed and verified in place.
 
 May import hashbench.model and what is below it.
 """

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, their output, exit codes and one-line errors."""
+"""The command line as its users see it: output, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from command_line import COMMAND, in_own_process, in_process
 
+from hashbench.cli.main import COMMANDS
 from hashbench.hashing import selection
 from hashbench.hashing.sizes import format_size, parse_size
-from hashbench.kernels import ALGORITHMS, KERNELS
+from hashbench.kernels import KERNELS
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
-COMMAND = [sys.executable, "-m", "hashbench"]
 DATA = hashlib.shake_128(b"a file").digest(1_000_003)
+HASHLIB = ("hash", "--kernel", "hashlib")
 
 
-def hashbench(*arguments: str | bytes | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, check=False, **options)
-
-
-def hash_(*arguments: str | bytes | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """`hashbench hash` by the kernel that is everywhere."""
-    return hashbench("hash", "--kernel", "hashlib", *arguments, **options)
+def hash_(*arguments: str | bytes | Path) -> subprocess.CompletedProcess[bytes]:
+    """`hashbench hash` with the kernel that is everywhere."""
+    return in_process(*HASHLIB, *arguments)
 
 
 def the_error(result: subprocess.CompletedProcess[bytes]) -> str:
@@ -67,15 +64,15 @@ def _kernel_named(kernel: str) -> object:
 
 
 @pytest.mark.parametrize("name", [_kernel_named(name) for name in KERNELS])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["sha256", pytest.param("sha384", marks=pytest.mark.thorough)])
 def test_every_kernel_gives_a_real_file_the_same_root(name: str, algorithm: str, file: Path) -> None:
-    result = hashbench("hash", "--kernel", name, "--algorithm", algorithm, file)
+    result = in_process("hash", "--kernel", name, "--algorithm", algorithm, file)
     assert result.returncode == 0, result.stderr.decode()
     assert result.stdout.decode() == f"{root(DATA, algorithm=algorithm)}  {file}\n"
 
 
 def test_the_fastest_kernel_is_the_default(file: Path) -> None:
-    result = hashbench("hash", "--chunk-size", "1MiB", file)
+    result = in_process("hash", "--chunk-size", "1MiB", file)
     assert result.returncode == 0, result.stderr.decode()
     assert result.stdout.decode() == f"{root(DATA, 1 << 20)}  {file}\n"
 
@@ -83,14 +80,14 @@ def test_the_fastest_kernel_is_the_default(file: Path) -> None:
 @pytest.mark.parametrize("device", [d.id for d in selection.devices() if d.kernel == "hashlib"])
 def test_a_device_is_chosen_by_its_id(device: str, file: Path) -> None:
     assert hash_("--device", device, file).stdout.decode() == f"{root(DATA)}  {file}\n"
-    assert hashbench("hash", "--device", device, file).stdout.decode() == f"{root(DATA)}  {file}\n"
+    assert in_process("hash", "--device", device, file).stdout.decode() == f"{root(DATA)}  {file}\n"
 
 
 def test_standard_input_is_a_file_too(file: Path) -> None:
-    assert hash_("-", input=DATA).stdout.decode() == f"{root(DATA)}  -\n"
+    assert in_own_process(*HASHLIB, "-", input=DATA).stdout.decode() == f"{root(DATA)}  -\n"
     with file.open("rb") as stream:
         stream.seek(1000)
-        assert hash_("-", stdin=stream).stdout.decode() == f"{root(DATA[1000:])}  -\n"
+        assert in_own_process(*HASHLIB, "-", stdin=stream).stdout.decode() == f"{root(DATA[1000:])}  -\n"
 
 
 @pytest.mark.parametrize("data", [b"", b"short"])
@@ -108,11 +105,12 @@ def test_leaves_are_plain_digests_with_their_bytes(file: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
-@pytest.mark.parametrize("name", [b"with space", b"back\\slash", b"new\nline", b"\xff not UTF-8", "ü".encode()])
-def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(name)).write_bytes(DATA)
-    theirs = subprocess.run(["sha256sum", name], cwd=tmp_path, capture_output=True, check=True).stdout
-    ours = hash_(name, cwd=tmp_path).stdout
+@pytest.mark.parametrize("name", [b"with space", b"back\\slash", b"new\nline", b"\xff not valid UTF-8", "ü".encode()])
+def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(os.fsdecode(name)).write_bytes(DATA)
+    theirs = subprocess.run(["sha256sum", name], capture_output=True, check=True).stdout
+    ours = hash_(name).stdout
     digest = hashlib.sha256(DATA).hexdigest().encode()
     assert ours == theirs.replace(digest, root(DATA).encode())
 
@@ -127,7 +125,7 @@ def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path) -> None:
         (["--chunk-size", "-64"], "chunk size -64 is not accepted: it must be a positive multiple of 64 bytes"),
         (["--chunk-size", "100"], "chunk size 100 is not accepted: it must be a positive multiple of 64 bytes"),
         (["--chunk-size", "512MiB"], "chunk size 536870912 is not accepted for data in files or host memory"),
-        (["--chunk-size", "4 leaves"], "'4 leaves' is not a size: accepted is"),
+        (["--chunk-size", "4 leaves"], "'4 leaves' is not a size: write a number of bytes"),
         (["--chunk-size"], "Option '--chunk-size' requires an argument"),
         (["--kernel", "md5sum"], "unknown kernel 'md5sum': accepted are hashlib, cupy, numba-cuda, dpnp, opencl"),
         (["--device", "gpu:99"], "unknown device 'gpu:99': accepted are 1-thread"),
@@ -146,7 +144,7 @@ def test_a_call_that_makes_no_sense_is_refused(arguments: list[str], error: str,
     [(["no-such-command"], "No such command 'no-such-command'"), (["hash"], "Missing argument 'FILE...'")],
 )
 def test_a_command_that_makes_no_sense_is_refused(arguments: list[str], error: str) -> None:
-    assert error in the_error(hashbench(*arguments))
+    assert error in the_error(in_process(*arguments))
 
 
 def test_a_missing_file_and_a_directory_are_refused(file: Path) -> None:
@@ -158,8 +156,7 @@ def test_a_missing_file_and_a_directory_are_refused(file: Path) -> None:
 AS_NOBODY = """
 import os, sys
 from hashbench.cli import main as cli
-from hashbench.hashing import selection
-selection.choose("hashlib")
+cli.run(["hash", "--kernel", "hashlib", os.devnull])  # imports what the command needs
 if os.geteuid() == 0:
     os.seteuid(65534)  # the superuser may read every file
 sys.exit(cli.run(sys.argv[1:]))
@@ -207,12 +204,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(leaves: list[str], tmp_
 def test_a_missing_framework_is_named_and_breaks_nothing(name: str, module: str, file: Path, tmp_path: Path) -> None:
     (tmp_path / f"{module}.py").write_text(f'raise ImportError("No module named {module}")')
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    error = the_error(hashbench("hash", "--kernel", name, file, env=environment))
+    error = the_error(in_own_process("hash", "--kernel", name, file, env=environment))
     assert re.search(rf"{name} is not available: .*{module}.*hashbench\[", error)
-    devices = json.loads(hashbench("devices", "--json", env=environment).stdout)
+    devices = json.loads(in_own_process("devices", "--json", env=environment).stdout)
     assert [device["unavailable"] is None for device in devices if device["kernel"] == name] == [False]
-    result = hash_(file, env=environment)
-    assert result.stdout.decode() == f"{root(DATA)}  {file}\n"
 
 
 OUT_OF_MEMORY = """
@@ -271,7 +266,7 @@ def heed_interrupts() -> None:
 
 def test_debug_shows_where_an_error_comes_from(file: Path) -> None:
     for arguments in (["--chunk-size", "1", str(file)], [str(file.with_name("missing"))]):
-        result = hashbench("--debug", "hash", "--kernel", "hashlib", *arguments)
+        result = in_process("--debug", "hash", "--kernel", "hashlib", *arguments)
         assert result.returncode == 2
         assert result.stderr.decode().startswith("Traceback")
 
@@ -280,13 +275,13 @@ def test_debug_shows_where_an_error_comes_from(file: Path) -> None:
 
 
 def test_devices_lists_every_kernel() -> None:
-    result = hashbench("devices")
+    result = in_process("devices")
     assert result.returncode == 0
     assert {line.split()[1] for line in result.stdout.decode().splitlines() if line.startswith("│")} == set(KERNELS)
 
 
 def test_devices_as_json_are_those_of_the_kernels() -> None:
-    listed = json.loads(hashbench("devices", "--json").stdout)
+    listed = json.loads(in_process("devices", "--json").stdout)
     assert [(d["kernel"], d["id"], d["kind"]) for d in listed] == [
         (device.kernel, device.id, device.kind) for device in selection.devices()
     ]
@@ -294,15 +289,51 @@ def test_devices_as_json_are_those_of_the_kernels() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["hash", "--help"]])
 def test_help_is_good(arguments: list[str]) -> None:
-    result = hashbench(*arguments)
+    result = in_process(*arguments)
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"Usage: hashbench" in result.stdout
 
 
-def test_frameworks_are_not_imported_before_they_are_needed() -> None:
-    heavy = ["pandas", "matplotlib", "cupy", "numba", "dpctl", "dpnp", "pyopencl"]
-    script = f"import sys, hashbench.cli; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", script]) == b"[]\n"
+def test_help_says_of_each_command_what_its_own_help_says() -> None:
+    listed = in_process("--help").stdout.decode().partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    for name in ("devices", "hash", "manifest", "verify", "prove", "check-proof"):
+        command = COMMANDS[name]
+        text = in_process(name, "--help").stdout.decode()
+        assert text.startswith(f"Usage: hashbench {name} ")
+        assert text.splitlines()[2].strip() == command.summary
+        assert next(line for line in listed if line.split()[0] == name).endswith(f"  {command.summary}")
+
+
+IMPORTED = """
+import json, sys
+before = set(sys.modules)
+from hashbench.cli.main import run
+assert run(["--help"]) == 0
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules.keys() - before} - sys.stdlib_module_names)))
+"""
+
+
+def test_help_imports_nothing_but_click() -> None:
+    output = subprocess.check_output([sys.executable, "-c", IMPORTED], text=True)
+    assert json.loads(output.splitlines()[-1]) == ["click", "hashbench"]
+
+
+WITHOUT = """
+import sys
+from hashbench.cli.main import OF_BENCH, run
+for name in OF_BENCH:
+    sys.modules[name] = None  # makes its import fail
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", [["bench"], ["report"], ["figures"], ["compare", "a", "b"], ["predict"]])
+def test_what_needs_the_extra_bench_says_so(command: list[str], tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", WITHOUT, *command]
+    result = subprocess.run(arguments, capture_output=True, check=False, cwd=tmp_path)
+    assert re.fullmatch(r"\w+ is not installed: install hashbench\[bench\]", the_error(result))
+    assert list(tmp_path.iterdir()) == []
 
 
 # How sizes are written

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernels_here import cases
 from safetensors.numpy import save_file
 
 from hashbench.cli.main import run
+from hashbench.hashing import selection
 from hashbench.model.manifest import read_manifest
 from hashbench.model.proofs import read_proof
 
@@ -26,7 +26,7 @@ WEIGHTS: dict[str, npt.NDArray[Any]] = {
     "layer.0.bias": np.zeros(0, np.float32),
     "scale": np.ones((), np.float64),
 }
-KERNELS_HERE = sorted({case.cls.name for case in cases() if case.cls.name != "cuda-source-on-host"})
+FASTEST = selection.available()[0].kernel
 
 
 class Shell:
@@ -118,18 +118,18 @@ def test_a_file_of_a_folder_is_proven(shell: Shell) -> None:
     assert shell.check(shell.write(data[4096:8192])) == (0, line, "")
     code, output, error = shell.check(shell.write(data[:8192]))
     assert (code, output) == (1, "")
-    assert error.endswith("data has 8192 bytes, and chunk 1 [4096:8192] of file '2.safetensors' 4096\n")
+    assert error.endswith("data has 8192 bytes, but chunk 1 [4096:8192] of file '2.safetensors' has 4096\n")
 
 
-@pytest.mark.parametrize("framework", [pytest.param(name, marks=pytest.mark.covers(name)) for name in KERNELS_HERE])
-def test_every_kernel_proves_the_same(framework: str, shell: Shell) -> None:
+@pytest.mark.covers(FASTEST)
+def test_another_kernel_proves_the_same(shell: Shell) -> None:
     shell.prove("embedding", "--chunk", 7, "--leaves", shell.leaves)
     text = shell.proof.read_bytes()
-    shell.prove("embedding", "--chunk", 7, "--model", shell.model, "--kernel", framework)
+    shell.prove("embedding", "--chunk", 7, "--model", shell.model, "--kernel", FASTEST)
     assert shell.proof.read_bytes() == text
-    assert shell.check(shell.model / "1.safetensors", "--kernel", framework)[0] == 0
+    assert shell.check(shell.model / "1.safetensors", "--kernel", FASTEST)[0] == 0
     shell.prove("embedding")
-    assert shell.check(shell.model / "1.safetensors", "--kernel", framework)[0] == 0
+    assert shell.check(shell.model / "1.safetensors", "--kernel", FASTEST)[0] == 0
 
 
 def test_other_bytes_are_not_proven(shell: Shell) -> None:
@@ -138,7 +138,7 @@ def test_other_bytes_are_not_proven(shell: Shell) -> None:
     for bit in (0, 8 * 4095, 8 * 4096 + 7, 8 * len(data) - 1):
         data[bit // 8] ^= 1 << bit % 8
         shell.prove("embedding")
-        differs = (1, "", "hashbench: the data are not those of tensor 'embedding'\n")
+        differs = (1, "", "hashbench: the data are not tensor 'embedding'\n")
         assert shell.check(shell.write(data)) == differs
         kept = shard.read_bytes()
         shard.write_bytes(kept.replace(WEIGHTS["embedding"].tobytes(), bytes(data)))
@@ -148,7 +148,7 @@ def test_other_bytes_are_not_proven(shell: Shell) -> None:
             shell.prove("embedding", "--chunk", index, "--leaves", shell.leaves)
             assert shell.check(shard)[0] == (index == chunk)
             refused = shell("prove", shell.manifest, "embedding", "--chunk", index, "--model", shell.model)
-            assert refused == (1, "", "hashbench: the chunks are not those of tensor 'embedding'\n")
+            assert refused == (1, "", "hashbench: the chunks are not those of tensor 'embedding' in the manifest\n")
         shard.write_bytes(kept)
         data[bit // 8] ^= 1 << bit % 8
 
@@ -171,7 +171,7 @@ def test_another_model_is_not_that_of_the_root(shell: Shell) -> None:
         "prove", shell.manifest, "embedding", "--chunk", 0, "--model", shell.folder / "other.safetensors"
     )
     assert code == 1
-    assert error.endswith("other.safetensors has no tensor 'embedding' of the manifest's kind and size\n")
+    assert error.endswith("other.safetensors has no tensor 'embedding' of the kind and size in the manifest\n")
 
 
 def test_standard_output_takes_the_proof(shell: Shell) -> None:
@@ -199,7 +199,7 @@ def test_only_a_proof_is_overwritten(shell: Shell) -> None:
     before = shard.read_bytes()
     code, output, error = shell("prove", shell.manifest, "scale", "-o", shard)
     assert (code, output, error.count("\n")) == (2, "", 1)
-    assert f"{shard} is there and is no proof" in error
+    assert f"{shard} exists and is not a proof" in error
     assert shard.read_bytes() == before
 
 
@@ -212,20 +212,23 @@ def test_what_cannot_be_used_is_told_on_one_line(shell: Shell) -> None:
     chunk = ("prove", shell.manifest, "embedding", "--chunk", 0)
     for arguments, reason in (
         (("prove", missing, "scale"), "missing: No such file or directory"),
-        (("prove", shell.proof, "scale"), "cannot be used as a manifest"),
+        (("prove", shell.proof, "scale"), "is not a valid manifest"),
         (("prove", shell.manifest, "scale", "-o", missing / "x"), "cannot be written"),
-        (chunk, "--chunk goes with one of --model and --leaves"),
-        ((*chunk, "--model", shell.model, "--leaves", shell.leaves), "--chunk goes with one of --model and --leaves"),
-        (("prove", shell.manifest, "scale", "--model", shell.model), "these go with it alone"),
+        (chunk, "--chunk needs either --model or --leaves"),
+        ((*chunk, "--model", shell.model, "--leaves", shell.leaves), "--chunk needs either --model or --leaves"),
+        (("prove", shell.manifest, "scale", "--model", shell.model), "cannot be used without it"),
         (("prove", shell.manifest, "embedding", "--chunk", -1, "--model", shell.model), "--chunk"),
         ((*chunk, "--leaves", shell.model / "1.safetensors"), "is not the sidecar of this manifest"),
         (("check-proof", shell.proof), "Missing option '--root'"),
-        (("check-proof", shell.proof, "--root", "xyz"), "'xyz' is no root"),
-        (("check-proof", shell.proof, "--root", "00" * 48), "--root has 48 bytes: the proof's algorithm is sha256"),
+        (("check-proof", shell.proof, "--root", "xyz"), "'xyz' is not a root"),
+        (
+            ("check-proof", shell.proof, "--root", "00" * 48),
+            "--root has 48 bytes, but the proof's algorithm sha256",
+        ),
         (("check-proof", missing, *root), "missing: No such file or directory"),
-        (("check-proof", damaged, *root), "cannot be used as a proof: its record is not accepted: the dtype 'F63'"),
+        (("check-proof", damaged, *root), "is not a valid proof: its record is not accepted: the dtype 'F63'"),
         (("check-proof", shell.proof, *root, missing), "missing: No such file or directory"),
-        (("check-proof", shell.proof, *root, shell.folder), "is no regular file"),
+        (("check-proof", shell.proof, *root, shell.folder), "is not a regular file"),
     ):
         code, output, error = shell(*arguments)
         assert (code, output) == (2, ""), (arguments, error)

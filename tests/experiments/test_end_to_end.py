@@ -23,8 +23,8 @@ from hashbench.experiments import end_to_end, style
 from hashbench.experiments.end_to_end import COPYING_ALONE, EXPERIMENT, READING_ALONE, STAGES, WHOLE
 from hashbench.experiments.host_tree import HostTree
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory
-from hashbench.hashing.file_range import FileRange
-from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.hasher import Hasher
+from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
 from hashbench.kernels.hashlib_cpu import HashlibCpu
@@ -150,7 +150,7 @@ def test_reading_alone_is_reading_alone(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(HashlibCpu, "stage", made)
     monkeypatch.setattr(HashlibCpu, "tree", refuse)
     reader: Any = end_to_end._Reader(HashlibCpu(ONE_CORE))
-    assert RangeHasher(reader, 4096).roots([FileRange(path, 0, 25_600)]) == [bytes(32)]
+    assert Hasher(reader, 4096).roots([FileRange(path, 0, 25_600)]) == [bytes(32)]
     assert stages_made[0].host[:25_600].tobytes() == path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Real checkpoints, each with one bit flipped: in weights, names, shapes and manifests. Every flip is found.
+"""Real checkpoints, each with one bit flipped: in weights, names, shapes and manifests. `hashbench.verify` finds all.
 
 Found means that the model no longer opens, or that the comparison names what differs. What a file holds beside its
 model, such as the metadata of a safetensors file or the padding of an archive, is no part of the manifest: the files
@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from kernels_here import available
+from profiles import examples
 from safetensors.numpy import save_file
 
+import hashbench
 from hashbench.cli.main import run
-from hashbench.hashing.file_range import FileRange
-from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.sources import FileRange
+from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Bytes, Kernel
 from hashbench.kernels.hashlib_cpu import HashlibCpu
-from hashbench.model.checkpoints import CheckpointError, OpenModel, open_model
-from hashbench.model.manifest import Manifest, ManifestError, parse_manifest
-from hashbench.model.report import Report, compare
-from hashbench.model.safetensors_header import SafetensorsError, read_header
+from hashbench.model.checkpoints import open_model
+from hashbench.model.manifest import ManifestError, parse_manifest
+from hashbench.model.report import Report
+from hashbench.model.safetensors_header import read_header
 
 CHUNK_SIZE = 64
 SEED = 20_26
@@ -48,32 +51,27 @@ SMALL: dict[str, npt.NDArray[Any]] = {
 """More than two chunks, less than one, none, and exactly one."""
 
 
-def hashed(opened: OpenModel, hasher: RangeHasher) -> Manifest:
-    roots = hasher.roots([part.source for part in opened.parts])
-    entries = [part.entry(root) for part, root in zip(opened.parts, roots, strict=True)]
-    return Manifest(hasher.kernel.algorithm.name, hasher.chunk_size, tuple(entries))
-
-
 def reference(algorithm: str = "sha256") -> HashlibCpu:
     return HashlibCpu(HashlibCpu.devices()[0], algorithm)
 
 
 class Model:
-    """A model, its manifest when it was good, and what verifies it."""
+    """A model, its manifest when it was good, and the kernel that verifies it."""
 
     def __init__(self, path: Path, kernel: Kernel | None = None, chunk_size: int = CHUNK_SIZE) -> None:
         self.path = path
-        self.hasher = RangeHasher(kernel or reference(), chunk_size)
-        self.manifest = hashed(open_model(path), self.hasher)
+        self.kernel = kernel or reference()
+        self.manifest = hashbench.manifest(
+            path, algorithm=self.kernel.algorithm.name, chunk_size=chunk_size, kernel=self.kernel
+        )
         self.check_is_good()
 
     def report(self) -> Report | None:
         """How the model compares now; None where it does not open."""
         try:
-            opened = open_model(self.path)
-        except (CheckpointError, SafetensorsError):
+            return hashbench.verify(self.path, self.manifest, kernel=self.kernel)
+        except VerificationError:
             return None
-        return compare(self.manifest, hashed(opened, self.hasher))
 
     def check_is_good(self) -> None:
         report = self.report()
@@ -121,6 +119,11 @@ def places(sizes: Iterable[tuple[int, int]], chunk_size: int, count: int) -> lis
     chosen = random.Random(SEED)
     drawn = {chosen.choice(chosen.choices(ranges, [len(r) for r in ranges])[0]) for _ in range(count)}
     return sorted({8 * byte + bit for byte in edges for bit in (0, 7)} | {8 * b + chosen.randrange(8) for b in drawn})
+
+
+def samples(count: int) -> int:
+    """How many samples to take: `count` in the short form."""
+    return examples(count).max_examples
 
 
 # Exhaustively
@@ -212,22 +215,21 @@ def test_a_flip_in_the_chunk_size_of_a_manifest(tmp_path: Path) -> None:
     model = Model(path, chunk_size=1024)
     text = model.manifest.text().replace(b":1024,", b":9024,")
     model.manifest = parse_manifest(text)
-    model.hasher = RangeHasher(reference(), 9024)
     model.check_only_differs("t", "chunk size")
 
 
 # By samples
 
 
-def test_thousands_of_bits_of_larger_weights(tmp_path: Path) -> None:
+def test_many_bits_of_larger_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     sizes = {"a": 4096, "b": 40_000, "c": 1, "d": 12_288, "e": 4097, "f": 4095}
     save_file({name: weights(size, name) for name, size in sizes.items()}, path)
     model = Model(path, chunk_size=4096)
     tensors = read_header(path).tensors
     ranges = {tensor.name: (tensor.offset, tensor.offset + tensor.nbytes) for tensor in tensors}
-    chosen = places(ranges.values(), 4096, 3000)
-    assert len(chosen) > 2500
+    chosen = places(ranges.values(), 4096, samples(300))
+    assert len(chosen) > samples(300) * 5 // 6
     for bit in chosen:
         holder = next(name for name, (begin, end) in ranges.items() if begin <= bit // 8 < end)
         with flipped(path, bit):
@@ -235,20 +237,36 @@ def test_thousands_of_bits_of_larger_weights(tmp_path: Path) -> None:
     model.check_is_good()
 
 
-def test_bits_of_weights_by_every_kernel(kernel: Kernel, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
+def check_bits_of_weights(kernel: Kernel, folder: Path) -> None:
+    path = folder / "model.safetensors"
     save_file(SMALL | {"large": weights(3000, "large")}, path)
     model = Model(path, kernel)
     assert model.manifest == Model(path, reference(kernel.algorithm.name)).manifest
     ranges = {tensor.name: (tensor.offset, tensor.offset + tensor.nbytes) for tensor in read_header(path).tensors}
-    for bit in places(ranges.values(), 1024, 60):
+    for bit in places(ranges.values(), 1024, samples(12)):
         holder = next(name for name, (begin, end) in ranges.items() if begin <= bit // 8 < end)
         with flipped(path, bit):
             model.check_only_differs(holder, bit)
-    for bit in random.Random(SEED).sample(range(8 * min(begin for begin, _ in ranges.values())), 40):
+    for bit in random.Random(SEED).sample(range(8 * min(begin for begin, _ in ranges.values())), samples(8)):
         with flipped(path, bit):
             model.check_found(bit)
     model.check_is_good()
+
+
+def test_bits_of_weights_by_usual_kernels(usual_kernel: Kernel, tmp_path: Path) -> None:
+    check_bits_of_weights(usual_kernel, tmp_path)
+
+
+def test_bits_of_weights_by_the_cuda_source(tmp_path: Path) -> None:
+    kernels = available("cuda-source-on-host")
+    if not kernels:
+        pytest.skip("no C++ compiler is installed that the CUDA source could be tried with")
+    check_bits_of_weights(kernels[0], tmp_path)
+
+
+@pytest.mark.thorough
+def test_bits_of_weights_by_every_kernel(any_kernel: Kernel, tmp_path: Path) -> None:
+    check_bits_of_weights(any_kernel, tmp_path)
 
 
 def test_bits_of_a_pytorch_checkpoint(tmp_path: Path) -> None:
@@ -267,19 +285,19 @@ def test_bits_of_a_pytorch_checkpoint(tmp_path: Path) -> None:
         begin = data.index(content)
         assert data.count(content) == 1
         holders = tuple(sorted(other for other in good if good[other] == content))
-        for bit in places([(begin, begin + len(content))], CHUNK_SIZE, 40):
+        for bit in places([(begin, begin + len(content))], 10 * CHUNK_SIZE, samples(4)):
             with flipped(path, bit):
                 report = model.report()
                 assert report
                 assert (report.differs, report.missing, report.extra) == (holders, (), ()), f"bit {bit} of {name}"
     same = 0
-    for bit in random.Random(SEED).sample(bits_of(path), 1500):
+    for bit in random.Random(SEED).sample(bits_of(path), samples(150)):
         with flipped(path, bit):
             report = model.report()
             if report and report.ok:
                 assert contents_of(path) == good, f"the bit at {bit} was flipped, and nothing is found"
                 same += 1
-    assert same < 1400
+    assert same < samples(140)
     model.check_is_good()
 
 
@@ -292,15 +310,17 @@ def contents_of(path: Path) -> dict[str, bytes]:
     return contents
 
 
-def test_the_command_finds_what_was_flipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_finds_what_was_flipped(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     path, manifest = tmp_path / "model.safetensors", tmp_path / "manifest.json"
     save_file(SMALL, path)
 
     def verify() -> tuple[int, str, str]:
-        return run(["verify", str(path), str(manifest), "--kernel", "hashlib"]), *capfd.readouterr()
+        code = run(["verify", str(path), str(manifest), "--kernel", "hashlib"])
+        output, errors = capsysbinary.readouterr()
+        return code, output.decode(), errors.decode()
 
     assert run(["manifest", str(path), "-o", str(manifest), "--kernel", "hashlib"]) == 0
-    capfd.readouterr()
+    capsysbinary.readouterr()
     assert verify()[0] == 0
     with flipped(path, bits_of(path)[-1]):
         code, output, errors = verify()

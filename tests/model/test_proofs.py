@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashbench.bench.inventories import MODELS
-from hashbench.hashing.file_range import FileRange
-from hashbench.hashing.files import ChangedWhileReadError
-from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.hasher import Hasher
+from hashbench.hashing.sources import ChangedWhileReadError, FileRange
 from hashbench.kernels import ALGORITHMS, Bytes
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.merkle import rfc9162 as merkle
@@ -230,7 +229,7 @@ def test_a_node_is_not_taken_for_a_chunk() -> None:
     assert proof.chunk
     forged = replace(proof, chunk=Inclusion(0, 1, ()))
     assert not checks(forged, model_root, left + right)
-    with pytest.raises(ProofError, match="its chunk would be one of 1, and there are 2"):
+    with pytest.raises(ProofError, match="its chunk would be one of 1, but there are 2"):
         parse_proof(forged.text())
 
 
@@ -291,13 +290,13 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
         (lambda p: p.pop("version"), '"version" is a required property'),
         (lambda p: p.update(more=1), "Additional properties are not allowed"),
         (lambda p: p.update(algorithm="md5"), '"md5" is not one of'),
-        (lambda p: p.update(algorithm="sha384"), "its root has 32 bytes, not the 48"),
+        (lambda p: p.update(algorithm="sha384"), "its root has 32 bytes, not 48"),
         (lambda p: p.update(chunk_size=65), "65 is not a multiple of 64"),
         (lambda p: p.update(chunk_size=0), "0 is less than the minimum"),
-        (lambda p: p.update(chunk_size=128), "its chunk would be one of 16, and there are 8"),
+        (lambda p: p.update(chunk_size=128), "its chunk would be one of 16, but there are 8"),
         (lambda p: p["record"].update(dtype="X9"), "the dtype 'X9' is unknown"),
         (lambda p: p["record"].update(dtype="F4", shape=[3]), "whole number of bytes"),
-        (lambda p: p["record"].update(shape=[2**50, 2**50]), "beyond 2\\^60"),
+        (lambda p: p["record"].update(shape=[2**50, 2**50]), "more than 2\\^60"),
         (lambda p: p["record"].update(shape=[-1]), "-1 is less than the minimum"),
         (lambda p: p["record"].update(root="00"), '"00" does not match'),
         (lambda p: p["record"].update(root=p["record"]["root"].upper()), "does not match"),
@@ -307,9 +306,9 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
         (lambda p: p["inclusion"].update(index=3), "leaf 3 is not in a tree of 3"),
         (lambda p: p["inclusion"].update(index=-1), "-1 is less than the minimum"),
         (lambda p: p["inclusion"].update(tree_size=0), "leaf 1 is not in a tree of 0"),
-        (lambda p: p["inclusion"].update(path=["0" * 96]), "a node of a path has not the length"),
+        (lambda p: p["inclusion"].update(path=["0" * 96]), "a node of a path does not have the length"),
         (lambda p: p["chunk"].update(path=["0" * 64] * 64), r"schema at \$\.chunk\.path"),
-        (lambda p: p["chunk"].update(tree_size=17), "its chunk would be one of 17, and there are 16"),
+        (lambda p: p["chunk"].update(tree_size=17), "its chunk would be one of 17, but there are 16"),
         (lambda p: p["chunk"].update(index=16), "leaf 16 is not in a tree of 16"),
         (lambda p: p["chunk"].pop("path"), '"path" is a required property'),
     ],
@@ -323,12 +322,12 @@ def test_a_proof_that_makes_no_sense_is_refused(change: Callable[[Any], object],
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "it is no proof"),
-        (b"\xff", "not UTF-8"),
+        (b"", "it is not valid JSON"),
+        (b"\xff", "not valid UTF-8"),
         (b"[" * 100_000, "nest more than"),
-        (b'{"version":1,"version":1}', "stands twice"),
-        (b'{"version":1e3}', "only integers"),
-        (b'{"version":NaN}', "it is no proof"),
+        (b'{"version":1,"version":1}', "is there twice"),
+        (b'{"version":1e3}', "the number 1e3 is not an integer"),
+        (b'{"version":NaN}', "the number NaN is not an integer"),
         (b" " * (MAX_SIZE + 1), f"more than {MAX_SIZE} bytes"),
         (b"7\n", '7 is not of type "object"'),
         (b"null\n", 'null is not of type "object"'),
@@ -339,7 +338,7 @@ def test_what_is_no_proof_is_refused(text: bytes, message: str, tmp_path: Path) 
         parse_proof(text)
     path = tmp_path / "proof.json"
     path.write_bytes(text)
-    with pytest.raises(ProofError, match=r"proof\.json cannot be used as a proof: .*" + message):
+    with pytest.raises(ProofError, match=r"proof\.json is not a valid proof: .*" + message):
         read_proof(path)
 
 
@@ -435,7 +434,7 @@ def test_bytes_are_found_in_a_safetensors_file(tmp_path: Path) -> None:
         assert path.read_bytes()[found.offset :][: found.nbytes] == expected
     for tensors, message in (
         ({"a": DATA}, r"shard.safetensors has no tensor 'b'"),
-        ({"b": DATA[:-1]}, r"tensor 'b' is U8 \[1004\], and in .*shard.safetensors U8 \[1003\]"),
+        ({"b": DATA[:-1]}, r"tensor 'b' is U8 \[1004\], but U8 \[1003\] in .*shard.safetensors"),
     ):
         save_file({name: np.frombuffer(data, np.uint8) for name, data in tensors.items()}, path)
         with pytest.raises(NotProvenError, match=message):
@@ -457,12 +456,12 @@ def test_bytes_are_of_the_file_that_was_looked_at(tmp_path: Path) -> None:
         write()
         os.utime(path, (0, 0))
         found = bytes_in(path, proof)
-        assert RangeHasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found]) == [
+        assert Hasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found]) == [
             root(DATA[proof.start : proof.start + proof.nbytes])
         ]
         write()
         with pytest.raises(ChangedWhileReadError, match=r"data: the file was (written to|replaced) while it was read"):
-            RangeHasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found])
+            Hasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found])
 
 
 def test_what_cannot_have_the_bytes_is_told(tmp_path: Path) -> None:
@@ -470,11 +469,13 @@ def test_what_cannot_have_the_bytes_is_told(tmp_path: Path) -> None:
     proof = replace(chunk_proof(DATA, 2)[0], chunk=None)
     with pytest.raises(FileNotFoundError):
         bytes_in(path, proof)
-    with pytest.raises(ProofError, match="is no regular file"):
+    with pytest.raises(ProofError, match="is not a regular file"):
         bytes_in(tmp_path, proof)
     path.write_bytes(DATA[1:])
-    with pytest.raises(NotProvenError, match=r"data has not the 1004 bytes of tensor 'b', and .*data is no sound"):
+    with pytest.raises(
+        NotProvenError, match=r"data does not have the 1004 bytes of tensor 'b', and .*data is not a valid"
+    ):
         bytes_in(path, proof)
     file = replace(proof, entry=FileEntry("f", 3, root(b"abc")))
-    with pytest.raises(NotProvenError, match="data has 1003 bytes, and file 'f' 3"):
+    with pytest.raises(NotProvenError, match="data has 1003 bytes, but file 'f' has 3"):
         bytes_in(path, file)

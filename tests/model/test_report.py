@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashbench.model.damage import runs
 from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
-from hashbench.model.report import compare, runs, summary
+from hashbench.model.report import Report, compare, summary
 
 ROOT, OTHER_ROOT = bytes(32), b"\1" * 32
 WEIGHT = TensorEntry("weight", "F32", (2, 1500), 12_000, ROOT)
@@ -24,13 +25,17 @@ def manifest(*entries: Entry) -> Manifest:
     return Manifest("sha256", 4096, entries)
 
 
+def compared(expected: Sequence[Entry], found: Sequence[Entry]) -> Report:
+    return compare(manifest(*expected), {entry.name: entry for entry in found})
+
+
 def lines(expected: Sequence[Entry], found: Sequence[Entry], damage: dict[str, tuple[range, ...]]) -> list[str]:
-    return str(replace(compare(manifest(*expected), manifest(*found)), damage=damage)).splitlines()
+    return str(replace(compared(expected, found), damage=damage)).splitlines()
 
 
 def test_what_is_the_same_is_verified_on_one_line() -> None:
     whole = manifest(WEIGHT, BIAS)
-    report = compare(whole, manifest(BIAS, WEIGHT))
+    report = compared([WEIGHT, BIAS], [BIAS, WEIGHT])
     assert report.ok
     assert (report.differs, report.missing, report.extra) == ((), (), ())
     assert str(report) == f"verified: 2 tensors, 12,006 bytes, sha256 root {whole.root.hex()}"
@@ -64,7 +69,7 @@ def test_a_summary_counts(entries: Sequence[Entry], text: str) -> None:
     ],
 )
 def test_every_difference_of_a_tensor_is_told(found: Entry, line: str) -> None:
-    report = compare(manifest(WEIGHT, BIAS), manifest(found, BIAS))
+    report = compared([WEIGHT, BIAS], [found, BIAS])
     assert not report.ok
     assert (report.differs, report.missing, report.extra) == (("weight",), (), ())
     assert str(report) == f"differs: weight: {line}"
@@ -81,7 +86,7 @@ def test_names_are_sorted_and_have_a_line_each() -> None:
     names = ["b", "a", "é", "Z", "\U0001f600", "\uffff"]
     ours = [replace(BIAS, name=name) for name in names]
     theirs = [replace(entry, name=f"x{entry.name}") for entry in ours]
-    report = compare(manifest(WEIGHT, *ours), manifest(replace(WEIGHT, root=OTHER_ROOT), *theirs))
+    report = compared([WEIGHT, *ours], [replace(WEIGHT, root=OTHER_ROOT), *theirs])
     assert report.missing == tuple(sorted(names))
     assert report.extra == tuple(f"x{name}" for name in sorted(names))
     text = str(report).splitlines()
@@ -102,7 +107,7 @@ def test_damage_is_told_by_chunks_and_bytes() -> None:
         (range(2, 3),): "in 1 of 3 chunks: 2 [8192:12000]",
         (range(3),): "in 3 of 3 chunks: 0-2 [0:12000]",
         (range(1), range(2, 3)): "in 2 of 3 chunks: 0 [0:4096], 2 [8192:12000]",
-        (): "when it was read first, and none when it was read again",
+        (): "in the first reading, but none in the second",
     }
     for damage, text in told.items():
         assert lines([WEIGHT], [other], {"weight": damage}) == [f"differs: weight: other bytes {text}"]
@@ -131,7 +136,14 @@ def test_runs_are_those_of_what_is_true(damaged: list[bool]) -> None:
     assert all(before.stop < after.start for before, after in pairwise(found))
 
 
-@pytest.mark.parametrize("other", [Manifest("sha256", 8192, (BIAS,)), Manifest("sha384", 4096, ())])
-def test_manifests_of_different_trees_are_not_compared(other: Manifest) -> None:
-    with pytest.raises(ValueError, match=r"different trees cannot be compared: sha256 over chunks of 4096"):
-        compare(manifest(BIAS), other)
+def test_a_problem_is_no_verification() -> None:
+    report = replace(compared([WEIGHT], [WEIGHT]), problems=("a shard cannot be read",))
+    assert not report.ok
+    assert list(report.lines()) == []
+    assert str(report) == "a shard cannot be read"
+
+
+@pytest.mark.parametrize("other", [TensorEntry("a", "U8", (1,), 1, ROOT), FileEntry("a", 1, ROOT)])
+def test_entries_of_different_kinds_are_never_equal(other: Entry) -> None:
+    for entry in (TensorEntry("a", "U8", (1,), 1, ROOT), FileEntry("a", 1, ROOT)):
+        assert (entry == other) == (type(entry) is type(other))

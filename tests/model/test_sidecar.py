@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from hashbench.hashing.file_range import FileRange
-from hashbench.hashing.range_hasher import RangeHasher
+from hashbench.hashing.hasher import Hasher
+from hashbench.hashing.sources import FileRange
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.merkle.rfc9162 import chunks_of, leaf_hash
 from hashbench.model.manifest import FileEntry, Manifest
@@ -26,7 +26,7 @@ def write(folder: Path, path: Path, algorithm: str = "sha256") -> Manifest:
     sources = [FileRange(folder / str(number), 0, len(data)) for number, data in enumerate(FILES.values())]
     for source, data in zip(sources, FILES.values(), strict=True):
         source.path.write_bytes(data)
-    hasher = RangeHasher(HashlibCpu(HashlibCpu.devices()[0], algorithm), CHUNK_SIZE, 2 * CHUNK_SIZE)
+    hasher = Hasher(HashlibCpu(HashlibCpu.devices()[0], algorithm), CHUNK_SIZE, 2 * CHUNK_SIZE)
     sizes = [(name, len(data)) for name, data in FILES.items()]
     with SidecarWriter(path, sizes, algorithm, CHUNK_SIZE) as writer:
         roots = hasher.roots(sources, on_leaves=writer.add)
@@ -69,12 +69,12 @@ def test_a_file_that_is_not_finished_leaves_the_older_one(tmp_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SidecarError, match="nowhere/leaves cannot be written: No such file or directory"):
+    with pytest.raises(OSError, match=r"cannot be written: No such file or directory: '.*nowhere/leaves'"):
         SidecarWriter(tmp_path / "nowhere" / "leaves", [("a", 100)], "sha256", 64)
     (tmp_path / "folder").mkdir()
     with (
         SidecarWriter(tmp_path / "folder", [], "sha256", 64) as writer,
-        pytest.raises(SidecarError, match="folder cannot be written: Is a directory"),
+        pytest.raises(OSError, match=r"cannot be written: Is a directory: '.*folder'"),
     ):
         writer.finish(bytes(32))
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
@@ -96,7 +96,7 @@ def test_damaged_leaf_hashes_are_refused(tmp_path: Path) -> None:
         file.write(bytes([byte[0] ^ 1]))
     sidecar = Sidecar(path, manifest)
     assert len(sidecar.leaves("é")) == 1
-    with pytest.raises(SidecarError, match="leaves is damaged: the leaf hashes of 'sub/c' do not lead to its root"):
+    with pytest.raises(SidecarError, match="leaves is damaged: the leaf hashes of 'sub/c' do not have its root"):
         sidecar.leaves("sub/c")
 
 
@@ -117,16 +117,16 @@ def test_what_is_not_the_manifests_sidecar_is_refused(tmp_path: Path) -> None:
     ):
         save_file(tensors | changed, path, metadata)
         (name,) = changed
-        with pytest.raises(SidecarError, match=f"'{name}' is not as it should be"):
+        with pytest.raises(SidecarError, match=f"'{name}' is missing, extra or of another shape"):
             Sidecar(path, manifest)
     del tensors["sub/c"]
     save_file(tensors, path, metadata)
-    with pytest.raises(SidecarError, match="'sub/c' is not as it should be"):
+    with pytest.raises(SidecarError, match="'sub/c' is missing, extra or of another shape"):
         Sidecar(path, manifest)
 
     save_file(tensors, path)
     assert not is_sidecar(path)
     path.write_bytes(b"no safetensors file")
     assert not is_sidecar(path)
-    with pytest.raises(ValueError, match="no sound safetensors file"):
+    with pytest.raises(ValueError, match="not a valid safetensors file"):
         Sidecar(path, manifest)

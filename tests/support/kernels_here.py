@@ -7,6 +7,7 @@ from functools import cache
 
 from cuda_on_host import CudaOnHost
 
+from hashbench.hashing import selection
 from hashbench.kernels import ALGORITHMS, KERNELS, Device, Kernel, kernel_class
 
 CLASSES: list[type[Kernel]] = [*map(kernel_class, KERNELS), CudaOnHost]
@@ -44,6 +45,14 @@ def frameworks() -> list[Case]:
         if device.unavailable is None and cls is not CudaOnHost
         for variant in _variants(cls, device)
     ]
+
+
+def usual() -> list[Case]:
+    """hashlib, and the framework that is the fastest here."""
+    best = {device.kernel: device for device in reversed(selection.available())}
+    others = [device for name, device in best.items() if name != "hashlib"]
+    chosen = [(kernel_class(device.kernel), device) for device in (best["hashlib"], *others[-1:])]
+    return [Case(cls, device, cls.default_variant(device)) for cls, device in chosen]
 
 
 def cases() -> list[Case]:

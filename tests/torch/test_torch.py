@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_here import Case, build, cases
+from kernels_here import Case, build, cases, usual
+from profiles import examples
 from python_calls import calls_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
 import hashbench.torch.modules as hashed  # noqa: E402  # after what it needs is known to be there
-from hashbench.hashing.range_hasher import RangeHasher  # noqa: E402
+from hashbench.hashing.hasher import Hasher  # noqa: E402
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable  # noqa: E402
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash  # noqa: E402
 from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
@@ -32,7 +33,8 @@ CHUNK_SIZE = 256
 DTYPES = {getattr(torch, name): ours for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
 SHAPES = [(), (0,), (3, 0, 2), (1,), (63,), (3, 5, 7), (1000, 3)]
 
-HOST_CASES = [case for case in cases() if case.device.kind == "cpu"]
+ON_HOST = [case for case in cases() if case.cls.name == "cuda-source-on-host"]
+HOST_CASES = [*(case for case in usual() if case.device.kind == "cpu"), *ON_HOST]
 CUDA_SKIP = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU of CUDA or ROCm here")
 
 
@@ -57,7 +59,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """One thread of hashlib hashes all host memory."""
-    (case,) = (case for case in HOST_CASES if str(case).startswith("hashlib-1-thread"))
+    (case,) = (case for case in cases() if str(case).startswith("hashlib-1-thread"))
     kernel = build(case, "sha256")
     monkeypatch.setattr(hashed, "_place", lambda device, algorithm: hashed._HostMemory(build(case, algorithm)))
     return kernel
@@ -202,10 +204,9 @@ def partly_freed(tensor: Any) -> Any:
 
 def on_host() -> Any:
     """Host memory in place of a GPU's, hashed there by the CUDA source."""
-    found = [case for case in HOST_CASES if case.cls.name == "cuda-source-on-host"]
-    if not found:
+    if not ON_HOST:
         pytest.skip("no C++ compiler is installed that the CUDA source could be tried with")
-    return hashed._DeviceMemory(build(found[0], "sha256"))
+    return hashed._DeviceMemory(build(ON_HOST[0], "sha256"))
 
 
 def test_where_little_memory_is_free_there_are_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,11 +239,19 @@ STRIDED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("piece_items", [1, 300, 1 << 22])
-def test_what_is_not_contiguous_has_the_root_of_its_row_major_bytes(
-    device: str, piece_items: int, monkeypatch: pytest.MonkeyPatch
+def test_what_is_not_contiguous_has_the_root_of_its_row_major_bytes(device: str) -> None:
+    check_strides(device)
+
+
+@pytest.mark.parametrize("piece_items", [1, 300])
+def test_what_is_not_contiguous_may_be_gathered_in_pieces(
+    one_thread: Kernel, piece_items: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hashed, "PIECE_ITEMS", piece_items)
+    check_strides("cpu")
+
+
+def check_strides(device: str) -> None:
     dtypes = (torch.uint8, torch.bool, torch.bfloat16, torch.float8_e4m3fn, torch.float32, torch.complex64)
     state = {
         f"{dtype} {name}": strided(tensor_of(dtype, (5, 8, 13)).to(device))
@@ -253,7 +262,7 @@ def test_what_is_not_contiguous_has_the_root_of_its_row_major_bytes(
     assert roots_of(state) == {name: root_of(bytes_of(t)) for name, t in state.items()}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], parent=examples(30))
 @given(data=st.data())
 def test_any_strides(one_thread: Kernel, data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
@@ -464,8 +473,8 @@ def wrapper() -> Any:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "meta": (lambda: torch.empty(3, device="meta"), "it is on the meta device"),
-    "freed": (lambda: freed(torch.ones(1000)), "its memory was given back"),
-    "lazy": (lambda: torch.nn.LazyLinear(3).weight, "no bytes before its lazy module has run"),
+    "freed": (lambda: freed(torch.ones(1000)), "its memory was freed"),
+    "lazy": (lambda: torch.nn.LazyLinear(3).weight, "no bytes until its lazy module has run"),
     "wrapper": (wrapper, "it is a TwoTensor, a wrapper"),
     "sparse": (lambda: torch.eye(3).to_sparse(), "the layout torch.sparse_coo"),
     "nested": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "it is nested"),
@@ -480,7 +489,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: torch.empty((), dtype=torch.float4_e2m1fn_x2),
         "torch.float4_e2m1fn_x2 without dimensions: it is two elements",
     ),
-    "partly freed": (lambda: partly_freed(torch.ones(1000)), "its memory was given back"),
+    "partly freed": (lambda: partly_freed(torch.ones(1000)), "its memory was freed"),
     "no tensor": (lambda: 3, "it is a int, not a tensor"),
 }
 
@@ -534,7 +543,7 @@ def test_a_tensor_adds_little_python_to_a_verification(monkeypatch: pytest.Monke
     """Small tensors are hashed in a fraction of a microsecond each."""
 
     class Hashed(hashed._Place):
-        def _hasher(self, chunk_size: int) -> Any:
+        def _roots(self, chunk_size: int) -> Any:
             return lambda tensors: [bytes(32)] * len(tensors)
 
     place = Hashed(cast(Any, None))
@@ -554,12 +563,12 @@ def test_tensors_in_host_memory_share_what_they_are_copied_through(
 ) -> None:
     made: list[int] = []
 
-    class Counted(RangeHasher):
+    class Counted(Hasher):
         def __init__(self, kernel: Kernel, chunk_size: int) -> None:
             made.append(chunk_size)
             super().__init__(kernel, chunk_size)
 
-    monkeypatch.setattr(hashed, "RangeHasher", Counted)
+    monkeypatch.setattr(hashed, "Hasher", Counted)
     state = {str(n): tensor_of(torch.int16, (n, 7), seed=n).t() for n in range(2, 30)}
     assert roots_of(state) == {name: root_of(bytes_of(t)) for name, t in state.items()}
     assert made == [CHUNK_SIZE]

@@ -1,0 +1,38 @@
+"""Error messages of one line."""
+
+from __future__ import annotations
+
+import traceback
+
+import click
+
+
+def complain(error: Exception, name: str | None, debug: bool) -> None:
+    """Prints an error on one line of stderr.
+
+    Args:
+        error: the error.
+        name: the file that it is about, if any.
+        debug: print a traceback instead.
+    """
+    if debug:
+        traceback.print_exception(error)
+        return
+    about = f"{name}: " if name else ""
+    click.echo(f"hashbench: {about}{' '.join(_reason(error).split())}", err=True)
+
+
+def _reason(error: Exception) -> str:
+    from hashbench.hashing.verification_error import VerificationError
+    from hashbench.kernels import Unavailable  # brings NumPy, which help does not need
+
+    if isinstance(error, click.ClickException):
+        reason = error.format_message().rstrip(".")
+        if isinstance(error, click.UsageError) and error.ctx:
+            reason += f" (try '{error.ctx.command_path} --help')"
+        return reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, (Unavailable, OSError, ValueError, TypeError, MemoryError, VerificationError)):
+        return str(error)  # which says what is wrong
+    return f"{type(error).__name__}: {error} (--debug shows a traceback)"

@@ -1,0 +1,28 @@
+"""Checks of output files before a long computation starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+
+def check_output(path: Path, kind: str, is_of_kind: Callable[[Path], bool], source: Path | None = None) -> None:
+    """Checks that a file can be written, and that it overwrites nothing but an older file of its kind.
+
+    Args:
+        path: the file.
+        kind: its kind, for the error.
+        is_of_kind: whether an existing file is of that kind.
+        source: what is read meanwhile, and is not overwritten even if it is of that kind.
+
+    Raises:
+        UsageError: the file cannot be written, or would overwrite something else.
+    """
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not path.is_file()):
+        raise click.UsageError(f"{path} cannot be written: name a file in a writable folder")
+    if path.exists() and ((source and path.samefile(source)) or not is_of_kind(path)):
+        raise click.UsageError(f"{path} exists and is not a {kind}: it is not overwritten")

@@ -1,0 +1,219 @@
+"""Sources of known size, cut into the stages that a kernel hashes through and read into them by several threads.
+
+A large source is cut at multiples of chunk_size * 2^k bytes into pieces that are complete subtrees. Small sources, and
+the remainders of large ones, share a stage. Reads follow the order of the bytes in their files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Event
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from hashbench.hashing.packing import packed
+from hashbench.hashing.sources import ChangedWhileReadError, FileRange, Source, Stream, change
+from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
+from hashbench.kernels import Bytes
+
+_READ_SIZE = 16 << 20  # bytes of one read: enough for any storage, and a stage has work for all threads
+_READERS = 12  # one thread neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy
+_ALIGNMENT = 16  # bytes: kernels read what lies at a multiple of it fastest
+_SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a piece counts as at least, to bound the pieces of a stage
+
+
+class Piece(NamedTuple):
+    """A part of one source in a stage.
+
+    Attributes:
+        source: the source's index.
+        start: the part's first byte in the source.
+        place: its first byte in the stage.
+        nbytes: its length.
+    """
+
+    source: int
+    start: int
+    place: int
+    nbytes: int
+
+
+class Read(NamedTuple):
+    """Bytes to bring into a stage.
+
+    Attributes:
+        origin: the path of a file, or bytes in host memory.
+        offset: the first byte there.
+        place: the first byte in the stage.
+        nbytes: how many.
+    """
+
+    origin: str | Bytes
+    offset: int
+    place: int
+    nbytes: int
+
+
+@dataclass
+class StagePlan:
+    """What one stage takes, and how it gets there.
+
+    Attributes:
+        pieces: in the order of their places.
+        reads: of at most 16 MiB each. What is adjacent in a file is adjacent in the stage, so that small pieces share a
+            read; everything else begins where kernels read fastest.
+        nbytes: from the stage's first byte to the end of its last piece.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    nbytes: int = 0
+
+    def add(self, source: int, start: int, origin: str | Bytes, offset: int, nbytes: int) -> None:
+        """Appends a piece, `nbytes` bytes of `origin` from `offset` on."""
+        done = 0
+        last = self.reads[-1] if self.reads else None
+        if last and _in_one_file(last.origin, origin) and offset == last.offset + last.nbytes:
+            done = min(nbytes, _READ_SIZE - last.nbytes)
+            self.reads[-1] = last._replace(nbytes=last.nbytes + done)
+        else:
+            self.nbytes = _aligned(self.nbytes)
+        self.pieces.append(Piece(source, start, self.nbytes, nbytes))
+        for begin in range(done, nbytes, _READ_SIZE):
+            self.reads.append(Read(origin, offset + begin, self.nbytes + begin, min(_READ_SIZE, nbytes - begin)))
+        self.nbytes += nbytes
+
+
+def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
+    """The stages, of `piece_size` bytes at most, that together take every source but streams.
+
+    The pieces of one source come in order. An empty source has none.
+    """
+    stages: list[StagePlan] = []
+    counted = piece_size
+    for path, offset, number in sorted(_in_files(sources)):
+        source = sources[number]
+        assert not isinstance(source, Stream)
+        origin = path if isinstance(source, FileRange) else source
+        for start in range(0, source.nbytes, piece_size):
+            nbytes = min(piece_size, source.nbytes - start)
+            size = max(_aligned(nbytes), _SMALLEST)
+            if counted + size > piece_size:
+                stages.append(StagePlan())
+                counted = 0
+            counted += size
+            stages[-1].add(number, start, origin, offset + start, nbytes)
+    return stages
+
+
+def _in_files(sources: Sequence[Source]) -> Iterator[tuple[str, int, int]]:
+    """Path, offset and index of every source but streams; bytes of the host have neither path nor offset."""
+    for number, source in enumerate(sources):
+        if isinstance(source, FileRange):
+            yield os.fspath(source.path), source.offset, number
+        elif not isinstance(source, Stream):
+            yield "", 0, number
+
+
+def _in_one_file(first: str | Bytes, second: str | Bytes) -> bool:
+    return isinstance(first, str) and isinstance(second, str) and first == second
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+class Reader:
+    """Fills stages by several threads, and detects files that change meanwhile.
+
+    Args:
+        sources: those of the stages. Files that have a status must still have it.
+
+    Raises:
+        ChangedWhileReadError: two sources have different statuses of one file.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._seen: dict[str, os.stat_result] = {}
+        for source in sources:
+            if isinstance(source, FileRange) and source.status:
+                self._check(os.fspath(source.path), source.status)
+        self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
+        self._unwanted = Event()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def fill(self, stage: StagePlan, host: memoryview) -> int:
+        """Reads everything that a stage takes.
+
+        Returns:
+            The number of bytes of `host` that are used.
+
+        Raises:
+            OSError: a file cannot be read; it names the file.
+            ChangedWhileReadError: a file changed, or is shorter than a range of it.
+        """
+        runs = packed([read.nbytes for read in stage.reads], _READ_SIZE)
+        # Wait for all, even if one fails: none may write to the stage when another plan uses it.
+        errors = [done.exception() for done in [self._pool.submit(self._read, stage.reads[run], host) for run in runs]]
+        for error in filter(None, errors):
+            raise error
+        return stage.nbytes
+
+    def stop(self) -> None:
+        """Ends a `fill` that runs in another thread."""
+        self._unwanted.set()
+
+    def check_unchanged(self) -> None:
+        """Checks, after the end, that files are still what they were, even those of which there was nothing to read.
+
+        Raises:
+            OSError: a file is gone; it names the file.
+            ChangedWhileReadError: a file changed.
+        """
+        for path in self._seen:
+            self._check(path, os.stat(path))  # noqa: PTH116  # of many thousand files
+
+    def _check(self, path: str, now: os.stat_result) -> None:
+        before = self._seen.setdefault(path, now)
+        if now is not before and (how := change(before, now)):
+            raise ChangedWhileReadError(f"{path}: the file {how} while it was read")
+
+    def _read(self, reads: Sequence[Read], host: memoryview) -> None:
+        for origin, offset, place, nbytes in reads:
+            if self._unwanted.is_set():
+                return
+            target = host[place : place + nbytes]
+            if isinstance(origin, str):
+                self._read_file(origin, offset, target)
+            else:
+                np.frombuffer(target, np.uint8)[:] = origin[offset : offset + nbytes]
+
+    def _read_file(self, path: str, offset: int, target: memoryview) -> None:
+        # Without blocking: a file that was replaced by a pipe must not hold a reader forever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self._check(path, os.fstat(descriptor))
+            filled = 0
+            while filled < len(target):
+                try:
+                    count = os.preadv(descriptor, [target[filled:]], offset + filled)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, path) from None
+                if count == 0:
+                    raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
+                filled += count
+            self._check(path, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,52 @@
+"""Location of damage: which chunks of tensors and files differ, by comparison with a sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hashbench.hashing.hasher import Hasher, Progress
+from hashbench.model.checkpoints import Part
+from hashbench.model.sidecar import Sidecar
+
+
+def damaged_chunks(
+    parts: Sequence[Part], sidecar: Sidecar, hasher: Hasher, progress: Progress | None = None
+) -> dict[str, tuple[range, ...]]:
+    """The chunks of each part that differ, after it is read again.
+
+    Args:
+        parts: tensors and files that the sidecar's manifest has too.
+        sidecar: has the expected leaf hashes.
+        hasher: has the manifest's algorithm and chunk size.
+        progress: as for `Hasher.roots`.
+
+    Returns:
+        For each name, runs of chunks, counted from 0. Chunks that only one of both has count as damaged.
+
+    Raises:
+        OSError, ChangedWhileReadError: a file cannot be read, or changed.
+        SidecarError: the sidecar is damaged itself.
+    """
+    expected = [sidecar.leaves(part.name) for part in parts]
+    damaged = [
+        np.ones(max(len(leaves), -(-part.nbytes // hasher.chunk_size)), np.bool_)
+        for part, leaves in zip(parts, expected, strict=True)
+    ]
+    for found in hasher.leaves([part.source for part in parts], progress):
+        there = expected[found.source][found.first : found.first + len(found.hashes)]
+        differ = (there != found.hashes[: len(there)]).any(axis=1)
+        damaged[found.source][found.first : found.first + len(there)] = differ
+    return {part.name: runs(chunks) for part, chunks in zip(parts, damaged, strict=True)}
+
+
+def runs(damaged: npt.NDArray[np.bool_]) -> tuple[range, ...]:
+    """The runs of true values.
+
+    Args:
+        damaged: whether each chunk differs: bool, shape (chunks,).
+    """
+    edges = np.flatnonzero(np.diff(damaged, prepend=False, append=False)).tolist()
+    return tuple(range(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True))
