@@ -1,7 +1,7 @@
-"""JSON from files that nobody vouches for: one meaning only, and in bounded memory.
+"""Strict JSON for untrusted input: only what every reader understands in the same way, in bounded memory.
 
-I-JSON (RFC 7493) is what every reader takes for the same thing: UTF-8, no key twice, no unpaired surrogates, integers
-that are exact everywhere. Nothing else is accepted, and how much is in a text is known before it is parsed.
+That is I-JSON (RFC 7493): UTF-8, no duplicate keys, no unpaired surrogates, and integers that are exact everywhere.
+Depth and number of values are checked before anything is parsed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import reprlib
 from typing import Any
 
 MAX_INTEGER = (1 << 53) - 1
-"""The largest integer that RFC 7493 section 2.2 calls exact, hence the largest that RFC 8785 writes."""
+"""The largest integer that RFC 7493 section 2.2 calls exact, and so the largest that RFC 8785 can write."""
 
 MAX_VALUES = 1 << 22
-"""Values in a text, at most: each may take a hundred bytes and more once it is an object."""
+"""The most values that a text may have: each may take a hundred bytes of memory or more once it is parsed."""
 
 _STRING = re.compile(rb'"[^"]*"')
-_OPENING = bytes.maketrans(b"{}", b"[]")  # which kind a bracket is of is the parser's business
+_OPENING = bytes.maketrans(b"{}", b"[]")  # the parser checks that brackets match in kind
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -28,30 +28,34 @@ _short.maxlong = 40
 
 
 class StrictJsonError(ValueError):
-    """A text is not JSON as it is accepted here; the message says why."""
+    """A text is not strict JSON; the message says why."""
 
 
 def quoted(value: object) -> str:
-    """`value` as an error's one line can show it: in quotes if it is text, escaped, and no longer than is read."""
+    """Shows any value in an error message: quoted if it is a string, escaped, on one line, and shortened."""
     return _short.repr(value)
 
 
 def one_line(text: str) -> str:
-    """The beginning of a text that may be anything, as an error's one line can show it."""
+    """Shows the beginning of any text in an error message: escaped, on one line."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: _short.maxstring])
 
 
 def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:
-    """The value of a JSON text.
+    """Parses a JSON text.
 
     Args:
-        data: UTF-8, without a byte order mark.
-        max_depth: how deep lists and objects may nest.
-        floats: numbers with a fraction or an exponent are accepted.
+        data: The text, in UTF-8 without a byte order mark.
+        max_depth: How deep lists and objects may nest.
+        floats: Whether numbers with a fraction or an exponent are accepted.
+
+    Returns:
+        Its value.
 
     Raises:
-        StrictJsonError: it is no JSON, has a key twice in one object, an unpaired surrogate, an integer beyond
-            `MAX_INTEGER` either way, NaN or an infinity; it nests deeper or has more values than is accepted.
+        StrictJsonError: The text is not valid JSON; an object has a key twice; a string has an unpaired surrogate; a
+            number is NaN, infinite, -0, or an integer beyond `MAX_INTEGER` in either direction; or the text nests
+            deeper or has more values than is accepted.
     """
     _check_size(data, max_depth)
     try:
@@ -71,17 +75,17 @@ def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:
     except UnicodeDecodeError as error:
         raise StrictJsonError(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise StrictJsonError(f"not JSON: {error.msg} at character {error.pos}") from None
+        raise StrictJsonError(f"not valid JSON: {error.msg} at character {error.pos}") from None
     return value
 
 
 def _check_size(data: bytes, max_depth: int) -> None:
-    """Checks depth and number of values on the text alone, strings left out. Where it is no JSON, the parser tells."""
+    """Checks depth and number of values on the text with its strings removed. The parser finds what is not JSON."""
     bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b"")) if b'"' in data else data
     brackets = bare.translate(_OPENING, _NO_BRACKET)
     if bare.count(b",") + brackets.count(b"[") > MAX_VALUES:
         raise StrictJsonError(f"more than {MAX_VALUES} values")
-    for _ in range(max_depth):  # each time the innermost go
+    for _ in range(max_depth):  # each pass removes the innermost brackets
         brackets = brackets.replace(b"[]", b"")
     if b"[]" in brackets or brackets.count(b"[") > max_depth:
         raise StrictJsonError(f"lists or objects nest more than {max_depth} deep")
@@ -92,14 +96,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise StrictJsonError(f"the key {quoted(twice)} stands twice in one object")
+        raise StrictJsonError(f"the key {quoted(twice)} occurs twice in one object")
     return value
 
 
 def _integer(text: str) -> int:
     value = int(text) if len(text) <= len(str(MAX_INTEGER)) + 1 else None
     if value is None or abs(value) > MAX_INTEGER:
-        raise StrictJsonError(f"the integer {text[:40]} is beyond {MAX_INTEGER}, up to which integers are exact")
+        raise StrictJsonError(f"the integer {text[:40]} is not exact: accepted are those up to {MAX_INTEGER}")
+    if text == "-0":  # an integer to some readers, a float to others
+        raise StrictJsonError("the number -0 is not accepted")
     return value
 
 
