@@ -25,13 +25,16 @@ MAGIC = b"GGUF"
 MAX_HEADER_SIZE = 100_000_000
 """Bytes of the longest accepted header: the largest vocabularies take some 20 MB."""
 
+MAX_TENSORS = 1 << 18
+"""The most tensors that are accepted; models have thousands."""
+
 MAX_METADATA = 1 << 16
 """The most metadata keys that are accepted; models have tens."""
 
 _MAX_NAME = 1 << 16  # bytes of a key or name; the format's specification allows 65,535 and 64
 _MAX_DIMENSIONS = 4  # ggml's own limit
 _MAX_NESTING = 4  # of arrays in arrays, which the specification allows and nobody writes
-_MAX_VALUES = 1 << 22  # strings and arrays within arrays; the largest vocabularies have about a million
+_MAX_VALUES = 1 << 22  # strings and arrays within arrays, of all metadata; the largest vocabularies have a million
 
 _ALIGNMENT = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
@@ -103,6 +106,7 @@ class _Cursor:
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self.position = 0
         self.left = min(size, MAX_HEADER_SIZE)
+        self.values = _MAX_VALUES
         self._read = stream.read
         self._end = "the file ends" if size <= MAX_HEADER_SIZE else f"{MAX_HEADER_SIZE} bytes end"
 
@@ -121,9 +125,6 @@ class _Cursor:
 
     def uint64(self) -> int:
         return int.from_bytes(self.take(8), "little")
-
-    def string(self) -> bytes:
-        return self.take(self.uint64())
 
     def name(self, what: str) -> str:
         length = self.uint64()
@@ -145,7 +146,8 @@ class _Cursor:
         """
         count = self.uint64()
         if count > most or count * at_least > self.left:
-            raise _InvalidError(f"it would have {count} {what}, more than {min(most, self.left // at_least)}")
+            room = min(most, self.left // at_least)
+            raise _InvalidError(f"it would have {count} {what}, and has room for {room}")
         return count
 
 
@@ -160,28 +162,19 @@ def _read(stream: BinaryIO) -> tuple[TensorRange, ...]:
         raise _InvalidError("it is big-endian; only little-endian files are accepted")
     if version not in (2, 3):
         raise _InvalidError(f"its version is {version}; 2 and 3 are accepted")
-    tensors = cursor.count("tensors", 24)
+    tensors = cursor.count("tensors", 24, MAX_TENSORS)
     keys = cursor.count("metadata keys", 13, MAX_METADATA)
 
     alignment = _read_metadata(cursor, keys)
-    described = [_read_tensor(cursor) for _ in range(tensors)]
+    described = _read_tensors(cursor, tensors)
     begin = -(-cursor.position // alignment) * alignment
 
-    seen: set[str] = set()
-    found = []
-    for name, dtype, shape, offset in described:
-        if name in seen:
-            raise _InvalidError(f"the tensor {quoted(name)} occurs twice")
-        seen.add(name)
-        try:
-            nbytes = tensor_nbytes(dtype, shape)
-        except ValueError as error:
-            raise _InvalidError(f"the tensor {quoted(name)} is not accepted: {error}") from None
-        if offset % alignment:
-            raise _InvalidError(f"the tensor {quoted(name)} is at {offset}, not at a multiple of {alignment}")
-        if begin + offset + nbytes > size:
+    for name, tensor in described.items():
+        if tensor.offset % alignment:
+            raise _InvalidError(f"the tensor {quoted(name)} is at {tensor.offset}, not at a multiple of {alignment}")
+        if begin + tensor.offset + tensor.nbytes > size:
             raise _InvalidError(f"the tensor {quoted(name)} ends after the file")
-        found.append(TensorRange(name, dtype, shape, begin + offset, nbytes))
+    found = [tensor._replace(offset=begin + tensor.offset) for tensor in described.values()]
 
     # Ties are between empty tensors; the order in the table must not decide them.
     found.sort(key=lambda tensor: (tensor.offset, tensor.nbytes, tensor.name))
@@ -227,7 +220,7 @@ def _skip_values(cursor: _Cursor, kind: int, count: int, nesting: int) -> None:
         cursor.take(_SIZES[kind] * count)
     elif kind == _STRING:
         for _ in range(count):
-            cursor.string()
+            cursor.take(cursor.uint64())
     elif kind == _ARRAY:
         if nesting == _MAX_NESTING:
             raise _InvalidError(f"its metadata nests arrays more than {_MAX_NESTING} deep")
@@ -241,22 +234,32 @@ def _skip_values(cursor: _Cursor, kind: int, count: int, nesting: int) -> None:
 def _array_length(cursor: _Cursor, kind: int) -> int:
     if kind in _SIZES:
         return cursor.count("items of an array", _SIZES[kind])
-    return cursor.count("items of an array", 8 if kind == _STRING else 12, _MAX_VALUES)
+    length = cursor.count("items of an array", 8 if kind == _STRING else 12, cursor.values)
+    cursor.values -= length
+    return length
 
 
-def _read_tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int]:
-    """Reads the name, dtype, shape and offset of one tensor."""
-    name = cursor.name("a tensor's name")
-    dimensions = cursor.uint32()
-    if dimensions > _MAX_DIMENSIONS:
-        raise _InvalidError(
-            f"the tensor {quoted(name)} has {dimensions} dimensions; up to {_MAX_DIMENSIONS} are accepted"
-        )
-    shape = tuple(cursor.uint64() for _ in range(dimensions))[::-1]
-    number = cursor.uint32()
-    dtype = GGML_DTYPES.get(number)
-    if dtype is None:
-        raise _InvalidError(f"the tensor {quoted(name)} has the unknown ggml type {number}")
-    if max(shape, default=0) > MAX_INTEGER:
-        raise _InvalidError(f"the tensor {quoted(name)} has a dimension above {MAX_INTEGER}")
-    return name, dtype, shape, cursor.uint64()
+def _read_tensors(cursor: _Cursor, count: int) -> dict[str, TensorRange]:
+    """Reads the table of tensors, by name. Their offsets are those of the table: from the beginning of the data."""
+    found: dict[str, TensorRange] = {}
+    for _ in range(count):
+        name = cursor.name("a tensor's name")
+        about = f"the tensor {quoted(name)}"
+        if name in found:
+            raise _InvalidError(f"{about} occurs twice")
+        dimensions = cursor.uint32()
+        if dimensions > _MAX_DIMENSIONS:
+            raise _InvalidError(f"{about} has {dimensions} dimensions; up to {_MAX_DIMENSIONS} are accepted")
+        shape = tuple(cursor.uint64() for _ in range(dimensions))[::-1]
+        if max(shape, default=0) > MAX_INTEGER:
+            raise _InvalidError(f"{about} has a dimension above {MAX_INTEGER}")
+        number = cursor.uint32()
+        dtype = GGML_DTYPES.get(number)
+        if dtype is None:
+            raise _InvalidError(f"{about} has the unknown ggml type {number}")
+        try:
+            nbytes = tensor_nbytes(dtype, shape)
+        except ValueError as error:
+            raise _InvalidError(f"{about} is not accepted: {error}") from None
+        found[name] = TensorRange(name, dtype, shape, cursor.uint64(), nbytes)
+    return found

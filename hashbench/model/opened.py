@@ -28,7 +28,7 @@ def opened(file: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, 
     if not isinstance(file, (str, os.PathLike)):
         yield file, None
         return
-    with open(file, "rb", buffering=_BUFFER, opener=_open_without_waiting) as stream:  # noqa: PTH123
+    with open(file, "rb", buffering=_BUFFER, opener=_open_without_waiting) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", os.fspath(file))
