@@ -38,13 +38,15 @@ def check_as_the_package_reads_it(path: Path) -> None:
     assert ours == theirs
 
 
-def test_every_type_of_the_package_is_known_with_its_blocks() -> None:
-    assert {number: name.removeprefix("GGML_") for number, name in GGML_DTYPES.items()} == {
-        kind.value: kind.name for kind in gguf.GGMLQuantizationType
-    }
-    for kind, (elements, nbytes) in gguf.GGML_QUANT_SIZES.items():
-        dtype = GGML_DTYPES[kind]
-        assert (elements, nbytes) == ((1, DTYPE_BITS[dtype] // 8) if dtype in DTYPE_BITS else GGML_BLOCKS[dtype])
+@pytest.mark.parametrize("number", GGML_DTYPES)
+def test_every_type_is_the_packages(number: int) -> None:
+    kind, dtype = gguf.GGMLQuantizationType(number), GGML_DTYPES[number]
+    assert dtype.removeprefix("GGML_") == kind.name
+    block = (1, DTYPE_BITS[dtype] // 8) if dtype in DTYPE_BITS else GGML_BLOCKS[dtype]
+    assert block == gguf.GGML_QUANT_SIZES[kind]
+
+
+def test_every_quantized_type_is_one_of_ggml() -> None:
     assert GGML_BLOCKS.keys() == set(GGML_DTYPES.values()) - DTYPE_BITS.keys()
 
 
