@@ -145,7 +145,7 @@ class Sidecar:
 
     Raises:
         OSError: it cannot be read.
-        SafetensorsError: it is no sound safetensors file.
+        SafetensorsError: it is not a valid safetensors file.
         SidecarError: it is not the sidecar of that manifest.
     """
 

@@ -303,7 +303,7 @@ def test_leaf_hashes_that_cannot_be_used_are_refused(run: Run, model: Path) -> N
     for unusable, error in (
         (sidecar, f"{sidecar} is damaged: the leaf hashes of 'layers.1.weight' do not lead to its root"),
         (model, f"{model} is not the sidecar of this manifest: its metadata has another root, or none"),
-        (manifest, f"{manifest} is no sound safetensors file: "),
+        (manifest, f"{manifest} is not a valid safetensors file: "),
         (model.parent, "Is a directory"),
         ("missing", "No such file or directory: 'missing'"),
     ):
@@ -322,7 +322,7 @@ def test_other_shards_are_verified_where_one_cannot_be_read(run: Run, tmp_path: 
     shard = folder / shard_of["layers.0.weight"]
     if how == "truncated":
         os.truncate(shard, 1000)
-        reason = f"hashbench: {shard} is no sound safetensors file: "
+        reason = f"hashbench: {shard} is not a valid safetensors file: "
     else:
         shard.unlink()
         reason = f"hashbench: {folder}/model.safetensors.index.json names the shard '{shard.name}', and there is no"
@@ -356,7 +356,7 @@ def test_a_model_that_is_not_sound_is_not_what_its_manifest_says(run: Run, model
     os.truncate(model, 1000)
     code, output, errors = run("verify", model, manifest)
     assert (code, output, errors.count("\n")) == (1, "", 1)
-    assert errors.startswith(f"hashbench: {model} is no sound safetensors file: ")
+    assert errors.startswith(f"hashbench: {model} is not a valid safetensors file: ")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text("{")
     code, output, errors = run("verify", index, manifest)
@@ -460,7 +460,7 @@ def test_what_cannot_be_used_is_one_line(run: Run, model: Path, folder: Path, tm
     flip(manifest, manifest.read_bytes().index(b'"root"') + 10)
     assert "cannot be used as a manifest" in the_error(run("verify", model, manifest))
     os.truncate(model, 1000)
-    assert "is no sound safetensors file" in the_error(run("manifest", model))
+    assert "is not a valid safetensors file" in the_error(run("manifest", model))
 
 
 def test_nothing_of_the_model_is_overwritten(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:

@@ -185,9 +185,9 @@ def test_an_index_that_is_not_its_shards_is_refused(tmp_path: Path, weight_map: 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "not JSON"),
+        (b"", "not valid JSON"),
         (b"[]", "weight_map does not give"),
-        (b'{"weight_map":{"a":"x","a":"y"}}', "stands twice"),
+        (b'{"weight_map":{"a":"x","a":"y"}}', "occurs twice"),
         (b'{"weight_map":{},"metadata":' + b"[" * 100_000, "nest more than 8 deep"),
         (b'{"weight_map":{"a":"\\ud800"}}', "unpaired surrogate"),
     ],

@@ -128,5 +128,5 @@ def test_what_is_not_the_manifests_sidecar_is_refused(tmp_path: Path) -> None:
     assert not is_sidecar(path)
     path.write_bytes(b"no safetensors file")
     assert not is_sidecar(path)
-    with pytest.raises(ValueError, match="no sound safetensors file"):
+    with pytest.raises(ValueError, match="not a valid safetensors file"):
         Sidecar(path, manifest)
