@@ -2,7 +2,8 @@
 
 A strict reader of Protocol Buffers' wire format walks from the model to every tensor that it holds: the graph's
 initializers, sparse ones, those of subgraphs and functions in the attributes of nodes, and training graphs. Only where
-a tensor says that its data is external is anything decoded; all other fields are skipped unread.
+a tensor says that its data is external is anything decoded; all other fields are skipped. So is a message in which the
+word "location" does not occur: a tensor with external data needs it.
 
 Protocol Buffers merge a message field that occurs twice where one is expected, and take the last of several scalars.
 No writer does that, so a file in which such a field occurs twice is refused rather than interpreted. A field of
@@ -21,7 +22,7 @@ from typing import BinaryIO
 from hashbench.model.opened import name_of, opened
 from hashbench.model.strict_json import MAX_INTEGER, quoted
 
-MAX_STEPS = 1 << 23
+MAX_STEPS = 1 << 22
 """The most fields that are looked at one by one, some ten seconds' worth. A run of plain numbers counts as one."""
 
 _MAX_NESTING = 100  # of messages, as in Protocol Buffers itself
@@ -49,7 +50,8 @@ _ONCE |= {(_SPARSE, 1), (_SPARSE, 2)}
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _DEFAULT, _EXTERNAL = 0, 1  # values of a data location
 _KEY, _VALUE = 1, 2  # of an entry of external data
-_KEYS = ("location", "offset", "length")
+_LOCATION, _OFFSET, _LENGTH = "location", "offset", "length"
+_MARK = _LOCATION.encode()
 
 # Repeated numbers stand one by one, each with its field's number in front, and a model may have millions: a run of
 # them is skipped at once. The tags are those of one byte, but for a tensor's data location.
@@ -135,6 +137,9 @@ class _Wire:
 
     def varint(self, end: int) -> int:
         at = self._at(min(10, end - self.position))
+        if self.position < end and (first := self._buffer[at]) < 0x80:
+            self.position += 1
+            return first
         value = shift = 0
         for byte in self._buffer[at : min(at + 10, at + end - self.position)]:
             value |= (byte & 0x7F) << shift
@@ -158,23 +163,28 @@ class _Wire:
         self.position += count
         return self._buffer[at : at + count]
 
+    def may_contain(self, text: bytes, length: int) -> bool:
+        """Whether a text may occur in the next bytes. It may where these are too many to look at."""
+        if length > _BUFFER:
+            return True
+        at = self._at(length)
+        return self._buffer.find(text, at, at + length) >= 0
+
     def skip(self, kind: int, end: int) -> None:
-        """Skips the value of a field."""
+        """Skips the value of a field, and behind a number the fields of numbers that follow it."""
+        if kind == _BYTES:
+            length = self.length(end)
+            self.position += length
+            return
         if kind == _VARINT:
             self.varint(end)
-            return
-        if kind == _BYTES:
-            count = self.length(end)
         elif kind in (_FIXED32, _FIXED64):
             count = 4 if kind == _FIXED32 else 8
+            if count > end - self.position:
+                raise _InvalidError(f"a field at byte {self.position} is cut off")
+            self.position += count
         else:
             raise _InvalidError(f"a field of the wire type {kind} at byte {self.position}")
-        if count > end - self.position:
-            raise _InvalidError(f"a field at byte {self.position} of {count} bytes, with {end - self.position} left")
-        self.position += count
-
-    def skip_numbers(self, end: int) -> None:
-        """Skips fields of numbers, as many as are known to follow."""
         at = self._at(min(64, end - self.position))
         if run := _NUMBERS.match(self._buffer, at, min(len(self._buffer), at + end - self.position)):
             self.position += run.end() - at
@@ -228,17 +238,17 @@ def _walk(stream: BinaryIO) -> Iterator[ExternalData]:
             continue
         if (steps := steps + 1) > MAX_STEPS:
             raise _InvalidError(f"it has more than {MAX_STEPS} fields")
-        wire.skip_numbers(message.end)
-        if wire.position == message.end:
-            continue
         number, kind = wire.tag(message.end)
         inner = _FIELDS[message.kind].get(number)
         if inner is not None and kind == _BYTES:
             if (message.kind, number) in _ONCE:
                 message.once(number)
+            length = wire.length(message.end)
+            if not wire.may_contain(_MARK, length):
+                wire.position += length
+                continue
             if len(unfinished) == _MAX_NESTING:
                 raise _InvalidError(f"it nests messages more than {_MAX_NESTING} deep")
-            length = wire.length(message.end)
             unfinished.append(_Message(inner, wire.position + length))
         elif message.kind == _TENSOR and number == _DATA_LOCATION and kind == _VARINT:
             message.once(number)
@@ -249,7 +259,7 @@ def _walk(stream: BinaryIO) -> Iterator[ExternalData]:
             key, value = _entry(wire, wire.length(message.end))
             if key in message.entries:
                 raise _InvalidError(f"a tensor's external data has the key {quoted(key)} twice")
-            if key in _KEYS:
+            if key in (_LOCATION, _OFFSET, _LENGTH):
                 message.entries[key] = value
         else:
             wire.skip(kind, message.end)
@@ -277,11 +287,11 @@ def _entry(wire: _Wire, length: int) -> tuple[str, str]:
 
 def _external(entries: dict[str, str]) -> ExternalData:
     """Checks the entries of a tensor's external data."""
-    location = entries.get("location", "")
+    location = entries.get(_LOCATION, "")
     path = PureWindowsPath(location)  # a model is safe on every system: this knows both slashes, and drives
     if not path.parts or path.anchor or ".." in path.parts or "\0" in location:
         raise _InvalidError(f"the location {quoted(location)} of external data is not a path within the model's folder")
-    return ExternalData(str(PurePosixPath(location)), _number(entries, "offset") or 0, _number(entries, "length"))
+    return ExternalData(str(PurePosixPath(location)), _number(entries, _OFFSET) or 0, _number(entries, _LENGTH))
 
 
 def _number(entries: dict[str, str], key: str) -> int | None:

@@ -55,7 +55,7 @@ CASES: dict[str, tuple[bytes, str, list[str | bytes] | None]] = {
     "the folder itself": (at("."), OUTSIDE, ["."]),
     "an empty path": (at(""), OUTSIDE, [""]),
     "a NUL in a path": (at("a\0b"), OUTSIDE, ["a\0b"]),
-    "no location": (model(entry("offset", "0"), EXTERNAL), OUTSIDE, [""]),
+    "no location": (model(entry("checksum", "location"), EXTERNAL), OUTSIDE, [""]),
     "a location that is not UTF-8": (at(b"\xff"), "is not UTF-8", [b"\xff"]),
     "two locations": (model(W, entry("location", "evil"), EXTERNAL), "has the key 'location' twice", ["evil"]),
     "two keys of one entry": (
@@ -80,7 +80,11 @@ CASES: dict[str, tuple[bytes, str, list[str | bytes] | None]] = {
     "an offset of a million digits": (model(W, entry("offset", "9" * 60_000), EXTERNAL), "is not an integer", ["w"]),
     "a length beyond integers": (model(W, entry("length", str(1 << 53)), EXTERNAL), "is not an integer", ["w"]),
     "a long entry": (at("w" * 70_000), "up to 65536 are accepted", ["w" * 70_000]),
-    "a field that ends after its message": (message(GRAPH, tag(INITIALIZER, BYTES) + b"\x7f"), "with 0 left", None),
+    "a field that ends after its message": (
+        message(GRAPH, message(INITIALIZER, W), tag(INITIALIZER, BYTES) + b"\x7f"),
+        "with 0 left",
+        None,
+    ),
     "a message that ends after the file": (tag(GRAPH, BYTES) + varint(100) + b"abc", "of 100 bytes, with 3 left", None),
     "a length of 2^64 - 1": (tag(GRAPH, BYTES) + varint((1 << 64) - 1), "with 0 left", None),
     "a number without end": (tag(GRAPH, BYTES) + b"\xff" * 20, "an invalid number", None),
@@ -112,6 +116,13 @@ def test_a_hostile_model_is_refused(tmp_path: Path, data: bytes, reason: str, th
     assert locations_by_the_package(data) == theirs
 
 
+def test_external_data_without_a_location_names_no_file() -> None:
+    """A tensor that no loader can read: it is found only if the word occurs elsewhere in the tensor, as above."""
+    data = model(entry("offset", "0"), EXTERNAL)
+    assert external_data(io.BytesIO(data)) == ()
+    assert locations_by_the_package(data) == [""]
+
+
 def test_long_forms_of_numbers_hide_nothing() -> None:
     """A reader that knows only the shortest form of a field's number would take these for other fields."""
     hidden = varint(DATA_LOCATION << 3, 5) + varint(1, 10)
@@ -137,13 +148,14 @@ def test_numbers_are_skipped_without_skipping_what_follows(monkeypatch: pytest.M
 
 def test_ten_million_numbers_are_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_files, "MAX_STEPS", 1000)
-    forest = message(GRAPH, message(NODE, message(ATTRIBUTE, number(8, 5) * 5_000_000, tag(7, 5) + b"abcd", W)), W)
-    assert external_data(io.BytesIO(forest)) == ()
+    numbers = number(8, 5) * 5_000_000 + (tag(7, 5) + b"abcd") * 1_000_000
+    forest = message(GRAPH, message(NODE, message(ATTRIBUTE, numbers, message(TENSOR, W, EXTERNAL))))
+    assert [found.location for found in external_data(io.BytesIO(forest))] == ["w"]
 
 
 def test_a_model_of_nothing_but_empty_fields_is_refused_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_files, "MAX_STEPS", 10_000)
-    data = io.BytesIO(message(GRAPH, message(INITIALIZER) * 5_000_000))
+    data = io.BytesIO(message(GRAPH, message(INITIALIZER) * 5_000_000, message(INITIALIZER, W)))
     tracemalloc.start()
     try:
         with pytest.raises(OnnxError, match="more than 10000 fields"):

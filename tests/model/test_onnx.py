@@ -72,6 +72,7 @@ def theirs(model: onnx.ModelProto) -> Counter[tuple[Any, ...]]:
     return Counter(
         (entries["location"], int(entries.get("offset", 0)), entries.get("length"))
         for entries in external_entries(model)
+        if "location" in entries
     )
 
 
@@ -199,7 +200,10 @@ def test_any_bytes_are_refused_or_read_as_the_package_reads_them(data: bytes) ->
 
 
 def check(data: bytes) -> None:
-    """Checks that a model is refused, or read as the package reads it, or that the package cannot read it at all."""
+    """Checks that a model is refused, or read as the package reads it, or that the package cannot read it at all.
+
+    A tensor whose external data has no location, which no loader can read, may go unnoticed.
+    """
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError:

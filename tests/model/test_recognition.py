@@ -47,7 +47,8 @@ def gguf_of(tmp_path: Path) -> bytes:
 
 
 def onnx_model(producer: str) -> bytes:
-    return helper.make_model(helper.make_graph([], "g", [], []), producer_name=producer).SerializeToString()
+    model = helper.make_model(helper.make_graph([], "g", [], []), producer_name=producer)
+    return bytes(model.SerializeToString())
 
 
 KINDS: dict[str, tuple[str | None, Callable[[Path], bytes]]] = {
