@@ -186,7 +186,7 @@ def test_an_index_that_is_not_its_shards_is_refused(tmp_path: Path, weight_map: 
     [
         (b"", "not valid JSON"),
         (b"[]", "weight_map must map"),
-        (b'{"weight_map":{"a":"x","a":"y"}}', "is there twice"),
+        (b'{"weight_map":{"a":"x","a":"y"}}', "occurs twice"),
         (b'{"weight_map":{},"metadata":' + b"[" * 100_000, "nest more than 8 deep"),
         (b'{"weight_map":{"a":"\\ud800"}}', "unpaired surrogate"),
     ],
