@@ -96,8 +96,8 @@ def test_random_bytes_of_no_number(kernel: Kernel, nbytes: int, seed: int) -> No
 
 
 @pytest.mark.parametrize("part", [3, "a", None, (1, 2)])
-def test_a_buffer_is_cut_by_slices(part: Any) -> None:
-    with pytest.raises(TypeError, match=r"a buffer is cut by a slice, not by \w+"):
+def test_a_buffer_is_indexed_by_slices(part: Any) -> None:
+    with pytest.raises(TypeError, match=r"a buffer is indexed by a slice, not by \w+"):
         Buffer(None, 0, 10)[part]
 
 
