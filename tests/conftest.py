@@ -25,7 +25,7 @@ from required import Required
 from hashbench.kernels import ALGORITHMS, Kernel
 from hashbench.kernels.device_kernel import DeviceKernel
 
-pytest_plugins = ["profiles"]
+pytest_plugins = ["profiles", "cuda_compilers"]
 
 CASES: dict[str, Callable[[], list[Case]]] = {
     "kernel": frameworks,

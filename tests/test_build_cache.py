@@ -6,7 +6,7 @@ from pathlib import Path
 
 import build_cache
 import pytest
-from build_cache import cached, cached_text, entry_path
+from build_cache import cached, cached_file, cached_text, entry_path
 
 
 @pytest.fixture(autouse=True)
@@ -53,4 +53,11 @@ def test_a_failure_is_not_kept() -> None:
     with pytest.raises(RuntimeError, match="does not compile"):
         cached("kind", "key", make=fail)
     assert cached("kind", "key", make=lambda: b"built") == b"built"
-    assert [path.name for path in build_cache.FOLDER.iterdir()] == [entry_path("kind", "key").name]
+    left = {path.name for path in build_cache.FOLDER.iterdir() if path.suffix != ".lock"}
+    assert left == {entry_path("kind", "key").name}
+
+
+def test_a_damaged_file_is_written_again() -> None:
+    path = cached_file("kind", "key", make=lambda: b"library")
+    path.write_bytes(b"libr")
+    assert cached_file("kind", "key", make=lambda: b"never").read_bytes() == b"library"
