@@ -24,7 +24,7 @@ from hashbench.limits.disassembly import (
     parse,
 )
 
-ARCHITECTURES = (75, *(pytest.param(number, marks=pytest.mark.thorough) for number in (80, 86, 89)), 90, 100, 120)
+ARCHITECTURES = (75, 90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (80, 86, 89, 100)))
 SHA256, SHA384 = ALGORITHMS["sha256"], ALGORITHMS["sha384"]
 
 LISTING = """
