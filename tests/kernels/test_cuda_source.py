@@ -44,7 +44,7 @@ def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) ->
         return b"clean"
 
     program = kernel_sources("sanitized.py", "boundaries.py", "cuda_on_host.py")
-    key = [compiler_version(), sys.version, sanitizer, algorithm, source, *options, *program]
+    key: list[str | bytes] = [compiler_version(), sys.version, sanitizer, algorithm, source, *options, *program]
     assert cached("sanitized", *key, make=run) == b"clean"
 
 

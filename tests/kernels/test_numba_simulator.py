@@ -39,7 +39,12 @@ def simulated(algorithm: str) -> str:
 @pytest.mark.covers("numba-cuda-simulator")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_device_code_on_the_host(algorithm: str) -> None:
-    key = [sys.version, version("numba-cuda"), algorithm, *kernel_sources("simulate_numba.py", "boundaries.py")]
+    key: list[str | bytes] = [
+        sys.version,
+        version("numba-cuda"),
+        algorithm,
+        *kernel_sources("simulate_numba.py", "boundaries.py"),
+    ]
     output = cached_text("simulated", *key, make=lambda: simulated(algorithm))
     digests, _, outcome = output.strip().partition(" ")
     assert outcome == "digests are right"

@@ -1,4 +1,4 @@
-"""The sources that decide how a kernel runs in a process of its own, as part of a key of `build_cache`."""
+"""Sources as part of a key of `build_cache`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 
+def module_sources(*names: str) -> list[bytes]:
+    """Those modules of `kernels`."""
+    return [(files("hashbench.kernels") / name).read_bytes() for name in names]
+
+
 def kernel_sources(*support: str) -> list[bytes]:
-    """The modules of kernels, the reference of trees, and those modules of `tests/support`."""
-    kernels = sorted((str(module.name), module) for module in files("hashbench.kernels").iterdir() if module.is_file())
-    reference = files("hashbench.merkle") / "rfc9162.py"
-    here = Path(__file__).parent
-    return [
-        *(module.read_bytes() for name, module in kernels if name.endswith(".py")),
-        reference.read_bytes(),
-        *((here / name).read_bytes() for name in support),
-    ]
+    """What decides how a program of `tests/support` hashes: all modules of `kernels`, the reference, and its own."""
+    names = sorted(module.name for module in files("hashbench.kernels").iterdir() if module.name.endswith(".py"))
+    own = [(Path(__file__).parent / name).read_bytes() for name in support]
+    return [*module_sources(*names), (files("hashbench.merkle") / "rfc9162.py").read_bytes(), *own]

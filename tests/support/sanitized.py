@@ -9,7 +9,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from boundaries import ALIGNMENTS, LEAF_COUNTS, LENGTHS, painted, split_mix_64
+from boundaries import ALIGNMENTS, LEAF_COUNTS, LENGTHS, TILE, painted, split_mix_64
 from cuda_on_host import CudaOnHost
 
 from hashbench.kernels import Kernel, layout
@@ -30,11 +30,12 @@ def check_messages(kernel: Kernel, every: int = 1) -> None:
     assert list(map(bytes, kernel.batched(some, 2**64 - 64))) == [hashlib.new(algorithm, m).digest() for m in few]
 
 
-def check_trees(kernel: Kernel) -> None:
+def check_trees(kernel: Kernel, most_leaves: int = LEAF_COUNTS[-1]) -> None:
     """Trees of every shape, with a launch for several levels at once and with a launch per level."""
-    content = painted(64 * LEAF_COUNTS[-1])
+    counts = [leaves for leaves in LEAF_COUNTS if leaves <= most_leaves]
+    content = painted(64 * most_leaves)
     buffer = kernel.put(content)
-    messages = [content[: 64 * leaves].tobytes() for leaves in LEAF_COUNTS]
+    messages = [content[: 64 * leaves].tobytes() for leaves in counts]
     roots = [merkle_tree_hash(chunks_of(message, 64), kernel.algorithm.name) for message in messages]
     segments = [buffer[: len(message)] for message in messages]
     for many_tiles in (layout.MANY_TILES, 1):
@@ -55,8 +56,11 @@ def main(sanitizer: str, library: Path, algorithm: str) -> None:
     if sanitizer == "address":
         check_messages(plain)
         check_random(plain)
-    check_trees(plain)
-    check_messages(paired, every=13)  # threads switch at every barrier; all lengths are still among them
+        check_trees(plain)
+        check_messages(paired, every=13)  # all lengths are still among them
+    else:  # every barrier switches between all threads: few chunks, over every kind of launch
+        check_trees(plain, most_leaves=4 * TILE + 1)
+        check_messages(paired, every=50)
 
 
 if __name__ == "__main__":
