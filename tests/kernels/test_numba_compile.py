@@ -83,9 +83,8 @@ def ptx_of(algorithm: str, variant: str, capability: tuple[int, int], name: str)
         )
         return str(ptx)
 
-    return cached_text(
-        "numba-ptx", toolchain(), algorithm, variant, str(capability), name, *kernel_sources(), make=make
-    )
+    sources = module_sources("numba_tree.py", "numba_dialect.py", "numba_cuda.py", "layout.py", "source.py")
+    return cached_text("numba-ptx", toolchain(), algorithm, variant, str(capability), name, *sources, make=make)
 
 
 def assembled(ptx: str, architecture: str, folder: Path) -> str:
