@@ -1,22 +1,22 @@
 /* Micro-benchmarks of an NVIDIA GPU: instruction rates of a multiprocessor, and memory bandwidth.
  *
- * The including program defines BLOCK, the threads per block, BLOCKS, the blocks per multiprocessor, CHAINS and LOADS,
- * and adds a line PIPE(..) for each instruction rate.
+ * The including program defines BLOCK, the threads per block, BLOCKS, the blocks per multiprocessor, CHAINS and
+ * LOADS, and adds a line PIPE(..) for each instruction rate.
  *
- * In the kernel of a pipe each thread runs CHAINS independent chains through `turns` iterations of a loop, whose body is
- * `steps` steps of every chain. Values depend on a kernel argument and on the thread, so that the compiler cannot compute
- * them. Nor can it merge two steps: the next value of a chain also depends on its neighbour, or the chain alternates
- * between instructions that do not commute. */
+ * In the kernel of a pipe each thread runs CHAINS independent chains through `turns` iterations of a loop, whose
+ * body is `steps` steps of every chain. Values depend on a kernel argument and on the thread, so that the compiler
+ * cannot compute them. Nor can it merge two steps: the next value of a chain also depends on its neighbour, or the
+ * chain alternates between instructions that do not commute. */
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 
-/* One step of a chain. x and y have 32 bits, w and v 64, d is a double; y and v are a neighbour's. PTX is used where C
- * would compile to another instruction. Products of IMAD_HI and IMAD_WIDE soon become zero, which does not change their
- * rates. With an addend ptxas would add moves to IMAD_HI, and compile IMAD_WIDE to three instructions up to sm_100.
- * DFMA is the shift by 7 of SHIFT_RIGHT in sha2.h. */
+/* One step of a chain. x and y have 32 bits, w and v 64, d is a double; y and v are a neighbour's. PTX is used where
+ * C would compile to another instruction. Products of IMAD_HI and IMAD_WIDE soon become zero, which does not change
+ * their rates. With an addend ptxas would add moves to IMAD_HI, and compile IMAD_WIDE to three instructions up to
+ * sm_100. DFMA is the shift by 7 of SHIFT_RIGHT in sha2.h. */
 #define LOP3(x, y) asm("lop3.b32 %0, %0, %1, %2, 0xe8;" : "+r"(x) : "r"(y), "r"(b))
 #define SHF(x, y) asm("shf.l.wrap.b32 %0, %0, %1, 7;" : "+r"(x) : "r"(y))
 #define PRMT(x, y) asm("prmt.b32 %0, %0, %1, 0x4321;" : "+r"(x) : "r"(y))

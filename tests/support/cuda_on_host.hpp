@@ -1,5 +1,5 @@
-// The parts of CUDA C that the device code uses, for a C++20 compiler, so that its logic can run, also under sanitizers,
-// on machines without a GPU. Blocks run one after another. The including program has this file first, then the device
+// The parts of CUDA C that the device code uses, for a C++20 compiler: its logic can run, also under sanitizers, on
+// machines without a GPU. Blocks run one after another. The including program has this file first, then the device
 // code, then CUDA_ON_HOST_KERNELS(its kernels).
 
 #include <barrier>
