@@ -97,7 +97,7 @@ class HashlibCpu(Kernel):
         self.new: Callable[..., Any] = getattr(hashlib, self.algorithm.name)
         set_priority = _yield_to_others if priority == "low" else None
         self.background = ThreadPoolExecutor(1, initializer=set_priority)
-        self.pool = ThreadPoolExecutor(self.threads, initializer=set_priority) if self.threads > 1 else None
+        self.workers = ThreadPoolExecutor(self.threads, initializer=set_priority) if self.threads > 1 else None
 
     @classmethod
     def devices(cls) -> list[Device]:
@@ -193,12 +193,12 @@ class _HashlibWork(Work):
     def _hash(self) -> float:
         begin = perf_counter()
         hash_run = self._hash_messages if self._strategy == "batched" else self._hash_leaves
-        if self._kernel.pool is None:
+        if self._kernel.workers is None:
             digests = hash_run(self._chunks)
         else:
             count = len(self._chunks)
             share = max(1, -(-count // (self._kernel.threads * _TASKS_PER_THREAD)))
-            runs = self._kernel.pool.map(hash_run, (self._chunks[i : i + share] for i in range(0, count, share)))
+            runs = self._kernel.workers.map(hash_run, (self._chunks[i : i + share] for i in range(0, count, share)))
             digests = [digest for run in runs for digest in run]
         if self._strategy == "tree":
             digests = self._roots(digests)

@@ -25,7 +25,7 @@ from required import Required
 from hashbench.kernels import ALGORITHMS, Kernel
 from hashbench.kernels.device_kernel import DeviceKernel
 
-pytest_plugins = ["profiles"]
+pytest_plugins = ["profiles", "cuda_compilers"]
 
 CASES: dict[str, Callable[[], list[Case]]] = {
     "kernel": frameworks,
@@ -44,11 +44,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture in CASES.keys() & set(metafunc.fixturenames):
         parameters = [
-            pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=pytest.mark.covers(case.cls.name))
+            pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=_marks(case))
             for case in CASES[fixture]()
             for algorithm in ALGORITHMS
         ]
         metafunc.parametrize(fixture, parameters, indirect=True, scope="session")
+
+
+def _marks(case: Case) -> list[pytest.MarkDecorator]:
+    """Building a framework's kernels takes seconds: one process of a test run does it, for all their tests."""
+    covers = pytest.mark.covers(case.cls.name)
+    return [covers] if case.cls.name == "hashlib" else [covers, pytest.mark.xdist_group(case.cls.name)]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""What the CUDA C source compiles to, for any architecture and without a GPU: NVRTC's machine code, disassembled.
+"""The machine code of the CUDA C source for any architecture, without a GPU: compiled by NVRTC and disassembled.
 
 `block_code` finds the loop of `hash_chunks` that hashes whole message blocks and counts the instructions that one block
-executes. It goes by the code's structure alone, and refuses code whose structure it does not understand.
+executes. It relies on the structure of the code alone, and refuses code whose structure it does not understand.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hashbench.kernels.contract import Algorithm, Unavailable
 from hashbench.kernels.source import device_source
 
 FUNCTION = "hash_chunks"
-"""The launched function whose main loop is counted."""
+"""The device function whose main loop is counted."""
 
 ROUNDS = {"sha256": 64, "sha384": 80}
 """FIPS 180-4 sections 6.2.2 and 6.4.2."""
 
 LOGIC_EXCESS = 1.1
-"""How many times the fewest LOP3 a block may execute until the count is taken to be of something else."""
+"""The accepted number of LOP3 per block, as a multiple of the minimum. With more, the count is of something else."""
 
 _COMPILERS = "install hashbench[cuda-compilers]"
 _LABEL = re.compile(r"\s*(\.L\w+):")
@@ -36,15 +36,15 @@ _TARGET = re.compile(r"`\((\.L\w+)\)")
 _JUMPS = frozenset({"BRA", "BRX", "CALL", "JMP", "JMX", "RET", "EXIT"})
 _GLOBAL_LOADS = frozenset({"LDG", "LD", "LDGSTS"})
 _WIDE_LOADS = {"128": 16, "256": 32}
-"""Bytes of a load by the modifier that says so; narrower loads are of tables, or of words that blocks are cut from."""
+"""Bytes of a load, by modifier. Narrower loads read tables, or the words of unaligned blocks."""
 
 
 class CompileError(ValueError):
-    """A program does not compile for an architecture; the message is the compiler's."""
+    """A program does not compile for an architecture. The message contains the compiler's."""
 
 
 class StructureError(ValueError):
-    """Machine code is not what can be counted; the message says what was found and what was expected."""
+    """Machine code has a structure that cannot be counted. The message says what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Instruction:
     """One machine instruction.
 
     Attributes:
-        mnemonic: the operation with its modifiers, as "IMAD.WIDE.U32".
-        predicate: the predicate register that it is under, or "".
+        mnemonic: the operation with its modifiers, such as "IMAD.WIDE.U32".
+        predicate: the predicate register that guards it, or "".
         operands: the rest of its line.
     """
 
@@ -68,7 +68,7 @@ class Instruction:
 
     @property
     def modifiers(self) -> list[str]:
-        """What follows the opcode."""
+        """The modifiers after the opcode."""
         return self.mnemonic.split(".")[1:]
 
     @property
@@ -79,13 +79,13 @@ class Instruction:
 
     @property
     def always_jumps(self) -> bool:
-        """Whether it jumps under no condition, of a predicate or of threads that went separate ways."""
+        """Whether it jumps unconditionally: without a predicate, and whether or not threads have diverged."""
         condition = self.predicate or "P" in self.operands.partition("`")[0] or {"DIV", "CONV"} & set(self.modifiers)
         return self.opcode in _JUMPS and not condition
 
     @property
     def loaded_bytes(self) -> int:
-        """Bytes of a wide load from global memory, else 0."""
+        """The bytes of a wide load from global memory, else 0."""
         if self.opcode not in _GLOBAL_LOADS:
             return 0
         return max((_WIDE_LOADS.get(modifier, 0) for modifier in self.modifiers), default=0)
@@ -96,9 +96,9 @@ class Function:
     """The machine code of one function.
 
     Attributes:
-        name: as it is launched.
-        instructions: in the order of their addresses.
-        labels: the index of the instruction that each label stands before.
+        name: the function's name.
+        instructions: its instructions, in the order of their addresses.
+        labels: the index of the instruction after each label.
     """
 
     name: str
@@ -123,12 +123,12 @@ class Loop:
 
 @dataclass(frozen=True)
 class BlockCode:
-    """What one message block executes in the main loop.
+    """The instructions that one message block executes in the main loop.
 
     Attributes:
-        instructions: how often each mnemonic is executed, for one thread and one block.
-        blocks_per_turn: message blocks that one turn of the main loop hashes.
-        inner_turns: turns of the loops inside it; 0 where there are none.
+        instructions: how often one thread executes each mnemonic for one block.
+        blocks_per_turn: message blocks per iteration of the main loop.
+        inner_turns: iterations of the loops inside it; 0 if there are none.
     """
 
     instructions: Mapping[str, float]
@@ -137,38 +137,40 @@ class BlockCode:
 
     @property
     def total(self) -> float:
-        """Instructions a block."""
+        """Instructions per block."""
         return sum(self.instructions.values())
 
     def count(self, opcode: str) -> float:
-        """Instructions of one opcode a block, whatever their modifiers."""
+        """Instructions of one opcode per block, with any modifiers."""
         return sum(n for mnemonic, n in self.instructions.items() if mnemonic.partition(".")[0] == opcode)
 
 
 def logic_operations(algorithm: Algorithm) -> int:
-    """The fewest three-input logic operations on 32 bits that a block needs: Ch, Maj, and the two exclusive ors of each
-    sigma as one operation each (FIPS 180-4 sections 4.1.2 and 4.1.3)."""
+    """The minimum number of three-input logic operations on 32 bits per block.
+
+    Ch, Maj, and the two exclusive ors of each sigma take one operation each (FIPS 180-4 sections 4.1.2 and 4.1.3).
+    """
     rounds = ROUNDS[algorithm.name]
     return _halves(algorithm) * (4 * rounds + 2 * (rounds - 16))
 
 
 def _halves(algorithm: Algorithm) -> int:
-    """32-bit registers of a word."""
+    """32-bit registers per word."""
     return algorithm.block_size // 64
 
 
 def architectures() -> list[int]:
-    """The architectures that this NVRTC compiles for, as 90 for compute capability 9.0.
+    """The architectures that this NVRTC compiles for: 90 for compute capability 9.0.
 
     Raises:
-        Unavailable: there is no NVRTC.
+        Unavailable: NVRTC is missing.
     """
     return [int(number) for number in _call("nvrtcGetSupportedArchs")]
 
 
 @cache
 def toolchain() -> str:
-    """The compiler and the disassembler, with their versions.
+    """The names and versions of the compiler and the disassembler.
 
     Raises:
         Unavailable: one of them is missing.
@@ -180,22 +182,35 @@ def toolchain() -> str:
 
 @cache
 def block_code(algorithm: Algorithm, variant: str, architecture: int) -> BlockCode:
-    """What a message block executes in `device_source(algorithm, variant)`, compiled for `architecture`.
+    """The instructions that a message block executes in `device_source(algorithm, variant)`.
 
     Raises:
-        CompileError: it does not compile.
+        CompileError: the source does not compile.
         StructureError: the code has no main loop that can be counted.
-        Unavailable: NVRTC or nvdisasm is missing, or does not know the architecture.
+        Unavailable: NVRTC or nvdisasm is missing, or does not support `architecture`.
     """
-    text = disassemble(compile_cubin(device_source(algorithm, variant), architecture))
+    text = disassemble(compile_program(device_source(algorithm, variant), architecture).cubin)
     return count_block(parse(text, FUNCTION), algorithm)
 
 
-def compile_cubin(source: str, architecture: int) -> bytes:
-    """Machine code of a CUDA C program.
+@dataclass(frozen=True)
+class Program:
+    """A compiled CUDA C program.
+
+    Attributes:
+        cubin: its machine code.
+        log: the compiler's messages, with the registers and the spills of each function.
+    """
+
+    cubin: bytes
+    log: str
+
+
+def compile_program(source: str, architecture: int) -> Program:
+    """Compiles a CUDA C program.
 
     Raises:
-        Unavailable: there is no NVRTC, or it does not compile for `architecture`.
+        Unavailable: NVRTC is missing, or does not support `architecture`.
         CompileError: the program does not compile.
     """
     known = architectures()
@@ -204,26 +219,30 @@ def compile_cubin(source: str, architecture: int) -> bytes:
         raise Unavailable(f"this NVRTC does not compile for sm_{architecture}: accepted are {accepted}")
     program = _call("nvrtcCreateProgram", source.encode(), b"device_source.cu", 0, [], [])
     try:
-        options = [f"--gpu-architecture=sm_{architecture}".encode()]
+        options = [f"--gpu-architecture=sm_{architecture}".encode(), b"--ptxas-options=-v"]
         try:
             _call("nvrtcCompileProgram", program, len(options), options)
         except RuntimeError as error:
-            log = bytes(_call("nvrtcGetProgramLogSize", program))
-            _call("nvrtcGetProgramLog", program, log)
-            complaint = " ".join(log.decode(errors="replace").rstrip("\0").split())
-            raise CompileError(f"it does not compile for sm_{architecture}: {complaint or error}") from None
+            complaint = " ".join(_log(program).split()) or error
+            raise CompileError(f"the program does not compile for sm_{architecture}: {complaint}") from None
         cubin = bytes(_call("nvrtcGetCUBINSize", program))
         _call("nvrtcGetCUBIN", program, cubin)
-        return cubin
+        return Program(cubin, _log(program))
     finally:
         _call("nvrtcDestroyProgram", program)
 
 
+def _log(program: Any) -> str:
+    text = bytes(_call("nvrtcGetProgramLogSize", program))
+    _call("nvrtcGetProgramLog", program, text)
+    return text.decode(errors="replace").rstrip("\0")
+
+
 def disassemble(cubin: bytes) -> str:
-    """The text that nvdisasm prints of machine code.
+    """The listing that nvdisasm prints of machine code.
 
     Raises:
-        Unavailable: there is no nvdisasm, or it does not understand the code.
+        Unavailable: nvdisasm is missing, or does not understand the code.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "code.cubin"
@@ -232,10 +251,10 @@ def disassemble(cubin: bytes) -> str:
 
 
 def parse(text: str, name: str) -> Function:
-    """One function of nvdisasm's text.
+    """One function of nvdisasm's listing.
 
     Raises:
-        StructureError: it is not there.
+        StructureError: the listing does not contain it.
     """
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
@@ -250,12 +269,12 @@ def parse(text: str, name: str) -> Function:
         elif inside and (found := _INSTRUCTION.match(line)):
             instructions.append(Instruction(found[2], found[1] or "", found[3].strip()))
     if not instructions:
-        raise StructureError(f"the machine code holds no function {name!r}")
+        raise StructureError(f"the machine code contains no function {name!r}")
     return Function(name, instructions, labels)
 
 
 def loops(function: Function) -> list[Loop]:
-    """The loops of a function: each jump to itself or back, with what lies between."""
+    """The loops of a function: each jump to itself or backward, and the instructions in between."""
     found = []
     for index, instruction in enumerate(function.instructions):
         head = function.labels.get(instruction.target or "")
@@ -265,13 +284,13 @@ def loops(function: Function) -> list[Loop]:
 
 
 def count_block(function: Function, algorithm: Algorithm) -> BlockCode:
-    """What one message block executes in the main loop: the smallest loop that loads 16 bytes or more at a time.
+    """The instructions of one message block in the main loop, the smallest loop with loads of 16 bytes or more.
 
-    Loops inside it are turned once for each 16 rounds beyond the first 16, of which the code has its own copy, and the
-    count is checked against the logic operations that FIPS 180-4 asks for.
+    Loops inside it run once per 16 rounds after the first 16, which are unrolled. The count is checked against the
+    logic operations that FIPS 180-4 requires.
 
     Raises:
-        StructureError: the code is of another structure.
+        StructureError: the code has another structure.
     """
     main = _main_loop(function)
     inner = [loop for loop in loops(function) if main.holds(loop)]
@@ -282,8 +301,8 @@ def count_block(function: Function, algorithm: Algorithm) -> BlockCode:
     blocks, rest = divmod(loaded, algorithm.block_size)
     if rest or not blocks:
         raise StructureError(
-            f"the main loop of {function.name} loads {loaded} bytes a turn, which is no number of whole blocks of "
-            f"{algorithm.block_size} bytes"
+            f"the main loop of {function.name} loads {loaded} bytes per iteration, which is not a multiple of the "
+            f"block size, {algorithm.block_size} bytes"
         )
     turns = ROUNDS[algorithm.name] // 16 - 1 if inner else 0
     counts: Counter[str] = Counter()
@@ -302,17 +321,19 @@ def _main_loop(function: Function) -> Loop:
         if any(function.instructions[index].loaded_bytes for index in range(loop.head, loop.end + 1))
     ]
     if not loading:
-        raise StructureError(f"no loop of {function.name} loads 16 bytes at a time, so none is known as its main loop")
+        raise StructureError(f"no loop of {function.name} loads 16 bytes at a time, so its main loop is unknown")
     main = min(loading, key=lambda loop: loop.end - loop.head)
     if sum(loop.head == main.head for loop in loading) > 1:
-        raise StructureError(f"the main loop of {function.name} goes back to its head from several places")
+        raise StructureError(f"the main loop of {function.name} jumps back to its head from several places")
     return main
 
 
 def _check_paths(function: Function, main: Loop, inner: Sequence[Loop]) -> None:
-    """Checks that every turn of the main loop takes one way: through all of it, and around the loops inside."""
+    """Checks that every iteration of the main loop takes one path: through all of it, and through the inner loops."""
     if any(outer.holds(loop) for outer in inner for loop in inner):
-        raise StructureError(f"the main loop of {function.name} holds loops inside loops, whose turns are not known")
+        raise StructureError(
+            f"the main loop of {function.name} contains nested loops, whose numbers of iterations are unknown"
+        )
     known = {main, *inner}
     for index in range(main.head, main.end + 1):
         instruction = function.instructions[index]
@@ -324,21 +345,21 @@ def _check_paths(function: Function, main: Loop, inner: Sequence[Loop]) -> None:
             if Loop(target, index) not in known and not leaves:
                 raise StructureError(
                     f"the main loop of {function.name} branches within itself ({instruction.mnemonic} to "
-                    f"{instruction.target}), so how often its instructions are executed is not known"
+                    f"{instruction.target}), so how often its instructions run is unknown"
                 )
         elif instruction.always_jumps and index != main.end:
-            raise StructureError(f"the main loop of {function.name} always ends in its middle: {instruction.mnemonic}")
+            raise StructureError(f"the main loop of {function.name} always exits in the middle: {instruction.mnemonic}")
 
 
 def _check_rounds(function: Function, inner: Sequence[Loop], algorithm: Algorithm) -> None:
-    """Checks that each loop inside the main loop does 16 rounds and their message schedule."""
+    """Checks that each inner loop computes 16 rounds and their message schedule."""
     needed = 16 * 6 * _halves(algorithm)
     for loop in inner:
         counted = sum(i.opcode == "LOP3" for i in function.instructions[loop.head : loop.end + 1])
         if counted < needed:
             raise StructureError(
                 f"a loop inside the main loop of {function.name} has {counted} LOP3, where 16 rounds of "
-                f"{algorithm.name} need {needed}: how often it turns is not known"
+                f"{algorithm.name} need {needed}: its number of iterations is unknown"
             )
 
 
@@ -346,18 +367,19 @@ def _check_logic(code: BlockCode, algorithm: Algorithm) -> None:
     needed, counted = logic_operations(algorithm), code.count("LOP3")
     if not needed <= counted <= LOGIC_EXCESS * needed:
         raise StructureError(
-            f"{counted:g} LOP3 a block were counted, with {code.blocks_per_turn} blocks a turn and {code.inner_turns} "
-            f"turns of the loops inside, where {algorithm.name} needs {needed}: the main loop is not understood"
+            f"{counted:g} LOP3 per block were counted, with {code.blocks_per_turn} blocks per iteration and "
+            f"{code.inner_turns} iterations of inner loops, but {algorithm.name} needs {needed}: the main loop is not "
+            "understood"
         )
 
 
 @cache
 def _nvdisasm() -> str:
-    """Its path: in NVIDIA's Python packages, else in CUDA's toolkit, else on PATH."""
+    """The path of nvdisasm: in NVIDIA's Python packages, else in the CUDA toolkit, else on PATH."""
     found: str | None = None
     try:
         from cuda.pathfinder import find_nvidia_binary_utility
-    except ImportError:  # an older one
+    except ImportError:  # an older version
         pass
     else:
         found = find_nvidia_binary_utility("nvdisasm")
@@ -378,14 +400,14 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _call(function: str, *arguments: Any) -> Any:
-    """Calls NVRTC; its results without the status."""
+    """Calls a function of NVRTC and returns its results without the status."""
     try:
         from cuda.bindings import nvrtc
     except ImportError as error:
         raise Unavailable(f"NVRTC's bindings cannot be imported ({error}): {_COMPILERS}") from None
     try:
         status, *results = getattr(nvrtc, function)(*arguments)
-    except RuntimeError as error:  # the library is loaded at the first call
+    except RuntimeError as error:  # the first call loads the library
         raise Unavailable(f"NVRTC cannot be loaded ({error}): {_COMPILERS}") from None
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise RuntimeError(f"{function}: {status.name}")

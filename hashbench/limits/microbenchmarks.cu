@@ -1,21 +1,21 @@
-/* Micro-benchmarks of an NVIDIA GPU: the instruction rates of one multiprocessor, and the memory's bandwidth.
+/* Micro-benchmarks of an NVIDIA GPU: instruction rates of a multiprocessor, and memory bandwidth.
  *
- * The including program defines BLOCK, the threads of a block, BLOCKS, how many blocks a multiprocessor holds, CHAINS and
+ * The including program defines BLOCK, the threads per block, BLOCKS, the blocks per multiprocessor, CHAINS and
  * LOADS, and adds a line PIPE(..) for each instruction rate.
  *
- * Each pipe's kernel runs CHAINS independent chains a thread through `turns` turns of a loop whose body is `steps` steps
- * of every chain. All starts from a kernel argument and the thread's number, so that no compiler can compute it before.
- * No two steps may be folded into one either: a chain's next value takes its neighbour's too, or the chain takes turns
- * between instructions that do not commute. */
+ * In the kernel of a pipe each thread runs CHAINS independent chains through `turns` iterations of a loop, whose
+ * body is `steps` steps of every chain. Values depend on a kernel argument and on the thread, so that the compiler
+ * cannot compute them. Nor can it merge two steps: the next value of a chain also depends on its neighbour, or the
+ * chain alternates between instructions that do not commute. */
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 
-/* One step of a chain. x and y are 32 bits wide, w and v 64, d is a double; y and v are a neighbour's. What would not
- * come out as the instruction meant is written in PTX. Products of IMAD_HI and IMAD_WIDE soon are zero, which their
- * rates do not depend on: with an addend, ptxas adds moves to the one, and makes three instructions of the other up to
+/* One step of a chain. x and y have 32 bits, w and v 64, d is a double; y and v are a neighbour's. PTX is used where
+ * C would compile to another instruction. Products of IMAD_HI and IMAD_WIDE soon become zero, which does not change
+ * their rates. With an addend ptxas would add moves to IMAD_HI, and compile IMAD_WIDE to three instructions up to
  * sm_100. DFMA is the shift by 7 of SHIFT_RIGHT in sha2.h. */
 #define LOP3(x, y) asm("lop3.b32 %0, %0, %1, %2, 0xe8;" : "+r"(x) : "r"(y), "r"(b))
 #define SHF(x, y) asm("shf.l.wrap.b32 %0, %0, %1, 7;" : "+r"(x) : "r"(y))
@@ -28,8 +28,8 @@ typedef unsigned long long u64;
 #define IMAD_WIDE(w, v) asm("mul.wide.u32 %0, %1, %2;" : "=l"(w) : "r"((u32)w), "r"((u32)(v >> 32)))
 #define DFMA(d) asm("fma.rz.f64 %0, %0, %1, %2;" : "+d"(d) : "d"(0x1p-7), "d"(0x1p52 - 0x1p45))
 
-/* The same instructions with one register to read and a constant in the instruction itself, to be mixed: with more to
- * read, instructions of several pipes side by side wait for the register file. DFMA_CONSTANT changes nothing. */
+/* The same instructions for mixtures: each reads one register and a constant in the instruction itself. With more
+ * registers to read, instructions of several pipes would wait for the register file. DFMA_CONSTANT keeps its value. */
 #define LOP3_CONSTANT(x) x = x ^ 0x9e3779b9u
 #define SHF_CONSTANT(x) asm("shf.l.wrap.b32 %0, %0, %0, 7;" : "+r"(x))
 #define ADD_CONSTANT(x) x = x + 0x9e3779b9u
@@ -43,7 +43,7 @@ static __device__ __forceinline__ u64 nanoseconds() {
     return now;
 }
 
-/* Each warp writes its multiprocessor, and that one's clock and the GPU's timer as the warp's loop began and ended. */
+/* Each warp writes its multiprocessor, and the multiprocessor's clock and the GPU's timer at both ends of its loop. */
 #define PIPE(name, steps, step)                                                                          \
     extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS)                                          \
         name(u32 turns, u32 b, u64* spans, u32* sink) {                                                  \
@@ -82,7 +82,7 @@ static __device__ __forceinline__ u64 nanoseconds() {
         }                                                                                                \
     }
 
-/* Reads `count` times 16 bytes, neighbouring threads neighbouring ones and LOADS at once, and keeps next to nothing. */
+/* Reads `count` times 16 bytes, coalesced, with LOADS loads in flight per thread, and stores almost nothing. */
 extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) read_all(const uint4* memory, u64 count, u32* sink) {
     u64 thread = blockIdx.x * BLOCK + threadIdx.x, threads = gridDim.x * BLOCK, i = thread;
     u32 mixed = 0;

@@ -1,7 +1,7 @@
-"""How fast one NVIDIA GPU's pipes and memory are, by micro-benchmarks through CuPy, to hold SHA-2 kernels against.
+"""Micro-benchmarks of the execution pipes and the memory of an NVIDIA GPU, through CuPy: the limits of SHA-2 kernels.
 
-Rates are operations a clock and multiprocessor by the multiprocessor's own clock counter, so they assume no frequency;
-the GPU's timer, read beside that counter, gives the frequency.
+Rates are operations per clock and multiprocessor, by the multiprocessor's own clock counter, so they are independent of
+the frequency. The GPU's timer, read together with that counter, gives the frequency.
 """
 
 from __future__ import annotations
@@ -19,39 +19,41 @@ from hashbench.kernels.cupy_cuda import CupyCuda
 
 BLOCK = 512
 BLOCKS = 2
-"""Threads of a block, and blocks of a multiprocessor: eight warps a scheduler; every architecture has room for them."""
+"""Threads per block, and blocks per multiprocessor: eight warps per scheduler, which fit on every architecture."""
 
 CHAINS = 8
-"""Independent chains of a thread, more than an instruction's latency needs beside seven other warps."""
+"""Independent chains per thread, more than needed to hide an instruction's latency behind seven other warps."""
 
 LOOP = 384
-"""Operations of a loop's body, in equal parts for up to four side by side. The loop's own three instructions are less
-than 1 % of that, and an instruction cache holds it: it is 6 KiB of code."""
+"""Operations in the body of a loop, divisible into equal parts for up to four operations side by side.
+
+The loop's own three instructions are less than 1 % of that. The body is 6 KiB of code, which fits into the instruction
+cache."""
 
 LOADS = 8
-"""Loads of 16 bytes that a thread has under way: 128 KiB of a multiprocessor, more than its share of the memory's
-bandwidth times its latency."""
+"""Loads of 16 bytes in flight per thread: 128 KiB per multiprocessor, more than its share of the memory's bandwidth
+times the latency."""
 
 WARP = 32
 
 MULTIPLIER = 0x9E3779B1
-"""What the chains multiply by, told at the launch: odd, so that a product is zero where a factor is."""
+"""The factor of the chains, a kernel argument. It is odd, so that products are zero only if the other factor is."""
 
 
 Spans = npt.NDArray[np.uint64]
-"""Shape (warps, 5): each warp's multiprocessor, that one's clock as the warp's loop began and ended, and the GPU's
-timer then, in nanoseconds."""
+"""Shape (warps, 5): for each warp its multiprocessor, the multiprocessor's clock at the start and at the end of the
+loop, and the GPU's timer at both, in nanoseconds."""
 
 
 @dataclass(frozen=True)
 class Pipe:
-    """A benchmark of one operation, or of several side by side in equal parts.
+    """A benchmark of one operation, or of several in equal parts.
 
     Attributes:
-        name: the operations, as NVIDIA's disassembler names the instructions where there is one for each.
-        step: of one chain, in the words of `device/microbenchmarks.cu`.
-        operations: of a step.
-        note: what a reader must know of the rate.
+        name: the operations, with the instruction names of NVIDIA's disassembler if there is one for each.
+        step: one step of a chain, with the macros of `microbenchmarks.cu`.
+        operations: operations per step.
+        note: an explanation of the rate for readers.
     """
 
     name: str
@@ -61,12 +63,12 @@ class Pipe:
 
     @property
     def function(self) -> str:
-        """The name of its kernel."""
+        """The name of its device function."""
         return "pipe_" + "".join(c.lower() if c.isalnum() else "_" for c in self.name)
 
     @property
     def steps(self) -> int:
-        """Steps of each chain in the loop's body."""
+        """Steps of each chain in the body of the loop."""
         return LOOP // (CHAINS * self.operations)
 
 
@@ -102,7 +104,7 @@ PIPES = {
         Pipe("SHF+IMAD", f"{_SHF}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
         Pipe("SHF+DFMA", f"{_SHF}; {_DFMA}", 2, note=f"both {_ONE_REGISTER}"),
         Pipe("IMAD+IMAD.WIDE", f"IMAD{_X}; IMAD_WIDE{_W}", 2, note="both together"),
-        # With one product to one shift nothing is seen: two turns of the FMA pipe take as long as two of the ALU.
+        # One product per shift would show nothing: it takes the FMA pipe as long as two shifts take the ALU pipe.
         Pipe("SHF+SHF+IMAD.WIDE", f"{_TWICE_SHF}; IMAD_WIDE{_W}", 3, note="two shifts to one product"),
         Pipe("SHF+SHF+IMAD.HI", f"{_TWICE_SHF}; IMAD_HI{_X}", 3, note="two shifts to one product"),
         Pipe("LOP3+IMAD+DFMA", f"{_LOP3}; {_IMAD}; {_DFMA}", 3, note=f"all three {_ONE_REGISTER}"),
@@ -113,12 +115,12 @@ PIPES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One launch of a pipe's kernel.
+    """One launch of the benchmark of a pipe.
 
     Attributes:
-        rate: operations a clock, of the middle one of the multiprocessors.
-        megahertz: the clock of the middle one of the warps, while it ran.
-        seconds: of the launch, by events, with the few microseconds that it takes to begin and to end.
+        rate: operations per clock, the median of the multiprocessors.
+        megahertz: the clock frequency during the run, the median of the warps.
+        seconds: the duration of the launch by events, including a few microseconds to start and to end.
     """
 
     rate: float
@@ -137,11 +139,11 @@ def source() -> str:
 
 
 def rate(spans: Spans, operations: int) -> float:
-    """The rate of the middle multiprocessor, in operations a clock.
+    """The median rate of the multiprocessors, in operations per clock.
 
     Args:
-        spans: of all warps.
-        operations: of each warp, over all its threads.
+        spans: the spans of all warps.
+        operations: operations per warp, over all its threads.
     """
     rates = []
     for multiprocessor in np.unique(spans[:, 0]):
@@ -151,8 +153,10 @@ def rate(spans: Spans, operations: int) -> float:
 
 
 def megahertz(spans: Spans) -> float:
-    """The clock of the middle warp: by the GPU's timer around its loop, so that neither the launch nor the wait for a
-    multiprocessor is counted."""
+    """The median clock frequency of the warps.
+
+    The GPU's timer is read around the loop, so that neither the launch nor waiting for a multiprocessor counts.
+    """
     return float(np.median(1e3 * (spans[:, 2] - spans[:, 1]) / (spans[:, 4] - spans[:, 3])))
 
 
@@ -160,15 +164,15 @@ class Microbenchmarks:
     """The micro-benchmarks on one GPU.
 
     Args:
-        device: one of CuPy's, available.
+        device: an available device of CuPy.
 
     Raises:
-        Unavailable: the GPU is not NVIDIA's.
+        Unavailable: it is not an NVIDIA GPU.
     """
 
     def __init__(self, device: Device) -> None:
         if device.vendor != "NVIDIA":
-            raise Unavailable(f"{device.name} is not NVIDIA's, and the micro-benchmarks are of NVIDIA's instructions")
+            raise Unavailable(f"{device.name} is not NVIDIA's: the micro-benchmarks measure NVIDIA's instructions")
         self._kernel = CupyCuda(device)
         self._cupy: Any = self._kernel.cupy
         self._device = self._kernel.cuda_device
@@ -178,19 +182,19 @@ class Microbenchmarks:
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
 
     def free_memory(self) -> int:
-        """Bytes that `memory` can still take."""
+        """The number of bytes that `memory` can still allocate."""
         return self._kernel.free_memory()
 
     def memory(self, nbytes: int) -> Buffer:
         """Random bytes to copy and to read.
 
         Raises:
-            OutOfDeviceMemory: the device has no room for them.
+            OutOfDeviceMemory: the device is out of memory.
         """
         return self._kernel.random(nbytes, 1)
 
     def run(self, pipe: Pipe, turns: int) -> Run:
-        """One launch of `pipe` over every multiprocessor, each thread through `turns` turns of its loop."""
+        """Launches `pipe` on every multiprocessor, with `turns` iterations of the loop per thread."""
         blocks = BLOCKS * self.multiprocessors
         with self._device, self._stream:
             written = self._cupy.empty((blocks * BLOCK // WARP, 5), np.uint64)
@@ -202,14 +206,14 @@ class Microbenchmarks:
         return Run(rate(spans, turns * LOOP * WARP), megahertz(spans), seconds)
 
     def copy(self, memory: Buffer) -> float:
-        """Seconds of copying one half of `memory` to the other."""
+        """The seconds to copy one half of `memory` to the other."""
         half, runtime = memory.nbytes // 2, self._cupy.cuda.runtime
         arguments = (memory.address + half, memory.address, half, runtime.memcpyDeviceToDevice, self._stream.ptr)
         with self._device, self._stream:
             return self._seconds(lambda: runtime.memcpyAsync(*arguments))
 
     def read(self, memory: Buffer) -> float:
-        """Seconds of reading `memory`, in pieces of 16 bytes."""
+        """The seconds to read `memory`, 16 bytes at a time."""
         blocks = BLOCKS * self.multiprocessors
         with self._device, self._stream:
             sink = self._cupy.empty(blocks * BLOCK, np.uint32)
@@ -218,7 +222,7 @@ class Microbenchmarks:
             return self._seconds(lambda: kernel((blocks,), (BLOCK,), arguments))
 
     def _seconds(self, launch: Callable[[], Any]) -> float:
-        """Seconds of what `launch` queues on the stream, which is current, by events."""
+        """The seconds of what `launch` enqueues on the current stream, by events."""
         start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
         start.record(self._stream)
         launch()

@@ -1,4 +1,4 @@
-"""Merkle trees in plain Python, as their standards define them: the reference for everything faster.
+"""Merkle trees in plain Python, as their standards define them: the reference for all faster code.
 
 May import hashbench.kernels.
 """

@@ -1,7 +1,7 @@
-"""The Merkle tree of RFC 9162 in plain Python: the reference that every kernel's tree is held against.
+"""The Merkle tree of RFC 9162 in plain Python: the reference that the tree of every kernel is checked against.
 
-It follows the RFC's recursive definitions word for word, so that it is right on sight; it is not meant to be fast.
-Section 2.1.1 of RFC 9162 is the tree of RFC 6962 (Certificate Transparency) too.
+It follows the recursive definitions of the RFC literally, so that it is easy to verify by reading; it is not fast.
+The tree of RFC 9162 section 2.1.1 is also that of RFC 6962 (Certificate Transparency).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hashbench.kernels import Bytes, algorithm_named, check_chunk_size
 Data = bytes | bytearray | memoryview
 
 RUN = 1 << 14
-"""Leaves of a run; a power of two, as trees split."""
+"""Leaves per run: a power of two, because that is where trees split."""
 
 
 def leaf_hash(chunk: Data, algorithm: str) -> bytes:
@@ -37,7 +37,7 @@ def node_hash(left: bytes, right: bytes, algorithm: str) -> bytes:
 
 
 def merkle_tree_hash(chunks: Sequence[Data], algorithm: str) -> bytes:
-    """The Merkle Tree Hash over `chunks`, one a leaf: MTH of RFC 9162 section 2.1.1. No chunks: HASH of nothing.
+    """The Merkle Tree Hash over `chunks`, one per leaf: MTH of RFC 9162 section 2.1.1. Without chunks it is HASH("").
 
     Raises:
         ValueError: `algorithm` is not "sha256" or "sha384".
@@ -48,8 +48,8 @@ def merkle_tree_hash(chunks: Sequence[Data], algorithm: str) -> bytes:
 def root_of(nodes: Sequence[bytes], algorithm: str) -> bytes:
     """The root over nodes of equal height, all but the last of them complete, by the recursion of MTH.
 
-    Leaves are such nodes. So are the roots of a tree's consecutive pieces of 2^k leaves each, the last of any number up
-    to that: MTH splits at powers of two, hence between pieces before it splits one.
+    Leaves are such nodes. So are the roots of consecutive pieces of 2^k leaves of a tree, of which the last may have
+    fewer: MTH splits at powers of two, so it splits between pieces before it splits a piece.
 
     Raises:
         ValueError: `algorithm` is not "sha256" or "sha384".
@@ -58,7 +58,7 @@ def root_of(nodes: Sequence[bytes], algorithm: str) -> bytes:
 
 
 def _root_of(nodes: Sequence[bytes], new: Callable[..., Any]) -> bytes:
-    """`root_of`, where the hash was looked up once for millions of nodes."""
+    """`root_of` with the hash function, which is looked up once for millions of nodes."""
     n = len(nodes)
     if n == 0:
         return bytes(new().digest())
@@ -72,7 +72,7 @@ def roots_of(nodes: Iterable[bytes], algorithm: str) -> list[bytes]:
     """`root_of` for several trees at once.
 
     Args:
-        nodes: of each tree its nodes as `root_of` takes them, one after the other.
+        nodes: for each tree the concatenation of its nodes, which are those of `root_of`.
         algorithm: "sha256" or "sha384".
 
     Raises:
@@ -83,12 +83,12 @@ def roots_of(nodes: Iterable[bytes], algorithm: str) -> list[bytes]:
 
 
 def roots_of_runs(leaves: Bytes, algorithm: str) -> list[bytes]:
-    """The roots of consecutive runs of `RUN` leaves, the last of any number up to that: nodes as `root_of` takes them.
+    """The roots of consecutive runs of `RUN` leaves, of which the last may have fewer: nodes for `root_of`.
 
-    Of millions of leaves, those of one run at a time are objects of Python.
+    Only the leaves of one run at a time become Python objects, of which millions would need much memory.
 
     Args:
-        leaves: leaf hashes: uint8, shape (leaves, digest size).
+        leaves: leaf hashes, uint8, shape (leaves, digest size).
         algorithm: "sha256" or "sha384".
 
     Raises:
@@ -98,7 +98,7 @@ def roots_of_runs(leaves: Bytes, algorithm: str) -> list[bytes]:
 
 
 def inclusion_proof(chunks: Sequence[Data], index: int, algorithm: str) -> list[bytes]:
-    """The nodes that lead from the leaf at `index` to the root, bottom up: PATH of RFC 9162 section 2.1.3.1.
+    """The inclusion path from the leaf at `index` to the root, bottom up: PATH of RFC 9162 section 2.1.3.1.
 
     Raises:
         ValueError: `algorithm` is not "sha256" or "sha384", or the tree has no leaf at `index`.
@@ -114,10 +114,10 @@ def verify_inclusion(
     """Whether `path` proves that `leaf` is in the tree of `root`: the algorithm of RFC 9162 section 2.1.3.2.
 
     Args:
-        leaf: the leaf's hash, as `leaf_hash` gives it.
-        index: the leaf's place, from 0.
+        leaf: the hash of the leaf, from `leaf_hash`.
+        index: the index of the leaf, from 0.
         tree_size: the number of leaves.
-        path: what `inclusion_proof` gave.
+        path: the result of `inclusion_proof`.
         root: the Merkle Tree Hash.
         algorithm: "sha256" or "sha384".
 
@@ -144,10 +144,11 @@ def verify_inclusion(
 
 
 def chunks_of(data: Data, chunk_size: int) -> list[memoryview]:
-    """`data` cut into chunks of `chunk_size` bytes, the last of which may be short; none where there is no data.
+    """`data` cut into chunks of `chunk_size` bytes, the last of which may be short. Empty data has no chunks.
 
     Raises:
-        TypeError, ValueError: `chunk_size` is not a positive multiple of 64.
+        TypeError: `chunk_size` is not an integer.
+        ValueError: `chunk_size` is not a positive multiple of 64.
     """
     check_chunk_size(chunk_size)
     view = memoryview(data)
@@ -155,12 +156,11 @@ def chunks_of(data: Data, chunk_size: int) -> list[memoryview]:
 
 
 def path_of(m: int, nodes: Sequence[bytes], algorithm: str) -> list[bytes]:
-    """The inclusion path of node m of `nodes`, as `root_of` takes them: PATH(m, D[n]) of RFC 9162 section 2.1.3.1, from
-    nodes instead of from data.
+    """The inclusion path of node m: PATH(m, D[n]) of RFC 9162 section 2.1.3.1, from nodes instead of data.
 
     Args:
-        m: from 0 to the number of nodes less 1.
-        nodes: one at least.
+        m: the index of the node, from 0.
+        nodes: at least one node, as for `root_of`.
         algorithm: "sha256" or "sha384".
 
     Raises:

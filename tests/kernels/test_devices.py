@@ -1,4 +1,4 @@
-"""What every kernel says of its devices."""
+"""What every kernel reports about its devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashbench.kernels import Device, Kernel
 
 
 def parameters() -> Sequence[object]:
-    """Every device; an unavailable one is skipped, and leaves its kernel covered where the kernel has another."""
+    """Every device. An unavailable one is skipped; it leaves its kernel covered if the kernel has another."""
     found = []
     for cls, device in devices():
         works = [d for c, d in devices() if c is cls and d.unavailable is None]

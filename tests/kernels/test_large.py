@@ -1,6 +1,6 @@
-"""Buffers over 4 GiB, where an offset, a length or an index kept in 32 bits would come out wrong.
+"""Buffers over 4 GiB, in which an offset, a length or an index of 32 bits would overflow.
 
-These run on GPUs with the memory for it, and on the CPU through SYCL where the host has enough.
+They need a GPU with enough memory. The thorough form also uses the CPU, through SYCL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PIECE = 64 << 20
 
 
 def large_cases() -> Iterator[tuple[Case, str]]:
-    """GPUs with either algorithm; of the CPUs one, whose 4 GiB are hashed in seconds."""
+    """GPUs with either algorithm, and the CPU through SYCL."""
     for case in cases():
         if case.device.kind == "gpu":
             yield from ((case, algorithm) for algorithm in ALGORITHMS)
@@ -36,24 +36,29 @@ def gpu_cases() -> Iterator[tuple[Case, str]]:
 
 
 def parameters(found: Iterator[tuple[Case, str]], missing: str) -> Sequence[object]:
-    """Test parameters, or one that is skipped for want of any."""
-    return [pytest.param(case, algorithm, id=f"{case}-{algorithm}") for case, algorithm in found] or [
-        pytest.param(None, None, id="none", marks=pytest.mark.skip(reason=missing))
-    ]
+    """Test parameters, or a skipped one if there are none."""
+    return [
+        pytest.param(
+            *(case, algorithm),
+            id=f"{case}-{algorithm}",
+            marks=[] if case.device.kind == "gpu" else [pytest.mark.thorough],
+        )
+        for case, algorithm in found
+    ] or [pytest.param(None, None, id="none", marks=pytest.mark.skip(reason=missing))]
 
 
 def with_room(kernel: Kernel, nbytes: int) -> Kernel:
-    """`kernel`, where its device can give `nbytes`; else the test is skipped."""
+    """`kernel`, if its device can allocate `nbytes`; else the test is skipped."""
     free = kernel.largest_buffer()
     if free < nbytes:
         pytest.skip(
-            f"{kernel.device.name} ({kernel.name}) can give {free / GIB:.1f} GiB, {nbytes / GIB:.1f} are needed"
+            f"{kernel.device.name} ({kernel.name}) can allocate {free / GIB:.1f} GiB, {nbytes / GIB:.1f} are needed"
         )
     return kernel
 
 
 def host_leaves(kernel: Kernel, buffer: Buffer, chunk_size: int) -> list[bytes]:
-    """The leaf hashes of `buffer`, by the reference, from pieces of it on the host."""
+    """The leaf hashes of `buffer` by the reference, from copies of its pieces on the host."""
     algorithm = kernel.algorithm.name
 
     def leaves(start: int) -> list[bytes]:
@@ -70,7 +75,7 @@ def host_leaves(kernel: Kernel, buffer: Buffer, chunk_size: int) -> list[bytes]:
 def test_over_4_gib(case: Case, algorithm: str) -> None:
     kernel = with_room(build(case, algorithm), 6 * GIB)
     buffer = kernel.random(4 * GIB + 3 * PIECE, seed=11)
-    # Aligned on a CPU, where gigabytes of anything else take minutes.
+    # Aligned on a CPU, since unaligned gigabytes take minutes there.
     long = buffer[3 if case.device.kind == "gpu" else 0 : 4 * GIB + PIECE + 77]
     beyond = buffer[4 * GIB + 1 : 4 * GIB + 70_000]
 

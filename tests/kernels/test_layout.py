@@ -1,4 +1,4 @@
-"""The table and the launches of a call, at sizes that no memory holds: everything counts in 64 bits."""
+"""The table and the launches of a call, at sizes beyond any memory: all arithmetic is 64-bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def leaves_of(lengths: list[int], chunk_size: int) -> list[int]:
 
 
 def check_table(layout: Layout, offsets: list[int], lengths: list[int], chunks: list[int]) -> None:
-    """Where each segment is, how its chunks are numbered, and that those which are short come first."""
+    """Checks where each segment is, how its chunks are numbered, and that partial chunks come first."""
     count = len(lengths)
     columns = [layout.table[place * count : (place + 1) * count].tolist() for place in range(4)]
     full_chunks = [length // max(1, layout.chunk_size) for length in lengths]
@@ -77,7 +77,7 @@ def test_a_segment_before_the_base(before: int) -> None:
 
 @given(segments=segments, chunk_size=chunk_sizes)
 def test_the_reduction_covers_every_tile_once(segments: list[tuple[int, int]], chunk_size: int) -> None:
-    """Segment s's tiles are numbered from (first[s] >> shift) + s on, as the device code finds them."""
+    """The tiles of segment s are numbered from (first[s] >> shift) + s, as the device code finds them."""
     lengths = [length for _, length in segments]
     layout = lay_out("tree", [0] * len(lengths), lengths, chunk_size)
     leaves = leaves_of(lengths, chunk_size)

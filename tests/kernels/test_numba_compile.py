@@ -1,7 +1,7 @@
 """Numba's device code, compiled for NVIDIA's architectures without a GPU: everything stays in registers.
 
-To save time it is compiled to PTX once for each architecture whose code differs, and assembled for those beside it: PTX
-is forward compatible.
+Each kernel is compiled to PTX once for each architecture whose code differs, and assembled for others too, since PTX is
+forward compatible.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, files
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, files
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from build_cache import cached_text
+from kernel_sources import module_sources
 
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.numba_cuda import NumbaCuda, program
@@ -23,11 +25,25 @@ from hashbench.kernels.numba_cuda import NumbaCuda, program
 cuda = pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
 
 ASSEMBLED_FOR = {
-    (7, 5): ("sm_75",),  # no reads that prefetch
-    (8, 6): ("sm_86", "sm_89", "sm_120"),  # no double precision to speak of
-    (9, 0): ("sm_90", "sm_100"),  # both; as on sm_80
+    "sha256": {
+        (7, 5): ("sm_75",),  # without loads that prefetch
+        (8, 6): ("sm_86", "sm_89", "sm_90", "sm_100", "sm_120"),
+    },
+    "sha384": {
+        (7, 5): ("sm_75",),
+        (8, 6): ("sm_86", "sm_89", "sm_120"),  # with a slow double-precision pipe
+        (9, 0): ("sm_90", "sm_100"),  # with a fast one; the same as sm_80
+    },
 }
 NOTHING_SPILLED = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
+
+CHANGED = {
+    "paired": {"hash_chunks", "hash_chunks_paired", "hash_level", "reduce_tiles", "gather_roots", "fill_random"},
+    "prefetched": set(),
+    "balanced": {"hash_chunks"},
+    "plain": {"hash_chunks", "hash_level", "reduce_tiles"},
+}
+"""The kernels of each variant that are not the same in a variant before."""
 
 
 def find_ptxas() -> str | None:
@@ -41,58 +57,92 @@ def find_ptxas() -> str | None:
 PTXAS = find_ptxas()
 
 
-def compiled(algorithm: str, variant: str, capability: tuple[int, int]) -> dict[str, str]:
-    """The PTX of every kernel, by name, as the kernels are compiled when they run."""
-    from numba import types
+@cache
+def toolchain() -> str:
+    """The versions of everything that compiles, in whichever packages it is here."""
+    packages = {f"{d.name} {d.version}" for d in distributions() if re.match("numba|llvmlite|nvidia|cuda", d.name)}
+    assembler = subprocess.run([str(PTXAS), "--version"], capture_output=True, text=True, check=True).stdout
+    return "\n".join([*sorted(packages), assembler])
 
-    code = program(ALGORITHMS[algorithm], variant, 10 * capability[0] + capability[1])
-    return {
-        name: cuda.compile(
-            getattr(code, name).py_func,
-            types.void(*arguments),
+
+def ptx_of(algorithm: str, variant: str, capability: tuple[int, int], name: str) -> str:
+    """The PTX of one kernel, compiled as it is when it runs."""
+
+    def make() -> str:
+        from numba import types
+
+        code = program(ALGORITHMS[algorithm], variant, 10 * capability[0] + capability[1])
+        kernel = getattr(code, name)
+        ptx, _ = cuda.compile(
+            kernel.py_func,
+            types.void(*code.SIGNATURES[name]),
             device=False,
             abi="numba",
             cc=capability,
-            launch_bounds=getattr(code, name).targetoptions["launch_bounds"],
-        )[0]
-        for name, arguments in code.SIGNATURES.items()
-    }
+            launch_bounds=kernel.targetoptions["launch_bounds"],
+        )
+        return str(ptx)
+
+    sources = module_sources("numba_tree.py", "numba_dialect.py", "numba_cuda.py", "layout.py", "source.py")
+    return cached_text("numba-ptx", toolchain(), algorithm, variant, str(capability), name, *sources, make=make)
 
 
-def assembled(ptx: Path, architecture: str) -> str:
-    """What the assembler tells of one kernel."""
-    assert PTXAS is not None
-    command = [PTXAS, "-v", f"-arch={architecture}", str(ptx), "-o", str(ptx.with_suffix(f".{architecture}"))]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, f"{ptx.stem} for {architecture}: {ran.stderr}"
-    return ran.stdout + ran.stderr
+def assembled(ptx: str, architecture: str, folder: Path) -> str:
+    """What the assembler reports about one kernel."""
+
+    def make() -> str:
+        path = folder / "kernel.ptx"
+        path.write_text(ptx)
+        command = [str(PTXAS), "-v", f"-arch={architecture}", str(path), "-o", str(path.with_suffix(".cubin"))]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, f"{architecture}: {ran.stderr}"
+        return ran.stdout + ran.stderr
+
+    return cached_text("ptxas", toolchain(), architecture, ptx, make=make)
+
+
+def programs() -> list[object]:
+    """Every variant for every architecture. The short form has "paired" alone, which needs the most registers."""
+    return [
+        pytest.param(
+            *(algorithm, variant, capability),
+            id=f"{algorithm}-{variant}-{capability[0]}.{capability[1]}",
+            marks=[] if variant == "paired" else [pytest.mark.thorough],
+        )
+        for algorithm, architectures in ASSEMBLED_FOR.items()
+        for variant in NumbaCuda.variants
+        for capability in architectures
+        if CHANGED[variant]
+    ]
 
 
 @pytest.mark.skipif(PTXAS is None, reason="there is no ptxas: install hashbench[cuda-compilers]")
 @pytest.mark.covers("numba-cuda-compile")
-@pytest.mark.parametrize("variant", [name for name in NumbaCuda.variants if name != "prefetched"])  # all in "paired"
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "variant", "capability"), programs())
 def test_registers_hold_everything(
-    algorithm: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, variant: str, capability: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Numba asks the device at hand for its architecture even where the answer is not used.
+    # Numba asks the device for its architecture even if it does not use it.
     monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: SimpleNamespace(compute_capability=(7, 5)))
-    jobs: list[tuple[Path, str]] = []
-    for capability, architectures in ASSEMBLED_FOR.items():
-        for name, ptx in compiled(algorithm, variant, capability).items():
-            assert ".local" not in ptx, f"{name} uses local memory"
-            assert "call" not in ptx, f"{name} calls a function that was not inlined"
-            assert not re.search(r"cvt\.\S*f64", ptx), (
-                f"{name} converts to float64, as Numba does with uint64 beside a signed number"
-            )
-            path = tmp_path / f"{name}_{capability[0]}.ptx"
-            path.write_text(ptx)
-            jobs += product([path], architectures)
-    with ThreadPoolExecutor() as pool:
-        for (path, architecture), report in zip(jobs, pool.map(lambda job: assembled(*job), jobs), strict=True):
+    for name in sorted(CHANGED[variant]):
+        ptx = ptx_of(algorithm, variant, capability, name)
+        assert ".local" not in ptx, f"{name} uses local memory"
+        assert "call" not in ptx, f"{name} calls a function that was not inlined"
+        assert not re.search(r"cvt\.\S*f64", ptx), (
+            f"{name} converts to float64, as Numba does with uint64 beside a signed number"
+        )
+        for architecture in ASSEMBLED_FOR[algorithm][capability]:
+            report = assembled(ptx, architecture, tmp_path)
             functions = re.findall(r"bytes stack frame", report)
             assert len(functions) == 1, report
-            assert NOTHING_SPILLED in report, f"{path.stem} for {architecture}: {report}"
+            assert NOTHING_SPILLED in report, f"{name} for {architecture}: {report}"
+
+
+def test_every_kernel_is_compiled() -> None:
+    for algorithm, variant in product(ALGORITHMS.values(), NumbaCuda.variants):
+        code = program(algorithm, variant, 90)
+        assert set(code.SIGNATURES) >= CHANGED[variant]
+    assert set(program(ALGORITHMS["sha256"], "paired", 90).SIGNATURES) == CHANGED["paired"]
 
 
 def test_programs_are_kept_apart_on_disk() -> None:

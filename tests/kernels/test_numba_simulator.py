@@ -5,26 +5,47 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from build_cache import cached_text
+from kernel_sources import kernel_sources
 
 from hashbench.kernels import ALGORITHMS
 
 pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
 
+SUPPORT = Path(__file__).parent.parent / "support"
 
-@pytest.mark.covers("numba-cuda-simulator")
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_device_code_on_the_host(algorithm: str) -> None:
+
+def simulated(algorithm: str) -> str:
+    """The output of the simulation."""
     ran = subprocess.run(
-        [sys.executable, Path(__file__).parent.parent / "support" / "simulate_numba.py", algorithm],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
+        [sys.executable, SUPPORT / "simulate_numba.py", algorithm],
+        env={
+            **os.environ,
+            "NUMBA_ENABLE_CUDASIM": "1",
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    digests, _, outcome = ran.stdout.strip().partition(" ")
+    return ran.stdout
+
+
+@pytest.mark.covers("numba-cuda-simulator")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_device_code_on_the_host(algorithm: str) -> None:
+    key: list[str | bytes] = [
+        sys.version,
+        version("numba-cuda"),
+        algorithm,
+        *kernel_sources("simulate_numba.py", "boundaries.py"),
+    ]
+    output = cached_text("simulated", *key, make=lambda: simulated(algorithm))
+    digests, _, outcome = output.strip().partition(" ")
     assert outcome == "digests are right"
     assert int(digests) > 100

@@ -85,7 +85,7 @@ def test_the_result_of_segments_in_several_buffers(any_kernel: Kernel, sizes: li
         work.run()
         assert any_kernel.get(work.result()).tobytes() == work.digests().tobytes()
     name = any_kernel.algorithm.name
-    chunks = [c for i, size in enumerate(sizes) for c in chunks_of(painted(size, start=i * i % 3 + i), 192)]
+    chunks = [c for i, size in enumerate(sizes) for c in chunks_of(painted(size, start=i * i % 3 + i).data, 192)]
     assert list(map(bytes, work.digests())) == [hashlib.new(name, chunk).digest() for chunk in chunks]
 
 
@@ -100,7 +100,7 @@ def test_batched_over_the_result_of_batched(any_kernel: Kernel, nbytes: int, per
     level.start()  # on the same stream, so after the blocks
     level.wait()
     blocks.wait()
-    digests = b"".join(hashlib.new(name, chunk).digest() for chunk in chunks_of(painted(nbytes), 64))
+    digests = b"".join(hashlib.new(name, chunk).digest() for chunk in chunks_of(painted(nbytes).data, 64))
     assert len(digests) % size == 0
     expected = [hashlib.new(name, chunk).digest() for chunk in chunks_of(digests, 64 * per_block)]
     assert list(map(bytes, level.digests())) == expected
@@ -137,7 +137,7 @@ def test_works_started_together(any_kernel: Kernel, last_first: bool) -> None:
             work.start()
         for work in works[:: -1 if last_first else 1]:
             assert work.wait() >= 0
-        roots = [merkle_tree_hash(chunks_of(painted(size), 64), any_kernel.algorithm.name) for size in sizes]
+        roots = [merkle_tree_hash(chunks_of(painted(size).data, 64), any_kernel.algorithm.name) for size in sizes]
         assert [bytes(work.digests()[0]) for work in works] == roots
 
 
@@ -145,7 +145,7 @@ def test_work_that_nobody_waits_for_ends_before_its_memory_is_freed(any_kernel: 
     for _ in range(5):
         any_kernel.prepare("batched", put(any_kernel, [1 << 20]), 64).start()
     gc.collect()
-    message = painted(1 << 20)
+    message = painted(1 << 20).data
     expected = hashlib.new(any_kernel.algorithm.name, message).digest()
     assert bytes(any_kernel.batched([any_kernel.put(message)])[0]) == expected
 
@@ -197,33 +197,30 @@ def test_what_is_no_stream_is_refused(any_kernel: Kernel, stream: Any, nbytes: i
     work.run()  # it was not started
 
 
-def test_queues_that_cannot_be_used_are_refused() -> None:
-    for kernel in available("dpnp", "opencl"):
-        work = kernel.prepare("batched", put(kernel, [1000]), 64)
-        with pytest.raises(ValueError, match="the queue does not measure time"):
-            work.start(a_stream(kernel, property="in_order") if kernel.name == "dpnp" else a_stream(kernel))
-        if kernel.name == "dpnp":
-            out_of_order = a_stream(kernel, property="enable_profiling")
-        else:
-            import pyopencl
-
-            properties = pyopencl.command_queue_properties
-            out_of_order = a_stream(
-                kernel, properties=properties.PROFILING_ENABLE | properties.OUT_OF_ORDER_EXEC_MODE_ENABLE
-            )
-        with pytest.raises(ValueError, match="the queue is out of order"):
-            work.start(out_of_order)
+def refused_by(kernel: Kernel, reason: str, queue: Any) -> None:
+    with pytest.raises(ValueError, match=reason):
+        kernel.prepare("batched", put(kernel, [1000]), 64).start(queue)
 
 
-def test_an_opencl_queue_of_another_context_is_refused() -> None:
+@pytest.mark.xdist_group("dpnp")
+def test_sycl_queues_that_cannot_be_used_are_refused() -> None:
+    for kernel in available("dpnp"):
+        refused_by(kernel, "the queue does not measure time", a_stream(kernel, property="in_order"))
+        refused_by(kernel, "the queue is out of order", a_stream(kernel, property="enable_profiling"))
+
+
+@pytest.mark.xdist_group("opencl")
+def test_opencl_queues_that_cannot_be_used_are_refused() -> None:
     for kernel in available("opencl"):
         import pyopencl
 
+        properties = pyopencl.command_queue_properties
+        refused_by(kernel, "the queue does not measure time", a_stream(kernel))
+        out_of_order = properties.PROFILING_ENABLE | properties.OUT_OF_ORDER_EXEC_MODE_ENABLE
+        refused_by(kernel, "the queue is out of order", a_stream(kernel, properties=out_of_order))
         its: Any = kernel
         context = pyopencl.Context(its.context.devices)
-        queue = pyopencl.CommandQueue(context)
-        with pytest.raises(ValueError, match="the queue belongs to another OpenCL context"):
-            kernel.prepare("batched", put(kernel, [1000]), 64).start(queue)
+        refused_by(kernel, "the queue belongs to another OpenCL context", pyopencl.CommandQueue(context))
 
 
 class OfProtocol:
@@ -255,7 +252,10 @@ def test_a_negative_handle_is_refused() -> None:
         stream_handle(-1)
 
 
-@pytest.mark.parametrize("name", ["hashlib", "cupy", "numba-cuda", "opencl"])
+@pytest.mark.parametrize(
+    "name",
+    ["hashlib", *(pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ("cupy", "numba-cuda", "opencl"))],
+)
 def test_every_priority_hashes_alike(name: str) -> None:
     found = [kernel for kernel in available(name) if kernel.algorithm.name == "sha256"]
     if not found:

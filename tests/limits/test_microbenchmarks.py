@@ -1,4 +1,4 @@
-"""The micro-benchmarks' machine code has the instructions that they are to measure, and their clocks are read right."""
+"""The machine code of the micro-benchmarks has the instructions that they measure, and clocks are read correctly."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from hashbench.kernels import Device, Unavailable
-from hashbench.limits.disassembly import Function, Instruction, compile_cubin, disassemble, loops, parse, toolchain
+from hashbench.limits import disassembly
+from hashbench.limits.disassembly import Function, Instruction, loops, parse
 from hashbench.limits.microbenchmarks import CHAINS, LOADS, LOOP, PIPES, Microbenchmarks, megahertz, rate, source
 
-ARCHITECTURES = (75, 80, 90, 100, 120)
+ARCHITECTURES = (75, 90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (80, 100)))
 
 LOGIC, SHIFT, WIDE, HIGH, DOUBLE = "LOP3.LUT", "SHF.L.W.U32.HI", "IMAD.WIDE.U32", "IMAD.HI.U32", "DFMA.RZ"
 HALF, THIRD = LOOP // 2, LOOP // 3
@@ -37,26 +38,25 @@ EXPECTED: dict[str, dict[str, int]] = {
     "SHF+SHF+IMAD.HI": {SHIFT: 2 * THIRD, HIGH: THIRD},
     "LOP3+IMAD+DFMA": {LOGIC: THIRD, "IMAD": THIRD, DOUBLE: THIRD},
 }
-"""What the loop of each pipe executes."""
+"""The instructions in the loop of each pipe."""
 
 ADDITIONS = {"IADD", "IADD3", "IMAD.IADD", "VIADD"}
-"""What a sum of two may become."""
+"""The instructions that a sum of two may compile to."""
 
 MOST_BESIDE = LOOP // 20
-"""Instructions of a loop that are not the measured ones: its own, and a few moves."""
+"""The accepted number of other instructions in a loop: its own, and a few moves."""
 
 
 @cache
 def listing(architecture: int) -> str:
     try:
-        toolchain()
+        return disassembly.disassemble(disassembly.compile_program(source(), architecture).cubin)
     except Unavailable as error:
         pytest.skip(str(error))
-    return disassemble(compile_cubin(source(), architecture))
 
 
 def instructions_of(function: Function) -> list[Instruction]:
-    """The instructions of a function's largest loop, but for the one that ends every function."""
+    """The instructions of a function's largest loop; every function ends with another one."""
     largest = max(loops(function), key=lambda loop: loop.end - loop.head)
     return list(function.instructions[largest.head : largest.end + 1])
 
@@ -66,7 +66,7 @@ def loop_of(function: Function) -> Counter[str]:
 
 
 def registers_read(instruction: Instruction) -> set[str]:
-    """By their names; RZ, which is zero, is none."""
+    """Their names, without RZ, which is zero."""
     _, _, sources = instruction.operands.partition(",")
     return set(re.findall(r"\bR\d+", sources))
 

@@ -15,7 +15,7 @@ from hashbench.merkle import rfc9162 as merkle
 algorithms = st.sampled_from(list(ALGORITHMS))
 chunk_lists = st.lists(st.binary(max_size=80), max_size=70)
 
-# The tree of Certificate Transparency's reference implementation, which its libraries in many languages test with.
+# The test tree of the reference implementation of Certificate Transparency, which libraries in many languages use.
 CT_LEAVES = [
     bytes.fromhex(leaf)
     for leaf in (
@@ -55,7 +55,7 @@ CT_PATHS = {
 
 
 def paired(nodes: Sequence[bytes], algorithm: str) -> bytes:
-    """The root, level by level: neighbours are paired, an odd last node goes up as it is."""
+    """The root, level by level: pairs of neighbours are hashed, an odd last node is promoted unchanged."""
     new = getattr(hashlib, algorithm)
     while len(nodes) > 1:
         pairs = [new(b"\x01" + b"".join(nodes[i : i + 2])).digest() for i in range(0, len(nodes) - 1, 2)]
@@ -133,7 +133,7 @@ def test_a_proof_fails_for_a_tree_of_another_depth(size: int, data: st.DataObjec
     chunks = [bytes([i]) for i in range(size)]
     path = merkle.inclusion_proof(chunks, index, algorithm)
     leaf, root = merkle.leaf_hash(chunks[index], algorithm), merkle.merkle_tree_hash(chunks, algorithm)
-    # A path says how deep its leaf lies. Some other sizes put the same leaf as deep; these never do.
+    # A path determines the depth of its leaf. Some other sizes have the same leaf at the same depth; these never do.
     for other in (0, index, 2 * size + 1, 1 << 40):
         assert not merkle.verify_inclusion(leaf, index, other, path, root, algorithm)
 

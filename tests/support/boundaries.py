@@ -1,20 +1,17 @@
-"""Where hashing goes wrong if it does: sizes at which the code takes another path, and input to put there."""
+"""Where hashing is most likely to go wrong: the sizes at which the code takes another path, and input for them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from hashbench.kernels import Bytes
-from hashbench.kernels.layout import MANY_TILES, TILE_LEVELS
+from hashbench.kernels.layout import TILE_LEVELS
 
 TILE = 1 << TILE_LEVELS
-"""Nodes that one group reduces to one."""
-
-MANY_LEAVES = (MANY_TILES - 1) * TILE
-"""Leaves of one tree from which on a call begins with a launch a level."""
+"""The nodes that one group reduces to one."""
 
 ALIGNMENTS = range(17)
-"""Places of a message's first byte against the 16 bytes that a kernel loads at once."""
+"""Offsets of the first byte of a message from a multiple of 16, the bytes that a kernel loads at once."""
 
 
 def _around(*numbers: int) -> set[int]:
@@ -27,23 +24,21 @@ _PADDING = _around(55, 56, 111, 112, 64 + 55, 64 + 56, 128 + 111, 128 + 112)
 _PAGES = _around(1024, 4096, 2 * 4096, 3 * 4096)
 
 LENGTHS = sorted(_SMALL | _BLOCKS | _PADDING | _PAGES)
-"""Lengths of messages in bytes: nothing, a few words, and both sides of every edge of block, padding and page."""
+"""Lengths of messages in bytes: zero, a few words, and both sides of every edge of block, padding and page."""
 
 CHUNK_SIZES = (64, 128, 192, 1024, 4096)
-"""Chunk sizes in bytes: one block of either algorithm, not a multiple of SHA-384's block, and usual ones."""
+"""Chunk sizes in bytes: one block of either algorithm, not a multiple of SHA-384's block, and common ones."""
 
 LEAF_COUNTS = sorted(
     {0, 5, 6, 11, 100} | _around(1, 2, 4, 8, 16, 32, TILE // 2, *(n * TILE for n in (1, 2, 3, 4, 8, 12)))
 )
-"""Numbers of leaves: both sides of powers of two and of a tile's edges."""
-
-HIGH_LEAF_COUNTS = (MANY_LEAVES - 1, MANY_LEAVES)
-"""Numbers of leaves on both sides of where a reduction's first launches become others."""
+"""Numbers of leaves: both sides of powers of two and of the edges of tiles."""
 
 
 def painted(nbytes: int, start: int = 0) -> Bytes:
-    """`nbytes` bytes of a pattern from its byte `start` on. Its period, 251, is prime, so that a byte read from a wrong
-    place, off by a block or a chunk, say, shows.
+    """`nbytes` bytes of a pattern, from its byte `start`.
+
+    Its period, 251, is prime, so that a read at a wrong place shows, such as one block or chunk off.
     """
     return (np.arange(start, start + nbytes) % 251).astype(np.uint8)
 

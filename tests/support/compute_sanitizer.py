@@ -1,4 +1,4 @@
-"""Hashes edge cases with a CUDA kernel on the GPU, to be watched by NVIDIA's compute-sanitizer:
+"""Hashes edge cases with a CUDA kernel on the GPU, to be run under NVIDIA's compute-sanitizer:
 
 compute-sanitizer --tool memcheck --error-exitcode 1 python tests/support/compute_sanitizer.py cupy
 compute-sanitizer --tool racecheck --error-exitcode 1 python tests/support/compute_sanitizer.py numba-cuda
@@ -15,7 +15,7 @@ from hashbench.kernels import ALGORITHMS, kernel_class
 
 
 def main(name: str, *variants: str) -> None:
-    """Every algorithm in those variants, or in all, on the first GPU."""
+    """Runs every algorithm in those variants, or in all, on the first GPU."""
     cls = kernel_class(name)
     device = next((device for device in cls.devices() if device.kind == "gpu"), None)
     if device is None:
@@ -23,7 +23,7 @@ def main(name: str, *variants: str) -> None:
     if name == "cupy":
         import cupy
 
-        cupy.cuda.set_allocator(None)  # each buffer an allocation of its own, whose end the sanitizer knows
+        cupy.cuda.set_allocator(None)  # each buffer an allocation of its own, so that the sanitizer knows its end
     for algorithm in ALGORITHMS:
         for variant in variants or cls.variants:
             kernel = cls(device, algorithm, variant)

@@ -1,6 +1,6 @@
-// The words of CUDA C that the device code uses, for a C++20 compiler of the host, so that its logic can be run and
-// watched by sanitizers where there is no GPU. A block is one host thread a CUDA thread, and blocks run one after
-// another. Before this file comes nothing; after it come the device code and CUDA_ON_HOST_KERNELS(its kernels).
+// The parts of CUDA C that the device code uses, for a C++20 compiler: its logic can run, also under sanitizers, on
+// machines without a GPU. Blocks run one after another. The including program has this file first, then the device
+// code, then CUDA_ON_HOST_KERNELS(its kernels).
 
 #include <barrier>
 #include <cstddef>
@@ -37,10 +37,33 @@ namespace cuda_on_host {
 inline thread_local std::barrier<>* barrier;
 inline thread_local unsigned long barriers_passed;
 
-// Runs `kernel` on `blocks` blocks of `threads`; `arguments` points to each argument, as for cuLaunchKernel. Returns
-// whether every thread of the launch passed equally many barriers: where they do not, CUDA's result is undefined.
+// How a launch ended.
+enum Status { DONE = 0, NO_SUCH_KERNEL = 1, UNEQUAL_BARRIERS = 2, BARRIER_ALONE = 3 };
+
+// One CUDA thread. `arguments` points to each argument, as for cuLaunchKernel.
 template <class... Arguments>
-bool launch(void (*kernel)(Arguments...), unsigned threads, unsigned long blocks, void** arguments) {
+void call(void (*kernel)(Arguments...), unsigned thread, unsigned long block, void** arguments) {
+    threadIdx = {thread, 0, 0};
+    blockIdx = {static_cast<unsigned>(block), 0, 0};
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+        kernel(*static_cast<Arguments*>(arguments[I])...);
+    }(std::index_sequence_for<Arguments...>());
+}
+
+// Runs a kernel without barriers: one thread after another, which is much faster.
+template <class... Arguments>
+Status launch_alone(void (*kernel)(Arguments...), unsigned threads, unsigned long blocks, void** arguments) {
+    barrier = nullptr;
+    barriers_passed = 0;
+    for (unsigned long block = 0; block < blocks; ++block)
+        for (unsigned thread = 0; thread < threads; ++thread) call(kernel, thread, block, arguments);
+    return barriers_passed ? BARRIER_ALONE : DONE;
+}
+
+// Runs the threads of a block at the same time. All of them must pass the same number of barriers, or CUDA's result is
+// undefined.
+template <class... Arguments>
+Status launch_together(void (*kernel)(Arguments...), unsigned threads, unsigned long blocks, void** arguments) {
     std::barrier<> shared(threads);
     std::vector<unsigned long> passed(threads);
     {
@@ -48,32 +71,38 @@ bool launch(void (*kernel)(Arguments...), unsigned threads, unsigned long blocks
         for (unsigned thread = 0; thread < threads; ++thread)
             block.emplace_back([&, thread] {
                 barrier = &shared;
-                threadIdx = {thread, 0, 0};
                 for (unsigned long i = 0; i < blocks; ++i) {
-                    blockIdx = {static_cast<unsigned>(i), 0, 0};
-                    [&]<std::size_t... I>(std::index_sequence<I...>) {
-                        kernel(*static_cast<Arguments*>(arguments[I])...);
-                    }(std::index_sequence_for<Arguments...>());
-                    shared.arrive_and_wait(); // what is shared belongs to one block
+                    call(kernel, thread, i, arguments);
+                    shared.arrive_and_wait();  // shared memory belongs to one block at a time
                 }
                 passed[thread] = barriers_passed;
                 shared.arrive_and_drop();
             });
     }
     for (unsigned long count : passed)
-        if (count != passed[0]) return false;
-    return true;
+        if (count != passed[0]) return UNEQUAL_BARRIERS;
+    return DONE;
 }
 
 }  // namespace cuda_on_host
 
 inline void __syncthreads() {
     ++cuda_on_host::barriers_passed;
-    cuda_on_host::barrier->arrive_and_wait();
+    if (cuda_on_host::barrier) cuda_on_host::barrier->arrive_and_wait();
 }
 
-// What the library offers: runs the kernel called `name`. 0: done; 1: no such kernel; 2: threads met different barriers.
-#define CUDA_ON_HOST_KERNEL(kernel) \
-    if (!std::strcmp(name, #kernel)) return cuda_on_host::launch(kernel, GROUP_SIZE, blocks, arguments) ? 0 : 2;
-#define CUDA_ON_HOST_KERNELS(kernels) \
-    extern "C" int launch(const char* name, unsigned long blocks, void** arguments) { kernels return 1; }
+#ifdef __SANITIZE_THREAD__  // which finds races between threads that run at the same time
+#define CUDA_ON_HOST_ALONE(kernel) CUDA_ON_HOST_TOGETHER(kernel)
+#else
+#define CUDA_ON_HOST_ALONE(kernel) CUDA_ON_HOST_KERNEL(kernel, launch_alone)
+#endif
+#define CUDA_ON_HOST_TOGETHER(kernel) CUDA_ON_HOST_KERNEL(kernel, launch_together)
+#define CUDA_ON_HOST_KERNEL(kernel, how) \
+    if (!std::strcmp(name, #kernel)) return cuda_on_host::how(kernel, GROUP_SIZE, blocks, arguments);
+
+// Defines the library's one function, which runs the kernel called `name` and returns a status. `kernels` lists them
+// all, each as CUDA_ON_HOST_ALONE(kernel), or as CUDA_ON_HOST_TOGETHER(kernel) if it has barriers.
+#define CUDA_ON_HOST_KERNELS(kernels)                                                    \
+    extern "C" int launch(const char* name, unsigned long blocks, void** arguments) {    \
+        kernels return cuda_on_host::NO_SUCH_KERNEL;                                     \
+    }

@@ -1,4 +1,4 @@
-"""The CUDA C source as one more kernel, compiled by the host's C++ compiler: slow, but runs anywhere."""
+"""The CUDA C source as one more kernel, compiled by a C++ compiler: slow, but it runs anywhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from build_cache import cached_file
 
 from hashbench.kernels import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.arrays import contiguous_nbytes
@@ -22,7 +23,12 @@ from hashbench.kernels.source import device_source, functions
 
 _COMPILER = "g++"
 _SHIM = Path(__file__).with_suffix(".hpp")
-_ERRORS = {1: "there is no such kernel", 2: "the threads of a block met different numbers of barriers"}
+_WITH_BARRIERS = frozenset({"hash_chunks_paired", "reduce_tiles"})
+_ERRORS = {
+    1: "there is no such kernel",
+    2: "the threads of a block met different numbers of barriers",
+    3: "it has barriers: its threads must run at the same time",
+}
 
 _libc = ctypes.CDLL(None)
 _libc.malloc.restype = ctypes.c_void_p
@@ -30,28 +36,38 @@ _libc.malloc.argtypes = [ctypes.c_size_t]
 _libc.free.argtypes = [ctypes.c_void_p]
 
 
-def compiled(algorithm: Algorithm, variant: str, folder: Path, options: Sequence[str] = ("-O2",)) -> Path:
-    """The device code of one algorithm as a shared library in `folder`."""
-    source = folder / f"{algorithm.name}_{variant}.cpp"
-    kernels = " ".join(f"CUDA_ON_HOST_KERNEL({name})" for name in functions(variant))
-    source.write_text(f'#include "{_SHIM}"\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS({kernels})\n')
-    library = source.with_suffix(".so")
-    # Like CUDA's compilers, which read memory through pointers of other types as it lies.
+def host_source(algorithm: Algorithm, variant: str) -> str:
+    """The device code of one algorithm as a C++ program."""
+    kernels = " ".join(
+        f"CUDA_ON_HOST_{'TOGETHER' if name in _WITH_BARRIERS else 'ALONE'}({name})" for name in functions(variant)
+    )
+    return f"{_SHIM.read_text()}\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS({kernels})\n"
+
+
+def compiled(source: str, options: Sequence[str] = ("-O2",)) -> Path:
+    """A C++ program as a shared library."""
+
+    def build() -> bytes:
+        with tempfile.TemporaryDirectory(prefix="hashbench-cuda-on-host-") as folder:
+            program, library = Path(folder, "program.cpp"), Path(folder, "library.so")
+            program.write_text(source)
+            subprocess.run([*command, str(program), "-o", str(library)], check=True)
+            return library.read_bytes()
+
+    # Like CUDA's compilers, which let pointers of other types read memory.
     dialect = ["-std=c++20", "-pthread", "-fno-strict-aliasing"]
-    command = [_COMPILER, *dialect, *options, "-shared", "-fPIC", str(source), "-o", str(library)]
-    subprocess.run(command, check=True)
-    return library
+    command = [_COMPILER, *dialect, *options, "-shared", "-fPIC"]
+    return cached_file("host-library", compiler_version(), *command, source, make=build)
 
 
 @cache
-def _compiled_once(algorithm: Algorithm, variant: str) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="hashbench-cuda-on-host-")
-    weakref.finalize(_compiled_once, folder.cleanup)
-    return compiled(algorithm, variant, Path(folder.name))
+def compiler_version() -> str:
+    """The first line that the compiler prints of itself."""
+    return subprocess.run([_COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 class _Memory:
-    """Memory of exactly the size asked for, so that a sanitizer sees every byte read or written beyond it."""
+    """Memory of the exact size, so that a sanitizer sees every access beyond it."""
 
     def __init__(self, nbytes: int) -> None:
         self.address = _libc.malloc(nbytes)
@@ -80,18 +96,18 @@ class CudaOnHost(DeviceKernel):
         device: as in `Kernel`.
         algorithm: as in `Kernel`.
         variant: as in `Kernel`.
-        library: what `compiled` made; None compiles it, once.
+        library: what `compiled` returned; None compiles it.
     """
 
     name = "cuda-source-on-host"
-    variants = ("paired", "plain", "bytewise")  # the others are the same text here
+    variants = ("paired", "plain", "bytewise")  # the other variants are the same without PTX
 
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
     ) -> None:
         super().__init__(device, algorithm, variant)
         self.paired_up_to = 1 << 14 if self.variant == "paired" else 0
-        self._library = ctypes.CDLL(str(library or _compiled_once(self.algorithm, self.variant)))
+        self._library = ctypes.CDLL(str(library or compiled(host_source(self.algorithm, self.variant))))
 
     @classmethod
     def devices(cls) -> list[Device]:
@@ -128,7 +144,7 @@ class CudaOnHost(DeviceKernel):
     def view(self, array: Any) -> Buffer:
         interface = getattr(array, "__array_interface__", None)
         if interface is None:
-            raise TypeError(f"{type(array).__name__} is not accepted: {self.name} views NumPy's arrays")
+            raise TypeError(f"{type(array).__name__} is not accepted: {self.name} views NumPy arrays")
         nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"])
         return Buffer(array, interface["data"][0], nbytes)
 

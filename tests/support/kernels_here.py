@@ -1,4 +1,4 @@
-"""The kernels of this machine: every kernel on every device in every variant, built once a session."""
+"""The kernels of this machine: every kernel on every device in every variant, built once per session."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Case:
 
 @cache
 def devices() -> list[tuple[type[Kernel], Device]]:
-    """Every kernel's devices, the unavailable ones too."""
+    """The devices of every kernel, including unavailable ones."""
     return [(cls, device) for cls in CLASSES for device in cls.devices()]
 
 

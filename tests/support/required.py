@@ -1,7 +1,7 @@
-"""A list of what a test run must have shown to work, so that nothing goes untested unnoticed.
+"""A list of what a test run must have tested, so that skipped tests do not go unnoticed.
 
-A test says what it shows by the marker `covers("name", ...)`. Each name that the run requires must be covered by a test
-that passed and by none that was skipped, or the run fails with a line that says why.
+The marker `covers("name", ...)` says what a test shows to work. Each name that the run requires must be covered by a
+test that passed and by none that was skipped, or the run fails with a line that says why.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ _PROPERTY = "covers"
 
 
 class Required:
-    """A plugin of pytest that holds a run to a list of names.
+    """A plugin of pytest that checks a run against a list of names.
 
     Args:
-        names: what must have passed, in the words of the `covers` markers.
+        names: the required names of `covers` markers.
     """
 
     def __init__(self, names: list[str]) -> None:

@@ -1,7 +1,6 @@
-"""Hashes edge cases with the CUDA C source compiled for the host, under the sanitizer that its library was built with.
+"""Hashes edge cases with the CUDA C source compiled for the host with a sanitizer.
 
-Run as a program, with the sanitizer's name, the library's path, the algorithm and the variant: a sanitizer must be
-loaded before the interpreter.
+It is a program, since a sanitizer must be loaded before the interpreter: sanitized.py SANITIZER LIBRARY ALGORITHM
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ import hashlib
 import sys
 from pathlib import Path
 
-from boundaries import ALIGNMENTS, LEAF_COUNTS, LENGTHS, MANY_LEAVES, painted, split_mix_64
+from boundaries import ALIGNMENTS, LEAF_COUNTS, LENGTHS, TILE, painted, split_mix_64
 from cuda_on_host import CudaOnHost
 
-from hashbench.kernels import Kernel
+from hashbench.kernels import Kernel, layout
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
 
 def check_messages(kernel: Kernel, every: int = 1) -> None:
-    """Every length at every alignment, or one in `every` of these, each message in memory that ends where it ends."""
+    """Every length at every alignment, or one in `every` of these. The memory of each message ends with it."""
     algorithm = kernel.algorithm.name
     pairs = [(length, start) for length in LENGTHS for start in ALIGNMENTS][::every]
     segments = [kernel.put(painted(start + length))[start:] for length, start in pairs]
@@ -31,15 +30,17 @@ def check_messages(kernel: Kernel, every: int = 1) -> None:
     assert list(map(bytes, kernel.batched(some, 2**64 - 64))) == [hashlib.new(algorithm, m).digest() for m in few]
 
 
-def check_trees(kernel: Kernel) -> None:
-    """Trees of every shape, over whose nodes the threads of a block meet, in a small call and in a large one."""
-    content = painted(64 * LEAF_COUNTS[-1])
+def check_trees(kernel: Kernel, most_leaves: int = LEAF_COUNTS[-1]) -> None:
+    """Trees of every shape, with a launch for several levels at once and with a launch per level."""
+    counts = [leaves for leaves in LEAF_COUNTS if leaves <= most_leaves]
+    content = painted(64 * most_leaves)
     buffer = kernel.put(content)
-    messages = [content[: 64 * leaves].tobytes() for leaves in LEAF_COUNTS]
+    messages = [content[: 64 * leaves].tobytes() for leaves in counts]
     roots = [merkle_tree_hash(chunks_of(message, 64), kernel.algorithm.name) for message in messages]
     segments = [buffer[: len(message)] for message in messages]
-    for times in (1, -(-MANY_LEAVES // sum(LEAF_COUNTS))):
-        assert list(map(bytes, kernel.tree(segments * times, 64))) == roots * times
+    for many_tiles in (layout.MANY_TILES, 1):
+        layout.MANY_TILES = many_tiles
+        assert list(map(bytes, kernel.tree(segments, 64))) == roots
 
 
 def check_random(kernel: Kernel) -> None:
@@ -48,17 +49,19 @@ def check_random(kernel: Kernel) -> None:
         assert kernel.get(kernel.random(nbytes, 3)).tobytes() == split_mix_64(126, 3)[:nbytes].tobytes()
 
 
-def main(sanitizer: str, library: Path, algorithm: str, variant: str) -> None:
-    """What the sanitizer can find something in: memory in all of it, races between threads in what they do together."""
-    kernel = CudaOnHost(CudaOnHost.devices()[0], algorithm, variant, library)
-    if (
-        variant == "paired"
-    ):  # a switch of threads for each barrier of each thread: a fifth of them, all lengths among them
-        check_messages(kernel, every=5)
-        return
-    for check in {"address": (check_messages, check_trees, check_random), "thread": (check_trees,)}[sanitizer]:
-        check(kernel)
+def main(sanitizer: str, library: Path, algorithm: str) -> None:
+    """Runs what the sanitizer can find errors in: memory in all of it, races where threads of a block cooperate."""
+    device = CudaOnHost.devices()[0]
+    plain, paired = (CudaOnHost(device, algorithm, variant, library) for variant in ("plain", "paired"))
+    if sanitizer == "address":
+        check_messages(plain)
+        check_random(plain)
+        check_trees(plain)
+        check_messages(paired, every=13)  # all lengths are still among them
+    else:  # every barrier switches between all threads: few chunks, over every kind of launch
+        check_trees(plain, most_leaves=4 * TILE + 1)
+        check_messages(paired, every=50)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

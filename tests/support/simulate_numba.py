@@ -1,8 +1,8 @@
 """Runs Numba's device code on the host: NUMBA_ENABLE_CUDASIM=1 python simulate_numba.py ALGORITHM
 
-In a process of its own, which `test_numba_simulator` starts, since Numba asks for its simulator once and for all when
-it is imported. Every load and store must be aligned and lie in memory that the kernel was given. A block has 4 threads
-here, a warp two, and 8 tiles are many, so that a small tree takes all kinds of launches.
+It is a program, which `test_numba_simulator` starts, since Numba chooses its simulator when it is imported. Every load
+and store must be aligned and in memory of the kernel. A block has 4 threads here, a warp two, and 8 tiles are many, so
+that a small tree takes all kinds of launches.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class Simulated(NumbaCuda):
         return lambda: 0.0
 
     def _watch(self) -> None:
-        """Lets the device code reach this kernel's memory alone."""
+        """Restricts the device code to the memory of this kernel."""
         self._allocations = [Buffer(s, ctypes.addressof(s), ctypes.sizeof(s)) for s in numba_dialect.SHARED]
         numba_dialect._at = self._at
 
     def check(self, strategy: Strategy, pieces: Sequence[tuple[int, int]], chunk_size: int | None) -> int:
-        """Holds the digests of segments of one buffer, given as (start, length), against hashlib and RFC 9162."""
+        """Checks the digests of segments of one buffer, given as (start, length), against hashlib and RFC 9162."""
         self._watch()
         content = painted(max((start + length for start, length in pieces), default=0)).tobytes()
         buffer = self.put(content)
@@ -106,7 +106,7 @@ class Simulated(NumbaCuda):
 
 
 def main(algorithm: str) -> None:
-    """Prints how many digests were right."""
+    """Prints the number of digests that were right."""
     warnings.simplefilter("ignore", RuntimeWarning)  # words wrap
     block = 64 if algorithm == "sha256" else 128
     padding = block // 8
@@ -114,21 +114,21 @@ def main(algorithm: str) -> None:
     kernel = Simulated(algorithm, "prefetched")
     paired = Simulated(algorithm, "paired")
     right = kernel.check_random()
-    # every edge from several alignments, among them all to a word and both to 16 bytes
+    # every edge at several alignments, among them all within a word, and on and off 16 bytes
     starts = itertools.cycle((0, 1, 2, 3, 4, 16, 15))
-    for one in (kernel, kernel, kernel, kernel, paired):
+    for one in (kernel, kernel, paired):
         pieces = [(512 * row + next(starts), length) for row, length in enumerate(edges)]
         right += one.check("batched", pieces, None)
         right += one.check("tree", pieces, 256)
-    # chunks of whole blocks, one short, and of half a block of SHA-384
+    # chunks of whole blocks, a partial one, and half blocks of SHA-384
     for one, strategy, chunk_size in itertools.product((kernel, paired), STRATEGIES, (128, 192)):
         right += one.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
-    # trees of one launch and of several, whose tiles and segments lie across one another
+    # trees of one launch and of several, whose tiles and segments overlap
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)
     for leaves in (57, 60, 64, 65, 97):
         right += kernel.check("tree", [(0, 64 * leaves)], 64)
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 33), (5, 31), (9, 1))], 64)
-    # the same code with nothing moved to other pipes
+    # the same code without additions on other pipes
     right += Simulated(algorithm, "plain").check("tree", [(5, 300)], 128)
     print(f"{right} digests are right")
 
