@@ -163,6 +163,7 @@ class NumbaCuda(DeviceKernel):
 
         self.gpu: Any = cuda.gpus[int(device.id)]
         self._stream = _Stream(self.gpu, priority)
+        self._queues: dict[int, tuple[Any, Any]] = {}
         self._events: list[tuple[_Event, _Event]] = []  # of runs that have ended, to be used again
         major, minor = self.gpu.compute_capability
         code = program(self.algorithm, self.variant, 10 * major + minor)
@@ -252,27 +253,32 @@ class NumbaCuda(DeviceKernel):
             return _PinnedStage(self, nbytes)
 
     def queue_for(self, stream: Any) -> Any:
-        return self._stream.handle if stream is None else _driver().CUstream(stream_handle(stream))
-
-    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
         from numba import cuda
 
+        handle = int(self._stream.handle) if stream is None else stream_handle(stream)
+        # Numba prepares a launch anew for every stream object that it has not seen.
+        if handle not in self._queues:
+            with self.gpu:
+                self._queues[handle] = _driver().CUstream(handle), cuda.external_stream(handle)
+        return self._queues[handle]
+
+    def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
+        stream, launch_stream = queue
         start, end = self._events.pop() if self._events else (_Event(self.gpu), _Event(self.gpu))
         with self.gpu:
-            stream = cuda.external_stream(int(queue))
             with warnings.catch_warnings():  # Numba warns of small grids
                 warnings.filterwarnings("ignore", message=".*low occupancy")
                 prepared = [
                     (
-                        self._functions[launch.function][launch.groups, GROUP_SIZE, stream],
+                        self._functions[launch.function][launch.groups, GROUP_SIZE, launch_stream],
                         [_argument(a) for a in launch.arguments],
                     )
                     for launch in launches
                 ]
-            _call("cuEventRecord", start.handle, queue)
+            _call("cuEventRecord", start.handle, stream)
             for function, arguments in prepared:
                 function(*arguments)
-            _call("cuEventRecord", end.handle, queue)
+            _call("cuEventRecord", end.handle, stream)
 
         def finish() -> float:
             with self.gpu:
