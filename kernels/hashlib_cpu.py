@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import ssl
 import sys
 import threading
@@ -49,8 +50,10 @@ def _processor() -> str:
         with Path("/proc/cpuinfo").open() as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        import cpuinfo  # takes about a second: for operating systems without that file
-
+        try:
+            import cpuinfo  # takes about a second: for operating systems without that file
+        except ImportError:
+            return platform.processor() or "CPU"
         return str(cpuinfo.get_cpu_info().get("brand_raw", "CPU"))
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
-
-import jsonschema_rs
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hashbench.model.strict_json import StrictJsonError, loads, one_line, quoted
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ def parse_document(data: bytes, kind: str, *, version: int, max_size: int, max_d
     Raises:
         DocumentError: it is larger, not strict JSON, of another version, or does not follow the schema.
     """
+    import jsonschema_rs  # slow to import, and hashing without a manifest does not need it
+
     if len(data) > max_size:
         raise DocumentError(f"it has more than {max_size} bytes")
     try:
@@ -76,5 +79,7 @@ def read_document(
 
 @cache
 def _validator(kind: str) -> jsonschema_rs.Draft202012Validator:
+    import jsonschema_rs
+
     schema = json.loads(files("hashbench.model").joinpath(f"{kind}.schema.json").read_text())
     return jsonschema_rs.Draft202012Validator(schema)

@@ -1,0 +1,161 @@
+"""The Python API of models on disk: what it is given, what it returns, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import hashbench
+from hashbench.hashing.verification_error import VerificationError
+from hashbench.kernels import Kernel
+from hashbench.kernels.hashlib_cpu import HashlibCpu
+from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
+from hashbench.model.disk import NotHashedWarning
+from hashbench.model.manifest import Manifest, TensorEntry
+from hashbench.model.sidecar import SidecarError
+
+TENSORS = {"a": np.arange(5000, dtype=np.float32), "b": np.arange(7, dtype=np.int16)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(TENSORS, path)
+    return path
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return HashlibCpu(HashlibCpu.devices()[0], "sha384")
+
+
+def entry(name: str, dtype: str, chunk_size: int, algorithm: str) -> TensorEntry:
+    array = TENSORS[name]
+    root = merkle_tree_hash(chunks_of(array.tobytes(), chunk_size), algorithm)
+    return TensorEntry(name, dtype, array.shape, array.nbytes, root)
+
+
+def test_a_manifest_has_the_roots_of_the_model(model: Path, kernel: Kernel) -> None:
+    entries = (entry("a", "F32", 4096, "sha256"), entry("b", "I16", 4096, "sha256"))
+    assert hashbench.manifest(model) == Manifest("sha256", 4096, entries)
+    assert hashbench.manifest(str(model), kernel="hashlib", device="1-thread").entries == entries
+    entries = (entry("a", "F32", 128, "sha384"), entry("b", "I16", 128, "sha384"))
+    found = hashbench.manifest(model, algorithm="sha384", chunk_size=128, kernel=kernel)
+    assert found == Manifest("sha384", 128, entries)
+
+
+def test_a_model_is_verified_against_a_manifest_or_its_file(model: Path, kernel: Kernel) -> None:
+    expected = hashbench.manifest(model, algorithm="sha384", kernel=kernel)
+    path = model.with_name("manifest.json")
+    path.write_bytes(expected.text())
+    for root in (None, expected.root, expected.root.hex(), expected.root.hex().upper()):
+        assert hashbench.verify(model, expected, root=root, kernel=kernel).ok
+        assert hashbench.verify(model, path, root=root, kernel=kernel).ok
+    save_file(TENSORS | {"b": TENSORS["b"] + 1}, model)
+    report = hashbench.verify(model, str(path), kernel=kernel)
+    assert (report.ok, report.differs, report.damaged, dict(report.damage)) == (False, ("b",), {"b"}, {})
+
+
+def test_another_root_is_not_trusted(model: Path) -> None:
+    expected = hashbench.manifest(model)
+    path = model.with_name("manifest.json")
+    path.write_bytes(expected.text())
+    for root in (bytes(32), "00" * 32, "", b""):
+        with pytest.raises(VerificationError, match="the manifest is not trusted: its root is "):
+            hashbench.verify(model, expected, root=root)
+        with pytest.raises(VerificationError, match=f"{path} is not trusted: its root is {expected.root.hex()}, not "):
+            hashbench.verify(model, path, root=root)
+    with pytest.raises(ValueError, match="the root 'xyz' is not accepted: write hexadecimal digits"):
+        hashbench.verify(model, expected, root="xyz")
+
+
+def test_what_is_excluded_from_a_folder_is_not_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    notes, path = tmp_path / "notes", tmp_path / "manifest.json"
+    notes.touch()
+    expected = hashbench.manifest(tmp_path, exclude=[notes])
+    assert [one.name for one in expected.entries] == ["config.json"]
+    path.write_bytes(expected.text())
+    assert hashbench.verify(tmp_path, path, exclude=[str(notes)]).ok
+    assert hashbench.verify(tmp_path, path).extra == ("notes",)
+    assert hashbench.verify(tmp_path, expected).extra == ("manifest.json", "notes")
+
+
+def test_an_older_manifest_spares_what_did_not_change(model: Path) -> None:
+    older = hashbench.manifest(model, algorithm="sha384", chunk_size=64)
+    hashed: list[int | None] = []
+
+    def progress(done: int, total: int | None) -> None:
+        hashed.append(total)
+
+    assert hashbench.manifest(model, older=older, progress=progress) == older
+    assert hashbench.manifest(model, older=older, changed=["b"], progress=progress) == older
+    assert set(hashed) == {0, TENSORS["b"].nbytes}
+    with pytest.raises(ValueError, match="the older manifest's chunk size is 64, not 4096"):
+        hashbench.manifest(model, older=older, chunk_size=4096)
+    with pytest.raises(ValueError, match="the older manifest's algorithm is sha384, not sha256"):
+        hashbench.manifest(model, older=older, algorithm="sha256")
+    with pytest.raises(ValueError, match="the model has no tensor or file 'c' that could have changed"):
+        hashbench.manifest(model, older=older, changed=["c"])
+    with pytest.raises(ValueError, match="changed names need an older manifest"):
+        hashbench.manifest(model, changed=["b"])
+    with pytest.raises(ValueError, match="there can be no older manifest"):
+        hashbench.manifest(model, older=older, leaves=model.with_name("leaves"))
+
+
+def test_leaf_hashes_locate_damage(model: Path) -> None:
+    leaves = model.with_name("leaves")
+    expected = hashbench.manifest(model, leaves=leaves)
+    changed = TENSORS["a"].copy()
+    changed[[0, 1024, 4999]] += 1
+    save_file(TENSORS | {"a": changed}, model)
+    report = hashbench.verify(model, expected, leaves=leaves)
+    assert report.damage == {"a": (range(2), range(4, 5))}
+    os.truncate(leaves, 100)
+    report = hashbench.verify(model, expected, leaves=leaves)
+    assert (report.differs, dict(report.damage)) == (("a",), {})
+    (problem,) = report.problems
+    assert problem.startswith("cannot tell which chunks differ: ")
+    assert str(report).splitlines() == ["differs: a: other bytes", problem]
+
+
+def test_leaf_hashes_are_no_file_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    expected = hashbench.manifest(tmp_path)
+    for path in (tmp_path / "leaves", tmp_path / ".." / tmp_path.name / "leaves"):
+        with pytest.raises(SidecarError, match="would be a file of the model"):
+            hashbench.manifest(tmp_path, leaves=path)
+        with pytest.raises(SidecarError, match="would be a file of the model"):
+            hashbench.verify(tmp_path, expected, leaves=path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_model_that_is_not_valid_is_not_verified(model: Path) -> None:
+    expected = hashbench.manifest(model)
+    os.truncate(model, 100)
+    with pytest.raises(VerificationError, match="is not a valid safetensors file"):
+        hashbench.verify(model, expected)
+
+
+def test_values_that_are_not_hashed_are_a_warning(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(3), "step": 7}, path)
+    with pytest.warns(NotHashedWarning, match="1 values are not tensors and are not hashed: 'step'"):
+        expected = hashbench.manifest(path)
+    with pytest.warns(NotHashedWarning, match="'step'"):
+        assert hashbench.verify(path, expected).ok
+
+
+def test_a_kernel_of_another_algorithm_is_refused(model: Path, kernel: Kernel) -> None:
+    expected = hashbench.manifest(model)
+    for call in (
+        lambda: hashbench.manifest(model, kernel=kernel),
+        lambda: hashbench.verify(model, expected, kernel=kernel),
+    ):
+        with pytest.raises(ValueError, match="the kernel is hashlib for sha384 on 1-thread, not for sha256"):
+            call()
