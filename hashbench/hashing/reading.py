@@ -23,7 +23,7 @@ from hashbench.kernels import Bytes
 
 _READ_SIZE = 16 << 20  # bytes of one read: enough for any storage, and a stage has work for all threads
 _READERS = 12  # one thread neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy
-_ALIGNMENT = 16  # bytes: kernels read what lies at a multiple of it fastest
+_ALIGNMENT = 16  # bytes: kernels read fastest at multiples of it
 _SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a piece counts as at least, to bound the pieces of a stage
 
 

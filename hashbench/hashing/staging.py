@@ -19,7 +19,7 @@ MAX_CHUNK_SIZE = 256 << 20
 """The largest chunk size that is accepted: a piece has at least one chunk."""
 
 MAX_PIECE_CHUNKS = 1 << 18
-"""The most chunks of a piece: what the host keeps for each of them stays small beside the piece."""
+"""The most chunks of a piece: what the host keeps for each of them stays small compared with the piece."""
 
 _STAGES = 4  # two are filled, one is copied, one is hashed
 _HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpreter and the framework

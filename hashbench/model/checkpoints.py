@@ -290,7 +290,7 @@ def _pytorch(path: Path, found: _Findings) -> Iterator[Part]:
         import torch
     except ImportError as error:
         raise Unavailable(f"{path} needs PyTorch ({error}): install hashbench[torch]") from None
-    with path.open("rb") as file:  # an OSError that names the file, where it cannot be read
+    with path.open("rb") as file:  # raises an OSError that names the file if it cannot be read
         found.watch(path, file.fileno())
     try:
         if not zipfile.is_zipfile(path):

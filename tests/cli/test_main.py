@@ -28,7 +28,7 @@ HASHLIB = ("hash", "--kernel", "hashlib")
 
 
 def hash_(*arguments: str | bytes | Path) -> subprocess.CompletedProcess[bytes]:
-    """`hashbench hash` with the kernel that is everywhere."""
+    """`hashbench hash` with hashlib."""
     return in_process(*HASHLIB, *arguments)
 
 
@@ -133,7 +133,7 @@ def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path, monkeypatch: 
         (["--no-such-option"], "No such option"),
     ],
 )
-def test_a_call_that_makes_no_sense_is_refused(arguments: list[str], error: str, file: Path) -> None:
+def test_a_call_that_is_misused_is_refused(arguments: list[str], error: str, file: Path) -> None:
     result = hash_(file, *arguments)
     assert error in the_error(result)
     assert result.stdout == b""
@@ -143,7 +143,7 @@ def test_a_call_that_makes_no_sense_is_refused(arguments: list[str], error: str,
     ("arguments", "error"),
     [(["no-such-command"], "No such command 'no-such-command'"), (["hash"], "Missing argument 'FILE...'")],
 )
-def test_a_command_that_makes_no_sense_is_refused(arguments: list[str], error: str) -> None:
+def test_a_command_that_is_misused_is_refused(arguments: list[str], error: str) -> None:
     assert error in the_error(in_process(*arguments))
 
 
@@ -171,7 +171,7 @@ def test_a_file_that_may_not_be_read_is_refused(file: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="this system has no file that opens and cannot be read")
-def test_an_error_while_reading_is_told() -> None:
+def test_an_error_while_reading_is_reported() -> None:
     assert the_error(hash_("/proc/self/mem")) == "/proc/self/mem: Input/output error"
 
 
@@ -220,22 +220,22 @@ sys.exit(cli.run(sys.argv[1:]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell a process's memory")
-def test_a_device_out_of_memory_is_told(file: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not report a process's memory")
+def test_a_device_out_of_memory_is_reported(file: Path) -> None:
     arguments = ["hash", "--kernel", "hashlib", "--chunk-size", "256MiB", str(file)]
     result = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, *arguments], capture_output=True, check=False)
     assert re.fullmatch(r"out of memory on .* \(hashlib\): 268,435,456 bytes were asked for", the_error(result))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_output_that_cannot_be_written_is_told(file: Path) -> None:
+def test_output_that_cannot_be_written_is_reported(file: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         for arguments in (["hash", "--kernel", "hashlib", str(file)], ["--help"]):
             result = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, check=False)
             assert the_error(result) == "No space left on device"
 
 
-def test_output_that_nobody_reads_is_told(file: Path) -> None:
+def test_output_that_nobody_reads_is_reported(file: Path) -> None:
     command = [*COMMAND, "hash", "--kernel", "hashlib", "--leaves", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout

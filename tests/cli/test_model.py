@@ -1,4 +1,4 @@
-"""`hashbench manifest` and `hashbench verify` as their users meet them: output, exit codes and one-line errors."""
+"""`hashbench manifest` and `hashbench verify` as their users see them: output, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """Runs a command by the kernel that is everywhere: its exit code, output and errors."""
+    """Runs a command with hashlib: its exit code, output and errors."""
 
     def call(command: str, *arguments: str | Path, kernel: str = "hashlib") -> tuple[int, str, str]:
         code = cli.run([command, "--kernel", kernel, *map(str, arguments)])
@@ -203,7 +203,7 @@ def test_an_update_hashes_what_is_named_and_what_is_new(run: Run, model: Path) -
     assert (code, output) == (1, "differs: layers.1.weight: other bytes\n")
 
 
-def test_an_update_that_makes_no_sense_is_refused(run: Run, model: Path) -> None:
+def test_an_update_that_is_misused_is_refused(run: Run, model: Path) -> None:
     old = model.with_name("old")
     run("manifest", model, "-o", old)
     for arguments, error in (
@@ -224,7 +224,7 @@ def test_an_update_that_makes_no_sense_is_refused(run: Run, model: Path) -> None
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_damage_is_told_and_with_leaf_hashes_its_place(run: Run, model: Path, leaves: bool) -> None:
+def test_damage_is_reported_and_with_leaf_hashes_its_place(run: Run, model: Path, leaves: bool) -> None:
     manifest, sidecar = model.with_name("manifest"), model.with_name("leaves")
     assert run("manifest", model, "-o", manifest, "--leaves", sidecar)[0] == 0
     options = ("--leaves", sidecar) if leaves else ()
@@ -264,7 +264,7 @@ def test_damage_is_located_however_the_tensor_is_cut(
     assert (code, output) == (1, "differs: layers.1.weight: other bytes in 1 of 10 chunks: 5 [20480:24576]\n")
 
 
-def test_files_that_differ_are_told(run: Run, folder: Path) -> None:
+def test_files_that_differ_are_reported(run: Run, folder: Path) -> None:
     manifest, sidecar = folder.with_name("manifest"), folder.with_name("leaves")
     run("manifest", folder, "-o", manifest, "--leaves", sidecar)
     (folder / "config.json").write_bytes(b"{ }")
@@ -332,7 +332,7 @@ def test_other_shards_are_verified_where_one_cannot_be_read(run: Run, tmp_path: 
     assert errors.count("\n") == 1
 
 
-def test_a_shard_of_which_the_manifest_knows_nothing_is_told_too(run: Run, tmp_path: Path) -> None:
+def test_a_shard_of_which_the_manifest_knows_nothing_is_reported_too(run: Run, tmp_path: Path) -> None:
     folder, manifest = tmp_path / "sharded", tmp_path / "manifest"
     shard_of = write_shards(folder)
     good = folder / shard_of["layers.0.weight"]
@@ -344,7 +344,7 @@ def test_a_shard_of_which_the_manifest_knows_nothing_is_told_too(run: Run, tmp_p
     assert "but there is no such file" in errors
 
 
-def test_a_model_that_is_not_sound_is_not_what_its_manifest_says(run: Run, model: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_not_valid_is_not_what_its_manifest_says(run: Run, model: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest"
     run("manifest", model, "-o", manifest)
     os.truncate(model, 1000)
@@ -358,7 +358,7 @@ def test_a_model_that_is_not_sound_is_not_what_its_manifest_says(run: Run, model
     assert errors.startswith(f"hashbench: {index} is not a valid index: ")
 
 
-def test_a_manifest_is_held_against_the_root_that_is_trusted(run: Run, model: Path) -> None:
+def test_a_manifest_is_checked_against_the_root_that_is_trusted(run: Run, model: Path) -> None:
     manifest = model.with_name("manifest")
     run("manifest", model, "-o", manifest)
     root = read_manifest(manifest).root.hex()
@@ -436,7 +436,7 @@ def test_a_model_that_changes_after_it_was_opened_is_refused(
 # What is refused, and how it is written
 
 
-def test_what_cannot_be_used_is_one_line(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_usable_is_one_line(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest"
     run("manifest", model, "-o", manifest)
     missing = tmp_path / "missing"
@@ -502,7 +502,7 @@ def test_nothing_hides_in_a_folder_beside_its_manifest(run: Run, folder: Path) -
     assert "it must be outside" in error
 
 
-def test_an_index_that_does_not_place_tensors_where_they_are_is_told(run: Run, tmp_path: Path) -> None:
+def test_an_index_that_does_not_place_tensors_where_they_are_is_reported(run: Run, tmp_path: Path) -> None:
     shards, manifest = tmp_path / "shards", tmp_path / "manifest.json"
     shard_of = write_shards(shards)
     assert run("manifest", shards, "-o", manifest)[0] == 0

@@ -1,4 +1,4 @@
-"""`hashbench prove` and `hashbench check-proof`: from a model and its manifest to a verdict, and one line where not."""
+"""`hashbench prove` and `hashbench check-proof`: proofs, verdicts and one-line errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Shell:
         self.root = read_manifest(self.manifest).root.hex()
 
     def __call__(self, *arguments: Any) -> tuple[int, str, str]:
-        """Runs a command by the kernel that is everywhere unless it names one: exit code, output, errors."""
+        """Runs a command with hashlib unless it names one: exit code, output, errors."""
         named = "--kernel" in arguments
         code = run([*map(str, arguments), *(() if named else HASHLIB)])
         return code, *self._capfd.readouterr()
@@ -203,7 +203,7 @@ def test_only_a_proof_is_overwritten(shell: Shell) -> None:
     assert shard.read_bytes() == before
 
 
-def test_what_cannot_be_used_is_told_on_one_line(shell: Shell) -> None:
+def test_what_is_not_usable_is_reported_on_one_line(shell: Shell) -> None:
     shell.prove("scale")
     damaged = shell.folder / "damaged.json"
     damaged.write_bytes(shell.proof.read_bytes().replace(b"F64", b"F63"))

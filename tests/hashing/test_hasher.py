@@ -35,14 +35,14 @@ GIB = 1 << 30
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """Whatever happened, threads have ended when the call has."""
+    """The threads of a call end with it, whatever happens."""
     before = set(threading.enumerate())
     yield
     assert [t.name for t in set(threading.enumerate()) - before if t.name.startswith(("read", "copy"))] == []
 
 
 class Counting(HashlibCpu):
-    """hashlib that counts its calls, on a device with as much room as is said."""
+    """hashlib that counts its calls, on a device with a given amount of memory."""
 
     def __init__(self, room: int = GIB) -> None:
         super().__init__(HashlibCpu.devices()[0])
@@ -391,7 +391,9 @@ KERNELS_HERE = sorted({device.kernel for device in selection.available()})
 IN_SHORT = {("hashlib", 64 << 10, "ranges"), ("hashlib", MAX_CHUNK_SIZE, "stream"), ("opencl", 4096, "ranges")}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="this system does not report a process's peak memory"
+)
 @pytest.mark.parametrize(
     ("name", "chunk_size", "how"),
     [

@@ -1,4 +1,4 @@
-"""Packing: nothing is lost, nothing overflows, and no run could have been longer."""
+"""Packing: nothing is lost, nothing exceeds the limit, and no run could be longer."""
 
 from __future__ import annotations
 

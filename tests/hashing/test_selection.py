@@ -1,4 +1,4 @@
-"""Which kernel is chosen where the call leaves it open, and why one that it names is refused."""
+"""Selection of kernels: the default, and the reasons why a named one is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashing of paths and streams: any length in any pieces, and what changes, fails or never ends."""
+"""Hashing of paths and streams: any length, in pieces of any size, and sources that change, fail or never end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """Whatever happened to a stream, its threads have ended when the call has."""
+    """The threads of a call end with it, whatever happens."""
     before = set(threading.enumerate())
     yield
     assert [t.name for t in set(threading.enumerate()) - before if t.name.startswith(("read", "copy"))] == []
@@ -71,7 +71,7 @@ class Trickle(io.RawIOBase):
 
 
 class Failing(Trickle):
-    """A stream that cannot be read to its end."""
+    """A stream whose last read fails."""
 
     def readinto(self, host: Any) -> int:
         if not self._rest:

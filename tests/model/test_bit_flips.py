@@ -56,7 +56,7 @@ def reference(algorithm: str = "sha256") -> HashlibCpu:
 
 
 class Model:
-    """A model, its manifest when it was good, and the kernel that verifies it."""
+    """A model, its manifest from before any flip, and the kernel that verifies it."""
 
     def __init__(self, path: Path, kernel: Kernel | None = None, chunk_size: int = CHUNK_SIZE) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Model:
         self.check_is_good()
 
     def report(self) -> Report | None:
-        """How the model compares now; None where it does not open."""
+        """The comparison of the model as it is now; None if it is not valid."""
         try:
             return hashbench.verify(self.path, self.manifest, kernel=self.kernel)
         except VerificationError:
@@ -192,7 +192,7 @@ def check_names(path: Path, model: Model) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_bit_of_a_manifest(algorithm: str, tmp_path: Path) -> None:
-    """Nothing in a manifest but the chunk size is not bound by its root; another chunk size gives other roots."""
+    """The root authenticates everything but the chunk size, and another chunk size gives other roots."""
     path = tmp_path / "model.safetensors"
     save_file(SMALL, path)
     manifest = Model(path, reference(algorithm), 1024).manifest
@@ -260,7 +260,7 @@ def test_bits_of_weights_by_usual_kernels(usual_kernel: Kernel, tmp_path: Path) 
 def test_bits_of_weights_by_the_cuda_source(tmp_path: Path) -> None:
     kernels = available("cuda-source-on-host")
     if not kernels:
-        pytest.skip("no C++ compiler is installed that the CUDA source could be tried with")
+        pytest.skip("a C++ compiler is needed to try the CUDA source on the host")
     check_bits_of_weights(kernels[0], tmp_path)
 
 

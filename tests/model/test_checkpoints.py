@@ -1,4 +1,4 @@
-"""Models on disk: their parts are what their own libraries read, and what is not as it should be is refused."""
+"""Models on disk: their parts are what their own libraries read, and invalid models are refused."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_damaged_index_is_refused_or_names_the_same(tmp_path: Path, data: st.D
         assert described(model) == WANTED
 
 
-def test_a_damaged_shard_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_reported_by_its_name(tmp_path: Path) -> None:
     write_shards(tmp_path)
     shard = tmp_path / "model-2.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -272,7 +272,7 @@ def test_what_was_looked_at_is_known_when_it_is_hashed(tmp_path: Path, torch: An
 
 
 def write_folder(folder: Path) -> Described:
-    """A folder of files; returns what its parts must be."""
+    """Writes a folder of files; returns its expected parts."""
     content = {
         "model.gguf": b"weights",
         "empty": b"",
@@ -381,7 +381,7 @@ def test_any_other_file_is_one_file(tmp_path: Path) -> None:
     assert described(open_model(path)) == {"model.gguf": (None, None, b"weights")}
 
 
-def test_a_missing_model_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_model(tmp_path / "nowhere")
 

@@ -1,4 +1,4 @@
-"""The Python API of models on disk: what it is given, what it returns, and what it refuses."""
+"""The Python API of models on disk: arguments, results and errors."""
 
 from __future__ import annotations
 

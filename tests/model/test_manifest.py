@@ -1,4 +1,4 @@
-"""Manifests: the bytes that the design promises, what reads back, and that nothing else is taken for one."""
+"""Manifests: their exact bytes, what reads back, and that nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_what_is_something_else_is_refused(tmp_path: Path, data: bytes, reason: 
     assert len(str(caught.value)) < 600
 
 
-def test_a_missing_file_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_manifest(tmp_path / "nowhere")
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's pickle may ask of whoever loads it: no more than its own bytes."""
+"""The memory that a checkpoint's pickle may ask for: in proportion to its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inclusion proofs: whole ones check with nothing but hashlib and JSON, and whatever is wrong with one is found."""
+"""Inclusion proofs: valid ones verify with only hashlib and JSON, and invalid ones are detected."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_file_is_proven_like_a_tensor(tensors: dict[str, bytes], file: bytes) 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("count", [1, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, (3 << 14) + 5])
 def test_a_chunk_of_a_large_tensor_has_the_path_of_the_reference(count: int, algorithm: str) -> None:
-    """The leaves are of no data: nothing below them is hashed."""
+    """The leaves are made up: no data are hashed for them."""
     size = ALGORITHMS[algorithm].digest_size
     hashes = np.frombuffer(hashlib.shake_128(b"leaves").digest(count * size), np.uint8).reshape(count, size)
     nodes = [leaf.tobytes() for leaf in hashes]
@@ -275,7 +275,7 @@ def test_there_is_no_proof_from_other_leaves() -> None:
 
 
 def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
-    """A proof whose JSON was changed, canonical again."""
+    """A proof with changed JSON, in canonical form."""
     proof, _ = chunk_proof(DATA, chunk or 0)
     document = json.loads(proof.text())
     change(document)
@@ -313,7 +313,7 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
         (lambda p: p["chunk"].pop("path"), '"path" is a required property'),
     ],
 )
-def test_a_proof_that_makes_no_sense_is_refused(change: Callable[[Any], object], message: str) -> None:
+def test_a_proof_that_is_misused_is_refused(change: Callable[[Any], object], message: str) -> None:
     with pytest.raises(ProofError, match=message) as refused:
         parse_proof(edited(change))
     assert len(str(refused.value).splitlines()) == 1
@@ -464,7 +464,7 @@ def test_bytes_are_of_the_file_that_was_looked_at(tmp_path: Path) -> None:
             Hasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found])
 
 
-def test_what_cannot_have_the_bytes_is_told(tmp_path: Path) -> None:
+def test_what_cannot_have_the_bytes_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "data"
     proof = replace(chunk_proof(DATA, 2)[0], chunk=None)
     with pytest.raises(FileNotFoundError):

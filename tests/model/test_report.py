@@ -1,4 +1,4 @@
-"""The comparison of a model with its manifest: what differs, is missing or is extra, and how it is told."""
+"""The comparison of a model with its manifest: what differs, is missing or is extra, and the report's text."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_summary_counts(entries: Sequence[Entry], text: str) -> None:
         (FileEntry("weight", 12_000, ROOT), "kind file, not tensor"),
     ],
 )
-def test_every_difference_of_a_tensor_is_told(found: Entry, line: str) -> None:
+def test_every_difference_of_a_tensor_is_reported(found: Entry, line: str) -> None:
     report = compared([WEIGHT, BIAS], [found, BIAS])
     assert not report.ok
     assert (report.differs, report.missing, report.extra) == (("weight",), (), ())
@@ -76,7 +76,7 @@ def test_every_difference_of_a_tensor_is_told(found: Entry, line: str) -> None:
     assert report.damaged == ({"weight"} if "other bytes" in line else set())
 
 
-def test_every_difference_of_a_file_is_told() -> None:
+def test_every_difference_of_a_file_is_reported() -> None:
     assert lines([CONFIG], [replace(CONFIG, nbytes=90)], {}) == ["differs: config.json: size 90, not 100"]
     other = FileEntry("config.json", 90, OTHER_ROOT)
     assert lines([CONFIG], [other], {}) == ["differs: config.json: size 90, not 100; other bytes"]
@@ -100,7 +100,7 @@ def test_a_name_cannot_pass_for_another_line() -> None:
     assert lines([replace(BIAS, name=name)], [], {}) == [r'missing: "x\nverified: \u001b[2J\""']
 
 
-def test_damage_is_told_by_chunks_and_bytes() -> None:
+def test_damage_is_reported_by_chunks_and_bytes() -> None:
     other = replace(WEIGHT, root=OTHER_ROOT)
     told = {
         (range(1),): "in 1 of 3 chunks: 0 [0:4096]",
@@ -113,7 +113,7 @@ def test_damage_is_told_by_chunks_and_bytes() -> None:
         assert lines([WEIGHT], [other], {"weight": damage}) == [f"differs: weight: other bytes {text}"]
 
 
-def test_damage_beyond_the_shorter_of_two_files_is_told() -> None:
+def test_damage_beyond_the_shorter_of_two_files_is_reported() -> None:
     longer = FileEntry("config.json", 10_000, OTHER_ROOT)
     text = "other bytes in 3 of 3 chunks: 0-2 [0:10000]"
     for entries, sizes in (((CONFIG, longer), "10000, not 100"), ((longer, CONFIG), "100, not 10000")):
@@ -121,7 +121,7 @@ def test_damage_beyond_the_shorter_of_two_files_is_told() -> None:
         assert lines([before], [now], {"config.json": (range(3),)}) == [f"differs: config.json: size {sizes}; {text}"]
 
 
-def test_much_damage_is_told_in_short() -> None:
+def test_much_damage_is_reported_in_short() -> None:
     large = replace(WEIGHT, shape=(1 << 20,), nbytes=4 << 20)
     damage = tuple(range(start, start + 1) for start in range(0, 1024, 2))
     (line,) = lines([large], [replace(large, root=OTHER_ROOT)], {"weight": damage})

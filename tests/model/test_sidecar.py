@@ -1,4 +1,4 @@
-"""The file of leaf hashes: what it holds, written whole or not at all, and read with nothing taken on trust."""
+"""Sidecars: their content, atomic writing, and strict reading."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_file_that_is_not_finished_leaves_the_older_one(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"cannot be written: No such file or directory: '.*nowhere/leaves'"):
         SidecarWriter(tmp_path / "nowhere" / "leaves", [("a", 100)], "sha256", 64)
     (tmp_path / "folder").mkdir()

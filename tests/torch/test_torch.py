@@ -1,4 +1,4 @@
-"""Models in PyTorch, hashed where they lie: the roots of their files, whatever they are in memory, and every change."""
+"""PyTorch models, hashed in place: the roots of their files for any memory layout, and every change is detected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CUDA_SKIP = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch fi
     params=[*HOST_CASES, pytest.param("cuda", marks=[CUDA_SKIP, pytest.mark.covers("torch-cuda")])], ids=str
 )
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where tensors lie, with each kernel that hashes there. The CUDA source on the host takes the way of GPUs."""
+    """The device of tensors, with each kernel that hashes there. The CUDA source on the host takes the path of GPUs."""
     case: Case | str = request.param
     if isinstance(case, str):
         return case
@@ -205,7 +205,7 @@ def partly_freed(tensor: Any) -> Any:
 def on_host() -> Any:
     """Host memory in place of a GPU's, hashed there by the CUDA source."""
     if not ON_HOST:
-        pytest.skip("no C++ compiler is installed that the CUDA source could be tried with")
+        pytest.skip("a C++ compiler is needed to try the CUDA source on the host")
     return hashed._DeviceMemory(build(ON_HOST[0], "sha256"))
 
 
@@ -413,7 +413,7 @@ def test_without_a_kernel_for_gpus_both_say_why() -> None:
 
 
 def test_devices_are_hashed_each_by_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two places that differ in nothing that PyTorch sees here stand for two devices."""
+    """Two places in host memory stand for two devices."""
     host, other = on_host(), on_host()
     asked: list[Any] = []
 
@@ -505,7 +505,7 @@ def test_what_has_no_plain_bytes_is_refused(what: str) -> None:
 
 
 @pytest.mark.parametrize("tensors", [[torch.ones(1)], torch.ones(1), "model.safetensors", {1: torch.ones(1)}])
-def test_what_is_no_model_is_refused(tensors: Any) -> None:
+def test_what_is_not_a_model_is_refused(tensors: Any) -> None:
     with pytest.raises(TypeError, match="is not accepted"):
         manifest(tensors)
 
