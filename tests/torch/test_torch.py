@@ -487,7 +487,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "negative": (lambda: torch.ones(3, dtype=torch.complex64).conj().imag, r"or resolve_neg\(\)"),
     "a single pair": (
         lambda: torch.empty((), dtype=torch.float4_e2m1fn_x2),
-        "torch.float4_e2m1fn_x2 without dimensions: it is two elements",
+        "torch.float4_e2m1fn_x2 without dimensions: one of it is two elements",
     ),
     "partly freed": (lambda: partly_freed(torch.ones(1000)), "its memory was freed"),
     "no tensor": (lambda: 3, "it is a int, not a tensor"),
