@@ -1,27 +1,28 @@
-"""The architectures experiment: what share of its limit does a GPU reach, and what would the GPUs do that are not here?
+"""The architectures experiment: which share of its limit does a GPU reach, and what would other GPUs reach?
 
-Three numbers of a GPU stand side by side, and never in one column: what was measured; the limit that its own pipes set,
-computed from their measured rates (`hashbench.limits.roofline`); and what the machine code alone predicts
-(`hashbench.limits.static_model`), which GPUs that nobody here has are known by, and measured ones check.
+It shows three numbers per GPU, never in one column: the measured throughput; the limit that its own pipes set, computed
+from their measured rates (`hashbench.limits.roofline`); and the prediction from machine code alone
+(`hashbench.limits.static_model`), which covers GPUs that were not measured and is checked by those that were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hashbench.bench.experiment import Experiment, MachineResults, Point, Skip
+from hashbench.bench.experiment import Point, Skip
+from hashbench.bench.frames import SPEED, Line, Results, lines, where
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import Row
+from hashbench.bench.sweeps import CHUNK_SIZE, SIZE
 from hashbench.experiments import roofline, style
-from hashbench.experiments.throughput import CHUNK_SIZE, SIZE
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.kernels.source import VARIANTS
@@ -30,11 +31,16 @@ from hashbench.limits.gpus import gpus
 from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks
 from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, as_written
 from hashbench.limits.static_model import Prediction
-from hashbench.report.evidence import LIMIT
+from hashbench.report.findings import MARGIN, Check, ClaimExperiment, Columns, Finding, extreme, number, titles
+
+LIMIT_SHARE = 0.90
+"""The least share of its limit that a GPU must reach."""
+
+LIMIT = "limit"
+"""The subject of readings of a device's limit, in GB/s."""
 
 DEFAULT, PLAIN = next(iter(VARIANTS)), "plain"
-"""The variant that predictions are shown of, and the second one, which checks the model once more where it was
-measured."""
+"""The variant whose predictions are shown; and a second one, which checks the model again where it was measured."""
 
 _MEASURED = style.COLOURS["green"]
 _PREDICTED = "#444444"
@@ -46,17 +52,22 @@ COLUMNS = (
     *("measured_gb_per_s", "measured_gb_per_s_q1", "measured_gb_per_s_q3"),
     *("computed_limit_gb_per_s", "share_of_limit", "prediction_error"),
 )
-"""Of the figure's table. A share and an error are fractions, and only where both of their numbers are."""
+"""The columns of the figure's table. A share and an error are fractions, empty unless both of their numbers exist."""
 
 
-class Architectures(Experiment):
+class Architectures(ClaimExperiment):
     """Each GPU kernel's default variant and the plain one, and the limit that the GPU's own pipes set."""
 
     name = "architectures"
-    question = "What share of its limit does each GPU reach, and what would the others do?"
+    question = "Which share of its limit does each GPU reach, and what would others reach?"
+    rule = (
+        f"For each algorithm: every GPU reaches {LIMIT_SHARE:.0%} or more of the limit that its own pipes set, as "
+        f"computed from instruction rates that were measured on it. A share of over {1 + MARGIN:.0%} is a wrong "
+        "measurement, which leaves the check without an answer."
+    )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """A GPU's batched throughput; of the default variant alone in the short form."""
+        """A GPU's batched throughput; in the short form only of the default variant."""
         if device.kind != "gpu":
             return
         kernel = kernel_class(device.kernel)
@@ -65,39 +76,81 @@ class Architectures(Experiment):
             yield Point(device, "batched", algorithm, (SIZE["gpu"],), CHUNK_SIZE, variant)
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
-        """The limit of each of CuPy's devices for each algorithm; both forms are the same."""
+        """The limit of each of CuPy's devices for each algorithm. Both forms are the same."""
         mine = [device for device in devices if device.kernel == roofline.KERNEL]
         if not mine:
             reason = f"its pipes are measured through {roofline.KERNEL}, which was not asked for"
             return iter([Skip(f"{self.name}: the limit of a GPU", reason)])
         return chain.from_iterable(_limits(device) for device in mine)
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """What one machine's kernels reached, under the limit of their device."""
-        machine = MachineResults("", rows, readings)
-        newest = {(row.kernel, row.variant, row.device_name, row.algorithm): row for row in _largest(rows)}
-        fastest_first = sorted(newest.values(), key=lambda row: -row.gb_per_s)
-        lanes = [_Lane(f"{row.kernel} ({row.variant})\n{row.device_name}", row, [machine]) for row in fastest_first]
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """What one machine's kernels reached, below the limit of their device."""
+        rows = _with_limits(results).sort_values(["bytes", "date"], kind="stable")
+        newest = rows.drop_duplicates(["kernel", "variant", "device_name", "algorithm"], keep="last")
+        fastest_first = newest.sort_values("gb_per_s", ascending=False, kind="stable")
+        lanes = [_Lane(f"{row.kernel} ({row.variant})\n{row.device_name}", row) for row in lines(fastest_first)]
         return _draw(lanes, path, "measured, under the limit of the device")
 
-    def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
-        """Bars of what was predicted and of what was measured, for every GPU that has either.
+    def overview(self, results: Results, path: Path) -> list[Path]:
+        """Bars of the predicted and of the measured throughput, for every GPU that has either.
 
         Args:
-            machines: whose rows and readings are drawn.
-            path: in the folder of figures, beside which the predictions lie that `hashbench predict` wrote.
+            results: what is drawn.
+            path: in the folder of figures. The predictions of `hashbench predict` are beside that folder.
         """
         file = path.parent.parent / static_model.PREDICTIONS_FILE
         predictions = static_model.FORMAT.read(file) if file.exists() else []
-        lanes = [*_predicted(predictions, machines), *_unpredicted(machines)]
+        rows = _with_limits(results)
+        lanes = [*_predicted(predictions, rows), *_unpredicted(rows)]
         return _draw(lanes, path, "predicted from the machine code, and measured where there is such a GPU")
+
+    def finding(self, results: Results) -> Finding:
+        """The share of its own limit that each GPU reaches."""
+        rows = _with_limits(results).query("device_kind == 'gpu' and strategy == 'batched' and limit.notna()")
+        gpu = ["algorithm", "machine", "device_name"]
+        fastest = rows.sort_values("gb_per_s", ascending=False, kind="stable").drop_duplicates(gpu).sort_index()
+        best = pd.concat([fastest[fastest["algorithm"] == algorithm] for algorithm in ALGORITHMS])
+        columns: Columns = {
+            "GPU": best["device_name"],
+            **titles(best),
+            "limit": best["limit_conditions"],
+            "limit, GB/s": best["limit"].map(number),
+            "measured, GB/s": best["gb_per_s"].map(number),
+            "share": best["share"].map("{:.1%}".format),
+            "kernel and variant": best["kernel"] + " " + best["variant"],
+        }
+        checks = [_reaches(algorithm, best[best["algorithm"] == algorithm]) for algorithm in ALGORITHMS]
+        return Finding.of(checks, best, columns, ("limit, GB/s", "measured, GB/s", "share"))
 
 
 EXPERIMENT = Architectures()
 
 
+def _with_limits(results: Results) -> pd.DataFrame:
+    """The rows, each with the `limit` of its device in GB/s, its `limit_conditions`, and the `share` of it."""
+    readings = results.readings
+    limits = readings[(readings["subject"] == LIMIT) & (readings["device_kind"] == "gpu")]
+    key = ["machine", "device_name", "algorithm"]
+    limits = limits.drop_duplicates(key, keep="last")[[*key, "median", "conditions"]]
+    rows = results.rows.merge(
+        limits.rename(columns={"median": "limit", "conditions": "limit_conditions"}), on=key, how="left"
+    )
+    return rows.assign(share=rows["gb_per_s"] / rows["limit"])
+
+
+def _reaches(algorithm: str, gpus: pd.DataFrame) -> Check:
+    question = f"{ALGORITHMS[algorithm].title}: does every GPU reach {LIMIT_SHARE:.0%} or more of its limit?"
+    shares = [(row.share, where(row)) for row in lines(gpus)]
+    highest, above = max(shares, default=(0.0, ""))
+    if highest > 1 + MARGIN:
+        answer = f"{highest:.1%} by {above}. A limit cannot be passed: one of the two numbers is wrong."
+        return Check(question, answer, None)
+    answers = [(share, f"{share:.1%} at least, by {by}.") for share, by in shares]
+    return extreme(question, answers, "No GPU was measured with its limit.", at_least=LIMIT_SHARE)
+
+
 def _limits(device: Device) -> Iterator[Reading | Skip]:
-    """The limits of one device. Their spread is that of the pipes' rates: all at their lower quartiles, or upper."""
+    """The limits of one device. Their quartiles are computed from the quartiles of all rates."""
     if device.unavailable is not None:
         yield Skip(f"the limit of {device.name or 'a GPU'}", f"{device.kernel}: {device.unavailable}")
         return
@@ -108,8 +161,10 @@ def _limits(device: Device) -> Iterator[Reading | Skip]:
 
 
 def _limit(device: Device, measured: Sequence[Reading], algorithm: str) -> Reading:
-    def at(quartile: str) -> float:
-        rates = Rates.of(replace(reading, median=getattr(reading, quartile)) for reading in measured)
+    readings = Results.of(readings=measured).readings
+
+    def at(column: str) -> float:
+        rates = Rates.of(readings, column)
         if rates is None:
             raise ValueError(f"the rates of {device.name} are not enough to compute its limit")
         return as_written(ALGORITHMS[algorithm], rates).gb_per_s
@@ -138,41 +193,22 @@ class _Lane:
 
     Attributes:
         label: its name in the figure.
-        row: what was measured, if anything.
-        machines: where.
-        prediction: of the same, if there is one.
+        row: what was measured, with its limit; None if nothing was.
+        prediction: the prediction for the same; None if there is none.
     """
 
     label: str
-    row: Row | None
-    machines: Sequence[MachineResults]
+    row: Line | None = None
     prediction: Prediction | None = None
 
     @property
     def algorithm(self) -> str:
-        return (self.prediction or self._row).algorithm
-
-    @property
-    def variant(self) -> str:
-        return (self.prediction or self._row).variant
-
-    @property
-    def machine(self) -> MachineResults | None:
-        """The one that measured."""
-        return next((machine for machine in self.machines if self.row in machine.rows), None)
+        return str((self.prediction or self._row).algorithm)
 
     @property
     def limit(self) -> float | None:
-        """The computed limit of the device that measured, in GB/s."""
-        for reading in self.machine.readings if self.machine else ():
-            what = (reading.subject, reading.algorithm, reading.device_name)
-            if what == (LIMIT, self.algorithm, self._row.device_name):
-                return reading.median
-        return None
-
-    @property
-    def share(self) -> float | None:
-        return None if self.row is None or self.limit is None else self.row.gb_per_s / self.limit
+        """The limit of the device, in GB/s."""
+        return None if self.row is None or pd.isna(self.row.limit) else float(self.row.limit)
 
     @property
     def error(self) -> float | None:
@@ -182,56 +218,44 @@ class _Lane:
 
     @property
     def highest(self) -> float:
-        """In GB/s, of what is drawn."""
-        measured = 0.0 if self.row is None else self.row.gb_per_s_range[1]
+        """The highest value to draw, in GB/s."""
+        measured = 0.0 if self.row is None else float(self.row.gb_per_s_q3)
         predicted = 0.0 if self.prediction is None else self.prediction.predicted_high
         return max(measured, predicted, self.limit or 0.0)
 
     @property
-    def _row(self) -> Row:
-        assert self.row is not None, "a lane is of a row or of a prediction"
+    def _row(self) -> Line:
+        assert self.row is not None, "a lane has a row or a prediction"
         return self.row
 
 
-def _predicted(predictions: Sequence[Prediction], machines: Sequence[MachineResults]) -> Iterator[_Lane]:
-    """The GPUs of the predictions, in their order; the plain variant where it was measured too."""
-    rows = _rows(machines)
+def _predicted(predictions: Sequence[Prediction], rows: pd.DataFrame) -> Iterator[_Lane]:
+    """The GPUs of the predictions, in their order; also with the plain variant if it was measured."""
     known = gpus()
     for prediction in predictions:
         gpu = known.get(prediction.gpu)  # the table may have lost it since
         row = static_model.measured(prediction, gpu, rows) if gpu else None
         name = f"{prediction.gpu}, {prediction.architecture} {prediction.compute_capability}"
         if prediction.variant == DEFAULT:
-            yield _Lane(name, row, machines, prediction)
+            yield _Lane(name, row, prediction)
         elif prediction.variant == PLAIN and row is not None:
-            yield _Lane(f"{name},\nplain variant", row, machines, prediction)
+            yield _Lane(f"{name},\nplain variant", row, prediction)
 
 
-def _unpredicted(machines: Sequence[MachineResults]) -> Iterator[_Lane]:
-    """The GPUs that are measured and in no table: of each the fastest kernel."""
-    known = {gpu.device_name for gpu in gpus().values()}
-    fastest: dict[tuple[str, str], Row] = {}
-    for row in sorted(_largest(_rows(machines)), key=lambda row: row.gb_per_s):
-        if row.device_name not in known:
-            fastest[row.device_name, row.algorithm] = row
-    for (name, _), row in sorted(fastest.items(), key=lambda entry: entry[0]):
-        yield _Lane(f"{name},\n{row.kernel} ({row.variant})", row, machines)
-
-
-def _rows(machines: Sequence[MachineResults]) -> list[Row]:
-    return [row for machine in machines for row in machine.rows]
-
-
-def _largest(rows: Iterable[Row]) -> list[Row]:
-    """By size, so that of rows that differ in nothing else the largest is the last."""
-    return sorted(rows, key=lambda row: (row.bytes, row.date))
+def _unpredicted(rows: pd.DataFrame) -> Iterator[_Lane]:
+    """The measured GPUs that are in no table: of each, the fastest kernel."""
+    others = rows[~rows["device_name"].isin([gpu.device_name for gpu in gpus().values()])]
+    gpu = ["device_name", "algorithm"]
+    fastest = others.sort_values(["gb_per_s", "bytes", "date"], kind="stable").drop_duplicates(gpu, keep="last")
+    for row in lines(fastest.sort_values(gpu)):
+        yield _Lane(f"{row.device_name},\n{row.kernel} ({row.variant})", row)
 
 
 def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
     if not lanes:
         return []
     labels = list(dict.fromkeys(lane.label for lane in lanes))
-    algorithms = [name for name in ALGORITHMS if any(lane.algorithm == name for lane in lanes)]
+    algorithms = style.algorithms(lane.algorithm for lane in lanes)
     with style.style():
         figure = style.new_figure(style.PAGE_WIDTH, 1.2 + 0.36 * len(labels))
         panels = figure.subplots(1, len(algorithms), sharex=True, sharey=True, squeeze=False)[0]
@@ -246,44 +270,46 @@ def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.45, -0.55)
         panels[0].set_xlim(0, 1.5 * max(lane.highest for lane in lanes))
-        rows = [lane.row for lane in lanes if lane.row]
-        sizes = " and ".join(map(format_size, sorted({row.bytes for row in rows})))
-        title = f"Batched hashing in chunks of {format_size(CHUNK_SIZE)}{f', {sizes}' if rows else ''}"
+        sizes = style.sizes(lane.row.bytes for lane in lanes if lane.row)
+        title = f"Batched hashing in chunks of {format_size(CHUNK_SIZE)}{f', {sizes}' if sizes else ''}"
         figure.suptitle(f"{title}\n{what}", fontsize=9)
         figure.legend(handles=_keys(lanes), loc="outside lower center", ncols=3)
-    return style.save(figure, path, COLUMNS, map(_line, lanes))
+    return style.save(figure, path, pd.DataFrame(map(_line, lanes), columns=COLUMNS))
 
 
 def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
     both = lane.row is not None and lane.prediction is not None
     if (prediction := lane.prediction) is not None:
-        y = place - 0.2 if both else place
         low, middle, high = prediction.predicted_low, prediction.predicted_gb_per_s, prediction.predicted_high
-        panel.barh(y, middle, height=0.36, facecolor="white", edgecolor=_PREDICTED, hatch="/////", linewidth=0.8)
-        if high > low:
-            error = [[middle - low], [high - middle]]
-            panel.errorbar(middle, y, xerr=error, color=_PREDICTED, elinewidth=0.8, capsize=2)
         text = f"{middle:,.0f}"
         if prediction.bound == static_model.MEMORY:
             text += ", by its memory"
         if lane.error is not None:
             text += f" ({100 * lane.error:+.1f} %)"
-        _write(panel, max(high, lane.limit or 0.0) if both else high, y, text, style="italic")
+        style.bar(
+            panel,
+            place - 0.2 if both else place,
+            [low, middle, high],
+            text,
+            look={"height": 0.36, "facecolor": "white", "edgecolor": _PREDICTED, "hatch": "/////", "linewidth": 0.8},
+            error={"color": _PREDICTED, "elinewidth": 0.8, "capsize": 2} if high > low else None,
+            label={"end": max(high, lane.limit or 0.0) if both else high, "fontsize": 6.5, "fontstyle": "italic"},
+        )
     if (row := lane.row) is not None:
         y = place + 0.2 if both else place
-        slow, fast = row.gb_per_s_range
-        panel.barh(y, row.gb_per_s, height=0.36, color=_MEASURED, linewidth=0)
-        error = [[row.gb_per_s - slow], [fast - row.gb_per_s]]
-        panel.errorbar(row.gb_per_s, y, xerr=error, color="black", elinewidth=0.8, capsize=1.5)
         text = f"{row.gb_per_s:,.0f}"
-        if lane.limit is not None and lane.share is not None:
+        if lane.limit is not None:
             panel.plot([lane.limit, lane.limit], [y - 0.2, y + 0.2], color="black", linewidth=1.8)
-            text += f", {lane.share:.1%} of {lane.limit:,.0f}"
-        _write(panel, max(fast, lane.highest if both else 0.0, lane.limit or 0.0), y, text)
-
-
-def _write(panel: Axes, x: float, y: float, text: str, style: str = "normal") -> None:
-    panel.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=6.5, fontstyle=style)
+            text += f", {row.share:.1%} of {lane.limit:,.0f}"
+        style.bar(
+            panel,
+            y,
+            [getattr(row, name) for name in SPEED],
+            text,
+            look={"height": 0.36, "color": _MEASURED, "linewidth": 0},
+            error={"elinewidth": 0.8, "capsize": 1.5},
+            label={"end": max(row.gb_per_s_q3, lane.highest if both else 0.0, lane.limit or 0.0), "fontsize": 6.5},
+        )
 
 
 def _keys(lanes: Sequence[_Lane]) -> list[Patch | Line2D]:
@@ -309,11 +335,11 @@ def _keys(lanes: Sequence[_Lane]) -> list[Patch | Line2D]:
     return keys
 
 
-def _line(lane: _Lane) -> Sequence[object]:
+def _line(lane: _Lane) -> dict[str, object]:
     """The table's line of a lane."""
-    prediction, row, machine = lane.prediction, lane.row, lane.machine
+    prediction, row = lane.prediction, lane.row
     line: dict[str, object] = dict.fromkeys(COLUMNS, "")
-    line |= {"algorithm": lane.algorithm, "variant": lane.variant}
+    line |= {name: getattr(prediction or row, name) for name in ("algorithm", "variant")}
     if prediction is not None:
         gpu = gpus().get(prediction.gpu)
         line |= {
@@ -327,15 +353,14 @@ def _line(lane: _Lane) -> Sequence[object]:
             "predicted_bound": prediction.bound,
         }
     if row is not None:
-        slow, fast = row.gb_per_s_range
-        line |= {name: getattr(row, name) for name in ("device_name", "kernel", "bytes", "chunk_size", "verified")}
+        same = ("device_name", "machine", "kernel", "bytes", "chunk_size", "verified")
+        line |= {name: getattr(row, name) for name in same}
         line |= {
-            "machine": machine.name if machine else "",
             "measured_gb_per_s": row.gb_per_s,
-            "measured_gb_per_s_q1": f"{slow:.7g}",
-            "measured_gb_per_s_q3": f"{fast:.7g}",
+            "measured_gb_per_s_q1": f"{row.gb_per_s_q1:.7g}",
+            "measured_gb_per_s_q3": f"{row.gb_per_s_q3:.7g}",
             "computed_limit_gb_per_s": "" if lane.limit is None else f"{lane.limit:.7g}",
-            "share_of_limit": "" if lane.share is None else f"{lane.share:.4f}",
+            "share_of_limit": "" if lane.limit is None else f"{row.share:.4f}",
             "prediction_error": "" if lane.error is None else f"{lane.error:.4f}",
         }
-    return list(line.values())
+    return line

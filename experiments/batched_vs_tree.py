@@ -5,38 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from textwrap import fill
 
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 
-from hashbench.bench.experiment import Experiment, Point
-from hashbench.bench.readings import Reading
-from hashbench.bench.results import Row
+from hashbench.bench.experiment import Point
+from hashbench.bench.frames import LANE, SECONDS, SPEED, WALL_SECONDS, Results, highest, lines, where
+from hashbench.bench.lanes import Lane, labels, lane_of, largest, of_lane
+from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, KiB, MiB
 from hashbench.experiments import style
-from hashbench.experiments.throughput import (
-    CHUNK_SIZE,
-    SIZE,
-    KiB,
-    Lane,
-    MiB,
-    labels_of,
-    lane_of,
-    largest_of,
-    speeds_of,
-    wall_seconds_of,
-)
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Strategy
+from hashbench.report.findings import (
+    GPU,
+    MARGIN,
+    Check,
+    ClaimExperiment,
+    Columns,
+    Finding,
+    extreme,
+    number,
+    on_gpus,
+    titles,
+)
+
+TREE_COST = 0.05
+"""What a tree may cost, as a share of the time of its chunks' digests."""
 
 COMPARED: tuple[Strategy, ...] = ("batched", "leaves", "tree")
-"""From the digests of the chunks, by the leaf prefix, to the nodes above the leaves."""
+"""The digests of the chunks; the same with the leaf prefix; and the nodes above the leaves too."""
 
 CHUNK_SIZES = (256, 1 * KiB, 4 * KiB, 16 * KiB, 64 * KiB, 256 * KiB, 1 * MiB)
 QUICK_CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 64 * KiB)
 
 TENSORS = (4 * KiB, 64 * KiB, 1 * MiB, 16 * MiB)
-"""Bytes of the small tensors."""
+"""Sizes of the small tensors, in bytes."""
 
 TENSOR_CHUNK_SIZES = (256, 1 * KiB, 4 * KiB, 16 * KiB)
 
@@ -45,7 +49,7 @@ _LOOKS: Mapping[str, Mapping[str, str]] = {
     "leaves": {"color": style.COLOURS["orange"], "marker": "D", "linestyle": ":"},
     "tree": {"color": style.COLOURS["vermilion"], "marker": "s", "linestyle": "-"},
 }
-"""Of each strategy."""
+"""How the line of each strategy looks."""
 
 _TENSOR_LOOKS: Mapping[int, Mapping[str, str]] = {
     256: {"color": style.COLOURS["purple"], "marker": "v"},
@@ -53,21 +57,25 @@ _TENSOR_LOOKS: Mapping[int, Mapping[str, str]] = {
     4 * KiB: {"color": style.COLOURS["green"], "marker": "P"},
     16 * KiB: {"color": style.COLOURS["black"], "marker": "X"},
 }
-"""Of each chunk size of the small tensors."""
+"""How the line of each chunk size of the small tensors looks."""
 
-_COLUMNS = (
+_COLUMNS = [
     *("kernel", "variant", "device", "device_name", "algorithm", "strategy", "bytes", "chunk_size", "verified"),
     *("gb_per_s", "seconds_median", "seconds_q1", "seconds_q3"),
     *("wall_seconds_median", "wall_seconds_q1", "wall_seconds_q3"),
-)
-"""Of the figure's table, before the cost."""
+]
 
 
-class BatchedVsTree(Experiment):
-    """One large buffer by batched, leaves and tree over chunk sizes, and the tree of a small one."""
+class BatchedVsTree(ClaimExperiment):
+    """One large buffer batched, as leaves and as a tree over chunk sizes; and the trees of small tensors."""
 
     name = "batched-vs-tree"
     question = "What does the tree cost, and which chunk size is best?"
+    rule = (
+        "For each algorithm and GPU: with the chunk size at which the tree is fastest, it takes at most "
+        f"{TREE_COST:.0%} more time than the digests of the same chunks without a tree. One that takes over "
+        f"{MARGIN:.0%} less is a wrong measurement, which leaves the check without an answer."
+    )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
         """All strategies at each chunk size side by side, then the small tensors."""
@@ -78,118 +86,157 @@ class BatchedVsTree(Experiment):
             for chunk_size, length in product((CHUNK_SIZE,) if quick else TENSOR_CHUNK_SIZES, TENSORS):
                 yield Point(device, "tree", algorithm, (length,), chunk_size)
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """For each kind of device a figure of its fastest kernel, and a table of them all: throughput over chunk sizes,
-        what the tree adds to the time of batched, and the time of small tensors. A line of panels an algorithm."""
-        kinds = [kind for kind in ("gpu", "cpu") if any(row.device_kind == kind for row in rows)]
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """A figure of the fastest kernel for each kind of device, with a table of all kernels.
+
+        A row of panels per algorithm: throughput over chunk sizes, the tree's time beyond batched, and the time of
+        small tensors.
+        """
+        rows = results.rows
+        kinds = [kind for kind in ("gpu", "cpu") if (rows["device_kind"] == kind).any()]
         drawn = []
         for kind in kinds:
             name = path.name if kind == kinds[0] else f"{path.name}_{kind}"
-            drawn += _draw([row for row in rows if row.device_kind == kind], path.with_name(name))
+            drawn += _draw(rows[rows["device_kind"] == kind], path.with_name(name))
         return drawn
+
+    def finding(self, results: Results) -> Finding:
+        """What the tree costs at its best chunk size."""
+        trees = _over_batched(on_gpus(results, "batched", "tree")).query("strategy == 'tree' and over_batched.notna()")
+        checks, shown = [], [trees[:0]]
+        for algorithm in ALGORITHMS:
+            gpus = [_of_fastest(gpu) for _, gpu in trees[trees["algorithm"] == algorithm].groupby(GPU, sort=False)]
+            checks.append(_costs_little(algorithm, gpus))
+            shown += gpus
+        best = pd.concat(shown)
+        numbers: Columns = {
+            "chunk": best["chunk_size"].map(format_size),
+            "input": best["bytes"].map(format_size),
+            "batched, GB/s": best["gb_per_s_batched"].map(number),
+            "tree, GB/s": best["gb_per_s"].map(number),
+            "cost in time": (best["over_batched"] - 1).map("{:+.1%}".format),
+        }
+        columns = {**titles(best), **numbers, "kernel and device": map(where, lines(best))}
+        return Finding.of(checks, best, columns, numbers)
 
 
 EXPERIMENT = BatchedVsTree()
 
 
-def _draw(rows: Sequence[Row], path: Path) -> list[Path]:
-    large = largest_of([row for row in rows if row.bytes not in TENSORS])
-    small = [row for row in rows if row.bytes in TENSORS]
-    lane = _shown(large or small)
-    shown = [row for row in large if lane_of(row) == lane]
-    tensors = [row for row in small if lane_of(row) == lane]
-    algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in (*shown, *tensors))]
+def _over_batched(rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` with the columns of the batched row of the same input, which have the suffix `_batched`, and the ratio of
+    their seconds over it: `over_batched`, and the least and the most that the quartiles allow."""
+    alike = ["machine", *LANE, "algorithm", "model", "bytes", "chunk_size", "segments"]
+    batched = rows[rows["strategy"] == "batched"].drop_duplicates(alike)[[*alike, *SECONDS, "gb_per_s"]]
+    both = rows.merge(batched, on=alike, how="left", suffixes=("", "_batched"))
+    return both.assign(
+        over_batched_q1=both["seconds_q1"] / both["seconds_q3_batched"],
+        over_batched=both["seconds_median"] / both["seconds_median_batched"],
+        over_batched_q3=both["seconds_q3"] / both["seconds_q1_batched"],
+    )
+
+
+# The claim -----------------------------------------------------------------------------------------------------------
+
+
+def _of_fastest(trees: pd.DataFrame) -> pd.DataFrame:
+    """The trees of the lane and input with the fastest one, over all chunk sizes, the smallest chunks first."""
+    trees = trees.sort_values("chunk_size", kind="stable")
+    best = highest(trees, "gb_per_s")
+    return of_lane(trees[trees["bytes"] == best.bytes], lane_of(best))
+
+
+def _costs_little(algorithm: str, gpus: Sequence[pd.DataFrame]) -> Check:
+    question = (
+        f"{ALGORITHMS[algorithm].title}: at the best chunk size, does the tree take at most {TREE_COST:.0%} more time "
+        "than the digests of the same chunks?"
+    )
+    found: list[tuple[float, str]] = []
+    for trees in gpus:
+        tree, fastest = highest(trees, "gb_per_s"), highest(trees, "gb_per_s_batched")
+        cost = tree.over_batched - 1
+        answer = (
+            f"{cost:+.1%} at {format_size(tree.chunk_size)}: {number(tree.gb_per_s)} GB/s as a tree, "
+            f"{number(tree.gb_per_s_batched)} GB/s batched, by {where(tree)}. The best of each: "
+            f"{tree.seconds_median / fastest.seconds_median_batched - 1:+.1%} over "
+            f"{number(fastest.gb_per_s_batched)} GB/s batched at {format_size(fastest.chunk_size)}."
+        )
+        if cost < -MARGIN:
+            return Check(question, f"{answer} A tree cannot take less: one of the two numbers is wrong.", None)
+        found.append((cost, answer))
+    return extreme(question, found, "Batched and tree were not measured at one point of a GPU.", at_most=TREE_COST)
+
+
+# The figure ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
+    is_small = rows["bytes"].isin(TENSORS)
+    large, small = largest(rows[~is_small]), rows[is_small]
+    lane = _shown(small if large.empty else large)
+    shown, tensors = _over_batched(of_lane(large, lane)), of_lane(small, lane)
+    both = pd.concat([part for part in (shown, tensors) if not part.empty])
+    algorithms = style.algorithms(both["algorithm"])
     with style.style():
         figure = style.new_figure(style.PAGE_WIDTH, 1.1 + 2.1 * len(algorithms))
         grid = figure.subplots(len(algorithms), 3, sharex="col", sharey="col", squeeze=False)
         for panels, algorithm in zip(grid, algorithms, strict=True):
-            speed, cost, latency = panels
-            mine = [row for row in shown if row.algorithm == algorithm]
-            _draw_speed(speed, mine)
-            _draw_cost(cost, mine)
-            _draw_latency(latency, [row for row in tensors if row.algorithm == algorithm])
-            for panel, what in zip(
-                panels, ("throughput", "time beyond batched", "one small tensor's tree"), strict=True
-            ):
+            mine = shown[shown["algorithm"] == algorithm].sort_values("chunk_size", kind="stable")
+            _draw_speed(panels[0], mine)
+            _draw_cost(panels[1], mine)
+            _draw_latency(panels[2], tensors[tensors["algorithm"] == algorithm])
+            titles = ("throughput", "time beyond batched", "one small tensor's tree")
+            for panel, what in zip(panels, titles, strict=True):
                 panel.set_title(f"{ALGORITHMS[algorithm].title}, {what}", loc="left", fontsize=8)
         _finish(grid[0], grid[-1])
-        size = " and ".join(sorted({format_size(row.bytes) for row in shown}))
-        label = labels_of([*shown, *tensors])[lane].replace("\n", " ")
-        name = next(row.device_name for row in (*shown, *tensors))
-        figure.suptitle(
-            f"Batched against tree over {size} in one buffer, and small tensors\n{fill(f'{label}: {name}', 90)}",
-            fontsize=9,
-        )
+        label = labels(both)[lane].replace("\n", " ")
+        size = " and ".join(sorted(set(map(format_size, shown["bytes"]))))
+        what = style.names([f"{label}: {both['device_name'].iloc[0]}"])
+        figure.suptitle(f"Batched against tree over {size} in one buffer, and small tensors\n{what}", fontsize=9)
         style.legend_below(figure, columns=4)
-    table = [(*(getattr(row, c) for c in _COLUMNS), _cost_cell(row, large)) for row in (*large, *small)]
-    return style.save(figure, path, (*_COLUMNS, "seconds_over_batched"), table)
+    table = _over_batched(pd.concat([part for part in (large, small) if not part.empty]))
+    ratios = table["over_batched"].map(lambda ratio: "" if pd.isna(ratio) else f"{ratio:.4f}")
+    return style.save(figure, path, table[_COLUMNS].assign(seconds_over_batched=ratios))
 
 
-def _shown(rows: Sequence[Row]) -> Lane:
-    """The lane that the figure draws: of those measured at the most points, the fastest."""
-    lanes = {lane_of(row): [one for one in rows if lane_of(one) == lane_of(row)] for row in rows}
-    return max(lanes, key=lambda lane: (len(lanes[lane]), max(row.gb_per_s for row in lanes[lane])))
+def _shown(rows: pd.DataFrame) -> Lane:
+    """The lane to draw: of those measured at the most points, the fastest."""
+    lanes = {lane: of_lane(rows, lane) for lane in map(lane_of, lines(rows))}
+    return max(lanes, key=lambda lane: (len(lanes[lane]), lanes[lane]["gb_per_s"].max()))
 
 
-def _of(rows: Sequence[Row], strategy: str) -> list[Row]:
-    """The rows of a strategy by chunk size, the smallest first."""
-    return sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.chunk_size or 0)
-
-
-def _draw_speed(panel: Axes, rows: Sequence[Row]) -> None:
+def _draw_speed(panel: Axes, rows: pd.DataFrame) -> None:
     for strategy, looks in _LOOKS.items():
-        if points := _of(rows, strategy):
-            places = [row.chunk_size or 0 for row in points]
-            style.draw_line(panel, places, [speeds_of(row) for row in points], label=strategy, **looks)
-    if trees := _of(rows, "tree"):
-        best = max(trees, key=lambda row: row.gb_per_s)
-        text = f"tree's best: {best.gb_per_s:.3g} GB/s,\nchunks of {format_size(best.chunk_size or 0)}"
+        points = rows[rows["strategy"] == strategy]
+        if not points.empty:
+            style.line(panel, points["chunk_size"], style.spreads(points, SPEED), label=strategy, **looks)
+    trees = rows[rows["strategy"] == "tree"]
+    if not trees.empty:
+        best = highest(trees, "gb_per_s")
+        text = f"tree's best: {best.gb_per_s:.3g} GB/s,\nchunks of {format_size(best.chunk_size)}"
         panel.text(0.97, 0.05, text, transform=panel.transAxes, ha="right", fontsize=6.5)
 
 
-def _costs_of(row: Row, batched: Row) -> tuple[float, float, float]:
-    """What `row` takes longer than `batched` over the same bytes, as a share of it: the least and the most that their
-    quartiles allow, and between them that of the medians."""
-    return (
-        row.seconds_q1 / batched.seconds_q3 - 1,
-        row.seconds_median / batched.seconds_median - 1,
-        row.seconds_q3 / batched.seconds_q1 - 1,
-    )
-
-
-def _batched_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The batched row that differs from `row` in its strategy alone."""
-    key = (lane_of(row), row.algorithm, row.bytes, row.chunk_size)
-    found = (r for r in rows if (lane_of(r), r.algorithm, r.bytes, r.chunk_size) == key and r.strategy == "batched")
-    return next(found, None)
-
-
-def _draw_cost(panel: Axes, rows: Sequence[Row]) -> None:
+def _draw_cost(panel: Axes, rows: pd.DataFrame) -> None:
     for strategy in ("leaves", "tree"):
-        pairs = [(row, batched) for row in _of(rows, strategy) if (batched := _batched_of(row, rows))]
-        if not pairs:
+        points = rows[(rows["strategy"] == strategy) & rows["over_batched"].notna()]
+        if points.empty:
             continue
-        places = [row.chunk_size or 0 for row, _ in pairs]
-        costs = [(100 * low, 100 * middle, 100 * high) for low, middle, high in (_costs_of(*pair) for pair in pairs)]
-        style.draw_line(panel, places, costs, label=strategy, **_LOOKS[strategy])
+        ratios = style.spreads(points, ("over_batched_q1", "over_batched", "over_batched_q3"))
+        costs = [[100 * (ratio - 1) for ratio in spread] for spread in ratios]
+        style.line(panel, points["chunk_size"], costs, label=strategy, **_LOOKS[strategy])
         if strategy == "tree":
-            for place, (_, middle, high) in zip(places, costs, strict=True):
-                panel.annotate(
-                    f"{middle:.1f}%",
-                    (place, high),
-                    xytext=(2, 2),
-                    textcoords="offset points",
-                    fontsize=6,
-                )
+            for place, (_, middle, high) in zip(points["chunk_size"], costs, strict=True):
+                panel.annotate(f"{middle:.1f}%", (place, high), xytext=(2, 2), textcoords="offset points", fontsize=6)
     panel.axhline(0, color=_LOOKS["batched"]["color"], linewidth=0.9)
 
 
-def _draw_latency(panel: Axes, rows: Sequence[Row]) -> None:
+def _draw_latency(panel: Axes, rows: pd.DataFrame) -> None:
     for chunk_size, looks in _TENSOR_LOOKS.items():
-        if points := sorted((row for row in rows if row.chunk_size == chunk_size), key=lambda row: row.bytes):
-            micros = [(1e6 * low, 1e6 * middle, 1e6 * high) for low, middle, high in map(wall_seconds_of, points)]
+        points = rows[rows["chunk_size"] == chunk_size].sort_values("bytes", kind="stable")
+        if not points.empty:
             label = f"tree, chunks of {_size(chunk_size)}"
-            style.draw_line(panel, [row.bytes for row in points], micros, label=label, **looks)
+            style.line(panel, points["bytes"], style.spreads(points, WALL_SECONDS, 1e6), label=label, **looks)
 
 
 def _finish(first: Sequence[Axes], last: Sequence[Axes]) -> None:
@@ -197,10 +244,10 @@ def _finish(first: Sequence[Axes], last: Sequence[Axes]) -> None:
     speed, cost, latency = first
     speed.set_ylim(bottom=0)
     low, high = cost.get_ylim()
-    cost.set_ylim(low, high + 0.15 * (high - low))  # with room for the numbers over the marks
+    cost.set_ylim(low, high + 0.15 * (high - low))  # room for the numbers above the marks
     latency.set_yscale("log")
     latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    style.plain_numbers(latency.yaxis)
     for panel, sizes in ((speed, CHUNK_SIZES), (cost, CHUNK_SIZES), (latency, TENSORS)):
         panel.set_xscale("log", base=2)
         panel.set_xlim(sizes[0] / 1.6, 3.6 * sizes[-1])
@@ -217,9 +264,3 @@ def _finish(first: Sequence[Axes], last: Sequence[Axes]) -> None:
 
 def _size(nbytes: int) -> str:
     return format_size(nbytes) if nbytes >= KiB else f"{nbytes}B"
-
-
-def _cost_cell(row: Row, rows: Sequence[Row]) -> str:
-    """The table's cell of a row: its seconds over those of batched; empty where that was not measured."""
-    batched = _batched_of(row, rows)
-    return "" if batched is None else f"{row.seconds_median / batched.seconds_median:.4f}"

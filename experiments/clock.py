@@ -7,53 +7,53 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain, product
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hashbench.bench.experiment import Experiment, Skip
-from hashbench.bench.measurement import PROTOCOL, Seconds
+from hashbench.bench.frames import VALUES, Results
+from hashbench.bench.measurement import PROTOCOL
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import Row
+from hashbench.bench.sweeps import CHUNK_SIZE, SIZE
 from hashbench.experiments import nvbench_program, style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device
 
 KERNEL = "cupy"
-SIZE = 8 << 30
-CHUNK_SIZE = 4 << 10
 
 TIMEOUT = 400.0
-"""Seconds that the program of one algorithm has, compilation and verification included."""
+"""Seconds allowed for the program of one algorithm, including compilation and the output check."""
 
 HARNESS, NVBENCH, RATIO = "hashbench", "NVBench", "NVBench over hashbench"
-"""Subjects of the readings."""
+"""The subjects of the readings."""
 
 SECONDS = "device seconds"
-"""The quantity of the readings of a time."""
+"""The quantity of readings of a time."""
 
 COLOURS = {HARNESS: style.COLOURS["green"], NVBENCH: style.COLOURS["blue"]}
 
 
 class Clock(Experiment):
-    """The same launch on the same bytes, by both."""
+    """The same launch on the same bytes, timed by both."""
 
     name = "clock"
     question = "Do NVBench and this harness give the same launch the same time?"
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
-        """Both times of each of CuPy's devices and each algorithm, and their ratio; both forms are the same."""
+        """Both times and their ratio, for each of CuPy's devices and each algorithm. Both forms are the same."""
         return chain.from_iterable(_of_launch(*one) for one in product(_usable(devices), ALGORITHMS))
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """The two times side by side, a panel for each device and algorithm."""
-        return _draw(readings, path)
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """The two times side by side, a panel per device and algorithm."""
+        return _draw(results.readings, path)
 
 
 EXPERIMENT = Clock()
@@ -76,46 +76,45 @@ def _of_launch(device: Device | Skip, algorithm: str) -> Iterator[Reading | Skip
         return
     with tempfile.TemporaryDirectory() as folder:
         given = _program(device, algorithm, Path(folder))
-    ours, theirs = Seconds(**given["hashbench"]), Seconds.of(given["nvbench"])
-    conditions = f"batched, {format_size(given['nbytes'])} in chunks of {format_size(CHUNK_SIZE)}"
-
-    def reading(subject: str, quantity: str, unit: str, of: Seconds, source: str, note: str) -> Reading:
-        return Reading.of(
-            of,
-            device,
-            subject=subject,
-            quantity=quantity,
-            unit=unit,
-            conditions=conditions,
-            algorithm=algorithm,
-            source=source,
-            note=note,
-        )
-
+    common = {
+        "kernel": device.kernel,
+        "conditions": f"batched, {format_size(given['nbytes'])} in chunks of {format_size(CHUNK_SIZE)}",
+        "algorithm": algorithm,
+    }
     harness, nvbench = f"hashbench {version('hashbench')}, {device.framework}", f"cuda-bench {version('cuda-bench')}"
+    times = {"quantity": SECONDS, "unit": "s", **common}
     note = f"measurement protocol {PROTOCOL}: CUDA events around the launch"
-    yield reading(HARNESS, SECONDS, "s", ours, harness, note)
+    ours = Reading.of(given["hashbench"], device, subject=HARNESS, source=harness, note=note, **times)
+    yield ours
     note = "cold measurements, quartiles of its samples; its events lie around the wait for the launch's end too"
-    yield reading(NVBENCH, SECONDS, "s", theirs, nvbench, note)
-    ratio = Seconds(
+    theirs = Reading.of(given["nvbench"], device, subject=NVBENCH, source=nvbench, note=note, **times)
+    yield theirs
+    yield replace(
+        ours,
+        subject=RATIO,
+        quantity="ratio",
+        unit="1",
+        repeats=min(ours.repeats, theirs.repeats),
         median=theirs.median / ours.median,
         q1=theirs.q1 / ours.q3,
         q3=theirs.q3 / ours.q1,
-        minimum=theirs.minimum / ours.minimum,
-        count=min(ours.count, theirs.count),
+        samples=(),
+        source=f"{nvbench}; {harness}",
+        note="of the medians; the quartiles are those farthest apart",
     )
-    note = "of the medians; the quartiles are those farthest apart"
-    yield reading(RATIO, "ratio", "1", ratio, f"{nvbench}; {harness}", note)
 
 
 def _program(device: Device, algorithm: str, folder: Path) -> Mapping[str, Any]:
-    """What `nvbench_program` gives, in a process of its own, as NVBench wants one.
+    """Runs `nvbench_program` in a process of its own, as NVBench requires.
+
+    Returns:
+        What it writes.
 
     Raises:
-        RuntimeError: it did not end, or failed; then the message is the last line that it said.
+        RuntimeError: it timed out or failed. The message has the last line of its output.
     """
     given = folder / "given.json"
-    arguments = [device.id, algorithm, str(SIZE), str(CHUNK_SIZE), str(given)]
+    arguments = [device.id, algorithm, str(SIZE["gpu"]), str(CHUNK_SIZE), str(given)]
     try:
         done = subprocess.run(
             [sys.executable, "-m", nvbench_program.__name__, *arguments],
@@ -125,52 +124,40 @@ def _program(device: Device, algorithm: str, folder: Path) -> Mapping[str, Any]:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"NVBench's program did not end within {TIMEOUT:g} s") from None
-    if not given.exists():  # it is written last, and whole
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
-        raise RuntimeError(f"NVBench's program ended with {done.returncode} and no times: {said[-1]}")
+        raise RuntimeError(f"NVBench's program timed out after {TIMEOUT:g} s") from None
+    if not given.exists():  # it is written last, and atomically
+        said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+        raise RuntimeError(f"NVBench's program exited with {done.returncode} and no times: {said[-1]}")
     found: Mapping[str, Any] = json.loads(given.read_text())
     return found
 
 
-def _draw(readings: Sequence[Reading], path: Path) -> list[Path]:
-    keys = list(dict.fromkeys((r.device_name, r.conditions, r.algorithm) for r in readings))
+def _draw(readings: pd.DataFrame, path: Path) -> list[Path]:
+    panels = list(readings.groupby(["device_name", "conditions", "algorithm"], sort=False))
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 0.9 + 0.95 * len(keys))
-        grid = figure.subplots(len(keys), 1, squeeze=False)
-        for axes, key in zip(grid.flat, keys, strict=True):
-            _draw_panel(axes, [r for r in readings if (r.device_name, r.conditions, r.algorithm) == key])
+        figure = style.new_figure(style.PAGE_WIDTH, 0.9 + 0.95 * len(panels))
+        grid = figure.subplots(len(panels), 1, squeeze=False)
+        for axes, (_, part) in zip(grid.flat, panels, strict=True):
+            _draw_panel(axes, part)
         grid.flat[-1].set_xlabel("milliseconds by the device's clock: median and quartiles")
-        what = " and ".join(dict.fromkeys(conditions for _, conditions, _ in keys))
-        names = " and ".join(dict.fromkeys(name for name, _, _ in keys))
-        figure.suptitle(f"One launch, timed twice: {what}\n{fill(names, 90)}", fontsize=9)
-    columns = ("device_name", "algorithm", "conditions", "subject", "quantity", "unit", "median", "q1", "q3", "repeats")
-    return style.save(figure, path, columns, [[getattr(r, name) for name in columns] for r in readings])
+        what = " and ".join(dict.fromkeys(readings["conditions"]))
+        figure.suptitle(f"One launch, timed twice: {what}\n{style.names(readings['device_name'])}", fontsize=9)
+    columns = ["device_name", "algorithm", "conditions", "subject", "quantity", "unit", "median", "q1", "q3", "repeats"]
+    return style.save(figure, path, readings[columns])
 
 
-def _draw_panel(axes: Axes, readings: Sequence[Reading]) -> None:
-    times = [reading for reading in readings if reading.quantity == SECONDS]
-    for place, reading in enumerate(times):
-        axes.errorbar(
-            1e3 * reading.median,
-            place,
-            xerr=[[1e3 * (reading.median - reading.q1)], [1e3 * (reading.q3 - reading.median)]],
-            color=COLOURS.get(reading.subject, style.COLOURS["black"]),
-            marker="o",
-            capsize=3,
-        )
-        axes.annotate(
-            f"{1e3 * reading.median:.4g}",
-            (1e3 * reading.median, place),
-            xytext=(0, 6),
-            textcoords="offset points",
-            fontsize=7,
-            ha="center",
-        )
-    ratio = "".join(f": {r.median:.4f} times as long by NVBench" for r in readings if r.quantity == "ratio")
-    name = ALGORITHMS[readings[0].algorithm].title
-    axes.set_title(f"{name}, {readings[0].device_name}{ratio}", loc="left")
-    axes.set_yticks(range(len(times)), [reading.subject for reading in times])
+def _draw_panel(axes: Axes, readings: pd.DataFrame) -> None:
+    times = readings[readings["quantity"] == SECONDS]
+    for place, (subject, spread) in enumerate(zip(times["subject"], style.spreads(times, VALUES, 1e3), strict=True)):
+        colour = COLOURS.get(subject, style.COLOURS["black"])
+        style.error_bar(axes, place, spread, color=colour, elinewidth=None, marker="o", capsize=3)
+        where = (spread[1], place)
+        axes.annotate(f"{spread[1]:.4g}", where, xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center")
+    ratios = readings["median"][readings["quantity"] == "ratio"]
+    ratio = "".join(f": {ratio:.4f} times as long by NVBench" for ratio in ratios)
+    name = ALGORITHMS[readings["algorithm"].iloc[0]].title
+    axes.set_title(f"{name}, {readings['device_name'].iloc[0]}{ratio}", loc="left")
+    axes.set_yticks(range(len(times)), list(times["subject"]))
     axes.set_ylim(-0.6, len(times) - 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.margins(x=0.15)

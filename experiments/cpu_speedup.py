@@ -1,30 +1,32 @@
 """The cpu-speedup experiment: how many times faster than a CPU does a device verify a model?
 
-Kernels hash the tensors of a model as trees. Beside hashlib on one core stand what a CPU can do at most: OpenSSL and
-model-signing over files of the model's bytes in memory, and hashlib's trees over the same files in a process a core.
+Kernels hash the tensors of a model as trees. They are compared with hashlib on one core, and with the most that a CPU
+can do: OpenSSL and model-signing over files of the model's bytes in memory, and hashlib's trees over the same files
+with a process per core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product, starmap
 from pathlib import Path
-from textwrap import fill
-from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
-from hashbench.bench.experiment import SEED, Experiment, Point, Skip
+from hashbench.bench.experiment import SEED, Point, Skip
+from hashbench.bench.frames import SPEED, VALUES, Results, lines, where
 from hashbench.bench.inventories import MODELS
+from hashbench.bench.lanes import labels, lane_of
 from hashbench.bench.measurement import make_inputs, measure
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import REFERENCE, Row
+from hashbench.bench.results import REFERENCE
+from hashbench.bench.sweeps import CHUNK_SIZE
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.programs import (
@@ -34,104 +36,179 @@ from hashbench.experiments.programs import (
     model_signing_on,
     openssl_on,
     or_skip,
+    processes_phrase,
     rates_of,
     throughput,
 )
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory_or_elsewhere, write_random
-from hashbench.experiments.throughput import CHUNK_SIZE, labels_of, lane_of
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
+from hashbench.report.findings import GPU, ClaimExperiment, Columns, Finding, extreme, number, on_gpus, titles
+
+MAGNITUDE = 10.0
+"""How many times faster an order of magnitude is."""
 
 QUICK_MODELS = {"gpu": ("bert-base", "llama-3.2-1b", "llama-3.1-8b"), "cpu": ("bert-base",)}
 FULL_MODELS = {"gpu": (*QUICK_MODELS["gpu"], "llama-3.1-70b"), "cpu": ("bert-base", "llama-3.2-1b")}
-"""Models by kind of device. Those of CPUs are in files too."""
+"""Models by kind of device. Those for CPUs are also in files."""
 
 FILES = 32
-"""Files of a model at least, one a thread for model-signing: the most threads that it starts by default."""
+"""Least number of files per model: one for each of the threads that model-signing starts by default at most."""
 
 RUNS = 3
 
-TREE = "tree"
-"""How the conditions of a reading of hashlib begin, after the model."""
+TREE = "tree in "
+"""The beginning of the workers of hashlib's readings."""
 
-ONE_CORE = (f"{TREE} in this process", f"{TREE} in 1 process")
-"""And how they go on where it is on one core: as a row of it is measured, or, in results of earlier versions that have
-nothing better, by a process apart, which is slower."""
+ONE_CORE = (f"{TREE}this process", f"{TREE}1 process")
+"""The workers of readings of hashlib on one core: measured as a row is; or, in results of earlier versions, in a
+process of its own, which is slower and counts only if there is nothing better."""
 
 
-class CpuSpeedup(Experiment):
-    """Models as trees, kernels and devices, and the same bytes in files by programs that use the CPU."""
+class CpuSpeedup(ClaimExperiment):
+    """Models as trees, by kernels and devices; and the same bytes in files, by programs that use the CPU."""
 
     name = "cpu-speedup"
     question = "How many times faster than a CPU does a device verify a model?"
+    rule = (
+        f"For each algorithm: every model is hashed on the GPU at least {MAGNITUDE:g} times as fast as by the fastest "
+        "program on one core of the same machine, and as by the fastest on all its cores, all by the wall's clock. "
+        "Programs are hashlib, OpenSSL, coreutils and model-signing, over models, files or messages, whatever was "
+        "measured of them on that machine; the slowest model on the GPU's side counts."
+    )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
-        """Trees over the model's tensors in chunks of 4 KiB; the long form has larger models too."""
+        """Trees over the model's tensors in chunks of 4 KiB. The full form has larger models too."""
         models = (QUICK_MODELS if quick else FULL_MODELS)[device.kind or "cpu"]
         if device.kernel == REFERENCE[0] and device.id != REFERENCE[1]:
-            # Its threads wait for each other between small chunks, so it is no faster than one for a larger model.
+            # Its threads wait for each other between small chunks, so a larger model gives the same rate.
             left = models[1:]
             models = models[:1]
-            yield from (Skip(f"{device.kernel} {device.id}: {name}", "one model tells its rate") for name in left)
+            yield from (Skip(f"{device.kernel} {device.id}: {name}", "one model shows its rate") for name in left)
         for algorithm, name in product(ALGORITHMS, models):
             lengths = tuple(tensor.nbytes for tensor in MODELS[name].tensors)
             yield Point(device, "tree", algorithm, lengths, CHUNK_SIZE, model=name)
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:
-        """Throughput in GB/s, over files. Where hashlib's first device is not among `devices`, so that no row tells
-        what one core does, that is a reading too, taken as the row would be."""
-        processor = kernel_class(REFERENCE[0]).devices()  # one thread; then, where there are more, one a core
+        """Throughput in GB/s, over files.
+
+        If hashlib's first device is not among `devices`, there is no row for one core: that is a reading then, measured
+        as the row would be.
+        """
+        processor = kernel_class(
+            REFERENCE[0]
+        ).devices()  # one thread; then, if there are several cores, a thread per core
         asked = any((device.kernel, device.id) == REFERENCE for device in devices)
         models = (QUICK_MODELS if quick else FULL_MODELS)["cpu"]
         one_core = () if asked else product(models, ALGORITHMS)
         of_files = (_of_model(name, processor, max(FILES, 2 * processes_of(processor[-1]))) for name in models)
         return chain(starmap(partial(_one_core, processor[0]), one_core), chain.from_iterable(of_files))
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Bars of how many times as fast as hashlib on one core, a row of panels a model, a column an algorithm."""
-        bars = _bars(rows, readings)
-        return _draw(bars, path) if bars else []
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Bars of how many times as fast as hashlib on one core: a row of panels per model, a column per algorithm."""
+        bars = _bars(results)
+        return [] if bars.empty else _draw(bars, path)
+
+    def finding(self, results: Results) -> Finding:
+        """How many times as fast as the CPU of the same machine, all by the wall clock."""
+        pairs = _fastest_on_gpus(results).merge(_fastest_programs(results), on=["machine", "algorithm"])
+        pairs["ratio"] = pairs["wall_gb_per_s"] / pairs["program_gb_per_s"]
+        checks = []
+        for algorithm, cores in product(ALGORITHMS, ("one core", "all cores")):
+            question = (
+                f"{ALGORITHMS[algorithm].title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the "
+                f"fastest program on {cores} of the same machine?"
+            )
+            answers = [
+                (
+                    pair.ratio,
+                    f"{number(pair.ratio)} times at least: {pair.model} by {where(pair)}, against {pair.program}.",
+                )
+                for pair in lines(pairs[(pairs["algorithm"] == algorithm) & (pairs["cores"] == cores)])
+            ]
+            missing = "No GPU and CPU program of one machine were measured."
+            checks.append(extreme(question, answers, missing, at_least=MAGNITUDE))
+        columns: Columns = {
+            **titles(pairs),
+            "model": pairs["model"],
+            "GPU, GB/s (wall)": pairs["wall_gb_per_s"].map(number),
+            "kernel and device": map(where, lines(pairs)),
+            "CPU": pairs["cores"],
+            "fastest program there": pairs["program"],
+            "CPU, GB/s": pairs["program_gb_per_s"].map(number),
+            "times as fast": pairs["ratio"].map(number),
+        }
+        return Finding.of(checks, pairs, columns, ("GPU, GB/s (wall)", "CPU, GB/s", "times as fast"))
 
 
 EXPERIMENT = CpuSpeedup()
 
 
+# The claim -----------------------------------------------------------------------------------------------------------
+
+
+def _fastest_on_gpus(results: Results) -> pd.DataFrame:
+    """The fastest row of each model on each GPU, smaller models first."""
+    rows = on_gpus(results, "tree").query("model != ''")
+    order = rows.assign(
+        rank=rows["algorithm"].map(list(ALGORITHMS).index), gpu=rows.groupby(GPU, sort=False).ngroup()
+    ).sort_values(["rank", "gpu", "bytes", "wall_gb_per_s"], kind="stable")
+    return order.drop_duplicates(["algorithm", "gpu", "model"], keep="last")
+
+
+def _fastest_programs(results: Results) -> pd.DataFrame:
+    """The fastest program on one core and on all cores of each machine: `program`, its name and how it was run;
+    `program_gb_per_s`; and `cores`. The time of some programs includes the start of their processes: since the fastest
+    counts, that does no harm."""
+    rows, readings = results.rows, results.readings
+    rows = rows[(rows["kernel"] == REFERENCE[0]) & (rows["strategy"] == "tree")]
+    readings = readings[(readings["device_kind"] == "cpu") & (readings["unit"] == "GB/s")]
+    inputs = [", ".join(filter(None, (row.model, format_size(row.bytes)))) for row in lines(rows)]
+    names = [f"hashlib, {device}, tree of {of}" for device, of in zip(rows["device"], inputs, strict=True)]
+    subjects = zip(readings["subject"], readings["how"], strict=True)
+    common = ["machine", "algorithm", "device"]
+    programs = pd.concat(
+        [
+            rows[common].assign(program=names, program_gb_per_s=rows["wall_gb_per_s"]),
+            readings[common].assign(
+                program=[", ".join(filter(None, parts)) for parts in subjects], program_gb_per_s=readings["median"]
+            ),
+        ]
+    )
+    programs["cores"] = (programs["device"] == REFERENCE[1]).map({True: "one core", False: "all cores"})
+    fastest_first = programs.sort_values("program_gb_per_s", ascending=False, kind="stable")
+    best = fastest_first.drop_duplicates(["machine", "algorithm", "cores"]).drop(columns="device")
+    return best.sort_values("cores", ascending=False, kind="stable")
+
+
+# Readings ------------------------------------------------------------------------------------------------------------
+
+
 def _one_core(device: Device, name: str, algorithm: str) -> Reading:
-    """What a row of hashlib on one thread would say of a model."""
+    """Hashlib on one thread over a model, measured as a row would be."""
     kernel = kernel_class(device.kernel)(device, algorithm)
     lengths = [tensor.nbytes for tensor in MODELS[name].tensors]
     works = [kernel.prepare("tree", segments, CHUNK_SIZE) for segments in make_inputs(kernel, lengths, SEED)]
-    seconds = measure(works).device
-    nbytes = MODELS[name].nbytes
-    return Reading(
-        subject=device.kernel,
-        quantity="throughput",
-        unit="GB/s",
-        conditions=f"{name}, {ONE_CORE[0]}",
-        algorithm=algorithm,
-        device=device.id,
-        device_name=device.name,
-        device_kind=device.kind,
-        repeats=seconds.count,
-        median=1e-9 * nbytes / seconds.median,
-        q1=1e-9 * nbytes / seconds.q3,
-        q3=1e-9 * nbytes / seconds.q1,
+    return throughput(
+        device.kernel,
+        algorithm,
+        device,
+        [MODELS[name].nbytes / seconds for seconds in measure(works).device.samples],
+        model=name,
+        workers=ONE_CORE[0],
         source=f"hashlib, {device.driver}",
         note=f"Trees over the tensors in chunks of {format_size(CHUNK_SIZE)}.",
     )
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
-
-
 def _of_model(name: str, processor: Sequence[Device], count: int) -> Outcomes:
-    """What the CPU makes of a model's bytes in `count` files of about one size.
+    """The throughput of programs on the CPU, over a model's bytes in files of about the same size.
 
     Args:
-        name: of the model.
-        processor: hashlib's devices, which say how many cores there are.
-        count: of the files.
+        name: the model's name.
+        processor: hashlib's devices, which tell the number of cores.
+        count: the number of files.
     """
     nbytes = MODELS[name].nbytes
     try:
@@ -157,7 +234,13 @@ class _Files:
     paths: Sequence[Path]
 
     def reading(
-        self, hasher: FileHasher, expected: Mapping[str, str], algorithm: str, device: Device, how: str, note: str = ""
+        self,
+        hasher: FileHasher,
+        expected: Mapping[str, str],
+        algorithm: str,
+        device: Device,
+        workers: str,
+        note: str = "",
     ) -> Reading:
         return throughput(
             hasher.subject,
@@ -165,7 +248,10 @@ class _Files:
             device,
             rates_of(hasher, expected, self.nbytes, RUNS),
             source=hasher.source,
-            conditions=f"{self.model}, {how}, {len(self.paths)} files in {self.where.place}",
+            model=self.model,
+            workers=workers,
+            files=len(self.paths),
+            storage=self.where.place,
             note=" ".join(filter(None, (note, self.where.note))),
         )
 
@@ -179,19 +265,21 @@ def _of_programs(files: _Files, algorithm: str, processor: Sequence[Device]) -> 
     def openssl(device: Device) -> Iterator[Reading]:
         hasher = openssl_on(folder, algorithm, processes_of(device))
         note = "The time includes the start of the processes."
-        yield files.reading(hasher, expected, algorithm, device, _processes(device), note)
+        yield files.reading(hasher, expected, algorithm, device, processes_phrase(processes_of(device)), note)
 
     def model_signing(device: Device) -> Iterator[Reading]:
         hasher = model_signing_on(folder, algorithm)
         yield files.reading(hasher, expected, algorithm, device, "default threads")
 
     for device in processor:
-        yield from or_skip(f"OpenSSL, {algorithm}, {files.model}, {_processes(device)}", openssl(device))
+        yield from or_skip(
+            f"OpenSSL, {algorithm}, {files.model}, {processes_phrase(processes_of(device))}", openssl(device)
+        )
     yield from or_skip(f"model-signing, {algorithm}, {files.model}", model_signing(processor[-1]))
 
 
 def _of_tree(files: _Files, algorithm: str, device: Device) -> Iterator[Reading]:
-    """Hashlib's trees over the files. The first is held against the reference, and every run against the first run."""
+    """Hashlib's trees over the files. The first tree is checked against the reference, all runs against the first."""
     with HostTree(processes_of(device), algorithm, CHUNK_SIZE) as host:
 
         def roots() -> dict[str, str]:
@@ -202,137 +290,77 @@ def _of_tree(files: _Files, algorithm: str, device: Device) -> Iterator[Reading]
         reference = merkle_tree_hash(chunks_of(first.read_bytes(), CHUNK_SIZE), algorithm)
         hasher = FileHasher("hashlib", f"hashlib, {device.driver}", roots)
         note = f"Trees in chunks of {format_size(CHUNK_SIZE)}, by processes that were started before."
-        how = f"{TREE} in {_processes(device)}"
-        yield files.reading(hasher, roots() | {first.name: reference.hex()}, algorithm, device, how, note)
-
-
-def _processes(device: Device) -> str:
-    """One for each thread of one of hashlib's devices."""
-    count = processes_of(device)
-    return f"{count} process{'' if count == 1 else 'es'}"
+        workers = f"{TREE}{processes_phrase(processes_of(device))}"
+        yield files.reading(hasher, roots() | {first.name: reference.hex()}, algorithm, device, workers, note)
 
 
 # The figure ----------------------------------------------------------------------------------------------------------
 
+_SPEEDS = ["gb_per_s", "gb_per_s_q1", "gb_per_s_q3"]
+_SPEED_UPS = ["speedup", "speedup_q1", "speedup_q3"]
+_PLACE = ["model", "algorithm", "kernel", "label", "device", "device_name", "device_kind"]
 
-@dataclass(frozen=True)
-class Bar:
-    """One bar: a throughput in GB/s, and how many times as fast that is as hashlib on one core.
 
-    Attributes:
-        kernel: the kernel's name; empty for another program, and for hashlib in processes.
-        label: what hashed, and on how much of which device.
-        reference_model: the model that hashlib hashed on one core: the same, or the largest that it hashed where it did
-            not hash this one.
-        speedup: of the medians.
-        speedup_q1, speedup_q3: of the quartiles that are farthest apart.
+def _bars(results: Results) -> pd.DataFrame:
+    """A bar for each row of a model and each reading, the newest of each: its throughput, and how many times as fast as
+    hashlib on one core it is.
+
+    `label` says what hashed, and on how much of which device. `reference_model` is the model that hashlib hashed on one
+    core: the same one, or the largest that it hashed. The speed-ups `_q1` and `_q3` are of the quartiles that are
+    farthest apart. An algorithm without hashlib on one core has no bars.
     """
-
-    model: str
-    algorithm: str
-    kernel: str
-    label: str
-    device: str
-    device_name: str
-    device_kind: str
-    gb_per_s: float
-    gb_per_s_q1: float
-    gb_per_s_q3: float
-    reference_model: str = ""
-    speedup: float = 1.0
-    speedup_q1: float = 1.0
-    speedup_q3: float = 1.0
-
-    @property
-    def nbytes(self) -> int:
-        """Of the model."""
-        return MODELS[self.model].nbytes
-
-
-def _bars(rows: Sequence[Row], readings: Sequence[Reading]) -> list[Bar]:
-    """A bar for each row of a model and each reading, the newest of each; none of an algorithm without hashlib on one
-    core.
-
-    Raises:
-        ResultsError: a reading is of no model that is known.
-    """
-    rows = [row for row in rows if row.model]
-    labels = labels_of(rows)
-    newest: dict[tuple[str, ...], Bar] = {}
-    everything: list[Row | Reading] = [*readings, *rows]
-    for measured in sorted(everything, key=lambda one: one.date):
-        bar = _of_row(measured, labels[lane_of(measured)]) if isinstance(measured, Row) else _of_reading(measured)
-        newest[bar.model, bar.algorithm, bar.label] = bar
-    return [_over(bar, reference) for bar in newest.values() if (reference := _reference(newest.values(), bar))]
-
-
-def _of_row(row: Row, label: str) -> Bar:
-    return Bar(
-        model=row.model,
-        algorithm=row.algorithm,
-        kernel=row.kernel,
-        label=" ".join(label.split()),
-        device=row.device,
-        device_name=row.device_name,
-        device_kind=row.device_kind,
-        gb_per_s=row.gb_per_s,
-        gb_per_s_q1=row.gb_per_s_range[0],
-        gb_per_s_q3=row.gb_per_s_range[1],
-    )
-
-
-def _of_reading(reading: Reading) -> Bar:
-    model, *rest = reading.model_conditions()
-    how = ", ".join(rest[:1])
-    return Bar(
-        model=model,
-        algorithm=reading.algorithm,
-        kernel="",
-        label=f"{reading.subject} {how}" if how.startswith(TREE) else f"{reading.subject}, {how}",
-        device=reading.device,
-        device_name=reading.device_name,
-        device_kind=reading.device_kind,
-        gb_per_s=reading.median,
-        gb_per_s_q1=reading.q1,
-        gb_per_s_q3=reading.q3,
-    )
-
-
-def _reference(bars: Iterable[Bar], bar: Bar) -> Bar | None:
-    """What `bar` is over: hashlib's on one core of the same model, else of the largest; and of several of one model, a
-    row before a reading."""
-    ranks = {f"hashlib {how}": -place for place, how in enumerate(ONE_CORE)}
-    found = [
-        (one.model == bar.model, one.nbytes, 1 if one.kernel else ranks[one.label], one)
-        for one in bars
-        if one.algorithm == bar.algorithm and ((one.kernel, one.device) == REFERENCE or one.label in ranks)
+    rows, readings = results.rows[results.rows["model"] != ""], results.readings
+    named = labels(rows)
+    every = [
+        readings.assign(
+            kernel="",  # another program, or hashlib's processes
+            label=[
+                _label(subject, workers)
+                for subject, workers in zip(readings["subject"], readings["workers"], strict=True)
+            ],
+            **{name: readings[column] for name, column in zip(SPEED, VALUES, strict=True)},
+        ),
+        rows.assign(label=[" ".join(named[lane_of(row)].split()) for row in lines(rows)]),
     ]
-    return max(found, key=lambda entry: entry[:-1])[-1] if found else None
-
-
-def _over(bar: Bar, reference: Bar) -> Bar:
-    return replace(
-        bar,
-        reference_model=reference.model,
-        speedup=bar.gb_per_s / reference.gb_per_s,
-        speedup_q1=bar.gb_per_s_q1 / reference.gb_per_s_q3,
-        speedup_q3=bar.gb_per_s_q3 / reference.gb_per_s_q1,
+    bars = pd.concat([frame[[*_PLACE, *SPEED, "date"]] for frame in every if not frame.empty] or [every[1][:0]])
+    bars = bars.sort_values("date", kind="stable").drop_duplicates(["model", "algorithm", "label"], keep="last")
+    bars = bars.assign(nbytes=[MODELS[name].nbytes for name in bars["model"]])
+    referenced = bars.merge(_references(bars), on="algorithm", suffixes=("", "_reference"))
+    referenced["same"] = referenced["model"] == referenced["model_reference"]
+    best = referenced.sort_values(["same", "nbytes_reference", "rank"], kind="stable").drop_duplicates(
+        ["model", "algorithm", "label"], keep="last"
     )
+    return best.assign(
+        reference_model=best["model_reference"],
+        speedup=best["gb_per_s"] / best["gb_per_s_reference"],
+        speedup_q1=best["gb_per_s_q1"] / best["gb_per_s_q3_reference"],
+        speedup_q3=best["gb_per_s_q3"] / best["gb_per_s_q1_reference"],
+    ).sort_values(["nbytes", "speedup"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
-_PROGRAM: dict[str, Any] = {"facecolor": "white", "edgecolor": "#444444", "hatch": "/////", "linewidth": 0.6}
+def _label(subject: str, workers: str) -> str:
+    return f"{subject} {workers}" if workers.startswith(TREE) else f"{subject}, {workers}"
+
+
+def _references(bars: pd.DataFrame) -> pd.DataFrame:
+    """The bars of hashlib on one core, with their `rank`: a row counts before a reading."""
+    ranks = {f"hashlib {workers}": -place for place, workers in enumerate(ONE_CORE)}
+    is_row = (bars["kernel"] == REFERENCE[0]) & (bars["device"] == REFERENCE[1])
+    rank = bars["label"].map(ranks).where(~is_row, 1)
+    return bars.assign(rank=rank)[rank.notna()][["algorithm", "model", *SPEED, "nbytes", "rank"]]
+
+
 _KEYS = (
     Patch(facecolor="#555555", label="solid: a kernel of this package, by its colour"),
-    Patch(**_PROGRAM, label="hatched: a program or hashlib's processes, on files"),
+    Patch(**style.OTHER_PROGRAM, label="hatched: a program or hashlib's processes, on files"),
     Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=0.9, label="hashlib on one core"),
 )
 
 
-def _draw(bars: Sequence[Bar], path: Path) -> list[Path]:
-    fastest_first = sorted(bars, key=lambda bar: (bar.nbytes, -bar.speedup))
-    models = list(dict.fromkeys(bar.model for bar in fastest_first))
-    algorithms = [name for name in ALGORITHMS if any(bar.algorithm == name for bar in bars)]
-    lanes = {name: list(dict.fromkeys(b.label for b in fastest_first if b.model == name))[::-1] for name in models}
+def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
+    models = list(dict.fromkeys(bars["model"]))
+    algorithms = style.algorithms(bars["algorithm"])
+    lanes = {name: list(dict.fromkeys(bars["label"][bars["model"] == name]))[::-1] for name in models}
     heights = [0.45 + 0.2 * len(lanes[name]) for name in models]
     with style.style():
         figure = style.new_figure(style.PAGE_WIDTH, 1.3 + sum(heights))
@@ -341,41 +369,34 @@ def _draw(bars: Sequence[Bar], path: Path) -> list[Path]:
         )
         for panels, model in zip(grid, models, strict=True):
             for panel, algorithm in zip(panels, algorithms, strict=True):
-                part = [bar for bar in bars if (bar.model, bar.algorithm) == (model, algorithm)]
+                part = bars[(bars["model"] == model) & (bars["algorithm"] == algorithm)]
                 _draw_panel(panel, part, lanes[model], f"{MODELS[model].title}, {ALGORITHMS[algorithm].title}")
-        grid[0, 0].set_xlim(0.7 * min(1.0, *(bar.speedup_q1 for bar in bars)), 6 * max(bar.speedup_q3 for bar in bars))
+        grid[0, 0].set_xlim(0.7 * min(1.0, bars["speedup_q1"].min()), 6 * bars["speedup_q3"].max())
         for panel in grid[-1]:
             panel.set_xlabel("times as fast as hashlib on one core, logarithmic")
-        names = " and ".join(sorted({bar.device_name for bar in bars}))
-        figure.suptitle(
-            f"Trees over models, against hashlib on one core of the same machine\n{fill(names, 90)}", fontsize=9
-        )
+        names = style.names(sorted(bars["device_name"]))
+        figure.suptitle(f"Trees over models, against hashlib on one core of the same machine\n{names}", fontsize=9)
         figure.legend(handles=_KEYS, loc="outside lower center", ncols=2)
-    columns = tuple(field.name for field in fields(Bar))
-    table = [[f"{v:.7g}" if isinstance(v, float) else v for v in astuple(bar)] for bar in fastest_first]
-    return style.save(figure, path, columns, table)
+    speeds, speed_ups = (bars[columns].apply(style.seven_digits) for columns in (_SPEEDS, _SPEED_UPS))
+    return style.save(figure, path, bars[_PLACE].join(speeds).join(bars["reference_model"]).join(speed_ups))
 
 
-def _draw_panel(panel: Axes, bars: Sequence[Bar], lanes: Sequence[str], title: str) -> None:
-    others = {bar.reference_model for bar in bars if bar.reference_model != bar.model}
+def _draw_panel(panel: Axes, bars: pd.DataFrame, lanes: Sequence[str], title: str) -> None:
+    others = dict.fromkeys(bars["reference_model"][bars["reference_model"] != bars["model"]])
     panel.set_title(title + "".join(f"\n(over hashlib's rate on {MODELS[name].title})" for name in others), loc="left")
     panel.set_xscale("log")
-    for bar in bars:
-        place = lanes.index(bar.label)
-        look = {"color": style.kernel_colour(bar.kernel), "linewidth": 0} if bar.kernel else _PROGRAM
-        panel.barh(place, bar.speedup - 1, left=1, height=0.66, **look)
-        error = [[bar.speedup - bar.speedup_q1], [bar.speedup_q3 - bar.speedup]]
-        panel.errorbar(bar.speedup, place, xerr=error, color="black", elinewidth=0.9, capsize=2)
-        panel.annotate(
+    for bar in lines(bars):
+        style.bar(
+            panel,
+            lanes.index(bar.label),
+            [bar.speedup_q1, bar.speedup, bar.speedup_q3],
             f"{bar.speedup:,.0f}\u00d7" if bar.speedup >= 100 else f"{bar.speedup:.3g}\u00d7",
-            (max(1.0, bar.speedup_q3), place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
+            start=1,
+            look={"height": 0.66, **(style.solid(bar.kernel) if bar.kernel else style.OTHER_PROGRAM)},
+            label={"end": max(1.0, bar.speedup_q3)},
         )
     panel.axvline(1, color="black", linestyle=(0, (4, 3)), linewidth=0.9)
     panel.set_yticks(range(len(lanes)), lanes, fontsize=7)
     panel.set_ylim(-0.6, len(lanes) - 0.4)
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda factor, _: f"{factor:,g}"))
+    style.plain_numbers(panel.xaxis, "{:,g}")
     panel.grid(axis="y", visible=False)

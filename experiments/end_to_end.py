@@ -1,12 +1,12 @@
-"""The end-to-end experiment: how long is the way from a file to a verdict, and what of it does hashing in place save?
+"""The end-to-end experiment: how long does it take from a file to a verdict, and how much does hashing in place save?
 
-Three ways lead to a model's root: the file is read, copied to the device and hashed there; the model is hashed where it
-is, in the device's memory; it is copied back and hashed on the host. All must give one and the same root.
+There are three ways to a model's root: read the file, copy it to the device and hash it there; hash the model where it
+is, in the device's memory; or copy it back and hash it on the host. All must give the same root.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -17,28 +17,40 @@ from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import psutil
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hashbench.bench.experiment import SEED, Experiment, Skip
+from hashbench.bench.experiment import SEED, Skip
+from hashbench.bench.frames import VALUES, Line, Results, lines, where
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.measurement import Seconds
+from hashbench.bench.output_check import check_output
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import REFERENCE, Row
-from hashbench.bench.verification import verify
+from hashbench.bench.results import REFERENCE
+from hashbench.bench.sweeps import CHUNK_SIZE
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
+from hashbench.experiments.programs import Outcomes
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
-from hashbench.experiments.throughput import CHUNK_SIZE
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import FASTEST_FIRST
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
-from hashbench.report.evidence import COPIED_BACK, FROM_FILE, IN_PLACE, TOTAL
+from hashbench.report.findings import Check, ClaimExperiment, Columns, Finding, extreme, titles
+
+IN_PLACE_SHARE = 0.10
+"""The largest share of another way's time that hashing in place may take."""
+
+IN_PLACE, FROM_FILE, COPIED_BACK = "in place", "file to verdict", "copied back"
+"""The subjects of the readings: the ways to a verdict."""
+
+OTHER_WAYS = {FROM_FILE: "from a file to the verdict", COPIED_BACK: "that copies back to the host and hashes there"}
+"""The ways that hashing in place is compared with."""
 
 ALGORITHM = "sha256"
 
@@ -47,44 +59,48 @@ FULL_MODELS = {"gpu": (*QUICK_MODELS["gpu"], "llama-3.1-8b"), "cpu": ("bert-base
 """Models by kind of device."""
 
 RUNS = 3
-"""Runs of a way with a file or the host in it."""
+"""Timed runs of a way that involves a file or the host."""
 
 IN_PLACE_RUNS = 9
 
 LARGEST_ON_DISK = 4 * 10**9
-"""Bytes of the largest model that is read from a disk: each run is a whole read of it."""
+"""Bytes of the largest model that is read from a disk: each run reads it all."""
 
 HOST_COPIES = 4
 """How many times a model must fit in the host's free memory: in a file, in page-locked memory, which a framework may
-keep, and in pageable memory, with one to spare."""
+keep, in pageable memory, and once in reserve."""
 
 DEVICE_COPIES = 2.2
-"""And in the device's: where it is hashed in place and where it is copied to, with a digest for each chunk."""
+"""And in the device's free memory: hashed in place, and copied to, with a digest per chunk."""
 
-_SECONDS = " seconds"
 STAGES = ("read", "copy", "hash", "reduce")
-WHOLE = TOTAL.removesuffix(_SECONDS)
-"""A reading's quantity is one of these, and `_SECONDS`."""
+WHOLE = "total"
+TOTAL = f"{WHOLE} seconds"
+"""The quantity of a reading is a stage and "seconds"."""
 
 PAGE_LOCKED, PAGEABLE, OVERLAPPED = "page-locked", "pageable", "overlapped"
 
 READING_ALONE, COPYING_ALONE = "reading alone", "copying alone"
-"""Stages of the overlapped way, each by itself."""
+"""Stages of the overlapped way, each measured alone."""
 
 Samples = dict[str, list[float]]
 """Seconds of each run, by stage and in total."""
 
-Outcomes = Iterator[Reading | Skip]
 
-
-class EndToEnd(Experiment):
+class EndToEnd(ClaimExperiment):
     """The three ways to a model's root, stage by stage, on one device of each kind."""
 
     name = "end-to-end"
-    question = "How long is the way from a file to a verdict, and what of it does hashing in place save?"
+    question = "How long does it take from a file to a verdict, and how much does hashing in place save?"
+    rule = (
+        f"Hashing a model where it lies in the GPU's memory takes at most {IN_PLACE_SHARE:.0%} of the time from a file "
+        "to the verdict, and of the time of copying it back to the host to hash it there. Of these ways the fastest "
+        "that was measured counts: through page-locked or pageable memory, overlapped, from a disk or from files in "
+        "memory. The answer says through which memory."
+    )
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:
-        """Seconds of each stage and in total, SHA-256 trees in chunks of 4 KiB; the long form has larger models too."""
+        """Seconds of each stage and in total, for SHA-256 trees in chunks of 4 KiB. The full form has more models."""
         models = QUICK_MODELS if quick else FULL_MODELS
         kernel_of = cache(lambda device: kernel_class(device.kernel)(device, ALGORITHM))
         chosen = _one_of_each_kind(devices)
@@ -101,23 +117,66 @@ class EndToEnd(Experiment):
         )
         return chain(left_out, ways)
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Stacked bars of seconds, a panel a model. The first kernel's has the experiment's name, the others' theirs
-        too; a GPU's comes first."""
-        ways = _ways(readings)
-        kernels = list(dict.fromkeys(way.kernel for way in sorted(ways, key=lambda way: way.device_kind != "gpu")))
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Stacked bars of seconds, a panel per model and a figure per kernel. The first one, a GPU's if there is one,
+        has the experiment's name; the others also have their kernel's."""
+        ways = _ways(results.readings)
+        kernels = list(dict.fromkeys(ways.sort_values("device_kind", ascending=False, kind="stable")["kernel"]))
         drawn = []
         for kernel in kernels:
             place = path if kernel == kernels[0] else path.with_name(f"{path.name}_{kernel}")
-            drawn += _draw([way for way in ways if way.kernel == kernel], place)
+            drawn += _draw(ways[ways["kernel"] == kernel], place)
         return drawn
+
+    def finding(self, results: Results) -> Finding:
+        """The share of the other ways' time that hashing in place takes."""
+        totals = results.readings.query("quantity == @TOTAL and device_kind == 'gpu'")
+        in_place = totals[totals["subject"] == IN_PLACE]
+        hashed = ["machine", "device_name", "algorithm", "kernel", "model"]
+        pairs = totals[totals["subject"].isin(OTHER_WAYS)].merge(
+            in_place[[*hashed, "median"]].drop_duplicates(hashed, keep="last"), on=hashed, suffixes=("", "_in_place")
+        )
+        pairs["share"] = pairs["median_in_place"] / pairs["median"]
+        checks = tuple(_saves(way, pairs[pairs["subject"] == way]) for way in OTHER_WAYS)
+        numbers = {name: pairs[name].map("{:.3g}".format) for name in ("median_in_place", "median")}
+        columns: Columns = {
+            "model": pairs["model"],
+            **titles(pairs),
+            "in place, s": numbers["median_in_place"],
+            "another way": pairs["subject"],
+            "how": map(_how, lines(pairs)),
+            "that way, s": numbers["median"],
+            "in place over it": pairs["share"].map("{:.2%}".format),
+            "kernel and device": map(where, lines(pairs)),
+        }
+        return Finding.of(checks, pairs, columns, ("in place, s", "that way, s", "in place over it"))
 
 
 EXPERIMENT = EndToEnd()
 
 
+def _how(reading: Line) -> str:
+    """Where the file is and which memory it passes through, or who hashes; empty if in place."""
+    return ", ".join(filter(None, (reading.workers, reading.storage, reading.memory)))
+
+
+def _saves(way: str, pairs: pd.DataFrame) -> Check:
+    question = f"Does hashing in place take at most {IN_PLACE_SHARE:.0%} of the time of every way {OTHER_WAYS[way]}?"
+    memories = [memory for memory in (PAGE_LOCKED, PAGEABLE) if (pairs["memory"] == memory).any()]
+    through = f" Measured through {' and '.join(memories)} memory." if memories else ""
+    answers = [
+        (
+            pair.share,
+            f"{pair.share:.2%} at most: {pair.model}, {pair.median_in_place:.3g} s in place and {pair.median:.3g} s "
+            f"{way} ({_how(pair)}), by {where(pair)}.{through}",
+        )
+        for pair in lines(pairs)
+    ]
+    return extreme(question, answers, "The two ways were not measured on one GPU.", at_most=IN_PLACE_SHARE)
+
+
 def _one_of_each_kind(devices: Sequence[Device]) -> list[Device]:
-    """Of the devices that can be used, the one of each kind whose kernel is expected to be the fastest."""
+    """The available device of each kind whose kernel is expected to be the fastest."""
     chosen = []
     for kind, order in FASTEST_FIRST.items():
         usable = [device for device in devices if device.unavailable is None and device.kind == kind]
@@ -134,9 +193,9 @@ class _Model:
     """A model in a device's memory.
 
     Attributes:
-        name: of the model.
-        kernel: of the device.
-        root: what every way must give.
+        name: the model's name.
+        kernel: the kernel, on its device.
+        root: the root that every way must give.
     """
 
     name: str
@@ -148,33 +207,39 @@ class _Model:
         return MODELS[self.name].nbytes
 
     def check(self, way: str, root: bytes) -> None:
-        """The verdict.
+        """Checks the root that a way gave.
 
         Raises:
-            VerificationError: `root` is not the model's.
+            VerificationError: it is not the model's root.
         """
         if root != self.root:
             where = f"{self.kernel.name} on {self.kernel.device.name}"
             raise VerificationError(f"{where}, {self.name}: {way} gave the root {root.hex()}, not {self.root.hex()}")
 
-    def readings(self, way: str, how: Sequence[str], samples: Samples, note: str = "") -> Outcomes:
+    def readings(
+        self, way: str, samples: Samples, note: str = "", *, workers: str = "", storage: str = "", memory: str = ""
+    ) -> Outcomes:
         """A reading of each stage, and of the total."""
         kernel = self.kernel
         for stage, seconds in samples.items():
-            summary = Seconds.of(seconds)
-            if summary.q1 <= 0:  # the tree's time less that of its leaves may vanish in the noise
+            if Seconds.of(seconds).q1 <= 0:  # the time of the tree minus that of its leaves may vanish in the noise
+                where = ", ".join(filter(None, (kernel.name, self.name, workers, storage, memory)))
                 yield Skip(
-                    f"{way}: {stage} seconds ({', '.join((kernel.name, self.name, *how))})",
+                    f"{way}: {stage} seconds ({where})",
                     "the tree took no longer than its leaves alone, within the spread of the runs",
                 )
                 continue
             yield Reading.of(
-                summary,
+                seconds,
                 kernel.device,
                 subject=way,
-                quantity=stage + _SECONDS,
+                quantity=f"{stage} seconds",
                 unit="s",
-                conditions=", ".join((kernel.name, self.name, *how)),
+                kernel=kernel.name,
+                model=self.name,
+                workers=workers,
+                storage=storage,
+                memory=memory,
                 algorithm=kernel.algorithm.name,
                 source=f"hashbench {version('hashbench')}, {kernel.device.framework}",
                 note=note,
@@ -182,8 +247,8 @@ class _Model:
 
 
 _SPLIT = (
-    "Hash is the device's time of the leaves alone and reduce that of the tree less it, both run again at the end; the "
-    "other stages and the total are by the wall's clock. "
+    "Hash is the device time of the leaves alone, and reduce that of the tree minus it, both run again at the end; the "
+    "other stages and the total are wall-clock times. "
 )
 
 
@@ -202,7 +267,7 @@ def _of_model(kernel_for: Callable[[], Kernel], name: str) -> Outcomes:
             return
     buffer = kernel.random(nbytes, SEED)
     digests = kernel.tree([buffer], CHUNK_SIZE)
-    verify(kernel, "tree", [buffer], CHUNK_SIZE, digests, SEED)
+    check_output(kernel, "tree", [buffer], CHUNK_SIZE, digests, SEED)
     model = _Model(name, kernel, digests.tobytes())
     yield from _in_place(model, buffer)
     try:
@@ -224,11 +289,11 @@ def _in_place(model: _Model, buffer: Buffer) -> Outcomes:
         model.check(IN_PLACE, model.kernel.tree([buffer], CHUNK_SIZE).tobytes())
         samples[WHOLE].append(perf_counter() - begin)
         _split(model.kernel, buffer, samples)
-    yield from model.readings(IN_PLACE, [], samples, _SPLIT + "The model lies in the device's memory already.")
+    yield from model.readings(IN_PLACE, samples, _SPLIT + "The model is in the device's memory already.")
 
 
 def _split(kernel: Kernel, buffer: Buffer, samples: Samples) -> None:
-    """Adds the seconds that the leaves and the reduction take by the device's clock."""
+    """Adds the device seconds of the leaves and of the reduction."""
     leaves = kernel.prepare("leaves", [buffer], CHUNK_SIZE)
     hashing = leaves.run()
     del leaves  # and its digests
@@ -237,16 +302,17 @@ def _split(kernel: Kernel, buffer: Buffer, samples: Samples) -> None:
 
 
 def _copied_back(model: _Model, buffer: Buffer, path: Path) -> Outcomes:
-    """The copy to page-locked and to ordinary memory of the host, and hashlib in a process a core there."""
+    """The copy to page-locked and to pageable memory of the host, and hashlib there, with a process per core."""
     cores = processes_of(kernel_class(REFERENCE[0]).devices()[-1])
+    workers = f"hashlib in {cores} processes"
     note = (
-        f"The host's trees are hashlib's, in {cores} processes that were started before; moving the copy to memory "
-        "that they share is no part of the time. Hash is all that they do, reduce what is above their pieces' roots."
+        f"The host's trees are hashlib's, in {cores} processes that were started before. Moving the copy to memory "
+        "that they share does not count. Hash is all that they do, and reduce what is above the roots of their pieces."
     )
 
     def of(memory: str, copied: Bytes) -> Outcomes:
         samples = _hashed_on_host(model, buffer, copied, path, host)
-        return model.readings(COPIED_BACK, [f"hashlib in {cores} processes", memory], samples, note)
+        return model.readings(COPIED_BACK, samples, note, workers=workers, memory=memory)
 
     with HostTree(cores, ALGORITHM, CHUNK_SIZE) as host:
         stage = model.kernel.stage(model.nbytes)
@@ -257,7 +323,7 @@ def _copied_back(model: _Model, buffer: Buffer, path: Path) -> Outcomes:
 
 def _hashed_on_host(model: _Model, buffer: Buffer, copied: Bytes, path: Path, host: HostTree) -> Samples:
     """All runs that copy to `copied`. The host's processes share the memory of the file at `path`; moving the copy
-    there is no part of the time."""
+    there does not count."""
     samples: Samples = {"copy": [], "hash": [], "reduce": [], WHOLE: []}
     copied.fill(1)  # so that the first copy finds memory there
     for run in range(-1, RUNS):
@@ -279,8 +345,8 @@ def _hashed_on_host(model: _Model, buffer: Buffer, copied: Bytes, path: Path, ho
 
 
 def _from_file(model: _Model, path: Path, where: Storage, *, cold: bool = False) -> Outcomes:
-    """The file read, copied and hashed, one stage after another through page-locked and through ordinary memory; then
-    all of it overlapped, as `hashbench verify` does it."""
+    """The file read, copied and hashed: stage by stage through page-locked and through pageable memory, and then with
+    all stages overlapped, as `hashbench verify` does it."""
     yield from _page_locked(model, path, where, cold=cold)
     yield from _pageable(model, path, where, cold=cold)
     yield from _overlapped(model, path, where, cold=cold)
@@ -289,16 +355,16 @@ def _from_file(model: _Model, path: Path, where: Storage, *, cold: bool = False)
 def _page_locked(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
     stage = model.kernel.stage(model.nbytes)
     samples = _runs(model, path, stage.host, lambda host: stage.upload(host.size), cold=cold)
-    yield from model.readings(FROM_FILE, [where.place, PAGE_LOCKED], samples, _SPLIT + where.note)
+    yield from model.readings(FROM_FILE, samples, _SPLIT + where.note, storage=where.place, memory=PAGE_LOCKED)
 
 
 def _pageable(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
     samples = _runs(model, path, np.empty(model.nbytes, np.uint8), model.kernel.put, cold=cold)
-    yield from model.readings(FROM_FILE, [where.place, PAGEABLE], samples, _SPLIT + where.note)
+    yield from model.readings(FROM_FILE, samples, _SPLIT + where.note, storage=where.place, memory=PAGEABLE)
 
 
 class _Idle(Stage):
-    """A stage that nothing is copied from."""
+    """A stage whose uploads copy nothing."""
 
     def __init__(self, stage: Stage) -> None:
         self.host = stage.host
@@ -308,7 +374,7 @@ class _Idle(Stage):
 
 
 class _Reader:
-    """A kernel that does not copy and does not hash: what is left of hashing a file is reading it."""
+    """A kernel that neither copies nor hashes, so that hashing a file only reads it."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -324,7 +390,7 @@ class _Reader:
 
 
 def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Outcomes:
-    """All of it, and beside it reading alone by the same threads, and copying alone from one of the same stages."""
+    """All stages overlapped; then reading alone by the same threads, and copying alone from one of the same stages."""
     whole = [FileRange(path, 0, model.nbytes)]
 
     def timed(hasher: Hasher) -> tuple[float, bytes]:
@@ -354,8 +420,8 @@ def _overlapped(model: _Model, path: Path, where: Storage, *, cold: bool) -> Out
     del stage
     reader = Hasher(cast(Kernel, _Reader(model.kernel)), CHUNK_SIZE)
     samples[READING_ALONE] = [timed(reader)[0] for _ in range(-1, RUNS)][1:]
-    note = " ".join(filter(None, ("As `hashbench verify` does it, its stages made before.", where.note)))
-    yield from model.readings(FROM_FILE, [where.place, OVERLAPPED], samples, note)
+    note = " ".join(filter(None, ("As `hashbench verify` does it, with its stages allocated before.", where.note)))
+    yield from model.readings(FROM_FILE, samples, note, storage=where.place, memory=OVERLAPPED)
 
 
 def _runs(model: _Model, path: Path, host: Bytes, copy: Callable[[Bytes], Buffer], *, cold: bool) -> Samples:
@@ -399,7 +465,7 @@ def _read(path: Path, host: Bytes) -> None:
 
 
 def _from_disk(model: _Model, source: Path) -> Outcomes:
-    """The same from a disk, with nothing of the file in memory."""
+    """The same from a disk, with no page of the file in memory."""
     what = f"end-to-end: {model.kernel.name} {model.kernel.device.id}, {model.name} from a disk"
     if model.nbytes > LARGEST_ON_DISK:
         yield Skip(
@@ -413,7 +479,7 @@ def _from_disk(model: _Model, source: Path) -> Outcomes:
             np.memmap(source, np.uint8, "r").tofile(path)
             _go_cold(path)
             place = f"{disk.place} with a cold cache"
-            note = "The system held no page of the file; what is below the system may have."
+            note = "The system held no page of the file; layers below the system may have."
             yield from _from_file(model, path, Storage(disk.folder, place, note), cold=True)
     except StorageUnavailable as error:
         yield Skip(what, str(error))
@@ -427,65 +493,21 @@ def _go_cold(path: Path) -> None:
 # The figure ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Way:
-    """One bar.
-
-    Attributes:
-        subject: the way.
-        how: where the file lies and what memory it goes through, or who hashes; empty where it is in place.
-        seconds: the median of each stage that was measured on its own, one after another.
-        alone: that of each stage of the overlapped way by itself.
-        total: the median, q1 and q3 in seconds, and repeats.
-    """
-
-    kernel: str
-    model: str
-    device_name: str
-    device_kind: str
-    subject: str
-    how: str
-    seconds: dict[str, float]
-    alone: dict[str, float]
-    total: Reading
-
-    @property
-    def label(self) -> str:
-        """What the figure calls it."""
-        return self.subject if not self.how else f"{self.subject}: {self.how}"
-
-
-def _ways(readings: Sequence[Reading]) -> list[Way]:
-    """Ways that have a total, each subject's next to each other, files in memory before those on a disk.
-
-    Raises:
-        ResultsError: a reading is of no model that is known.
-    """
-    found: dict[tuple[str, ...], dict[str, Reading]] = {}
-    for reading in readings:
-        stage = reading.quantity.removesuffix(_SECONDS)
-        found.setdefault((reading.subject, reading.conditions, reading.device_name), {})[stage] = reading
-    ways = []
-    for (subject, _, device_name), stages in found.items():
-        if WHOLE in stages:
-            kernel, model, *how = stages[WHOLE].model_conditions("kernel")
-            ways.append(
-                Way(
-                    kernel=kernel,
-                    model=model,
-                    device_name=device_name,
-                    device_kind=stages[WHOLE].device_kind,
-                    subject=subject,
-                    how=", ".join(how),
-                    seconds={stage: stages[stage].median for stage in STAGES if stage in stages},
-                    alone={stage: stages[stage].median for stage in (READING_ALONE, COPYING_ALONE) if stage in stages},
-                    total=stages[WHOLE],
-                )
-            )
-    subjects = (IN_PLACE, COPIED_BACK, FROM_FILE)
-    return sorted(
-        ways, key=lambda way: (subjects.index(way.subject), "disk" in way.how, way.how.endswith(OVERLAPPED), way.how)
+def _ways(readings: pd.DataFrame) -> pd.DataFrame:
+    """The ways that have a total: its reading, with a column `how`, and one for the median of each stage that was
+    measured. Each subject's ways are next to each other, files in memory before those on a disk."""
+    stage = readings["quantity"].str.removesuffix(" seconds")
+    way = ["subject", "kernel", "model", "workers", "storage", "memory", "device_name"]
+    medians = readings.assign(stage=stage).pivot_table("median", way, "stage", aggfunc="last")
+    medians = medians.reindex(columns=[*STAGES, READING_ALONE, COPYING_ALONE])
+    totals = readings[stage == WHOLE].drop_duplicates(way, keep="last")
+    ways = totals.assign(how=list(map(_how, lines(totals)))).join(medians, on=way)
+    order = ways.assign(
+        rank=ways["subject"].map((IN_PLACE, COPIED_BACK, FROM_FILE).index),
+        disk=ways["storage"].str.contains("disk"),
+        overlapped=ways["memory"] == OVERLAPPED,
     )
+    return order.sort_values(["rank", "disk", "overlapped", "how"], kind="stable")
 
 
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -496,68 +518,56 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "launches and waiting": {"facecolor": "#DDDDDD", "hatch": ""},
     "all stages overlapped": {"facecolor": "white", "hatch": "\\\\\\"},
 }
-"""Of the parts of a bar."""
+"""How the parts of a bar look."""
 
 _BOUND: dict[str, Any] = {"color": style.COLOURS["vermilion"], "linewidth": 1.6}
 
 _EDGE: dict[str, Any] = {"edgecolor": "#333333", "linewidth": 0.4}
 
 
-def _draw(ways: Sequence[Way], path: Path) -> list[Path]:
-    models = sorted({way.model for way in ways}, key=lambda name: MODELS[name].nbytes)
-    parts = {name: [way for way in ways if way.model == name][::-1] for name in models}
+def _draw(ways: pd.DataFrame, path: Path) -> list[Path]:
+    models = sorted(set(ways["model"]), key=lambda name: MODELS[name].nbytes)
+    parts = {name: ways[ways["model"] == name] for name in models}
     heights = [0.5 + 0.28 * len(part) for part in parts.values()]
     with style.style():
         figure = style.new_figure(style.PAGE_WIDTH, 1.2 + sum(heights))
         panels = figure.subplots(len(models), 1, squeeze=False, height_ratios=heights)
         for panel, (name, part) in zip(panels.flat, parts.items(), strict=True):
-            for place, way in enumerate(part):
-                _draw_bar(panel, place, way)
-            panel.set_yticks(range(len(part)), [fill(way.label, 44) for way in part], fontsize=7)
+            upwards = list(lines(part))[::-1]
+            for place, (way, stages) in enumerate(zip(upwards, part.to_dict("records")[::-1], strict=True)):
+                _draw_bar(panel, place, way, stages)
+            labels = [fill(": ".join(filter(None, (way.subject, way.how))), 44) for way in upwards]
+            panel.set_yticks(range(len(part)), labels, fontsize=7)
             panel.set_ylim(-0.6, len(part) - 0.4)
-            panel.set_xlim(0, 1.15 * max(way.total.q3 for way in part))
+            panel.set_xlim(0, 1.15 * part["q3"].max())
             panel.set_title(f"{MODELS[name].title}, {1e-9 * MODELS[name].nbytes:.2f} GB", loc="left")
             panel.grid(axis="y", visible=False)
         panels.flat[-1].set_xlabel("seconds; the whole way by the wall's clock, median and quartiles")
-        names = " and ".join(dict.fromkeys(f"{way.kernel} on {way.device_name}" for way in ways))
-        figure.suptitle(f"From the bytes to a verdict: SHA-256 trees by {fill(names, 90)}", fontsize=9)
+        names = style.names(map(where, lines(ways)))
+        figure.suptitle(f"From the bytes to a verdict: SHA-256 trees by {names}", fontsize=9)
         keys: list[Artist] = [Patch(**look, **_EDGE, label=name) for name, look in _LOOKS.items()]
         keys.append(Line2D([], [], **_BOUND, label="the slower of reading and copying alone"))
         figure.legend(handles=keys, loc="outside lower center", ncols=4)
-    columns = ("kernel", "device_name", "model", "bytes", "way", "how", *(f"{stage}_seconds" for stage in STAGES))
-    columns += tuple(f"{stage.replace(' ', '_')}_seconds" for stage in (READING_ALONE, COPYING_ALONE))
-    table = [
-        (
-            *(way.kernel, way.device_name, way.model, MODELS[way.model].nbytes, way.subject, way.how),
-            *(way.seconds.get(stage, "") for stage in STAGES),
-            *(way.alone.get(stage, "") for stage in (READING_ALONE, COPYING_ALONE)),
-            *(way.total.median, way.total.q1, way.total.q3, way.total.repeats),
-        )
-        for part in parts.values()
-        for way in reversed(part)
-    ]
-    return style.save(figure, path, (*columns, "total_seconds", "total_q1", "total_q3", "repeats"), table)
+    shown = pd.concat(parts.values())
+    table = shown[["kernel", "device_name", "model"]].assign(bytes=[MODELS[name].nbytes for name in shown["model"]])
+    table = table.assign(way=shown["subject"], how=shown["how"])
+    for stage in (*STAGES, READING_ALONE, COPYING_ALONE):
+        table[f"{stage.replace(' ', '_')}_seconds"] = shown[stage]
+    totals = {"median": "total_seconds", "q1": "total_q1", "q3": "total_q3", "repeats": "repeats"}
+    return style.save(figure, path, table.join(shown[list(totals)].rename(columns=totals)))
 
 
-def _draw_bar(panel: Axes, place: int, way: Way) -> None:
-    total = way.total.median
-    parts = dict(way.seconds)
+def _draw_bar(panel: Axes, place: int, way: Line, stages: dict[str, Any]) -> None:
+    parts = {name: stages[name] for name in STAGES if pd.notna(stages[name])}
+    alone = [stages[name] for name in (READING_ALONE, COPYING_ALONE) if pd.notna(stages[name])]
     rest = "launches and waiting" if parts else "all stages overlapped"
-    parts[rest] = max(0.0, total - sum(parts.values()))
+    parts[rest] = max(0.0, way.median - sum(parts.values()))
     left = 0.0
     for name, seconds in parts.items():
         panel.barh(place, seconds, left=left, height=0.62, **_LOOKS[name], **_EDGE)
         left += seconds
-    if way.alone:
-        bound = max(way.alone.values())
-        panel.plot([bound, bound], [place - 0.31, place + 0.31], **_BOUND)
-    error = [[total - way.total.q1], [way.total.q3 - total]]
-    panel.errorbar(total, place, xerr=error, color="black", elinewidth=0.9, capsize=2)
-    panel.annotate(
-        f"{total:.3g} s" if total >= 0.1 else f"{1e3 * total:.3g} ms",
-        (max(left, way.total.q3), place),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=7,
-    )
+    if alone:
+        panel.plot([max(alone)] * 2, [place - 0.31, place + 0.31], **_BOUND)
+    style.error_bar(panel, place, [getattr(way, name) for name in VALUES])
+    text = f"{way.median:.3g} s" if way.median >= 0.1 else f"{1e3 * way.median:.3g} ms"
+    style.write_value(panel, place, text, end=max(left, way.q3))

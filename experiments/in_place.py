@@ -1,8 +1,8 @@
-"""The in-place experiment: how long is it from a Python call to the verdict over a module in memory?
+"""The in-place experiment: how long does it take from a Python call to the verdict on a module in memory?
 
-A module of PyTorch with a real model's tensors, random bytes in them, is held against its manifest where it lies. Then
-bits are flipped in its memory, one at a time, and each must be found and its tensor named. Beside that, trees over many
-small tensors are measured against one buffer of the same bytes.
+A PyTorch module with the tensors of a real model, filled with random bytes, is verified against its manifest where it
+is. Then bits are flipped in its memory, one at a time, and each must be found and its tensor named. In addition, trees
+over many small tensors are compared with one buffer of the same bytes.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain, starmap
 from pathlib import Path
-from textwrap import fill
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from hashbench.bench.experiment import SEED, Experiment, Point, Skip, room
+from hashbench.bench.frames import SPEED, VALUES, Results, lines
 from hashbench.bench.inventories import MODELS, Model, Tensor
-from hashbench.bench.measurement import Seconds
+from hashbench.bench.output_check import Coverage, check_output
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import REFERENCE, Row
-from hashbench.bench.verification import verify
+from hashbench.bench.results import REFERENCE
+from hashbench.bench.sweeps import CHUNK_SIZE, KiB
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, LINEAR_UP_TO, KiB
+from hashbench.experiments.programs import Outcomes
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Buffer, Device, Kernel, Unavailable, kernel_class
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from hashbench.model.manifest import Manifest
 
 ALGORITHM = "sha256"
-"""Of the modules; the rows are of every algorithm."""
+"""The algorithm of the readings; the rows are of every algorithm."""
 
 QUICK_MODELS = {"gpu": ("llama-3.2-1b",), "cpu": ("bert-base",)}
 FULL_MODELS = {"gpu": ("llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b"), "cpu": ("bert-base",)}
@@ -44,32 +45,30 @@ FULL_MODELS = {"gpu": ("llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b"), "cpu": 
 
 SMALL_TENSORS = {"gpu": 10_000, "cpu": 1_000}
 SMALLEST, LARGEST = 4 * KiB, 256 * KiB
-"""How many small tensors there are, and their bytes: even numbers, evenly distributed."""
+"""The number of small tensors, and their sizes in bytes: even numbers, evenly distributed."""
 
 RUNS = {"gpu": 9, "cpu": 3}
 FLIPS = {"gpu": 9, "cpu": 3}
 
 IN_PLACE, SMALL = "module in place", "small tensors in place"
-"""Subjects of the readings."""
+"""The subjects of the readings."""
 
 VERDICT, HASHING, NAMED = "call to verdict", "hashing alone", "call to the name of a tensor with a flipped bit"
-"""Quantities of the readings: seconds, by the wall's clock but for hashing, which is by the device's."""
+"""The quantities of the readings, with "seconds": wall-clock seconds, except hashing, which is in device seconds."""
 
 ONE_BUFFER, MANY = "one buffer", "small tensors"
-"""The shapes of the rows."""
+"""The inputs of the rows."""
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 _MEMORY = 1.012
-"""Times a model's bytes that must be free: a digest for each chunk, and what tensors lose at their ends."""
-
-Outcomes = Iterator[Reading | Skip]
+"""How many times a model's bytes must be free: for a digest per chunk, and padding between tensors."""
 
 
 class InPlace(Experiment):
-    """Modules of PyTorch verified where they lie, and many small tensors against one buffer."""
+    """PyTorch modules verified where they are, and many small tensors against one buffer."""
 
     name = "in-place"
-    question = "How long is it from a Python call to the verdict over a module in memory?"
+    question = "How long does it take from a Python call to the verdict on a module in memory?"
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
         """Trees over many small tensors, and over one buffer of the same bytes."""
@@ -79,8 +78,7 @@ class InPlace(Experiment):
                 yield Point(device, "tree", algorithm, shape, CHUNK_SIZE)
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:
-        """Modules and small tensors on the devices whose kernel `hashbench.torch` takes; the long form has more
-        models."""
+        """Modules and small tensors, on the devices of `hashbench.torch`'s kernels; more models in the full form."""
         try:
             import torch
         except ImportError as error:
@@ -89,33 +87,29 @@ class InPlace(Experiment):
         places = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
         return chain.from_iterable(map(partial(_on, models=models, devices=devices), [*places, torch.device("cpu")]))
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Above, seconds from the call to the verdict, and of them hashing; below, the throughput of small tensors
-        beside that of one buffer."""
-        bars = [*_seconds_bars(readings), *_throughput_bars(rows)]
-        units = list(dict.fromkeys(unit for _, unit, *_ in bars))
-        if not bars:
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Above, seconds from the call to the verdict, and how many of them are hashing; below, the throughput of small
+        tensors beside that of one buffer."""
+        rows, readings = results.rows, results.readings
+        bars = pd.DataFrame([*_seconds_bars(readings), *_throughput_bars(rows)], columns=_BAR)
+        if bars.empty:
             return []
-        counts = [sum(unit == bar[1] for bar in bars) for unit in units]
+        parts = [(unit, bars[bars["unit"] == unit]) for unit in dict.fromkeys(bars["unit"])]
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 0.7 + sum(0.5 + 0.19 * count for count in counts))
-            panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=[1 + count for count in counts])
-            for unit, panel in zip(units, panels[:, 0], strict=True):
-                _draw(panel, unit, [bar for bar in bars if bar[1] == unit])
-            names = " and ".join(
-                dict.fromkeys([*(row.device_name for row in rows), *(one.device_name for one in readings)])
-            )
-            figure.suptitle(
-                f"Modules verified in memory, chunks of {format_size(CHUNK_SIZE)}\n{fill(names, 90)}", fontsize=9
-            )
-        return style.save(figure, path, ("what", "unit", "colour", "q1", "median", "q3"), bars)
+            figure = style.new_figure(style.PAGE_WIDTH, 0.7 + sum(0.5 + 0.19 * len(part) for _, part in parts))
+            panels = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[1 + len(part) for _, part in parts])
+            for (unit, part), panel in zip(parts, panels[:, 0], strict=True):
+                _draw(panel, unit, part)
+            names = style.names(rows["device_name"], readings["device_name"])
+            figure.suptitle(f"Modules verified in memory, chunks of {format_size(CHUNK_SIZE)}\n{names}", fontsize=9)
+        return style.save(figure, path, bars)
 
 
 EXPERIMENT = InPlace()
 
 
 def small_lengths(kind: str) -> tuple[int, ...]:
-    """Bytes of each small tensor on a kind of device, "gpu" or "cpu": the same in every run."""
+    """The bytes of each small tensor on a kind of device, "gpu" or "cpu": the same in every run."""
     drawn = random.Random(SEED)
     return tuple(drawn.randrange(SMALLEST, LARGEST + 1, 2) for _ in range(SMALL_TENSORS[kind]))
 
@@ -130,7 +124,7 @@ def small_tensors(kind: str) -> Model:
 
 
 def _on(place: Any, models: Mapping[str, Sequence[str]], devices: Sequence[Device]) -> Outcomes:
-    """All readings of one of PyTorch's devices, where its kernel's device is one of `devices`."""
+    """All readings on one of PyTorch's devices, if its kernel's device is one of `devices`."""
     from hashbench.torch import kernel_for
 
     try:
@@ -158,11 +152,11 @@ def _of_model(place: Any, kernel: Kernel, model: Model, subject: str) -> Outcome
     module = module_of(model, place)
     fill_random(module, place)
     expected = manifest(module, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE)
-    extent = _check(kernel, module, expected)
-    reading = partial(_reading, kernel, model, subject, extent)
+    coverage = _check(kernel, module, expected)
+    reading = partial(_reading, kernel, model, subject, coverage)
     kind = kernel.device.kind or "cpu"
     yield reading(VERDICT, [_verdict(module, expected) for _ in range(RUNS[kind])])
-    if place.type != "cpu":  # kernels of the CPU may keep their memory apart from PyTorch's
+    if place.type != "cpu":  # kernels for CPUs may use memory apart from PyTorch's
         work = kernel.prepare("tree", _buffers(kernel, module), CHUNK_SIZE)
         yield reading(HASHING, [work.run() for _ in range(RUNS[kind])])
         del work
@@ -173,7 +167,7 @@ def _of_model(place: Any, kernel: Kernel, model: Model, subject: str) -> Outcome
 
 
 def module_of(model: Model, place: Any) -> Any:
-    """A module of PyTorch with a model's tensors as parameters, uninitialised, on one of PyTorch's devices."""
+    """A PyTorch module with a model's tensors as parameters, uninitialized, on one of PyTorch's devices."""
     import torch
 
     module = torch.nn.Module()
@@ -190,7 +184,7 @@ def module_of(model: Model, place: Any) -> Any:
 
 
 def fill_random(module: Any, place: Any) -> None:
-    """Fills a module's tensors, which lie on `place`, with random bytes: the same ones every time."""
+    """Fills a module's tensors, which are on `place`, with random bytes: the same every time."""
     import torch
 
     generator = torch.Generator(place).manual_seed(SEED)
@@ -199,7 +193,7 @@ def fill_random(module: Any, place: Any) -> None:
 
 
 def _buffers(kernel: Kernel, module: Any) -> list[Buffer]:
-    """The module's tensors as a kernel views them, sorted by name as a manifest's entries are."""
+    """The module's tensors as buffers of a kernel, sorted by name as a manifest's entries are."""
     import torch
 
     tensors = (tensor.detach().view(torch.uint8) for _, tensor in sorted(module.state_dict().items()))
@@ -212,23 +206,26 @@ def _reference() -> Kernel:
     return next(kernel_class(name)(d, ALGORITHM) for d in kernel_class(name).devices() if d.id == device)
 
 
-def _check(kernel: Kernel, module: Any, expected: Manifest) -> str:
-    """Holds the manifest's roots against hashlib's, and says how much of the bytes that took.
+def _check(kernel: Kernel, module: Any, expected: Manifest) -> Coverage:
+    """Checks the manifest's roots against hashlib.
+
+    Returns:
+        How much was checked.
 
     Raises:
-        VerificationError: one differs.
+        VerificationError: a root is wrong.
     """
     roots = np.frombuffer(b"".join(entry.root for entry in expected.entries), np.uint8)
     viewer = _reference() if kernel.device.kind == "cpu" else kernel
     digests = roots.reshape(len(expected.entries), -1)
-    return verify(viewer, "tree", _buffers(viewer, module), CHUNK_SIZE, digests, SEED)
+    return check_output(viewer, "tree", _buffers(viewer, module), CHUNK_SIZE, digests, SEED)
 
 
 def _verdict(module: Any, expected: Manifest, differs: tuple[str, ...] = ()) -> float:
     """The seconds from the call to its verdict.
 
     Raises:
-        VerificationError: the verdict is another than that the tensors `differs`, and no others, do so.
+        VerificationError: the verdict is not that exactly the tensors `differs` differ.
     """
     from hashbench import torch as hashbench_torch
 
@@ -241,7 +238,7 @@ def _verdict(module: Any, expected: Manifest, differs: tuple[str, ...] = ()) -> 
 
 
 def _flips(module: Any, expected: Manifest, count: int) -> Iterator[float]:
-    """The seconds to each verdict with one bit flipped: the first and the last bit of all, and others at random."""
+    """The seconds to each verdict with one bit flipped: the very first, the very last, and others at random."""
     import torch
 
     tensors = sorted(module.state_dict().items())
@@ -256,63 +253,64 @@ def _flips(module: Any, expected: Manifest, count: int) -> Iterator[float]:
 
 
 def _reading(
-    kernel: Kernel, model: Model, subject: str, extent: str, quantity: str, seconds: Sequence[float]
+    kernel: Kernel, model: Model, subject: str, coverage: Coverage, quantity: str, seconds: Sequence[float]
 ) -> Reading:
     import torch
 
     verified = {"all": "all bytes by hashlib", "sample": "hashlib over a sample, and everything above the leaves"}
     return Reading.of(
-        Seconds.of(seconds),
+        seconds,
         kernel.device,
         subject=subject,
         quantity=f"{quantity} seconds",
         unit="s",
-        conditions=f"{kernel.name}, {model.title}, {len(model.tensors):,} tensors, {1e-9 * model.nbytes:.3g} GB",
+        kernel=kernel.name,
+        model=model.name if subject == IN_PLACE else "",
+        conditions=f"{len(model.tensors):,} tensors, {1e-9 * model.nbytes:.3g} GB",
         algorithm=ALGORITHM,
         source=f"hashbench {version('hashbench')}, PyTorch {torch.__version__}, {kernel.device.framework}",
-        note=f"Trees in chunks of {format_size(CHUNK_SIZE)}; the manifest was checked first: {verified[extent]}.",
+        note=f"Trees in chunks of {format_size(CHUNK_SIZE)}; the manifest was checked first: {verified[coverage]}.",
     )
 
 
 # The figure ----------------------------------------------------------------------------------------------------------
 
-_Bar = tuple[str, str, str, float, float, float]
-"""What it is of, its unit, its colour, q1, the median and q3."""
+_BAR = ["what", "unit", "colour", *VALUES]
 
 
-def _seconds_bars(readings: Sequence[Reading]) -> Iterator[_Bar]:
-    for one in readings:
-        kernel, title, *_ = one.conditions.split(", ")
-        what = f"{title}, {kernel}: {one.quantity.removesuffix(' seconds')}"
-        yield what, "seconds", style.kernel_colour(kernel), one.q1, one.median, one.q3
+def _seconds_bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+    for one in lines(readings):
+        title = MODELS[one.model].title if one.model else small_tensors(one.device_kind).title
+        what = f"{title}, {one.kernel}: {one.quantity.removesuffix(' seconds')}"
+        yield what, "seconds", style.kernel_colour(one.kernel), *(getattr(one, name) for name in VALUES)
 
 
-def _throughput_bars(rows: Sequence[Row]) -> Iterator[_Bar]:
-    for row in sorted(rows, key=lambda row: (row.algorithm, row.kernel, row.device, row.segments)):
+def _throughput_bars(rows: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+    for row in lines(rows.sort_values(["algorithm", "kernel", "device", "segments"], kind="stable")):
         shape = f"{row.segments:,} {MANY}" if row.segments > 1 else ONE_BUFFER
         what = f"{ALGORITHMS[row.algorithm].title}, {row.kernel} {row.device}: {shape}"
-        slow, fast = row.gb_per_s_range
-        yield what, "GB/s", style.kernel_colour(row.kernel), slow, row.gb_per_s, fast
+        yield what, "GB/s", style.kernel_colour(row.kernel), *(getattr(row, name) for name in SPEED)
 
 
-def _draw(panel: Axes, unit: str, bars: Sequence[_Bar]) -> None:
-    """Horizontal bars, the first above."""
-    medians = [median for *_, median, _ in bars]
-    for place, (_, _, colour, low, median, high) in enumerate(bars):
-        panel.barh(-place, median, height=0.7, color=colour, linewidth=0)
-        panel.errorbar(
-            median, -place, xerr=[[median - low], [high - median]], color="black", elinewidth=0.8, capsize=1.5
+def _draw(panel: Axes, unit: str, bars: pd.DataFrame) -> None:
+    """Horizontal bars, the first at the top."""
+    for place, bar in enumerate(lines(bars)):
+        style.bar(
+            panel,
+            -place,
+            [getattr(bar, name) for name in VALUES],
+            f"{bar.median:.3g}",
+            look={"height": 0.7, "color": bar.colour, "linewidth": 0},
+            error={"elinewidth": 0.8, "capsize": 1.5},
+            label={"xytext": (3, 0), "fontsize": 6.5},
         )
-        panel.annotate(
-            f"{median:.3g}", (high, -place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5
-        )
-    panel.set_yticks([-place for place in range(len(bars))], [what for what, *_ in bars], fontsize=6.5)
+    panel.set_yticks([-place for place in range(len(bars))], list(bars["what"]), fontsize=6.5)
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)
-    if max(medians) > LINEAR_UP_TO * min(medians):
-        panel.set_xscale("log")
-        panel.set_xlim(0.5 * min(medians), 3 * max(high for *_, high in bars))
-        unit += ", logarithmic"
+    if style.is_linear(bars["median"]):
+        panel.set_xlim(0, 1.15 * bars["q3"].max())
+        panel.set_xlabel(unit)
     else:
-        panel.set_xlim(0, 1.15 * max(high for *_, high in bars))
-    panel.set_xlabel(unit)
+        panel.set_xscale("log")
+        panel.set_xlim(0.5 * bars["median"].min(), 3 * bars["q3"].max())
+        panel.set_xlabel(f"{unit}, logarithmic")

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle, product, starmap
 from math import log10
 from pathlib import Path
-from textwrap import fill
 
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from hashbench.bench.experiment import Experiment, Point, Skip
+from hashbench.bench.experiment import Point, Skip
+from hashbench.bench.frames import LANE, SPEED, WALL_SECONDS, Results, highest, lines, where
 from hashbench.bench.inventories import MODELS
-from hashbench.bench.measurement import Seconds
+from hashbench.bench.lanes import Lane, labels, of_lane
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import Row
+from hashbench.bench.sweeps import CHUNK_SIZE, GiB, KiB
 from hashbench.experiments import style
 from hashbench.experiments.device_memory import peak_beside_model
-from hashbench.experiments.throughput import (
-    CHUNK_SIZE,
-    LINEAR_UP_TO,
-    GiB,
-    KiB,
-    Lane,
-    labels_of,
-    lane_of,
-    speeds_of,
-    wall_seconds_of,
-)
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
+from hashbench.report.findings import GPU, Check, ClaimExperiment, Columns, Finding, extreme, number, on_gpus, titles
+
+LARGE_BYTES = 100e9
+LARGE_SECONDS = 1.0
+"""A model of so many bytes is large, and its roots must be there within so many seconds."""
+
+FILLING_BYTES = 2e9
+SCALING_SHARE = 0.10
+"""Models of so many bytes fill a GPU: throughput must stay within this share of the largest model's."""
 
 LARGE = 50 * GiB
 LARGE_CHUNK_SIZE = 16 * KiB
-"""Models of so many bytes are hashed in these chunks too: their digests take a quarter of the memory."""
+"""Models of so many bytes are also hashed in these chunks, whose digests take a quarter of the memory."""
 
 CPU_LARGEST = 4 * GiB
-"""Bytes of the largest model that is hashed on a CPU, at a few seconds a run."""
+"""Bytes of the largest model that is hashed on a CPU, in a few seconds per run."""
 
 QUICK = {"gpu": ("bert-base", "llama-3.2-1b", "llama-3.1-8b"), "cpu": ("bert-base",)}
 """The models of the short form."""
 
 PEAK_MEMORY = "peak device memory beside the input"
 
-_COLUMNS = (
+_COLUMNS = [
     *(
         "model",
         "kernel",
@@ -61,18 +59,24 @@ _COLUMNS = (
     ),
     *("gb_per_s", "seconds_median", "seconds_q1", "seconds_q3"),
     *("wall_seconds_median", "wall_seconds_q1", "wall_seconds_q3"),
-)
-"""Of the figure's table."""
+]
 
 
-class ModelSizes(Experiment):
+class ModelSizes(ClaimExperiment):
     """The trees over all tensors of a model in one call, for models from 0.4 GB on."""
 
     name = "model-sizes"
     question = "How do throughput and the time to all roots grow with the model?"
+    rule = (
+        f"For each algorithm: all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more, in one call on one GPU, take "
+        f"at most {LARGE_SECONDS:g} s by the wall's clock; and from {FILLING_BYTES * 1e-9:g} GB on, where a model has "
+        f"chunks enough to fill a GPU, throughput keeps within {SCALING_SHARE:.0%} of the largest model's. Of each GPU "
+        "the kernel and chunk size that hashed the largest model and the most models count, and of several the "
+        "fastest. The worst GPU decides, of those that such a model fits."
+    )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
-        """Every model, the smallest first; the runner skips what does not fit. On a CPU the smallest ones alone."""
+        """Every model, the smallest first. The runner skips those that do not fit; CPUs get only the smallest."""
         kind = device.kind or "cpu"
         models = [MODELS[name] for name in (QUICK[kind] if quick else MODELS)]
         if kind == "cpu" and (left_out := [model.title for model in models if model.nbytes > CPU_LARGEST]):
@@ -85,44 +89,114 @@ class ModelSizes(Experiment):
                 yield Point(device, "tree", algorithm, lengths, LARGE_CHUNK_SIZE, model=model.name)
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
-        """The memory of each GPU that a tree over the largest model there takes beside the model."""
+        """The memory that a tree over the largest model that fits takes beside the model, on each GPU."""
         gpus = [device for device in devices if device.kind == "gpu" and device.unavailable is None]
         models = QUICK["gpu"] if quick else tuple(MODELS)
         return starmap(partial(_peak_memory, models), product(gpus, ALGORITHMS))
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Throughput above and seconds to all roots below, over the bytes of the model; a column an algorithm."""
-        rows = [row for row in rows if row.model]
-        if not rows:
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Throughput above, and seconds to all roots below, over the bytes of the model; a column per algorithm."""
+        rows = results.rows[results.rows["model"] != ""]
+        if rows.empty:
             return []
-        labels = labels_of(rows)
-        algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in rows)]
+        named, algorithms = labels(rows), style.algorithms(rows["algorithm"])
         with style.style():
             figure = style.new_figure(style.PAGE_WIDTH, 6.2)
             grid = figure.subplots(2, len(algorithms), sharex=True, sharey="row", squeeze=False)
             for (upper, lower), algorithm in zip(grid.T, algorithms, strict=True):
-                mine = [row for row in rows if row.algorithm == algorithm]
+                mine = rows[rows["algorithm"] == algorithm]
                 upper.set_title(ALGORITHMS[algorithm].title, loc="left")
-                _draw_lanes(upper, mine, labels, speeds_of)
-                _draw_lanes(lower, mine, labels, wall_seconds_of)
-                _tell_memory(lower, [reading for reading in readings if reading.algorithm == algorithm])
+                _draw_lanes(upper, mine, named, SPEED)
+                _draw_lanes(lower, mine, named, WALL_SECONDS)
+                _tell_memory(lower, results.readings[results.readings["algorithm"] == algorithm])
                 _name_models(lower, rows, width=style.PAGE_WIDTH / len(algorithms) - 0.7)
                 upper.label_outer()
                 lower.label_outer()
             _scale(grid[0, 0], grid[1, 0], rows)
-            chunks = " and ".join(map(format_size, sorted({row.chunk_size for row in rows if row.chunk_size})))
-            names = " and ".join(dict.fromkeys(row.device_name for row in rows))
-            figure.suptitle(
-                f"Trees over all tensors of a model in one call, chunks of {chunks}\n{fill(names, 90)}", fontsize=9
-            )
+            chunks, names = style.sizes(rows["chunk_size"]), style.names(rows["device_name"])
+            figure.suptitle(f"Trees over all tensors of a model in one call, chunks of {chunks}\n{names}", fontsize=9)
             style.legend_below(figure, columns=3)
-        return style.save(figure, path, _COLUMNS, [[getattr(row, name) for name in _COLUMNS] for row in rows])
+        return style.save(figure, path, rows[_COLUMNS])
+
+    def finding(self, results: Results) -> Finding:
+        """How soon the roots of a large model are there, and whether throughput keeps with the model's size."""
+        rows = on_gpus(results, "tree").query("model != ''")
+        checks, shown = [], [rows[:0]]
+        for algorithm in ALGORITHMS:
+            gpus = [_best_lane(gpu) for _, gpu in rows[rows["algorithm"] == algorithm].groupby(GPU, sort=False)]
+            checks += [_reaches(algorithm, gpus), _keeps(algorithm, gpus)]
+            shown += gpus
+        best = pd.concat(shown)
+        quartiles = zip(best["wall_seconds_q1"], best["wall_seconds_q3"], strict=True)
+        numbers: Columns = {
+            "GB": (1e-9 * best["bytes"]).map(number),
+            "tensors": best["segments"].map("{:,}".format),
+            "chunk": best["chunk_size"].map(format_size),
+            "GB/s": best["gb_per_s"].map(number),
+            "seconds to all roots (wall)": best["wall_seconds_median"].map("{:.3g}".format),
+            "quartiles": [f"{low:.3g} to {high:.3g}" for low, high in quartiles],
+        }
+        columns = {**titles(best), "model": best["model"], **numbers, "kernel and device": map(where, lines(best))}
+        return Finding.of(checks, best, columns, numbers)
 
 
 EXPERIMENT = ModelSizes()
 
+
+# The claim -----------------------------------------------------------------------------------------------------------
+
+
+def _best_lane(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the lane and chunk size that hashed the largest model and the most models; of several, the fastest.
+    Smaller models come first."""
+    lanes = [lane for _, lane in rows.sort_values("bytes", kind="stable").groupby([*LANE, "chunk_size"], sort=False)]
+    return max(lanes, key=lambda lane: (lane["bytes"].iloc[-1], len(lane), lane["gb_per_s"].iloc[-1]))
+
+
+def _reaches(algorithm: str, gpus: Sequence[pd.DataFrame]) -> Check:
+    question = (
+        f"{ALGORITHMS[algorithm].title}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most "
+        f"{LARGE_SECONDS:g} s?"
+    )
+    largest = [highest(lane, "bytes") for lane in gpus]
+    if not largest:
+        return Check(question, "No model was measured on a GPU.", None)
+    found = [
+        (
+            row.wall_seconds_median,
+            f"{row.wall_seconds_median:.3g} s for {row.model}, {number(1e-9 * row.bytes)} GB, by {where(row)}.",
+        )
+        for row in largest
+        if row.bytes >= LARGE_BYTES  # other GPUs may not have the memory
+    ]
+    row = max(largest, key=lambda row: row.bytes)
+    missing = f"The largest model measured is {row.model}, {number(1e-9 * row.bytes)} GB."
+    return extreme(question, found, missing, at_most=LARGE_SECONDS)
+
+
+def _keeps(algorithm: str, gpus: Sequence[pd.DataFrame]) -> Check:
+    question = (
+        f"{ALGORITHMS[algorithm].title}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more "
+        f"keep within {SCALING_SHARE:.0%} of the largest's?"
+    )
+    changes: list[tuple[float, str]] = []
+    for filling in (lane[lane["bytes"] >= FILLING_BYTES] for lane in gpus):
+        if len(filling) > 1:
+            largest = filling["gb_per_s"].iloc[-1]
+            change = filling["gb_per_s"] / largest - 1
+            furthest = highest(filling.assign(change=change, distance=change.abs()), "distance")
+            answer = (
+                f"{len(filling)} models; furthest from the largest's {number(largest)} GB/s is {furthest.model} with "
+                f"{number(furthest.gb_per_s)} GB/s ({furthest.change:+.1%}), by {where(furthest)}."
+            )
+            changes.append((furthest.distance, answer))
+    return extreme(question, changes, "Fewer than two such models were measured on one GPU.", at_most=SCALING_SHARE)
+
+
+# Readings and figure -------------------------------------------------------------------------------------------------
+
 _NOTE = (
-    "memory in use on all NVIDIA GPUs while the call is prepared, runs and gives its roots, less that in use with the "
+    "memory in use on all NVIDIA GPUs while the call is prepared, runs and returns its roots, minus that with the "
     "input in place: digests, tables, code and what the driver takes for launches, but not the framework's context"
 )
 
@@ -136,31 +210,30 @@ def _peak_memory(models: Sequence[str], device: Device, algorithm: str) -> Readi
     except Unavailable as error:
         return Skip(f"{device.kernel} {device.id}: {algorithm} {PEAK_MEMORY}", str(error))
     return Reading.of(
-        Seconds.of([1e-9 * peak.nbytes]),
+        [1e-9 * peak.nbytes],
         device,
         subject=device.kernel,
         quantity=PEAK_MEMORY,
         unit="GB",
-        conditions=f"{MODELS[peak.model].title}, chunks of {format_size(CHUNK_SIZE)}",
+        model=peak.model,
+        conditions=f"chunks of {format_size(CHUNK_SIZE)}",
         algorithm=algorithm,
         source=peak.source,
         note=_NOTE,
     )
 
 
-def _draw_lanes(
-    panel: Axes, rows: Sequence[Row], labels: Mapping[Lane, str], values_of: Callable[[Row], tuple[float, float, float]]
-) -> None:
-    """A line for each lane and size of chunks: full marks for the first size, hollow ones for others."""
-    for (lane, label), mark in zip(labels.items(), cycle("osD^vP*X"), strict=False):
-        mine = sorted((row for row in rows if lane_of(row) == lane), key=lambda row: row.bytes)
-        for chunk_size in sorted({row.chunk_size or 0 for row in mine}):
-            points = [row for row in mine if row.chunk_size == chunk_size]
+def _draw_lanes(panel: Axes, rows: pd.DataFrame, named: Mapping[Lane, str], values: Sequence[str]) -> None:
+    """A line for each lane and chunk size, with full marks for the common chunk size and hollow ones for others."""
+    for (lane, label), mark in zip(named.items(), cycle("osD^vP*X"), strict=False):
+        mine = of_lane(rows, lane).sort_values("bytes", kind="stable")
+        for chunk_size in sorted(set(mine["chunk_size"])):
+            points = mine[mine["chunk_size"] == chunk_size]
             common = chunk_size == CHUNK_SIZE
-            style.draw_line(
+            style.line(
                 panel,
-                [row.bytes for row in points],
-                [values_of(row) for row in points],
+                points["bytes"],
+                style.spreads(points, values),
                 color=style.kernel_colour(lane[0]),
                 linestyle="-" if common else ":",
                 marker=mark,
@@ -169,19 +242,23 @@ def _draw_lanes(
             )
 
 
-def _tell_memory(panel: Axes, readings: Sequence[Reading]) -> None:
-    """What the readings say, in the corner under the lines; of several for one kernel, the one of the largest model."""
-    largest = {one.subject: one for one in sorted(readings, key=lambda one: one.median)}
-    lines = [f"{name} {one.median:.3g} {one.unit}, {one.conditions}" for name, one in largest.items()]
-    if lines:
-        text = "\n".join((f"{PEAK_MEMORY}:", *lines))
+def _tell_memory(panel: Axes, readings: pd.DataFrame) -> None:
+    """Writes the peak memory in the corner under the lines; of several for one kernel, that of the largest model."""
+    largest = readings.sort_values("median", kind="stable").groupby("subject", sort=False).tail(1)
+    told = [
+        f"{one.subject} {one.median:.3g} {one.unit}, {MODELS[one.model].title}, {one.conditions}"
+        for one in lines(largest)
+    ]
+    if told:
+        text = "\n".join((f"{PEAK_MEMORY}:", *told))
         panel.text(0.98, 0.03, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=6)
 
 
-def _name_models(panel: Axes, rows: Sequence[Row], width: float) -> None:
-    """The horizontal axis of a panel, about `width` inches wide: each model by name at its bytes, a line up from there.
-    Names too near to each other move apart."""
-    names = {row.bytes: MODELS[row.model].title for row in sorted(rows, key=lambda row: row.bytes)}
+def _name_models(panel: Axes, rows: pd.DataFrame, width: float) -> None:
+    """Names each model at its bytes on the horizontal axis of a panel, about `width` inches wide. Names that are too
+    near to each other move apart."""
+    smallest_first = rows.sort_values("bytes", kind="stable")
+    names = {n: MODELS[model].title for n, model in zip(smallest_first["bytes"], smallest_first["model"], strict=True)}
     low, high = 0.75 * min(names), 1.35 * max(names)
     panel.set_xscale("log")
     panel.set_xlim(low, high)
@@ -196,18 +273,18 @@ def _name_models(panel: Axes, rows: Sequence[Row], width: float) -> None:
         free = max(free, place) + _NAMES_APART
 
 
-def _scale(speed: Axes, seconds: Axes, rows: Sequence[Row]) -> None:
-    """The vertical axes, each the same in all panels of a line."""
-    speeds = [value for row in rows for value in speeds_of(row)]
-    linear = max(speeds) <= LINEAR_UP_TO * min(speeds)
+def _scale(speed: Axes, seconds: Axes, rows: pd.DataFrame) -> None:
+    """The vertical axes, which the panels of a row share."""
+    speeds = rows[list(SPEED)].to_numpy()
+    linear = style.is_linear(speeds.flat)
     if linear:
-        speed.set_ylim(0, 1.08 * max(speeds))
+        speed.set_ylim(0, 1.08 * speeds.max())
     else:
         speed.set_yscale("log")
-        speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        style.plain_numbers(speed.yaxis)
     speed.set_ylabel("GB/s" if linear else "GB/s, logarithmic")
     seconds.set_yscale("log")
-    low, high = min(row.wall_seconds_q1 for row in rows), max(row.wall_seconds_q3 for row in rows)
-    seconds.set_ylim(0.1 * low, 2 * high)  # with room for what is told under the lines
-    seconds.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = rows["wall_seconds_q1"].min(), rows["wall_seconds_q3"].max()
+    seconds.set_ylim(0.1 * low, 2 * high)  # room for the text under the lines
+    style.plain_numbers(seconds.yaxis)
     seconds.set_ylabel("seconds to all roots, wall clock")

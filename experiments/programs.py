@@ -1,4 +1,4 @@
-"""Other programs that hash: run with a limit of time, their digests held against those of hashlib before timing."""
+"""Other programs that hash: run with a timeout, and with their digests checked against hashlib before timing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from time import perf_counter
 from typing import Any
 
 from hashbench.bench.experiment import Skip
-from hashbench.bench.measurement import Seconds
 from hashbench.bench.readings import Reading
 from hashbench.experiments.storage import StorageUnavailable
 from hashbench.kernels import Device
 
 ASK_SECONDS = 30.0
-"""The time that a program has to answer a question, and to start and end beside what it was asked to measure."""
+"""Time for a program to answer a question, and to start and end around a measurement."""
 
 SLOWEST = 20e6
-"""Bytes a second that a program which hashes a file must reach; one that does not is taken to hang."""
+"""Least bytes per second of a program that hashes files. A slower one is assumed to hang."""
 
 Outcomes = Iterator[Reading | Skip]
 
 
 class PeerError(Exception):
-    """A program is missing or gave no number; the message says why, on one line."""
+    """A program is missing or gave no number. The message says why, on one line."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,10 @@ class FileHasher:
     """A program about to hash a file or a folder.
 
     Attributes:
-        subject: what its reading is called.
+        subject: the subject of its reading.
         source: the program and its version.
-        digests: hashes once: a digest in hexadecimal for each file of the folder, by its name; "." is the file itself.
+        digests: hashes once, and returns the hexadecimal digest of each file of the folder by its name; "." is the file
+            itself.
     """
 
     subject: str
@@ -52,52 +52,62 @@ class FileHasher:
 
 
 def or_skip(what: str, readings: Iterator[Reading]) -> Outcomes:
-    """`readings`, and a skip where the program is missing or gave no number, or there is no room for its files."""
+    """`readings`, and a skip if the program is missing or gave no number, or there is no room for its files."""
     try:
         yield from readings
     except (PeerError, StorageUnavailable) as error:
         yield Skip(what, str(error))
 
 
-def throughput(
-    subject: str,
-    algorithm: str,
-    device: Device,
-    rates: Sequence[float],
-    *,
-    source: str,
-    conditions: str,
-    note: str = "",
-) -> Reading:
-    """The reading of a program's `rates`, in bytes a second. The conditions begin with what a reader needs to tell it
-    from others of the program on the processor; figures show so much of them."""
+def throughput(subject: str, algorithm: str, device: Device, rates: Sequence[float], **columns: Any) -> Reading:
+    """The reading of a program's throughput.
+
+    Args:
+        subject: the program's name.
+        algorithm: "sha256" or "sha384".
+        device: where it hashed.
+        rates: bytes per second of each run.
+        columns: other columns of the reading, by name.
+    """
     return Reading.of(
-        Seconds.of([1e-9 * rate for rate in rates]),
+        [1e-9 * rate for rate in rates],
         device,
         subject=subject,
         quantity="throughput",
         unit="GB/s",
         algorithm=algorithm,
-        source=source,
-        conditions=conditions,
-        note=note,
+        **columns,
     )
 
 
+def processes_phrase(count: int) -> str:
+    """A number of processes, in words."""
+    return "1 process" if count == 1 else f"{count} processes"
+
+
 def rates_of(hasher: FileHasher, expected: Mapping[str, str], nbytes: int, runs: int) -> list[float]:
-    """Bytes a second of `runs` runs by the wall's clock, after one whose digests are held against `expected`.
+    """Times a program, after a first run whose digests are checked.
+
+    Args:
+        hasher: the program.
+        expected: the right digests.
+        nbytes: bytes that it hashes.
+        runs: number of timed runs.
+
+    Returns:
+        The bytes per second of each run, by the wall clock.
 
     Raises:
-        PeerError: it failed, or gave other digests.
+        PeerError: the program failed, or its digests are wrong.
     """
     try:
         found = hasher.digests()  # the first run warms up too
     except PeerError:
         raise
-    except Exception as error:  # whatever another version of a package may raise
+    except Exception as error:  # another version of a package may raise anything
         raise PeerError(f"{hasher.source} failed: {type(error).__name__}: {error}") from error
     if found != expected:
-        raise PeerError(f"the digests of {hasher.source} are not those of hashlib, so it was not measured")
+        raise PeerError(f"the digests of {hasher.source} differ from hashlib's, so it was not measured")
     rates = []
     for _ in range(runs):
         begin = perf_counter()
@@ -110,15 +120,18 @@ def rates_of(hasher: FileHasher, expected: Mapping[str, str], nbytes: int, runs:
 
 
 def program_output(arguments: Sequence[str], timeout: float, accepted: Collection[int] = (0,)) -> str:
-    """What a program prints on standard output. It is started without a shell, in a session of its own.
+    """Runs a program, without a shell and in a session of its own.
 
     Args:
-        arguments: the program, looked for on the path, and its arguments.
+        arguments: the program, which is searched for on the path, and its arguments.
         timeout: seconds after which it is killed, with the processes that it started.
-        accepted: its exit codes where all is well.
+        accepted: exit codes that mean success.
+
+    Returns:
+        What it printed on standard output.
 
     Raises:
-        PeerError: it is not installed, did not end in time, or ended with another code.
+        PeerError: it is not installed, timed out, or exited with another code.
     """
     name = arguments[0]
     try:
@@ -139,15 +152,15 @@ def program_output(arguments: Sequence[str], timeout: float, accepted: Collectio
     with process:
         try:
             output, errors = process.communicate(timeout=timeout)
-        except BaseException as error:  # a keyboard interrupt too: it does not reach the other session
+        except BaseException as error:  # a keyboard interrupt too, which does not reach the other session
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise PeerError(f"{name} did not end within {timeout:g} s") from None
+                raise PeerError(f"{name} timed out after {timeout:g} s") from None
             raise
     if process.returncode not in accepted:
         said = [line.strip() for line in (errors + output).splitlines() if line.strip()]
-        raise PeerError(f"{name} ended with exit code {process.returncode}: {said[0] if said else 'it said nothing'}")
+        raise PeerError(f"{name} failed with exit code {process.returncode}: {said[0] if said else 'no output'}")
     return output
 
 
@@ -155,7 +168,7 @@ def first_line(arguments: Sequence[str]) -> str:
     """The first line that a program prints on standard output.
 
     Raises:
-        PeerError: as `program_output`.
+        PeerError: as for `program_output`.
     """
     return program_output(arguments, ASK_SECONDS).strip().partition("\n")[0].strip()
 
@@ -164,7 +177,7 @@ def openssl_version() -> str:
     """The program openssl and its version.
 
     Raises:
-        PeerError: as `program_output`.
+        PeerError: as for `program_output`.
     """
     return " ".join(first_line(["openssl", "version"]).split()[:2])
 
@@ -179,16 +192,16 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 def hashlib_on(path: Path, algorithm: str) -> FileHasher:
-    """hashlib, about to hash a file."""
+    """Prepares hashlib to hash a file."""
     source = f"hashlib, {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
     return FileHasher("hashlib", source, lambda: {".": file_digest(path, algorithm)})
 
 
 def coreutils_on(path: Path, algorithm: str) -> FileHasher:
-    """Coreutils' program for `algorithm`, about to hash a file.
+    """Prepares coreutils' program for `algorithm` to hash a file.
 
     Raises:
-        PeerError: as `program_output`.
+        PeerError: as for `program_output`.
     """
     name = f"{algorithm}sum"
     source = first_line([name, "--version"])
@@ -197,10 +210,10 @@ def coreutils_on(path: Path, algorithm: str) -> FileHasher:
 
 
 def openssl_on(folder: Path, algorithm: str, processes: int) -> FileHasher:
-    """OpenSSL's program, about to hash the files of a folder in so many processes at once, each a share of them.
+    """Prepares OpenSSL's program to hash the files of a folder, with an equal share for each of several processes.
 
     Raises:
-        PeerError: as `program_output`.
+        PeerError: as for `program_output`.
     """
     files = sorted(folder.iterdir())
     timeout = ASK_SECONDS + sum(file.stat().st_size for file in files) / SLOWEST
@@ -218,13 +231,13 @@ def openssl_on(folder: Path, algorithm: str, processes: int) -> FileHasher:
 
 
 def model_signing_on(path: Path, algorithm: str) -> FileHasher:
-    """model-signing with its own settings, about to hash a file, or the files of a folder.
+    """Prepares model-signing, with its default settings, to hash a file or the files of a folder.
 
     Raises:
-        PeerError: it is not installed, or does not offer `algorithm`.
+        PeerError: it is not installed, or does not support `algorithm`.
     """
     if algorithm != "sha256":
-        raise PeerError(f"model-signing does not offer {algorithm}")
+        raise PeerError(f"model-signing does not support {algorithm}")
     try:
         hashing: Any = import_module("model_signing.hashing")
     except ImportError as error:

@@ -1,23 +1,23 @@
-"""How near do the kernels come to what the device's own pipes allow?"""
+"""The roofline experiment: how close do the kernels come to what the device's own pipes allow?"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
-from textwrap import fill
 from time import perf_counter
 from typing import TypeVar
 
-from matplotlib.artist import Artist
+import pandas as pd
 from matplotlib.axes import Axes
 
 from hashbench.bench.experiment import Experiment, Point, Skip
-from hashbench.bench.measurement import Seconds
+from hashbench.bench.frames import SPEED, Line, Results, lines
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import Row
+from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, GiB
 from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Algorithm, Buffer, Device
@@ -41,16 +41,11 @@ from hashbench.limits.roofline import (
     balanced,
 )
 
-KiB, GiB = 1 << 10, 1 << 30
-
 KERNEL = "cupy"
-"""Whose devices are measured for their pipes."""
-
-SIZE = 8 * GiB
-CHUNK_SIZE = 4 * KiB
+"""The kernel whose devices' pipes are measured."""
 
 LAUNCH_SECONDS = 0.01
-"""Of one launch of a pipe's kernel, about: a thousand times what a launch takes to begin."""
+"""The approximate time of one launch of a pipe's kernel: a thousand times the launch latency."""
 
 WARMUP_SECONDS = 0.3
 REPEATS = 21
@@ -58,52 +53,52 @@ FEW_TURNS = 64
 
 MEMORY_SIZE = 8 * GiB
 LEAST_MEMORY = 2 * GiB
-"""Bytes that are copied half to half, so 1 GiB at least, and read."""
+"""Bytes that are read, and of which one half is copied to the other, so at least 1 GiB."""
 
 LIMITS = {
     "each operation on its natural pipe": as_written,
     "best split over the pipes, registers and stalls ignored": balanced,
 }
-"""What the figure calls the limits, and what computes them."""
+"""The names of the limits in the figure, and the functions that compute them."""
 
-MEASURED = ("kernel", "variant", "device", "strategy", "bytes", "chunk_size", "verified", "gb_per_s")
-COLUMNS = (
-    *("device_name", "algorithm", *MEASURED, "memory_read_gb_per_s"),
-    *("computed_limit_as_written_gb_per_s", "computed_limit_balanced_gb_per_s"),
-    *("share_of_as_written", "share_of_balanced"),
-)
-"""Of the figure's table."""
+MEASURED = ["kernel", "variant", "device", "strategy", "bytes", "chunk_size", "verified", "gb_per_s"]
+COMPUTED = ["computed_limit_as_written_gb_per_s", "computed_limit_balanced_gb_per_s"]
+SHARES = ["share_of_as_written", "share_of_balanced"]
+COLUMNS = ["device_name", "algorithm", *MEASURED, "memory_read_gb_per_s", *COMPUTED, *SHARES]
+"""The columns of the figure's table."""
 
 T = TypeVar("T")
 
 
 class Roofline(Experiment):
-    """Each GPU kernel in its default variant, and what the GPU's pipes and memory do at most. The experiment `ablation`
-    measures the other variants."""
+    """Each GPU kernel in its default variant, and the peak rates of the GPU's pipes and memory.
+
+    The experiment `ablation` measures the other variants.
+    """
 
     name = "roofline"
-    question = "How near do the kernels come to what the device's own pipes allow?"
+    question = "How close do the kernels come to what the device's own pipes allow?"
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """A GPU's batched throughput; both forms are the same."""
+        """A GPU's batched throughput. Both forms are the same."""
         if device.kind == "gpu":
             for algorithm in ALGORITHMS:
-                yield Point(device, "batched", algorithm, (SIZE,), CHUNK_SIZE)
+                yield Point(device, "batched", algorithm, (SIZE["gpu"],), CHUNK_SIZE)
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
-        """The pipes, the clock and the memory of each of CuPy's devices; both forms are the same."""
+        """The pipes, the clock and the memory of each of CuPy's devices. Both forms are the same."""
         return chain.from_iterable(_parts(devices, self.name))
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Bars of throughput under the limits, a panel for each device and algorithm."""
-        return _draw([row for row in rows if row.device_kind == "gpu"], readings, path)
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Bars of throughput below the limits, a panel per device and algorithm."""
+        return _draw(results.rows[results.rows["device_kind"] == "gpu"], results.readings, path)
 
 
 EXPERIMENT = Roofline()
 
 
 def _parts(devices: Sequence[Device], experiment: str) -> Iterator[Iterable[Reading | Skip]]:
-    """What is measured one by one: a part that raises loses no other."""
+    """The measurements one by one, so that one that raises does not lose the others."""
     mine = [device for device in devices if device.kernel == KERNEL]
     if not mine:
         reason = f"they are measured through {KERNEL}, which was not asked for"
@@ -115,7 +110,7 @@ def _parts(devices: Sequence[Device], experiment: str) -> Iterator[Iterable[Read
             continue
         opened: list[Microbenchmarks] = []
         yield _of_device(device, opened)
-        for bench in opened:  # none where it failed
+        for bench in opened:  # none if it failed
             yield from (of_pipe(bench, device, pipe) for pipe in PIPES.values())
             halves = "one half copied to the other; bytes read and bytes written are counted"
             yield _of_memory(bench, device, COPY, bench.copy, halves)
@@ -123,21 +118,21 @@ def _parts(devices: Sequence[Device], experiment: str) -> Iterator[Iterable[Read
 
 
 def _of_device(device: Device, opened: list[Microbenchmarks]) -> Iterator[Reading]:
-    """The number of multiprocessors. The micro-benchmarks are added to `opened`."""
+    """The number of multiprocessors. Adds the micro-benchmarks to `opened`."""
     opened.append(Microbenchmarks(device))
     yield of_multiprocessors(opened[0], device)
 
 
 def of_multiprocessors(bench: Microbenchmarks, device: Device) -> Reading:
-    """How many there are."""
+    """The number of multiprocessors."""
     count = [float(bench.multiprocessors)]
     return _reading(device, count, MULTIPROCESSOR, COUNT, COUNT_UNIT, "as the driver says", source=device.driver)
 
 
 def of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Reading]:
-    """The rate of a pipe, and, while it is that of `MIXTURES`' first, the clock."""
+    """The rate of a pipe; and the clock, while it is the first of `MIXTURES`."""
     turns = FEW_TURNS
-    bench.run(pipe, turns)  # which loads its code
+    bench.run(pipe, turns)  # loads its code
     while (seconds := bench.run(pipe, turns).seconds) < LAUNCH_SECONDS / 2:
         turns = max(2 * turns, round(turns * LAUNCH_SECONDS / seconds))
     runs: list[Run] = _repeated(lambda: bench.run(pipe, turns))
@@ -168,7 +163,7 @@ def _reading(
     device: Device, values: Sequence[float], subject: str, quantity: str, unit: str, note: str, source: str = ""
 ) -> Reading:
     return Reading.of(
-        Seconds.of(values),
+        values,
         device,
         subject=subject,
         quantity=quantity,
@@ -184,31 +179,44 @@ class _Panel:
 
     device_name: str
     algorithm: Algorithm
-    rows: Sequence[Row]
+    rows: pd.DataFrame
     limits: Mapping[str, Limit]
     memory: float | None
 
     @property
     def highest(self) -> float:
-        """In GB/s, of what is drawn."""
-        return max((*(row.gb_per_s_range[1] for row in self.rows), *(one.gb_per_s for one in self.limits.values())))
+        """The highest value to draw, in GB/s."""
+        return max(map(float, (*self.rows["gb_per_s_q3"], *(one.gb_per_s for one in self.limits.values()))))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """What was measured, and what was computed, in columns of their own. One line if nothing was measured."""
+        table = self.rows[MEASURED].reset_index(drop=True)
+        table = table if len(table) else table.reindex([0])
+        limits = [limit.gb_per_s for limit in self.limits.values()] or [math.nan] * len(LIMITS)
+        for computed, share, limit in zip(COMPUTED, SHARES, limits, strict=True):
+            table[computed] = "" if math.isnan(limit) else f"{limit:.7g}"
+            shares = table["gb_per_s"] / limit
+            table[share] = shares.map(lambda share: "" if pd.isna(share) else f"{share:.4f}")
+        memory = "" if self.memory is None else f"{self.memory:.7g}"
+        return table.assign(device_name=self.device_name, algorithm=self.algorithm.name, memory_read_gb_per_s=memory)
 
 
-def _panels(rows: Sequence[Row], readings: Sequence[Reading]) -> list[_Panel]:
+def _panels(rows: pd.DataFrame, readings: pd.DataFrame) -> list[_Panel]:
     panels = []
-    names = dict.fromkeys((*(row.device_name for row in rows), *(reading.device_name for reading in readings)))
-    for name, algorithm in product(names, ALGORITHMS.values()):
-        rates = Rates.of(reading for reading in readings if reading.device_name == name)
+    for name, algorithm in product(
+        dict.fromkeys((*rows["device_name"], *readings["device_name"])), ALGORITHMS.values()
+    ):
+        rates = Rates.of(readings[readings["device_name"] == name])
         limits = {} if rates is None else {text: limit(algorithm, rates) for text, limit in LIMITS.items()}
-        mine = [row for row in rows if (row.device_name, row.algorithm) == (name, algorithm.name)]
+        mine = rows[(rows["device_name"] == name) & (rows["algorithm"] == algorithm.name)]
         memory = None if rates is None or rates.bytes_per_second is None else 1e-9 * rates.bytes_per_second
-        if mine or limits:
-            fastest_last = sorted(mine, key=lambda row: row.gb_per_s)
-            panels.append(_Panel(name, algorithm, fastest_last, limits, memory))
+        if len(mine) or limits:
+            panels.append(_Panel(name, algorithm, mine.sort_values("gb_per_s", kind="stable"), limits, memory))
     return panels
 
 
-def _draw(rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+def _draw(rows: pd.DataFrame, readings: pd.DataFrame, path: Path) -> list[Path]:
     panels = _panels(rows, readings)
     if not panels:
         return []
@@ -221,17 +229,12 @@ def _draw(rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[
             _draw_panel(axes, panel)
         grid.flat[0].set_xlim(0, 1.16 * max(panel.highest for panel in panels))
         grid.flat[-1].set_xlabel("GB/s of input, and in brackets its share of either limit")
-        sizes = " and ".join(sorted({format_size(row.bytes) for row in rows}))
-        chunks = " and ".join(sorted({format_size(row.chunk_size) for row in rows if row.chunk_size}))
-        what = f", batched, {sizes} in chunks of {chunks}" if rows else ""
-        names = " and ".join(dict.fromkeys(map(_device, panels)))
-        figure.suptitle(f"SHA-2 against the limit of the device's pipes{what}\n{fill(names, 90)}", fontsize=9)
-        legend: dict[str, Artist] = {}
-        for axes in figure.axes:
-            handles, labels = axes.get_legend_handles_labels()
-            legend |= dict(zip(labels, handles, strict=True))
-        figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=2)
-    return style.save(figure, path, COLUMNS, [line for panel in panels for line in _lines(panel)])
+        sizes, chunks = style.sizes(rows["bytes"]), style.sizes(rows["chunk_size"])
+        what = f", batched, {sizes} in chunks of {chunks}" if len(rows) else ""
+        names = style.names(map(_device, panels))
+        figure.suptitle(f"SHA-2 against the limit of the device's pipes{what}\n{names}", fontsize=9)
+        style.legend_below(figure, columns=2)
+    return style.save(figure, path, pd.concat([panel.table for panel in panels])[COLUMNS])
 
 
 def _device(panel: _Panel) -> str:
@@ -241,45 +244,26 @@ def _device(panel: _Panel) -> str:
 
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
     axes.set_title(f"{panel.algorithm.title}, {panel.device_name}", loc="left")
-    for place, row in enumerate(panel.rows):
-        slow, fast = row.gb_per_s_range
-        axes.barh(place, row.gb_per_s, height=0.66, color=style.kernel_colour(row.kernel), linewidth=0)
-        axes.errorbar(
-            row.gb_per_s,
-            place,
-            xerr=[[row.gb_per_s - slow], [fast - row.gb_per_s]],
-            color="black",
-            elinewidth=0.9,
-            capsize=2,
-            label="measured, with quartiles",
-        )
-        shares = " | ".join(f"{row.gb_per_s / limit.gb_per_s:.0%}" for limit in panel.limits.values())
-        axes.annotate(
-            f"{row.gb_per_s:.4g}" + (f"  ({shares})" if shares else ""),
-            (0, place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
+    for place, row in enumerate(lines(panel.rows)):
+        _draw_bar(axes, place, row, [row.gb_per_s / limit.gb_per_s for limit in panel.limits.values()])
     top = max(1, len(panel.rows)) - 0.4
     for (text, limit), line in zip(panel.limits.items(), ("--", ":"), strict=False):
         axes.axvline(limit.gb_per_s, color="black", linestyle=line, linewidth=1.4, label=f"computed limit, {text}")
         axes.text(limit.gb_per_s, top, f" {limit.gb_per_s:.4g}", fontsize=7, va="bottom")
-    axes.set_yticks(range(len(panel.rows)), [f"{row.kernel} ({row.variant})" for row in panel.rows])
+    names = zip(panel.rows["kernel"], panel.rows["variant"], strict=True)
+    axes.set_yticks(range(len(panel.rows)), [f"{kernel} ({variant})" for kernel, variant in names])
     axes.set_ylim(-0.6, top + 0.5)
     axes.grid(axis="y", visible=False)
 
 
-def _lines(panel: _Panel) -> Iterator[Sequence[object]]:
-    """The table of a panel: what was measured, and, in columns of their own, what was computed."""
-    limits = list(panel.limits.values())
-    memory = "" if panel.memory is None else f"{panel.memory:.7g}"
-    computed = [f"{limit.gb_per_s:.7g}" for limit in limits] or ["" for _ in LIMITS]
-    for row in panel.rows:
-        measured = [getattr(row, name) for name in MEASURED]
-        shares = [f"{row.gb_per_s / limit.gb_per_s:.4f}" for limit in limits] or ["" for _ in LIMITS]
-        yield (panel.device_name, panel.algorithm.name, *measured, memory, *computed, *shares)
-    if not panel.rows:
-        empty = ["" for _ in MEASURED]
-        yield (panel.device_name, panel.algorithm.name, *empty, memory, *computed, *("" for _ in LIMITS))
+def _draw_bar(axes: Axes, place: int, row: Line, shares: Sequence[float]) -> None:
+    text = " | ".join(f"{share:.0%}" for share in shares)
+    style.bar(
+        axes,
+        place,
+        [getattr(row, name) for name in SPEED],
+        f"{row.gb_per_s:.4g}" + (f"  ({text})" if text else ""),
+        look={"height": 0.66, **style.solid(row.kernel)},
+        error={"label": "measured, with quartiles"},
+        label={"end": 0},
+    )

@@ -1,40 +1,44 @@
 """The vendors experiment: do the kernels give the same digests on every vendor's devices, and how fast?
 
-CuPy, OpenCL and SYCL compile one text for all of them; Numba's kernel is the same functions in Python.
+CuPy, OpenCL and SYCL compile the same source for all of them; Numba's kernel has the same functions in Python.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
-from hashbench.bench.comparison import by_input, disagreements
-from hashbench.bench.experiment import Experiment, MachineResults, Point
-from hashbench.bench.readings import Reading
-from hashbench.bench.results import REFERENCE, Row
+from hashbench.bench.comparison import disagreements
+from hashbench.bench.experiment import Point
+from hashbench.bench.frames import SPEED, Line, Results, lines, with_twins
+from hashbench.bench.results import REFERENCE
+from hashbench.bench.sweeps import CHUNK_SIZE, GiB, KiB, MiB
 from hashbench.bench.vendors import OTHER, vendor_of
 from hashbench.experiments import style
-from hashbench.experiments.throughput import CHUNK_SIZE, GiB, KiB, MiB
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Device, Strategy
+from hashbench.report.findings import GPU, Check, ClaimExperiment, Columns, Finding, number
+
+VENDORS = 2
+FRAMEWORKS = 2
+"""Least number of GPU vendors, and of frameworks on one GPU."""
 
 SIZE = {"gpu": 1 * GiB, "cpu": 128 * MiB}
-"""Bytes of input, of which all of a device is busy."""
+"""Bytes of input that keep a whole device busy, by kind of device."""
 
 COMMON_SIZE = 64 * MiB
-"""Bytes of the input that every device hashes, so that the digests of all can be compared."""
+"""Bytes of the input that every device hashes, so that all digests can be compared."""
 
 SHAPES: tuple[tuple[Strategy, int], ...] = (("batched", CHUNK_SIZE), ("tree", CHUNK_SIZE), ("tree", 16 * KiB))
-"""What is measured, and how large its chunks are; the last in the long form alone."""
+"""What is measured, and the chunk sizes; the last only in the full form."""
 
 COLOURS = {
     "NVIDIA": style.COLOURS["green"],
@@ -45,26 +49,32 @@ COLOURS = {
     OTHER: "#7F7F7F",
 }
 WRONG = "#C00000"
-"""What digests that differ are drawn in, and nothing else."""
+"""The colour of digests that differ, and of nothing else."""
 
 _OPACITIES = (0.4, 0.7, 1.0)
-_COLUMNS = ("kernel", "variant", "device", "algorithm", "strategy", "bytes", "chunk_size", "verified", "gb_per_s")
-COLUMNS = (
+_LANE = ["machine", "device_name", "kernel", "device"]
+_COLUMNS = ["kernel", "variant", "device", "algorithm", "strategy", "bytes", "chunk_size", "verified", "gb_per_s"]
+COLUMNS = [
     *("machine", "vendor", "device_name", *_COLUMNS, "gb_per_s_q1", "gb_per_s_q3"),
     *("digest", "rows_of_this_input", "digests_are_equal"),
-)
-"""Of the figure's table."""
+]
+"""The columns of the figure's table."""
 
 
-class Vendors(Experiment):
-    """Every kernel on every device, on an input of its own size for the throughput, and on one that all have in common
-    for the digests. The reference, which no device code is in, hashes the latter alone."""
+class Vendors(ClaimExperiment):
+    """Every kernel on every device, on an input of its own size for the throughput, and on an input that all have in
+    common for the digests. The reference, which has no device code, hashes only the latter."""
 
     name = "vendors"
     question = "Do the kernels give the same digests on every vendor's devices, and how fast?"
+    rule = (
+        "All kernels and devices that hashed the same input give the same digest, in every experiment; one GPU runs "
+        f"it through {FRAMEWORKS} frameworks or more; and GPUs of {VENDORS} vendors or more were measured. A vendor is "
+        "told by the device's name."
+    )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
-        """Batched and as a tree; in the long form as a tree of larger chunks too."""
+        """Batched and as a tree; in the full form also as a tree of larger chunks."""
         for algorithm in ALGORITHMS:
             if device.kernel != REFERENCE[0]:
                 for strategy, chunk_size in SHAPES[:-1] if quick else SHAPES:
@@ -72,92 +82,146 @@ class Vendors(Experiment):
             for strategy in ("batched", "tree"):
                 yield Point(device, strategy, algorithm, (COMMON_SIZE,), CHUNK_SIZE)
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """The overview, of one machine."""
-        return _draw([MachineResults("", rows, readings)], path)
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """The overview, for one machine."""
+        return _draw(results.rows, path)
 
-    def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
+    def overview(self, results: Results, path: Path) -> list[Path]:
         """Bars of throughput by device and kernel, and whether the digests of its inputs are equal everywhere.
 
         Raises:
-            VerificationError: digests of the same input differ. The figure is drawn all the same, and says so.
+            VerificationError: digests of the same input differ. The figure is drawn first, and shows it.
         """
-        written = _draw(machines, path)
-        if wrong := disagreements(row for machine in machines for row in machine.rows):
+        written = _draw(results.rows, path)
+        if wrong := disagreements(results.rows):
             raise VerificationError("; ".join(wrong))
         return written
+
+    def finding(self, results: Results) -> Finding:
+        """Whether digests agree, in all experiments, and which vendors and frameworks were measured."""
+        rows = results.rows
+        gpus = rows[rows["device_kind"] == "gpu"]
+        compared = _compared(rows)
+        devices = [of for _, of in _gpus_first(rows).groupby(GPU, sort=False)]
+        names = [of["device_name"].iloc[0] for of in devices]
+        speeds = {
+            f"{algorithm.title}, fastest tree, GB/s": [_fastest_tree(of, algorithm.name) for of in devices]
+            for algorithm in ALGORITHMS.values()
+        }
+        columns: Columns = {
+            "device": names,
+            "kind": [of["device_kind"].iloc[0].upper() for of in devices],
+            "vendor": map(vendor_of, names),
+            "kernels": [", ".join(sorted(set(of["kernel"]))) for of in devices],
+            **speeds,
+            "digests": [_agreement(compared[compared.index.isin(of.index)]) for of in devices],
+            "machine": [of["machine"].iloc[0] for of in devices],
+        }
+        checks = (_equal_digests(compared), _frameworks(gpus), _vendors(gpus))
+        return Finding.of(checks, rows, columns, speeds)
 
 
 EXPERIMENT = Vendors()
 
 
-def equalities(rows: Iterable[Row]) -> dict[Row, bool]:
-    """Whether the digests of each row's input are all equal. Where they differ, that holds of all rows of the input:
-    digests alone do not tell which one is right. Rows without a digest, or alone with their input, are left out.
-    """
-    found: dict[Row, bool] = {}
-    for group in by_input(rows):
-        if len(group) > 1:
-            equal = len({row.digest for row in group}) == 1
-            found |= dict.fromkeys(group, equal)
-    return found
+def _gpus_first(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(is_cpu=rows["device_kind"] != "gpu").sort_values(["is_cpu", "device_name"], kind="stable")
 
 
-@dataclass(frozen=True)
-class _Lane:
-    """What has bars of its own: a kernel on a device of a machine."""
-
-    machine: str
-    device_name: str
-    kernel: str
-    device: str
-    rows: Sequence[Row]
-
-    @property
-    def is_gpu(self) -> bool:
-        return self.rows[0].device_kind == "gpu"
-
-    @property
-    def fastest(self) -> float:
-        return max(row.gb_per_s for row in self.rows)
-
-    @property
-    def label(self) -> str:
-        """The kernel, with the number of threads where a device is told by it."""
-        return f"{self.kernel}, {self.device.replace('-', ' ')}" if "thread" in self.device else self.kernel
-
-    def bar(self, algorithm: str, shape: tuple[str, int]) -> Row | None:
-        """The newest of the rows with the most bytes."""
-        found = [row for row in self.rows if (row.algorithm, (row.strategy, row.chunk_size)) == (algorithm, shape)]
-        return max(found, key=lambda row: (row.bytes, row.date), default=None)
+# The claim -----------------------------------------------------------------------------------------------------------
 
 
-def _lanes(machines: Sequence[MachineResults]) -> list[_Lane]:
-    """By device, GPUs first and then the fastest; those of one device side by side, the fastest first."""
-    found: dict[tuple[str, str, str, str], list[Row]] = {}
-    for machine in machines:
-        for row in machine.rows:
-            found.setdefault((machine.name, row.device_name, row.kernel, row.device), []).append(row)
-    lanes = [_Lane(*key, rows) for key, rows in found.items()]
-    best: dict[tuple[str, str], float] = {}
-    for lane in lanes:
-        best[_device(lane)] = max(best.get(_device(lane), 0.0), lane.fastest)
-    return sorted(lanes, key=lambda lane: (not lane.is_gpu, -best[_device(lane)], _device(lane), -lane.fastest))
+def _compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each input that several kernels or devices hashed, or one of them to several digests."""
+    twins = with_twins(rows)
+    who = (twins["kernel"] + "\n" + twins["device_name"]).groupby(twins["input"]).transform("nunique")
+    return twins[(who > 1) | ~twins["equal"]]
 
 
-def _device(lane: _Lane) -> tuple[str, str]:
-    return lane.machine, lane.device_name
+def _agreement(compared: pd.DataFrame) -> str:
+    """Whether digests of the inputs of some rows differ somewhere. Digests alone do not tell which are right."""
+    if compared.empty:
+        return "not compared"
+    return "equal" if compared["equal"].all() else "differ"
 
 
-def _draw(machines: Sequence[MachineResults], path: Path) -> list[Path]:
-    lanes = _lanes(machines)
-    if not lanes:
+def _equal_digests(compared: pd.DataFrame) -> Check:
+    question = "Do all kernels and devices that hashed the same input give the same digest?"
+    if compared.empty:
+        return Check(question, "No input was hashed by two kernels or devices.", None)
+    unequal = compared["input"][~compared["equal"]].nunique()
+    answer = (
+        f"{compared['input'].nunique()} inputs, {len(compared)} digests of {compared['kernel'].nunique()} kernels on "
+        f"{compared['device_name'].nunique()} devices: "
+        + ("all equal." if not unequal else f"{unequal} inputs have digests that differ.")
+    )
+    return Check(question, answer, not unequal)
+
+
+def _frameworks(gpus: pd.DataFrame) -> Check:
+    question = f"Do {FRAMEWORKS} frameworks or more run on one GPU?"
+    if gpus.empty:
+        return Check(question, "No GPU was measured.", None)
+    kernels = gpus.groupby("device_name")["kernel"].unique()
+    device = max(kernels.index, key=lambda name: (len(kernels[name]), name))
+    answer = f"{len(kernels[device])} on {device}: {', '.join(sorted(kernels[device]))}."
+    return Check(question, answer, len(kernels[device]) >= FRAMEWORKS)
+
+
+def _vendors(gpus: pd.DataFrame) -> Check:
+    question = f"Were GPUs of {VENDORS} vendors or more measured?"
+    vendors = set(map(vendor_of, gpus["device_name"])) - {OTHER}
+    if not vendors:
+        return Check(question, "No GPU of a known vendor was measured.", None)
+    return Check(question, f"{len(vendors)}: {', '.join(sorted(vendors))}.", len(vendors) >= VENDORS)
+
+
+def _fastest_tree(rows: pd.DataFrame, algorithm: str) -> str:
+    speeds = rows["gb_per_s"][(rows["strategy"] == "tree") & (rows["algorithm"] == algorithm)]
+    return number(speeds.max()) if len(speeds) else ""
+
+
+# The figure ----------------------------------------------------------------------------------------------------------
+
+
+def _lanes(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each kernel on each device of a machine: by device, GPUs first and then the fastest; the lanes of one
+    device side by side, the fastest first."""
+    best = rows.groupby(GPU)["gb_per_s"].transform("max")
+    fastest = rows.groupby(_LANE)["gb_per_s"].transform("max")
+    order = rows.assign(is_cpu=rows["device_kind"] != "gpu", best=-best, fastest=-fastest)
+    keys = ["is_cpu", "best", *GPU, "fastest"]
+    return [lane for _, lane in order.sort_values(keys, kind="stable").groupby(_LANE, sort=False)]
+
+
+def _device(lane: pd.DataFrame) -> tuple[str, str]:
+    machine, name = lane[GPU].iloc[0]
+    return machine, name
+
+
+def _label(lane: pd.DataFrame) -> str:
+    """The kernel, with the number of threads if that is what its device stands for."""
+    kernel, device = lane[["kernel", "device"]].iloc[0]
+    return f"{kernel}, {device.replace('-', ' ')}" if "thread" in device else kernel
+
+
+def _bar(lane: pd.DataFrame, algorithm: str, shape: tuple[str, int]) -> Line | None:
+    """The newest of a lane's rows with the most bytes."""
+    wanted = lane[["algorithm", "strategy", "chunk_size"]] == [algorithm, *shape]
+    found = lane[wanted.all(axis="columns")].sort_values(["bytes", "date"], kind="stable")
+    return None if found.empty else next(lines(found.iloc[[-1]]))
+
+
+def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
+    if rows.empty:
         return []
-    rows = [row for lane in lanes for row in lane.rows]
-    equal = equalities(rows)
+    inputs = with_twins(rows)
+    compared = inputs[inputs["twins"] > 1]
+    rows = rows.join(inputs["twins"]).join(compared["equal"])
+    lanes = _lanes(rows)
     places, headings = _places(lanes)
-    bars = [row for lane in lanes for name in ALGORITHMS for shape in SHAPES if (row := lane.bar(name, shape))]
-    algorithms = [name for name in ALGORITHMS if any(row.algorithm == name for row in rows)]
+    bars = [bar for lane in lanes for name in ALGORITHMS for shape in SHAPES if (bar := _bar(lane, name, shape))]
+    algorithms = style.algorithms(rows["algorithm"])
     with style.style():
         figure = style.new_figure(style.PAGE_WIDTH, 1.25 + 0.4 * len(lanes) + 0.26 * len(headings))
         panels = figure.subplots(1, len(algorithms), sharex=True, sharey=True, squeeze=False)[0]
@@ -169,24 +233,23 @@ def _draw(machines: Sequence[MachineResults], path: Path) -> list[Path]:
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)
         first, last = panels[0], panels[-1]
-        speeds = [speed for row in bars for speed in row.gb_per_s_range]
         first.set_xscale("log")
-        first.xaxis.set_major_formatter(FuncFormatter(lambda speed, _: f"{speed:,g}"))
-        first.set_xlim(0.4 * min(speeds), 6 * max(speeds))
-        first.set_yticks(places, [lane.label for lane in lanes])
+        style.plain_numbers(first.xaxis, "{:,g}")
+        first.set_xlim(0.4 * min(bar.gb_per_s_q1 for bar in bars), 6 * max(bar.gb_per_s_q3 for bar in bars))
+        first.set_yticks(places, list(map(_label, lanes)))
         first.set_ylim(max(places) + 0.6, min(headings) - 0.45)
         for place, text in headings.items():
             first.text(0.01, place, text, transform=first.get_yaxis_transform(), va="center", weight="bold")
         for place, lane in zip(places, lanes, strict=True):
-            _draw_verdict(last, place, [equal[row] for row in lane.rows if row in equal])
+            _draw_verdict(last, place, list(lane["equal"].dropna()))
         last.set_title("digests", loc="right", fontsize=7.5)
-        _finish(figure, bars, rows, equal)
-    return style.save(figure, path, COLUMNS, _lines(lanes, equal))
+        _finish(figure, bars, compared)
+    return style.save(figure, path, _table(pd.concat(lanes)))
 
 
-def _places(lanes: Sequence[_Lane]) -> tuple[list[float], dict[float, str]]:
-    """Where each lane is drawn, downwards, and the headings between them: a device's name, and its machine's where
-    another has a device of that name."""
+def _places(lanes: Sequence[pd.DataFrame]) -> tuple[list[float], dict[float, str]]:
+    """The places of the lanes, downwards, and the headings between them: a device's name, and its machine's if another
+    machine has a device of that name."""
     machines = Counter(name for _, name in dict.fromkeys(map(_device, lanes)))
     places: list[float] = []
     headings: dict[float, str] = {}
@@ -201,21 +264,23 @@ def _places(lanes: Sequence[_Lane]) -> tuple[list[float], dict[float, str]]:
     return places, headings
 
 
-def _draw_lane(panel: Axes, place: float, lane: _Lane, algorithm: str) -> None:
-    colour = COLOURS[vendor_of(lane.device_name)]
-    for number, (shape, opacity) in enumerate(zip(SHAPES, _OPACITIES, strict=True)):
-        if row := lane.bar(algorithm, shape):
-            y = place + 0.27 * (number - 1)
-            slow, fast = row.gb_per_s_range
-            panel.barh(y, row.gb_per_s, height=0.25, color=colour, alpha=opacity, linewidth=0)
-            error = [[row.gb_per_s - slow], [fast - row.gb_per_s]]
-            panel.errorbar(row.gb_per_s, y, xerr=error, color="black", elinewidth=0.7, capsize=1)
-            text = f"{row.gb_per_s:,.0f}" if row.gb_per_s >= 100 else f"{row.gb_per_s:.3g}"
-            panel.annotate(text, (fast, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6)
+def _draw_lane(panel: Axes, place: float, lane: pd.DataFrame, algorithm: str) -> None:
+    colour = COLOURS[vendor_of(lane["device_name"].iloc[0])]
+    for count, (shape, opacity) in enumerate(zip(SHAPES, _OPACITIES, strict=True)):
+        if row := _bar(lane, algorithm, shape):
+            style.bar(
+                panel,
+                place + 0.27 * (count - 1),
+                [getattr(row, name) for name in SPEED],
+                f"{row.gb_per_s:,.0f}" if row.gb_per_s >= 100 else f"{row.gb_per_s:.3g}",
+                look={"height": 0.25, "color": colour, "alpha": opacity, "linewidth": 0},
+                error={"elinewidth": 0.7, "capsize": 1},
+                label={"xytext": (3, 0), "fontsize": 6},
+            )
 
 
 def _draw_verdict(panel: Axes, place: float, equal: Sequence[bool]) -> None:
-    """How many digests of a lane were compared, and of how many inputs they differ, to the right of `panel`."""
+    """Writes to the right of `panel` how many digests of a lane were compared, and for how many inputs they differ."""
     if not equal:
         text, colour = "not compared", "black"
     elif all(equal):
@@ -225,14 +290,13 @@ def _draw_verdict(panel: Axes, place: float, equal: Sequence[bool]) -> None:
     panel.text(1.0, place, text, transform=panel.get_yaxis_transform(), va="center", ha="right", color=colour, size=7)
 
 
-def _finish(figure: Figure, bars: Sequence[Row], rows: Sequence[Row], equal: Mapping[Row, bool]) -> None:
+def _finish(figure: Figure, bars: Sequence[Line], compared: pd.DataFrame) -> None:
     """The title, which says whether the digests are equal, and the legend."""
-    groups = [group for group in by_input(rows) if len(group) > 1]
-    differing = sum(not equal[first] for first, *_ in groups)
+    inputs, differing = compared["input"].nunique(), compared["input"][~compared["equal"]].nunique()
     if differing:
-        verdict = f"WRONG: the digests of {differing} of {len(groups)} inputs differ"
-    elif groups:
-        verdict = f"{len(equal)} digests of {len(groups)} inputs: those of the same input are equal everywhere"
+        verdict = f"WRONG: the digests of {differing} of {inputs} inputs differ"
+    elif inputs:
+        verdict = f"{len(compared)} digests of {inputs} inputs: those of the same input are equal everywhere"
     else:
         verdict = "no two rows are of the same input, so no digests are compared"
     of_kinds = []
@@ -252,15 +316,12 @@ def _finish(figure: Figure, bars: Sequence[Row], rows: Sequence[Row], equal: Map
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
 
 
-def _lines(lanes: Sequence[_Lane], equal: Mapping[Row, bool]) -> Iterator[Sequence[object]]:
-    """The table: every row, also those of the common input."""
-    alike = {row: len(group) for group in by_input(row for lane in lanes for row in lane.rows) for row in group}
-    for lane in lanes:
-        for row in lane.rows:
-            verdict = {True: "yes", False: "no", None: ""}[equal.get(row)]
-            yield (
-                *(lane.machine, vendor_of(lane.device_name), lane.device_name),
-                *(getattr(row, name) for name in _COLUMNS),
-                *(f"{limit:.7g}" for limit in row.gb_per_s_range),
-                *(row.digest, alike.get(row, ""), verdict),
-            )
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every row, including those of the common input."""
+    quartiles = rows[["gb_per_s_q1", "gb_per_s_q3"]].apply(style.seven_digits)
+    return rows.assign(
+        vendor=list(map(vendor_of, rows["device_name"])),
+        rows_of_this_input=rows["twins"].astype("Int64"),
+        digests_are_equal=rows["equal"].map({True: "yes", False: "no"}),
+        **quartiles,
+    )[COLUMNS]

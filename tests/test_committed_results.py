@@ -9,6 +9,7 @@ import pytest
 
 from hashbench.bench.comparison import check_comparable, disagreements
 from hashbench.bench.experiment import experiments
+from hashbench.bench.frames import Results
 from hashbench.bench.readings import SUFFIX, read_readings
 from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, machine_folders, read_rows, rows_files
 from hashbench.limits.static_model import FORMAT
@@ -38,7 +39,7 @@ def test_a_machines_files_are_whole(machine: Path) -> None:
                 assert "dirty" not in reading.commit
         else:
             rows = read_rows(path)
-            check_comparable(rows)
+            check_comparable(Results.of(rows).rows)
             for row in rows:
                 assert row.experiment == name
                 assert row.commit
@@ -50,7 +51,7 @@ def test_a_machines_files_are_whole(machine: Path) -> None:
 def test_one_input_has_one_digest_everywhere() -> None:
     """Across all kernels, devices and machines."""
     rows = [row for machine in MACHINES for path in rows_files(machine) for row in read_rows(path)]
-    assert disagreements(rows) == []
+    assert disagreements(Results.of(rows).rows) == []
 
 
 def test_predictions_are_whole() -> None:

@@ -1,7 +1,7 @@
-"""What an experiment is, and the runner that sweeps it over the devices of this machine.
+"""What an experiment is, and the runner that measures it on the devices of this machine.
 
 An experiment is one question, the points and readings that answer it, and the figure that shows the answer. Packages
-offer theirs through the entry-point group `hashbench.experiments`, so that this module needs to know none of them.
+register theirs in the entry-point group `hashbench.experiments`.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from traceback import clear_frames
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from hashbench.bench.frames import Results
 from hashbench.bench.machine import is_exact
 from hashbench.bench.measurement import PROTOCOL, Measurement, input_count, make_inputs, measure
+from hashbench.bench.output_check import LEAVES_AT_A_TIME, Coverage, check_output
 from hashbench.bench.readings import FORMAT as READING_FORMAT
-from hashbench.bench.readings import Reading, ReadingsFile, readings_path
-from hashbench.bench.results import SCHEMA, ResultsFile, Row, RowPoint, machine_folders, rows_path
-from hashbench.bench.verification import LEAVES_AT_A_TIME, Extent, verify
+from hashbench.bench.readings import Reading, ReadingsFile
+from hashbench.bench.records import Samples
+from hashbench.bench.results import SCHEMA, ResultsFile, Row, RowPoint
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Strategy, Unavailable, kernel_class
 
 GROUP = "hashbench.experiments"
 
 SEED = 20250101
-"""Of the random input, the same in every measurement; see `Kernel.random`."""
+"""The seed of the random input, the same in every measurement; see `Kernel.random`."""
 
 MEMORY_SHARE = {"gpu": 0.97, "cpu": 0.85}
-"""The share of a device's free memory that a measurement may take; the rest is for what the framework needs, and of a
-host's memory for everything else that runs there."""
+"""The share of a device's free memory that a measurement may use, by kind of device. The rest is for the framework, and
+on a host for everything else that runs there."""
 
 SMALLEST = 1 << 20
-"""Bytes below which a point is not cut further to fit."""
+"""Least bytes to which a point is cut to fit."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,13 @@ class Point:
     """One measurement to make.
 
     Attributes:
-        device: where; it names the kernel too.
+        device: where to measure. It names the kernel too.
         strategy: "batched", "leaves" or "tree".
         algorithm: "sha256" or "sha384".
         lengths: bytes of each segment.
-        chunk_size: bytes of a chunk; None, for "batched" alone, makes each segment one message.
-        variant: of the kernel; None is its default on the device.
-        model: name of the inventory that the segments are; empty where they are none's.
+        chunk_size: bytes per chunk; None, allowed for "batched", makes each segment one message.
+        variant: the kernel's variant; None is its default on the device.
+        model: the inventory that the segments belong to; empty if there is none.
     """
 
     device: Device
@@ -76,7 +78,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Skip:
-    """What was not measured, and why."""
+    """Something that was not measured, and why."""
 
     what: str
     reason: str
@@ -84,11 +86,11 @@ class Skip:
 
 @dataclass(frozen=True)
 class Failure:
-    """A point whose output was wrong or whose kernel broke down, or a reading that was not to be had. It has no row.
+    """A failed point or a failed reading. It is not recorded.
 
     Attributes:
         what: what was to be measured.
-        error: a VerificationError where the output was wrong, else what was raised.
+        error: a VerificationError if the output was wrong, else the exception that was raised.
     """
 
     what: str
@@ -97,7 +99,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Kept:
-    """A point that was not measured again, since it has a row of this very code, driver and framework."""
+    """A point that was not measured again: it has a row of this commit, driver and framework."""
 
     row: Row
 
@@ -106,12 +108,12 @@ Outcome = Row | Kept | Reading | Skip | Failure
 
 
 @dataclass
-class Report:
-    """What a run gave, in order.
+class Run:
+    """The outcomes of a run.
 
     Attributes:
-        outcomes: one for each point and reading that was tried or skipped.
-        interrupted: whether the user ended the run before its end.
+        outcomes: one for each point and reading that was tried or skipped, in order.
+        interrupted: whether the user interrupted the run.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -119,23 +121,23 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """The measurements of kernels that were made."""
+        """The rows that were measured."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Row)]
 
     @property
     def kept(self) -> list[Row]:
-        """The rows of the points that were not measured again."""
+        """The rows of points that were not measured again."""
         return [outcome.row for outcome in self.outcomes if isinstance(outcome, Kept)]
 
     @property
     def current(self) -> list[Row]:
-        """The rows of all points that were measured, now or before."""
+        """The rows of all points, measured now or before."""
         found = (outcome.row if isinstance(outcome, Kept) else outcome for outcome in self.outcomes)
         return [row for row in found if isinstance(row, Row)]
 
     @property
     def readings(self) -> list[Reading]:
-        """The measurements of anything else."""
+        """The readings that were taken."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Reading)]
 
     @property
@@ -149,67 +151,56 @@ class Report:
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
 
 
-@dataclass(frozen=True)
-class MachineResults:
-    """What one machine has of an experiment: at least one row or reading.
+class Experiment(ABC):
+    """One question, its sweep, and its figures. It overrides `points`, `readings` or both.
 
     Attributes:
-        name: of the machine's folder.
-        rows: in the order of the file.
-        readings: in the order of the file.
+        name: as in the names of files and on the command line.
+        question: on one line.
     """
-
-    name: str
-    rows: Sequence[Row]
-    readings: Sequence[Reading]
-
-
-class Experiment(ABC):
-    """One question, its sweep, and its figures. It overrides `points`, `readings` or both."""
 
     name: ClassVar[str]
     question: ClassVar[str]
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:
-        """What to measure on `device`, one that is available, and what of the sweep is left out there, and why.
+        """The points to measure on a device, and skips for what is left out there.
 
         Args:
-            device: where.
-            quick: asks for the short form.
+            device: an available device.
+            quick: whether to measure the short form.
         """
         return ()
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
-        """Measures what is no hash by a kernel, each reading when it is asked for; it is saved before the next.
+        """Takes readings: everything that is measured other than kernels. Each is saved before the next is taken.
 
-        An exception fails one reading. The others go on where the iterator can: `itertools.chain` and `map` go on with
-        their next element, while a generator that raises has ended.
+        An exception fails one reading. The others follow if the iterator can go on: `itertools.chain` and `map` go on
+        with their next element, while a generator that raises has ended.
 
         Args:
-            devices: those that were asked for, also where they are unavailable.
-            quick: asks for the short form.
+            devices: the devices that were asked for, also unavailable ones.
+            quick: whether to measure the short form.
         """
         return iter(())
 
     @abstractmethod
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
-        """Draws `rows` and `readings`, all of this experiment and one machine, from them alone.
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Draws one machine's results of this experiment, and nothing else.
 
         Args:
-            rows: in the order of the file.
-            readings: in the order of the file; there is at least one row or reading.
-            path: of the files to write, without the suffix.
+            results: at least one row or reading.
+            path: the files to write, without the suffix.
 
         Returns:
             The files written.
         """
 
-    def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
-        """Draws the results of this experiment on all machines, from them alone; nothing unless overridden.
+    def overview(self, results: Results, path: Path) -> list[Path]:
+        """Draws the results of this experiment on all machines; nothing unless overridden.
 
         Args:
-            machines: those that have some, by name; there is at least one.
-            path: of the files to write, without the suffix.
+            results: at least one row or reading.
+            path: the files to write, without the suffix.
 
         Returns:
             The files written.
@@ -217,32 +208,17 @@ class Experiment(ABC):
         return []
 
 
-def machines_with(results: Path, experiment: str) -> list[MachineResults]:
-    """What each machine under `results` has of an experiment, by name; machines that have nothing are left out.
-
-    Raises:
-        ResultsError: there is no machine's folder, or a file cannot be used.
-    """
-    found = []
-    for folder in machine_folders(results):
-        rows = ResultsFile(rows_path(folder, experiment)).records
-        readings = ReadingsFile(readings_path(folder, experiment)).records
-        if rows or readings:
-            found.append(MachineResults(folder.name, rows, readings))
-    return found
-
-
 def experiments() -> dict[str, Experiment]:
-    """Every experiment that is installed, by name."""
+    """All installed experiments, by name."""
     found = (entry.load() for entry in entry_points(group=GROUP))
     return {experiment.name: experiment for experiment in sorted(found, key=lambda e: e.name)}
 
 
 def experiment_named(name: str) -> Experiment:
-    """The experiment of that name.
+    """The installed experiment of that name.
 
     Raises:
-        ValueError: there is no such experiment.
+        ValueError: there is none.
     """
     known = experiments()
     if name not in known:
@@ -253,8 +229,10 @@ def experiment_named(name: str) -> Experiment:
 def plan(
     experiment: Experiment, devices: Iterable[Device], algorithms: Sequence[str], *, quick: bool
 ) -> list[Point | Skip]:
-    """The points of `experiment` on `devices` for `algorithms`, what it leaves out, and a skip for each device that is
-    unavailable.
+    """Plans a run.
+
+    Returns:
+        The points of `experiment` on `devices` for `algorithms`, its skips, and a skip for each unavailable device.
     """
     planned: list[Point | Skip] = []
     for device in devices:
@@ -264,7 +242,7 @@ def plan(
         entries = list(experiment.points(device, quick=quick))
         planned += (entry for entry in entries if isinstance(entry, Skip))
         points = [entry for entry in entries if isinstance(entry, Point)]
-        for algorithm in algorithms:  # one after the other, so that each is compiled once
+        for algorithm in algorithms:  # one after another, so that each is compiled once
             planned += (point for point in points if point.algorithm == algorithm)
     return planned
 
@@ -279,33 +257,32 @@ def run(
     again: bool = False,
     on_start: Callable[[Point], None] = lambda point: None,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
-) -> Report:
-    """Verifies and measures the points of `planned`, then takes `readings`; each is written as soon as it is there.
+) -> Run:
+    """Verifies and measures the points of `planned`, then takes `readings`. Each result is written immediately.
 
-    A point that has a row of the same commit, driver and framework is not measured again, unless that is asked for or
-    the commit does not name one state of the code. Readings are always taken anew: what they will be is known only once
-    they are there.
+    A point that has a row of the same commit, driver and framework is not measured again, unless `again` is given or
+    `commit` does not identify one state of the code. Readings are always taken again: which ones there will be is known
+    only once they are taken.
 
-    Where a point does not fit in the device's free memory it is skipped, and if it has one segment, the half of it that
-    fits (or half of that, and so on) is measured instead. A kernel that breaks down fails that point alone, and a
-    reading that raises fails alone where the iterator goes on after it. A keyboard interrupt ends the run; what was
-    measured so far stays.
+    A point that does not fit in the device's free memory is skipped. If it has one segment, the half of it that fits
+    (or half of that, and so on) is measured instead. A kernel that fails, fails that point alone; a reading that raises
+    fails alone if the iterator goes on after it. A keyboard interrupt ends the run and keeps what was measured.
 
     Args:
-        experiment: whose points and readings these are.
-        planned: as `plan` gives them.
-        readings: as `Experiment.readings` gives them.
+        experiment: the experiment of these points and readings.
+        planned: what `plan` returned.
+        readings: what `Experiment.readings` returned.
         results: the experiment's file of rows.
         readings_file: the experiment's file of readings.
-        commit: of the code that measures.
-        again: measures the points anew that have such rows.
+        commit: the commit of the code that measures.
+        again: whether to measure points again that have such rows.
         on_start: called before each point.
         on_end: called with each outcome.
 
     Raises:
-        ResultsError: a row or a reading cannot be written.
+        OSError, ResultsError: a row or a reading cannot be written.
     """
-    report = Report()
+    done = Run()
     known = [] if again or not is_exact(commit) else [row for row in results.records if row.commit == commit]
     runner = _Runner(experiment, commit, known)
     try:
@@ -314,11 +291,11 @@ def run(
                 results.add(outcome)
             elif isinstance(outcome, Reading):
                 readings_file.add(outcome)
-            report.outcomes.append(outcome)
+            done.outcomes.append(outcome)
             on_end(outcome)
     except KeyboardInterrupt:
-        report.interrupted = True
-    return report
+        done.interrupted = True
+    return done
 
 
 def _outcomes(
@@ -333,12 +310,12 @@ def _outcomes(
         if isinstance(entry, Point):
             on_start(entry)
         yield from runner.outcomes(entry)
-    runner.release()  # the readings may want the memory that its kernel holds
+    runner.release()  # readings may need the memory that the kernel holds
     yield from _taken(experiment, readings, commit)
 
 
 def _taken(experiment: Experiment, readings: Iterator[Reading | Skip], commit: str) -> Iterator[Outcome]:
-    """The outcomes of `readings`, those that raise too."""
+    """The outcomes of `readings`, including those that fail."""
     place = f"{experiment.name}: the first reading"
     while True:
         try:
@@ -349,7 +326,7 @@ def _taken(experiment: Experiment, readings: Iterator[Reading | Skip], commit: s
             return
         except (Unavailable, OutOfDeviceMemory) as error:
             yield Skip(place, str(error))
-        except Exception as error:  # one program that is broken does not keep the others from being measured
+        except Exception as error:  # one broken program does not prevent the others from being measured
             clear_frames(error.__traceback__)
             yield Failure(place, error)
         else:
@@ -359,11 +336,14 @@ def _taken(experiment: Experiment, readings: Iterator[Reading | Skip], commit: s
 
 
 def _complete(reading: Reading, experiment: Experiment, commit: str) -> Reading:
-    """`reading` as it goes to the file.
+    """`reading` as it is written to the file.
 
     Raises:
-        ResultsError: a field holds what its column does not accept.
+        ResultsError: a column does not accept the value of its field.
     """
+    texts: dict[str, Any] = {
+        name: _one_line(getattr(reading, name)) for name in ("conditions", "device_name", "source", "note")
+    }
     complete = replace(
         reading,
         experiment=experiment.name,
@@ -372,17 +352,15 @@ def _complete(reading: Reading, experiment: Experiment, commit: str) -> Reading:
         median=_rounded(reading.median),
         q1=_rounded(reading.q1),
         q3=_rounded(reading.q3),
-        conditions=_one_line(reading.conditions),
-        device_name=_one_line(reading.device_name),
-        source=_one_line(reading.source),
-        note=_one_line(reading.note),
+        samples=_all_rounded(reading.samples),
+        **texts,
     )
     READING_FORMAT.check(complete)
     return complete
 
 
 class _Runner:
-    """Measures points, and keeps the kernel that the last one was measured with."""
+    """Measures points, and keeps the kernel of the last one."""
 
     def __init__(self, experiment: Experiment, commit: str, known: Iterable[Row]) -> None:
         self._experiment = experiment
@@ -396,14 +374,14 @@ class _Runner:
         if isinstance(entry, Skip):
             yield entry
             return
-        if known := self._known_row(entry):  # and the kernel need not be compiled
+        if known := self._known_row(entry):  # without compiling the kernel
             yield Kept(known)
             return
         try:
             kernel = self._kernel_for(entry)
             point = _fitting(entry, kernel)
             if point != entry:
-                free = f"it does not fit in the {room(kernel) / 2**30:.1f} GiB that it may take"
+                free = f"it does not fit in the {room(kernel) / 2**30:.1f} GiB that it may use"
                 instead = "" if point is None else f": {format_size(point.nbytes)} are measured instead"
                 yield Skip(str(entry), free + instead)
             if point is not None and point not in self._seen:
@@ -412,27 +390,27 @@ class _Runner:
                 yield Kept(known) if known else self._measured(point, kernel)
         except (Unavailable, OutOfDeviceMemory) as error:
             yield Skip(str(entry), str(error))
-        except Exception as error:  # one broken driver does not keep the other devices from being measured
-            clear_frames(error.__traceback__)  # else its traceback keeps the device's buffers
+        except Exception as error:  # one broken driver does not prevent the other devices from being measured
+            clear_frames(error.__traceback__)  # which would keep the device's buffers alive
             self.release()
             yield Failure(str(entry), error)
 
     def release(self) -> None:
-        """Gives up the kernel, and the device's memory that its framework keeps."""
+        """Releases the kernel, and the device memory that its framework keeps."""
         kernel, self._kernel, self._built = self._kernel, None, None
         if kernel is not None:
-            with suppress(Exception):  # the driver may be what broke down
+            with suppress(Exception):  # the driver may be what failed
                 kernel.trim()
 
     def _known_row(self, point: Point) -> Row | None:
-        """The row that `point` has already, where nothing that it depends on has changed since."""
+        """The row that `point` already has, if nothing it depends on has changed since."""
         device = point.device
         row = self._known.get(self._of_row(point))
         now = (_one_line(device.name), _one_line(device.driver), _one_line(device.framework), PROTOCOL)
         return row if row and (row.device_name, row.driver, row.framework, row.protocol) == now else None
 
     def _of_row(self, point: Point) -> RowPoint:
-        """What `Row.point` says of a row of `point`."""
+        """The `Row.point` of a row of `point`."""
         device = point.device
         return RowPoint(
             experiment=self._experiment.name,
@@ -458,18 +436,18 @@ class _Runner:
     def _measured(self, point: Point, kernel: Kernel) -> Row:
         inputs = make_inputs(kernel, point.lengths, SEED)
         works = [kernel.prepare(point.strategy, segments, point.chunk_size) for segments in inputs]
-        extents: set[Extent] = set()
+        coverages: set[Coverage] = set()
         digest = ""
         for work, segments in zip(works, inputs, strict=True):
             work.run()
             digests = work.digests()
-            extents.add(verify(kernel, point.strategy, segments, point.chunk_size, digests, SEED))
+            coverages.add(check_output(kernel, point.strategy, segments, point.chunk_size, digests, SEED))
             digest = digest or hashlib.new(point.algorithm, digests.data).hexdigest()
             del digests  # they may be as large as a table of a model's leaves
-        (extent,) = extents  # the inputs are of one shape
-        return self._row(point, extent, digest, measure(works))
+        (coverage,) = coverages  # the inputs have the same shape
+        return self._row(point, coverage, digest, measure(works))
 
-    def _row(self, point: Point, extent: Extent, digest: str, measured: Measurement) -> Row:
+    def _row(self, point: Point, coverage: Coverage, digest: str, measured: Measurement) -> Row:
         device, wall = measured.device, measured.wall
         return Row(
             schema=SCHEMA,
@@ -485,23 +463,25 @@ class _Runner:
             wall_seconds_q1=_rounded(wall.q1),
             wall_seconds_q3=_rounded(wall.q3),
             gb_per_s=_rounded(1e-9 * point.nbytes / device.median),
-            verified=extent,
+            verified=coverage,
             digest=digest,
             driver=_one_line(point.device.driver),
             framework=_one_line(point.device.framework),
             protocol=PROTOCOL,
             commit=self._commit,
             date=_now(),
+            seconds_samples=_all_rounded(device.samples),
+            wall_seconds_samples=_all_rounded(wall.samples),
         )
 
 
 def room(kernel: Kernel) -> int:
-    """Bytes of the kernel's device that a measurement may take."""
+    """Bytes of the device's memory that a measurement may use."""
     return int(MEMORY_SHARE[kernel.device.kind or "cpu"] * kernel.free_memory())
 
 
 def _fitting(point: Point, kernel: Kernel) -> Point | None:
-    """`point`, or as much of it as fits in the device's free memory; None where it cannot be cut to fit."""
+    """`point`, or as much of it as fits in the device's free memory; None if it cannot be cut to fit."""
     free, largest = room(kernel), kernel.largest_buffer()
     while _memory(point, kernel) > free or max(point.lengths) > largest:
         (length, *others) = point.lengths
@@ -512,9 +492,7 @@ def _fitting(point: Point, kernel: Kernel) -> Point | None:
 
 
 def _memory(point: Point, kernel: Kernel) -> int:
-    """Bytes of the device that the point takes: its inputs, a digest for each of their chunks, and the leaves of its
-    verification.
-    """
+    """Bytes of device memory that a point needs: its inputs, their digests, and the leaves of the output check."""
     chunks = sum(1 if point.chunk_size is None else -(-n // point.chunk_size) for n in point.lengths)
     count = input_count(point.nbytes)
     digests = count * chunks + min(chunks, LEAVES_AT_A_TIME)
@@ -526,10 +504,14 @@ def _now() -> str:
 
 
 def _one_line(text: str) -> str:
-    """A record is one line, whatever a driver calls itself."""
+    """`text` on one line, as a record is one line."""
     return " ".join(text.split())
 
 
 def _rounded(value: float) -> float:
-    """To seven significant digits, finer than any clock here, so that a row reads well in a diff."""
+    """To seven significant digits: finer than any clock here, and readable in a diff."""
     return float(f"{value:.7g}")
+
+
+def _all_rounded(samples: Samples) -> Samples:
+    return tuple(map(_rounded, samples))

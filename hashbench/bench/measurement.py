@@ -1,7 +1,7 @@
-"""How a kernel is timed: one protocol for every framework, over the contract alone.
+"""The measurement protocol: how every kernel is timed, whatever its framework.
 
-The device's seconds are those that `Work.run` returns, from the framework's own events. Wall-clock seconds are taken
-around the same call and so include the launch and the wait.
+Device seconds are what `Work.run` returns, measured by the framework's own events. Wall-clock seconds are measured
+around the same call, so they include the launch and the wait.
 """
 
 from __future__ import annotations
@@ -17,51 +17,62 @@ from hashbench.hashing.packing import packed
 from hashbench.kernels import SPLITMIX64_INCREMENT, Buffer, Kernel, Work
 
 PROTOCOL = "1"
-"""The version of what this module does. Rows of different protocols are not compared."""
+"""The version of this protocol. Rows of different protocols are not compared."""
 
 WORKING_SET = 256 << 20
-"""Bytes that the inputs of a measurement come to at least: several times the last-level cache of most processors, so
-that no run finds its input there. A smaller input is made many times over, and the runs take turns."""
+"""Least total bytes of a measurement's inputs: several times the last-level cache of most processors, so that no run
+finds its input in a cache. For a smaller input, several are made, and the runs take turns."""
 
 MAX_BUFFERS = 64
-"""Buffers in rotation at most; inputs under 4 MiB therefore rotate through less than `WORKING_SET`."""
+"""Most inputs in rotation. Inputs under 4 MiB therefore rotate through less than `WORKING_SET`."""
 
 WARMUP_RUNS = 1
 WARMUP_SECONDS = 0.25
-"""Warm-up ends when both are reached: clocks have risen by then. Caches and tables are filled by the verification."""
+"""Warm-up ends when both are reached: clock frequencies have risen by then. The output check has already filled caches
+and tables."""
 
 MIN_REPEATS = 7
 MAX_SPREAD = 0.01
-"""Repeats end when there are enough of them and the spread of the device's seconds is small."""
+"""Repeats end when there are enough of them and the spread of the device seconds is small."""
 
 BUDGET_SECONDS = 3.0
 MIN_REPEATS_IN_BUDGET = 3
 MAX_REPEATS = 200
-"""They also end when this time is over, after the fewest that have quartiles, or at this number."""
+"""They also end when the budget is spent and there are enough for quartiles, or at this number."""
 
 ALIGNMENT = 256
-"""Where segments begin: at multiples of this many bytes, as frameworks lay tensors out."""
+"""Segments begin at multiples of this many bytes, as frameworks place tensors."""
 
 MAX_ALLOCATION = 16 << 30
-"""Bytes that inputs of several segments take of a device in one piece at most: many drivers refuse more than a share
-of their memory in one."""
+"""Most bytes of one allocation for inputs of several segments: many drivers limit an allocation to a share of the
+device's memory."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Repeated timings of one thing, in seconds."""
+    """Repeated timings of the same call, in seconds.
+
+    Attributes:
+        median, q1, q3, minimum: of the samples.
+        samples: the timings, in order.
+    """
 
     median: float
     q1: float
     q3: float
     minimum: float
-    count: int
+    samples: tuple[float, ...]
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Seconds:
-        """The summary of `samples`, of which there is at least one; quartiles interpolate linearly."""
+        """Summarizes `samples`, at least one. Quartiles are interpolated linearly."""
         q1, median, q3 = np.percentile(samples, (25, 50, 75))
-        return cls(float(median), float(q1), float(q3), min(samples), len(samples))
+        return cls(float(median), float(q1), float(q3), min(samples), tuple(map(float, samples)))
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return len(self.samples)
 
     @property
     def spread(self) -> float:
@@ -71,29 +82,29 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prepared call's time by the device's clock and by the wall's, over the same repeats."""
+    """The device seconds and wall-clock seconds of the same runs."""
 
     device: Seconds
     wall: Seconds
 
 
 def make_inputs(kernel: Kernel, lengths: Sequence[int], seed: int) -> list[list[Buffer]]:
-    """Random inputs of the same shape, one after another, to run on in turn.
+    """Makes random inputs of the same shape, to run on in turn.
 
-    They lie in one allocation, or in several of whole segments where one would be larger than the device or
-    `MAX_ALLOCATION` allows. Their bytes are those of one SplitMix64 sequence either way: each allocation has a seed of
-    its own, with which it takes the sequence up where the one before ends.
+    They share one allocation, or several of whole segments if one would exceed what the device or `MAX_ALLOCATION`
+    allows. Either way their bytes are one SplitMix64 sequence: each allocation has its own seed, with which it
+    continues the sequence of the one before.
 
     Args:
-        kernel: makes the bytes, on its device.
+        kernel: makes the bytes on its device.
         lengths: bytes of each segment of one input; their sum is positive.
-        seed: of the random bytes.
+        seed: the seed of the random bytes.
 
     Returns:
         The inputs, each a list of segments.
 
     Raises:
-        OutOfDeviceMemory: the device has no room for them.
+        OutOfDeviceMemory: the inputs do not fit in the device's memory.
     """
     count = input_count(sum(lengths))
     all_lengths = count * list(lengths)
@@ -112,21 +123,21 @@ def make_inputs(kernel: Kernel, lengths: Sequence[int], seed: int) -> list[list[
 
 
 def _seed_from_word(seed: int, word: int) -> int:
-    """The seed whose SplitMix64 sequence is that of `seed` from `word` on: the state goes up by the same with each."""
+    """The seed whose SplitMix64 sequence is that of `seed` from `word` on: each word adds the same to the state."""
     return (seed + word * SPLITMIX64_INCREMENT) % (1 << 64)
 
 
 def input_count(nbytes: int) -> int:
-    """How many inputs of `nbytes` bytes each take turns."""
+    """The number of inputs of `nbytes` bytes each that take turns."""
     return min(MAX_BUFFERS, -(-WORKING_SET // nbytes))
 
 
 def measure(works: Sequence[Work], clock: Callable[[], float] = perf_counter) -> Measurement:
-    """The time of one run of `works`, which are the same call on inputs of the same shape, run in turn.
+    """Times one run of `works`: the same call on different inputs of the same shape, which take turns.
 
     Args:
         works: at least one.
-        clock: the wall's, in seconds.
+        clock: the wall clock, in seconds.
     """
     turn = cycle(works)
     begin = clock()

@@ -1,24 +1,33 @@
-"""Readings: measured quantities that are not a hash by one of this project's kernels.
+"""Readings: every measurement that is not a hash by one of this project's kernels.
 
-A pipe's instruction rate, a copy's bandwidth, another program's throughput, the seconds of another clock. They stand
-apart from the rows, in `results/<machine>/<experiment>.readings.csv`.
+For example an instruction rate, a bandwidth, another program's throughput, or the seconds of a whole pipeline. They are
+kept apart from the rows, in `results/<machine>/<experiment>.readings.csv`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.measurement import Seconds
-from hashbench.bench.records import Format, RecordsFile, ResultsError
+from hashbench.bench.records import Format, RecordsFile, Samples
 from hashbench.kernels import ALGORITHMS, Device
 
-SCHEMA = 1
-"""The version of the file format: what the columns are and mean."""
+SCHEMA = 2
+"""The version of the file format. Version 1 had one column `conditions` for what now has columns of its own, and no
+samples."""
 
 SUFFIX = ".readings.csv"
-"""How the names of files of readings end; no file of rows is named so."""
+"""The end of the names of files of readings. No file of rows has such a name."""
+
+POINT = (
+    *("experiment", "subject", "quantity", "kernel", "model", "workers", "files", "conditions", "storage", "memory"),
+    *("algorithm", "device"),
+)
+"""What a reading measures: a new reading with the same values in these columns replaces it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +35,30 @@ class Reading:
     """One measured quantity. The fields are the columns, in order.
 
     Attributes:
-        schema: version of the file format.
-        experiment: the experiment's name; the runner fills it in, as it does `commit` and `date`.
+        schema: the version of the file format.
+        experiment: the experiment's name. The runner fills it in, and `commit` and `date`.
         subject: what was measured ("LOP3", "OpenSSL").
-        quantity: what of it ("instruction rate", "throughput", "bandwidth", "device seconds").
-        unit: of the values ("1/clk/SM", "GB/s", "s").
-        conditions: how, where it may be measured in several ways ("1 thread, 16 KiB messages").
-        algorithm: "sha256" or "sha384"; empty where it is of neither.
-        device: the device's id among those of its kernel; empty where it is of no kernel.
+        quantity: which quantity of it ("instruction rate", "throughput", "total seconds").
+        unit: the unit of the values ("1/clk/SM", "GB/s", "s").
+        kernel: the kernel that took part; empty if none did.
+        model: the inventory (`hashbench.bench.inventories`) that was hashed; empty if it was none.
+        workers: the threads or processes that hashed ("16 processes", "default threads").
+        files: how many files were hashed; None (an empty cell) if there were none.
+        conditions: any other condition of the measurement ("16KiB messages").
+        storage: where the files were ("memory", "a disk (ext4) with a cold cache").
+        memory: the kind of host memory that the data passed through ("page-locked").
+        algorithm: "sha256" or "sha384"; empty if neither.
+        device: the device's id, unique for its kernel; empty if it belongs to no kernel.
         device_name: the device's own name.
         device_kind: "gpu" or "cpu".
         repeats: number of values.
         median, q1, q3: of the values, in `unit`.
-        source: the program that gave the values, and its version.
-        note: what a reader must know of them.
-        commit: of the code that measured.
-        date: when, ISO 8601, UTC.
+        source: the program that measured, and its version.
+        note: what a reader needs to know about the values.
+        commit: the commit of the code that measured.
+        date: ISO 8601, UTC.
+        samples: the values, in order. Empty if they are computed from other values, and in readings that were migrated
+            from version 1 of the format.
     """
 
     schema: int = SCHEMA
@@ -49,7 +66,13 @@ class Reading:
     subject: str
     quantity: str
     unit: str
+    kernel: str = ""
+    model: str = ""
+    workers: str = ""
+    files: int | None = None
     conditions: str = ""
+    storage: str = ""
+    memory: str = ""
     algorithm: str = ""
     device: str = ""
     device_name: str
@@ -62,28 +85,19 @@ class Reading:
     note: str = ""
     commit: str = ""
     date: str = ""
+    samples: Samples = ()
 
     @classmethod
-    def of(
-        cls,
-        values: Seconds,
-        device: Device,
-        *,
-        subject: str,
-        quantity: str,
-        unit: str,
-        source: str,
-        conditions: str = "",
-        algorithm: str = "",
-        note: str = "",
-    ) -> Reading:
-        """The reading of repeated `values`, in `unit` and not only in seconds, on `device`."""
+    def of(cls, samples: Sequence[float], device: Device, **columns: Any) -> Reading:
+        """A reading of repeated measurements on `device`.
+
+        Args:
+            samples: the values, in the reading's unit; at least one.
+            device: where they were measured.
+            columns: the other columns, by name.
+        """
+        values = Seconds.of(samples)
         return cls(
-            subject=subject,
-            quantity=quantity,
-            unit=unit,
-            conditions=conditions,
-            algorithm=algorithm,
             device=device.id,
             device_name=device.name,
             device_kind=device.kind,
@@ -91,47 +105,54 @@ class Reading:
             median=values.median,
             q1=values.q1,
             q3=values.q3,
-            source=source,
-            note=note,
+            samples=values.samples,
+            **columns,
         )
 
     @property
-    def point(self) -> tuple[str, ...]:
-        """What was measured; measuring the same again replaces the reading."""
-        return (self.experiment, self.subject, self.quantity, self.conditions, self.algorithm, self.device)
+    def point(self) -> tuple[str | int | None, ...]:
+        """Identifies what was measured."""
+        return tuple(getattr(self, name) for name in POINT)
 
-    def model_conditions(self, *before: str) -> list[str]:
-        """The parts of the conditions, which commas separate: those named by `before`, the name of an inventory in
-        `hashbench.bench.inventories`, and any others.
-
-        Raises:
-            ResultsError: there are fewer parts, or the inventory is unknown.
-        """
-        parts = self.conditions.split(", ")
-        if len(parts) <= len(before) or parts[len(before)] not in MODELS:
-            accepted = ", ".join((*(f"<{name}>" for name in before), "<model>"))
-            raise ResultsError(
-                f"the conditions of {self.experiment}'s reading of {self} are not accepted: they begin with "
-                f"{accepted}, one of {', '.join(MODELS)}"
-            )
-        return parts
+    @property
+    def how(self) -> str:
+        """Under which conditions it was measured, as one phrase."""
+        what = ", ".join(filter(None, (files_phrase(self.files), self.conditions)))
+        place = " in ".join(filter(None, (what, self.storage)))
+        return ", ".join(filter(None, (self.kernel, self.model, self.workers, place, self.memory)))
 
     def __str__(self) -> str:
-        conditions = f" ({self.conditions})" if self.conditions else ""
-        return " ".join(filter(None, (self.subject, self.algorithm, self.quantity))) + conditions
+        how = f" ({self.how})" if self.how else ""
+        return " ".join(filter(None, (self.subject, self.algorithm, self.quantity))) + how
 
 
-FORMAT = Format(Reading, SCHEMA, {"algorithm": ("", *ALGORITHMS), "device_kind": ("gpu", "cpu")})
+def files_phrase(count: int | None) -> str:
+    """The number of files in words; empty if there are none."""
+    return "" if count is None else "one file" if count == 1 else f"{count:,} files"
+
+
+def _problem(reading: Reading) -> str | None:
+    if (count := len(reading.samples)) not in (0, reading.repeats):
+        return f"samples has {count} values; accepted are {reading.repeats}, as `repeats` says, or an empty cell"
+    return None
+
+
+FORMAT = Format(
+    Reading,
+    SCHEMA,
+    {"model": ("", *MODELS), "algorithm": ("", *ALGORITHMS), "device_kind": ("gpu", "cpu")},
+    _problem,
+)
 
 
 class ReadingsFile(RecordsFile[Reading]):
-    """The readings of one experiment on one machine, in a file that is written anew with each of them.
+    """The file of one experiment's readings on one machine, which is rewritten whenever a reading is added.
 
     Args:
-        path: the file; where it does not exist yet, it starts empty.
+        path: the file. If it does not exist yet, there are no readings.
 
     Raises:
-        ResultsError: there is a file, and `read_readings` refuses it.
+        ResultsError: `read_readings` refuses the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,10 +160,10 @@ class ReadingsFile(RecordsFile[Reading]):
 
 
 def read_readings(path: Path) -> list[Reading]:
-    """The readings of a file.
+    """Reads the readings of a file.
 
     Raises:
-        ResultsError: as `Format.read`.
+        ResultsError: as for `Format.read`.
     """
     return FORMAT.read(path)
 

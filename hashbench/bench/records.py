@@ -1,7 +1,7 @@
-"""Tidy CSV of frozen dataclasses: one record a line, a column a field, no file half written.
+"""Tidy CSV files of frozen dataclasses: one record per line, one column per field, written atomically.
 
-What is written reads back, and nothing else is taken for it: a file of another schema, a truncated one, or one with a
-cell that its column does not accept is refused with one line that says what was wrong.
+Reading is strict: a file with another schema, a truncated file, or a cell that its column does not accept is refused
+with a one-line error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import math
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
@@ -19,33 +19,39 @@ from hashbench.hashing.atomic_write import write_atomically
 
 
 class ResultsError(ValueError):
-    """A results file or folder cannot be used; the message names it and says what is accepted."""
+    """A results file or folder cannot be used. The message names it and says what is accepted."""
 
 
 class Record(Protocol):
-    """A frozen dataclass of str, positive int, positive float and `int | None` fields, the first of them `schema`."""
+    """A frozen dataclass whose first field is `schema`.
+
+    Its fields are text, positive integers, positive numbers, `int | None`, or `Samples`.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def point(self) -> Hashable:
-        """What was measured; measuring the same again replaces the record."""
+        """Identifies what was measured. Measuring it again replaces the record."""
 
 
 R = TypeVar("R", bound=Record)
 
+Samples = tuple[float, ...]
+"""Raw values, separated by semicolons in a file; an empty cell where they are not known."""
+
 
 class Format(Generic[R]):
-    """How records of one kind stand in a file.
+    """The file format of one kind of record.
 
     Args:
-        kind: the dataclass; its fields are the columns, in order.
-        schema: the version of the format, in the first column of every line.
-        words: the texts that a column accepts, where it does not accept any.
-        wrong: what is wrong with a record whose cells are each accepted; None where nothing is.
+        kind: the dataclass. Its fields are the columns, in order.
+        schema: the version of the format, which is the first cell of every line.
+        words: for each column that accepts only certain texts, those texts.
+        problem: checks a whole record whose cells are valid, and returns what is wrong with it, or None.
 
     Attributes:
-        columns: names of the columns.
+        columns: the names of the columns.
     """
 
     def __init__(
@@ -53,22 +59,22 @@ class Format(Generic[R]):
         kind: type[R],
         schema: int,
         words: Mapping[str, Sequence[str]],
-        wrong: Callable[[R], str | None] = lambda record: None,
+        problem: Callable[[R], str | None] = lambda record: None,
     ) -> None:
         self.columns = tuple(field.name for field in fields(kind))
         self._kind = kind
         self._schema = schema
         self._words = words
-        self._wrong = wrong
+        self._problem = problem
         self._types = get_type_hints(kind)
-        self._accepted = f"accepted are files of schema {schema}, as `hashbench bench` writes them"
+        self._accepted = f"accepted are files of schema {schema}, as `hashbench` writes them"
 
     def read(self, path: Path) -> list[R]:
-        """The records of a file.
+        """Reads the records of a file.
 
         Raises:
-            ResultsError: it is missing or unreadable, of another schema, truncated, not a file of such records, or one
-                with two records of one point.
+            ResultsError: the file is missing, unreadable, truncated, of another schema or kind, or has two records of
+                one point.
         """
         try:
             text = path.read_bytes().decode()
@@ -87,9 +93,9 @@ class Format(Generic[R]):
             raise ResultsError(f"{path} is not a results file: {error}; {self._accepted}") from None
         for line in cells:  # before the columns, which another schema may have changed
             if line and line[0] != str(self._schema):
-                raise ResultsError(f"{path} is of schema {line[0]!r}; {self._accepted}")
+                raise ResultsError(f"{path} has schema {line[0]!r}; {self._accepted}")
         if not text.endswith("\n"):
-            raise ResultsError(f"{path} is truncated: its last line has no end; {self._accepted}")
+            raise ResultsError(f"{path} is truncated: its last line does not end; {self._accepted}")
         self._check_columns(path, header)
         lines_of: dict[Hashable, int] = {}
         records = []
@@ -97,26 +103,25 @@ class Format(Generic[R]):
             record = self._record(f"{path}, line {number}", line)
             first = lines_of.setdefault(record.point, number)
             if first != number:
-                raise ResultsError(f"{path}, line {number}: the point of line {first} again, {_named(record.point)}")
+                raise ResultsError(f"{path}, line {number}: repeats the point of line {first}: {_named(record.point)}")
             records.append(record)
         return records
 
     def text(self, records: Iterable[R]) -> bytes:
-        """The file of `records`."""
+        """The content of a file of `records`."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(self.columns)
-        lines.writerows(astuple(record) for record in records)
+        lines.writerows(map(_cells, records))
         return text.getvalue().encode()
 
     def check(self, record: R) -> None:
-        """Checks that `record` would read back.
+        """Checks that a file with `record` could be read.
 
         Raises:
-            ResultsError: a field holds what its column does not accept.
+            ResultsError: a column does not accept the value of its field.
         """
-        cells = ["" if value is None else str(value) for value in astuple(record)]
-        self._record(f"a {type(record).__name__.lower()}", cells)
+        self._record(f"a {type(record).__name__.lower()}", _cells(record))
 
     def _check_columns(self, path: Path, header: Sequence[str]) -> None:
         unknown = [name for name in header if name not in self.columns]
@@ -125,7 +130,7 @@ class Format(Generic[R]):
             if names:
                 raise ResultsError(f"{path} has {what} columns: {', '.join(names)}; {self._accepted}")
         if tuple(header) != self.columns:
-            raise ResultsError(f"{path} has its columns in another order or twice; {self._accepted}")
+            raise ResultsError(f"{path} has its columns in another order, or one of them twice; {self._accepted}")
 
     def _record(self, place: str, cells: Sequence[str]) -> R:
         count = len(self.columns)
@@ -136,8 +141,8 @@ class Format(Generic[R]):
         record = self._kind(
             **{name: self._value(place, name, cell) for name, cell in zip(self.columns, cells, strict=True)}
         )
-        if wrong := self._wrong(record):
-            raise ResultsError(f"{place}: {wrong}")
+        if problem := self._problem(record):
+            raise ResultsError(f"{place}: {problem}")
         return record
 
     def _value(self, place: str, column: str, cell: str) -> Any:
@@ -149,13 +154,15 @@ class Format(Generic[R]):
                 raise ResultsError(f"{place}: {column} is {cell!r}; accepted are {named}")
             return cell
         if kind is float:
-            try:
-                value = float(cell)
-            except ValueError:
-                value = math.nan
+            value = _number(cell)
             if not (math.isfinite(value) and value > 0):
                 raise ResultsError(f"{place}: {column} is {cell!r}; accepted is a positive number")
             return value
+        if kind == Samples:
+            values = tuple(map(_number, cell.split(";"))) if cell else ()
+            if not all(map(math.isfinite, values)):
+                raise ResultsError(f"{place}: {column} is {cell!r}; accepted are numbers separated by semicolons")
+            return values
         if kind is not int and cell == "":
             return None
         if not (cell.isascii() and cell.isdigit() and int(cell) > 0):
@@ -163,21 +170,39 @@ class Format(Generic[R]):
         return int(cell)
 
 
+def _cells(record: Record) -> list[str]:
+    return [_cell(getattr(record, field.name)) for field in fields(record)]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return ";".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _number(cell: str) -> float:
+    """NaN if the cell is not a number."""
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
 def _named(point: Hashable) -> str:
-    """A point on one line, without what it leaves empty."""
+    """A point on one line, without its empty parts."""
     parts = point if isinstance(point, tuple) else (point,)
     return ", ".join(str(part) for part in parts if part not in ("", None))
 
 
 class RecordsFile(Generic[R]):
-    """Records in a file that is written anew with each one.
+    """A file of records, which is rewritten whenever a record is added.
 
     Args:
-        path: the file; where it does not exist yet, it starts empty.
-        format: of its records.
+        path: the file. If it does not exist yet, there are no records.
+        format: the format of its records.
 
     Raises:
-        ResultsError: there is a file, and `format` refuses it.
+        ResultsError: `format` refuses the file.
     """
 
     def __init__(self, path: Path, format: Format[R]) -> None:
@@ -187,14 +212,15 @@ class RecordsFile(Generic[R]):
 
     @property
     def records(self) -> list[R]:
-        """All records of the file."""
+        """All records, in the order of the file."""
         return list(self._records.values())
 
     def add(self, record: R) -> None:
-        """Writes the file with `record` in it, in place of an older one of the same point.
+        """Adds `record` to the file. It replaces an older record of the same point.
 
         Raises:
-            ResultsError: the file cannot be written, or would not read back; it is left as it was.
+            OSError: the file cannot be written. It is left as it was.
+            ResultsError: the file could not be read again. It is left as it was.
         """
         self.format.check(record)
         records = self._records | {record.point: record}
@@ -203,10 +229,10 @@ class RecordsFile(Generic[R]):
 
 
 def check_writable(folder: Path) -> None:
-    """Makes `folder` where it is missing, and sees that files can be written there.
+    """Creates `folder` if it is missing, and checks that files can be written to it.
 
     Raises:
-        ResultsError: they cannot.
+        ResultsError: the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The rows of an experiment on one machine: tidy CSV, one measurement a line, in `results/<machine>/<experiment>.csv`.
+"""The folder of results: one folder per machine, with its rows, readings, figures and description.
 
-The machine's description lies beside them once, in `machine.json`. Every write is atomic: a file is there as it was, or
-as it is meant to be.
+`results/<machine>/<experiment>.csv` holds rows, the measurements of this project's kernels;
+`<experiment>.readings.csv` holds readings, all other measurements; `machine.json` describes the machine.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hashbench.bench.inventories import MODELS
+from hashbench.bench.output_check import COVERAGES
 from hashbench.bench.readings import SUFFIX as READINGS_SUFFIX
-from hashbench.bench.records import Format, RecordsFile, ResultsError
-from hashbench.bench.verification import EXTENTS
+from hashbench.bench.records import Format, RecordsFile, ResultsError, Samples
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS, STRATEGIES
 
-SCHEMA = 2
-"""The version of the file format: what the columns are and mean. Version 1 had no `model` and no `digest`."""
+SCHEMA = 3
+"""The version of the file format. Version 1 had no `model` and no `digest`, version 2 no samples."""
 
 REFERENCE = ("hashlib", "1-thread")
-"""The kernel and the device that speed-ups are over."""
+"""The kernel and the device that speed-ups are relative to: hashlib on one core."""
 
 MACHINE_FILE = "machine.json"
 
 FIGURES_FOLDER = "figures"
-"""In a machine's folder, for its own figures; beside the machines' folders, for those over all of them."""
+"""In a machine's folder for its own figures; beside the machines' folders for figures of all machines."""
 
 
 class RowPoint(NamedTuple):
-    """What a row measures: those of its columns by which measuring the same again replaces it."""
+    """What a row measures: a new row with the same values in these columns replaces it."""
 
     experiment: str
     model: str
@@ -49,34 +49,36 @@ class RowPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, with everything needed to repeat it. The fields are the columns, in order.
+    """One measurement of a kernel, with everything needed to repeat it. The fields are the columns, in order.
 
     Attributes:
-        schema: version of the file format.
+        schema: the version of the file format.
         experiment: the experiment's name.
-        model: the inventory (`hashbench.bench.inventories`) that the segments belong to; empty where there is none.
+        model: the inventory (`hashbench.bench.inventories`) that the segments belong to; empty if there is none.
         kernel: the kernel's name.
         variant: the kernel's variant.
         strategy: "batched", "leaves" or "tree".
         algorithm: "sha256" or "sha384".
-        device: the device's id among those of its kernel.
+        device: the device's id, unique for its kernel.
         device_name: the device's own name.
         device_kind: "gpu" or "cpu".
         bytes: input bytes, over all segments.
-        chunk_size: bytes of a chunk; None (an empty cell) where each segment was one message.
+        chunk_size: bytes per chunk; None (an empty cell) if each segment was one message.
         segments: number of segments.
         repeats: number of timed runs.
-        seconds_median, seconds_q1, seconds_q3, seconds_min: of a run, by the device's clock.
-        wall_seconds_median, wall_seconds_q1, wall_seconds_q3: of the same runs, by the wall's clock.
-        gb_per_s: input bytes over seconds_median, in 1e9 bytes a second.
-        verified: "all" or "sample": how much of the output was checked against hashlib before.
-        digest: what the call computed, as lower-case hex: the hash, by the row's algorithm, of all its digests in
-            order, over the first of its inputs. The input is the same on every machine, and so is this. Empty in rows
-            of version 1 of the format that were carried over.
+        seconds_median, seconds_q1, seconds_q3, seconds_min: seconds per run by the device's clock.
+        wall_seconds_median, wall_seconds_q1, wall_seconds_q3: wall-clock seconds of the same runs.
+        gb_per_s: input bytes over seconds_median, in 1e9 bytes per second.
+        verified: "all" or "sample": how much of the output was checked against hashlib before timing.
+        digest: what was computed, as lower-case hex: the hash, by the row's algorithm, of all digests in order, for the
+            first of the inputs. The inputs are the same on every machine, and so is this. Empty in rows that were
+            migrated from version 1 of the format.
         driver, framework: as the device names them.
-        protocol: version of the measurement protocol.
-        commit: of the code that measured.
-        date: when, ISO 8601, UTC.
+        protocol: the version of the measurement protocol.
+        commit: the commit of the code that measured.
+        date: ISO 8601, UTC.
+        seconds_samples, wall_seconds_samples: the seconds of each run, in order. Empty in rows that were migrated from
+            earlier versions of the format.
     """
 
     schema: int
@@ -108,28 +110,22 @@ class Row:
     protocol: str
     commit: str
     date: str
+    seconds_samples: Samples = ()
+    wall_seconds_samples: Samples = ()
 
     @property
     def point(self) -> RowPoint:
-        """What was measured; measuring the same again replaces the row."""
+        """Identifies what was measured."""
         return RowPoint(*(getattr(self, name) for name in RowPoint._fields))
 
-    @property
-    def gb_per_s_range(self) -> tuple[float, float]:
-        """The throughput at the slow and at the fast quartile, in GB/s, with the median's between them."""
-        slow, fast = 1e-9 * self.bytes / self.seconds_q3, 1e-9 * self.bytes / self.seconds_q1
-        return min(slow, self.gb_per_s), max(fast, self.gb_per_s)  # what is written to a file was rounded
 
-    @property
-    def is_reference(self) -> bool:
-        """Whether this is what others are compared with: hashlib on one core."""
-        return (self.kernel, self.device) == REFERENCE
-
-
-def _wrong(row: Row) -> str | None:
+def _problem(row: Row) -> str | None:
     digits = 2 * ALGORITHMS[row.algorithm].digest_size
     if row.digest and not re.fullmatch(f"[0-9a-f]{{{digits}}}", row.digest):
         return f"digest is {row.digest!r}; accepted are {digits} lower-case hex digits, or an empty cell"
+    for name in ("seconds_samples", "wall_seconds_samples"):
+        if (count := len(getattr(row, name))) not in (0, row.repeats):
+            return f"{name} has {count} values; accepted are {row.repeats}, one per run, or an empty cell"
     return None
 
 
@@ -141,20 +137,20 @@ FORMAT = Format(
         "strategy": STRATEGIES,
         "algorithm": tuple(ALGORITHMS),
         "device_kind": ("gpu", "cpu"),
-        "verified": EXTENTS,
+        "verified": COVERAGES,
     },
-    _wrong,
+    _problem,
 )
 
 
 class ResultsFile(RecordsFile[Row]):
-    """The rows of one experiment on one machine, in a file that is written anew with each row.
+    """The file of one experiment's rows on one machine, which is rewritten whenever a row is added.
 
     Args:
-        path: the file; where it does not exist yet, it starts empty.
+        path: the file. If it does not exist yet, there are no rows.
 
     Raises:
-        ResultsError: there is a file, and `read_rows` refuses it.
+        ResultsError: `read_rows` refuses the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -162,10 +158,10 @@ class ResultsFile(RecordsFile[Row]):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file.
+    """Reads the rows of a file.
 
     Raises:
-        ResultsError: as `Format.read`.
+        ResultsError: as for `Format.read`.
     """
     return FORMAT.read(path)
 
@@ -176,25 +172,25 @@ def rows_path(folder: Path, experiment: str) -> Path:
 
 
 def rows_files(folder: Path) -> list[Path]:
-    """The files of rows in one machine's folder, by name; there may be none."""
+    """The files of rows in a machine's folder, by name."""
     return sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS_SUFFIX))
 
 
 def experiment_names(folder: Path) -> list[str]:
-    """The experiments that have rows or readings in one machine's folder, by name."""
+    """The experiments that have rows or readings in a machine's folder, by name."""
     return sorted({file.name.removesuffix(READINGS_SUFFIX).removesuffix(".csv") for file in folder.glob("*.csv")})
 
 
 def found_machine_folders(results: Path) -> list[Path]:
-    """The folders of machines under `results`, by name; there may be none."""
+    """The machines' folders under `results`, by name."""
     return sorted({file.parent for file in results.glob("*/*.csv")} - {results / FIGURES_FOLDER})
 
 
 def machine_folders(results: Path) -> list[Path]:
-    """The folders of machines under `results`, by name.
+    """The machines' folders under `results`, by name.
 
     Raises:
-        ResultsError: there is no such folder, or no machine's results in it.
+        ResultsError: `results` is not a folder, or holds no results.
     """
     if not results.is_dir():
         raise ResultsError(f"{results} is not a folder; accepted is the folder that `hashbench bench` writes to")
@@ -205,15 +201,17 @@ def machine_folders(results: Path) -> list[Path]:
 
 
 def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
-    """Checks that a folder has the results of this machine, or of none yet. Two machines are told apart by their
-    processors and by the names of their GPUs. Frameworks call one GPU by several names: one in common is enough.
+    """Checks that a folder does not hold results of another machine.
+
+    Machines are told apart by their processors and the names of their GPUs. Frameworks give one GPU different names, so
+    one name in common is enough.
 
     Args:
         folder: the machine's folder.
-        description: of this machine, as `hashbench.bench.machine.describe` gives it.
+        description: this machine, as `hashbench.bench.machine.describe` describes it.
 
     Raises:
-        ResultsError: it is another machine's, or its description cannot be read.
+        ResultsError: the folder belongs to another machine, or its description cannot be read.
     """
     path = folder / MACHINE_FILE
     if not path.exists():
@@ -225,7 +223,7 @@ def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
     same_gpus = theirs.gpus & ours.gpus or theirs.gpus == ours.gpus
     if theirs.processor != ours.processor or not same_gpus:
         raise ResultsError(
-            f"{path} is of another machine, with {theirs}; this one has {ours}: name a folder of its own by --machine"
+            f"{path} describes another machine, with {theirs}; this one has {ours}: choose another with --machine"
         )
 
 
@@ -249,6 +247,6 @@ def write_machine(folder: Path, description: Mapping[str, Any]) -> None:
     """Writes a machine's description to its folder.
 
     Raises:
-        ResultsError: it cannot be written.
+        OSError: it cannot be written.
     """
     write_atomically(folder / MACHINE_FILE, json.dumps(description, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -1,21 +1,25 @@
-"""What the command line prints of results: rows, readings, and comparisons of both."""
+"""What the command line prints of results: rows, readings, and comparisons of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
+import pandas as pd
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from hashbench.bench.comparison import Comparison, Summary, value_of
-from hashbench.bench.readings import Reading
-from hashbench.bench.results import Row
+from hashbench.bench.frames import Results
+from hashbench.bench.results import REFERENCE
 from hashbench.hashing.sizes import format_size
 
 _WIDE = 200
-"""Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
+"""Columns of a table that goes to a file or a pipe."""
+
+Texts = Iterable[str]
+Columns = Mapping[str, Texts]
+"""The cells of each column, by its name."""
 
 
 def print_table(table: RenderableType) -> None:
@@ -24,171 +28,139 @@ def print_table(table: RenderableType) -> None:
     (console if console.is_terminal else Console(width=_WIDE)).print(table)
 
 
-def rows_table(rows: Sequence[Row]) -> Table:
-    """Rows of one run: throughput by the device's clock, and how many times that of hashlib on one thread it is."""
-    table = _table()
-    models = any(row.model for row in rows)
-    for name in (*(["model"] if models else []), "kernel", "device", "strategy", "algorithm"):
-        table.add_column(name, overflow="fold")
-    for name in ("size", "segments", "chunk", "GB/s", "quartiles", "over hashlib"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verified")
-    for row in rows:
-        slow, fast = row.gb_per_s_range
-        speed_up = speed_up_over_reference(row, rows)
-        table.add_row(
-            *([row.model] if models else []),
-            _kernel(row),
-            _device(row),
-            row.strategy,
-            row.algorithm,
-            format_size(row.bytes),
-            f"{row.segments:,}",
-            _chunk(row),
-            f"{row.gb_per_s:.4g}",
-            f"{slow:.4g} .. {fast:.4g}",
-            "" if speed_up is None else f"{speed_up:.3g}x",
-            row.verified,
-        )
-    return table
+def text_table(columns: Columns, numeric: Collection[str], title: str = "") -> Table:
+    """A table of plain texts.
 
-
-def readings_table(readings: Sequence[Reading]) -> Table:
-    """Readings of one run: the median and the quartiles, in each one's unit."""
-    table = _table()
-    for name in ("subject", "quantity", "conditions", "algorithm", "device"):
-        table.add_column(name, overflow="fold")
-    for name in ("median", "quartiles"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    for name in ("source", "note"):
-        table.add_column(name, overflow="fold")
-    for reading in readings:
-        texts = (reading.subject, reading.quantity, reading.conditions, reading.algorithm, reading.device_name)
-        table.add_row(
-            *map(escape, texts),
-            f"{reading.median:.4g}",
-            f"{reading.q1:.4g} .. {reading.q3:.4g}",
-            *map(escape, (reading.unit, reading.source, reading.note)),
-        )
-    return table
-
-
-def speed_up_over_reference(row: Row, rows: Sequence[Row]) -> float | None:
-    """The throughput of `row` over that of hashlib on one thread, for the same algorithm, strategy and chunk size. It
-    hardly depends on the size of the input; among several the nearest counts. None where `rows` holds none.
+    Args:
+        columns: the cells of each column, by its name.
+        numeric: names of the columns to align to the right.
+        title: above the table.
     """
-    same = [
-        r
-        for r in rows
-        if r.is_reference
-        and (r.experiment, r.algorithm, r.strategy, r.chunk_size)
-        == (row.experiment, row.algorithm, row.strategy, row.chunk_size)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
+    table.title = escape(title) if title else None
+    for name in columns:
+        table.add_column(escape(name.rstrip()), justify="right" if name in numeric else "left", overflow="fold")
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*map(escape, line))
+    return table
+
+
+def rows_table(rows: pd.DataFrame) -> Table:
+    """Rows of one run: throughput by the device's clock, and how many times that of hashlib on one thread."""
+    numbers: Columns = {
+        **_sizes(rows),
+        "GB/s": rows["gb_per_s"].map("{:.4g}".format),
+        "quartiles": _range(rows, "gb_per_s_q1", "gb_per_s_q3"),
+        "over hashlib": speed_ups(rows).map("{:.3g}x".format).where(speed_ups(rows).notna(), ""),
+    }
+    facts: Columns = {"kernel": _kernels(rows), "device": _devices(rows), "strategy": rows["strategy"]}
+    columns = {**_models(rows), **facts, "algorithm": rows["algorithm"], **numbers, "verified": rows["verified"]}
+    return text_table(columns, numbers)
+
+
+def readings_table(readings: pd.DataFrame) -> Table:
+    """Readings of one run: the median and the quartiles, each in its unit."""
+    numbers = {"median": readings["median"].map("{:.4g}".format), "quartiles": _range(readings, "q1", "q3")}
+    facts = {**_named(readings, "subject", "quantity", conditions="how"), "algorithm": readings["algorithm"]}
+    rest = _named(readings, "unit", "source", "note")
+    return text_table({**facts, "device": readings["device_name"], **numbers, **rest}, numbers)
+
+
+def speed_ups(rows: pd.DataFrame) -> pd.Series[float]:
+    """The throughput of each row over hashlib's on one thread for the same algorithm, strategy and chunk size.
+
+    It hardly depends on the size of the input: of several, the reference of the nearest size counts. NaN if `rows` has
+    no such reference.
+    """
+    by = ["experiment", "algorithm", "strategy", "chunk_size"]
+    columns = rows[[*by, "bytes", "gb_per_s"]].fillna({"chunk_size": 0}).reset_index(names="place").sort_values("bytes")
+    references = columns[
+        ((rows["kernel"] == REFERENCE[0]) & (rows["device"] == REFERENCE[1])).loc[columns["place"]].values
     ]
-    if not same:
-        return None
-    return row.gb_per_s / min(same, key=lambda r: abs(r.bytes - row.bytes)).gb_per_s
+    nearest = pd.merge_asof(
+        columns, references, on="bytes", by=by, direction="nearest", suffixes=("", "_reference")
+    ).set_index("place")
+    return (nearest["gb_per_s"] / nearest["gb_per_s_reference"]).loc[rows.index]
 
 
-def comparisons_table(comparisons: Sequence[Comparison], base: str, other: str) -> RenderableType:
+def comparisons_table(pairs: Results, base: str, other: str) -> RenderableType:
     """Points of two runs side by side: rows in GB/s, and readings, in their units, in a table of their own."""
-    of_rows = [(p, p.base, p.other) for p in comparisons if isinstance(p.base, Row) and isinstance(p.other, Row)]
-    of_readings = [(pair, pair.base) for pair in comparisons if isinstance(pair.base, Reading)]
     tables = []
-    if of_rows:
-        tables.append(_pairs_of_rows(of_rows, base, other))
-    if of_readings:
-        tables.append(_pairs_of_readings(of_readings, base, other))
+    if not (rows := pairs.rows).empty:
+        facts = {"kernel": _both(rows, _kernels), "device": _both(rows, _devices)}
+        what = {"experiment": rows["experiment"], **_models(rows), **facts, **_named(rows, "strategy", "algorithm")}
+        tables.append(_compared(rows, {**what, **_sizes(rows)}, _sizes(rows), base, other))
+    if not (readings := pairs.readings).empty:
+        facts = {"device": _both(readings, lambda side: side["device_name"])}
+        what = {
+            **_named(readings, "experiment", "subject", "quantity", conditions="how"),
+            "algorithm": readings["algorithm"],
+        }
+        tables.append(_compared(readings, {**what, **facts}, (), base, other, unit=readings["unit"]))
     return Group(*tables)
 
 
-def _pairs_of_rows(pairs: Sequence[tuple[Comparison, Row, Row]], base: str, other: str) -> Table:
-    table = _table()
-    models = any(row.model for _, row, _ in pairs)
-    for name in ("experiment", *(["model"] if models else []), "kernel", "device", "strategy", "algorithm"):
-        table.add_column(name)
-    for name in ("size", "segments", "chunk", escape(base), escape(other), "ratio"):
-        table.add_column(name, justify="right")
-    table.add_column("beyond the spread")
-    for pair, row, twin in pairs:
-        table.add_row(
-            row.experiment,
-            *([row.model] if models else []),
-            _both(_kernel(row), _kernel(twin)),
-            _both(_device(row), _device(twin)),
-            row.strategy,
-            row.algorithm,
-            format_size(row.bytes),
-            f"{row.segments:,}",
-            _chunk(row),
-            *_verdict(pair),
-        )
-    return table
+def _compared(
+    pairs: pd.DataFrame, what: Columns, sizes: Collection[str], base: str, other: str, **rest: Texts
+) -> Table:
+    """What was compared, both values, their ratio, and whether they differ beyond the spread."""
+    numbers = [pairs[name].map("{:.4g}".format) for name in ("value", "value_other")]
+    verdicts = {"beyond the spread": pairs["beyond_spread"].map({True: "yes", False: "no"}), **rest}
+    names = (base, other) if base != other else (base, f"{other} ")  # both are columns
+    columns = {**what, **dict(zip(names, numbers, strict=True)), "ratio": pairs["ratio"].map("{:.3f}".format)}
+    return text_table({**columns, **verdicts}, {*sizes, *names, "ratio"})
 
 
-def _pairs_of_readings(pairs: Sequence[tuple[Comparison, Reading]], base: str, other: str) -> Table:
-    table = _table()
-    for name in ("experiment", "subject", "quantity", "conditions", "algorithm", "device"):
-        table.add_column(name, overflow="fold")
-    for name in (escape(base), escape(other), "ratio"):
-        table.add_column(name, justify="right")
-    for name in ("beyond the spread", "unit"):
-        table.add_column(name)
-    for pair, reading in pairs:
-        texts = (reading.experiment, reading.subject, reading.quantity, reading.conditions, reading.algorithm)
-        devices = _both(escape(reading.device_name), escape(pair.other.device_name))
-        table.add_row(*map(escape, texts), devices, *_verdict(pair), escape(reading.unit))
-    return table
+def summaries_table(summaries: pd.DataFrame, base: str, other: str) -> Table:
+    """The points of two runs, summarized: their ratios, and how many differ beyond the spread."""
+    within = summaries["points"] - summaries["higher"] - summaries["lower"]
+    facts = {"experiment": summaries["experiment"], "kernel or reading": summaries["what"]}
+    numbers = {
+        "points": summaries["points"].map("{:,}".format),
+        "ratio (geometric mean)": summaries["ratio"].map("{:.3f}".format),
+        "lowest .. highest": _range(summaries, "lowest", "highest", "{:.3f}"),
+        "higher": summaries["higher"].map("{:,}".format),
+        "lower": summaries["lower"].map("{:,}".format),
+        "within the spread": within.map("{:,}".format),
+    }
+    title = f"{other} over {base}: throughput of kernels, readings in their units"
+    return text_table({**facts, "on": summaries["device_kind"].str.upper(), **numbers}, numbers, title)
 
 
-def _verdict(pair: Comparison) -> tuple[str, ...]:
-    """Both values, their ratio, and whether it is beyond the spread."""
-    values = (f"{value_of(one):.4g}" for one in (pair.base, pair.other))
-    return (*values, f"{pair.ratio:.3f}", "yes" if pair.beyond_spread else "no")
+def _both(pairs: pd.DataFrame, texts: Callable[[pd.DataFrame], Texts]) -> list[str]:
+    """The texts of both sides of each pair; one of them where they are the same."""
+    others = pairs.filter(regex="_other$").rename(columns=lambda name: name.removesuffix("_other"))
+    other = pairs.drop(columns=list(others.columns), errors="ignore").join(others)
+    return ["\nand ".join(dict.fromkeys(pair)) for pair in zip(texts(pairs), texts(other), strict=True)]
 
 
-def _both(base: str, other: str) -> str:
-    """The texts of a pair's two sides; one, where they are the same."""
-    return "\nand ".join(dict.fromkeys((base, other)))
+def _named(frame: pd.DataFrame, *same: str, **others: str) -> Columns:
+    """Columns of a frame by the names that a table gives them."""
+    return {name: frame[column] for name, column in [*zip(same, same, strict=True), *others.items()]}
 
 
-def summaries_table(summaries: Sequence[Summary], base: str, other: str) -> RenderableType:
-    """What the points of two runs come to: ratios, and how many differ beyond the spread."""
-    table = _table()
-    table.title = escape(f"{other} over {base}: throughput of kernels, readings in their units")
-    table.title_justify = "left"
-    for name in ("experiment", "kernel or reading", "on"):
-        table.add_column(name, overflow="fold")
-    for name in ("points", "ratio (geometric mean)", "lowest .. highest", "higher", "lower", "within the spread"):
-        table.add_column(name, justify="right")
-    for summary in summaries:
-        points = len(summary.ratios)
-        table.add_row(
-            summary.experiment,
-            escape(summary.what),
-            summary.device_kind.upper(),
-            f"{points:,}",
-            f"{summary.ratio:.3f}",
-            f"{min(summary.ratios):.3f} .. {max(summary.ratios):.3f}",
-            f"{summary.higher:,}",
-            f"{summary.lower:,}",
-            f"{points - summary.higher - summary.lower:,}",
-        )
-    return table
+def _models(rows: pd.DataFrame) -> Columns:
+    return {"model": rows["model"]} if any(rows["model"]) else {}
 
 
-def _kernel(row: Row) -> str:
-    return row.kernel if row.variant == "plain" else f"{row.kernel} {row.variant}"
+def _kernels(rows: pd.DataFrame) -> list[str]:
+    names = zip(rows["kernel"], rows["variant"], strict=True)
+    return [kernel if variant == "plain" else f"{kernel} {variant}" for kernel, variant in names]
 
 
-def _device(row: Row) -> str:
-    """The device's name, and the number of threads where its id gives one."""
-    return escape(f"{row.device_name}, {row.device}" if "thread" in row.device else row.device_name)
+def _devices(rows: pd.DataFrame) -> list[str]:
+    """The devices' names, and the number of threads where the id gives one."""
+    names = zip(rows["device_name"], rows["device"], strict=True)
+    return [f"{name}, {device}" if "thread" in device else name for name, device in names]
 
 
-def _chunk(row: Row) -> str:
-    return "" if row.chunk_size is None else format_size(row.chunk_size)
+def _sizes(rows: pd.DataFrame) -> Columns:
+    return {
+        "size": rows["bytes"].map(format_size),
+        "segments": rows["segments"].map("{:,}".format),
+        "chunk": rows["chunk_size"].map(lambda size: "" if pd.isna(size) else format_size(size)),
+    }
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+def _range(frame: pd.DataFrame, low: str, high: str, form: str = "{:.4g}") -> Texts:
+    return frame[low].map(form.format) + " .. " + frame[high].map(form.format)

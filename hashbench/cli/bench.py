@@ -1,4 +1,4 @@
-"""The commands that measure, `bench`, and that draw what was measured, `figures`."""
+"""The commands `bench`, which measures, and `figures`, which draws the results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hashbench.bench.experiment import (
     Failure,
     Outcome,
     Point,
-    Report,
+    Run,
     Skip,
     experiment_named,
     experiments,
-    machines_with,
     plan,
     run,
 )
+from hashbench.bench.frames import Results, read_experiment, read_machine
 from hashbench.bench.readings import Reading, ReadingsFile, readings_path
 from hashbench.bench.records import check_writable
 from hashbench.bench.results import (
@@ -48,24 +48,24 @@ results_option = click.option(
     type=click.Path(path_type=Path),
     default=Path("results"),
     show_default=True,
-    help="The folder of results, one folder a machine in it.",
+    help="The folder of results, with one folder per machine.",
 )
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[EXPERIMENT]...")
-@click.option("--quick", is_flag=True, help="The short form of each sweep.")
-@click.option("--kernel", "kernels", multiple=True, help="Measure this kernel alone; may be given again.")
-@click.option("--device", "ids", multiple=True, help="Measure devices of this id alone; may be given again.")
+@click.option("--quick", is_flag=True, help="Measure the short form of each experiment.")
+@click.option("--kernel", "kernels", multiple=True, help="Measure only this kernel. Repeatable.")
+@click.option("--device", "ids", multiple=True, help="Measure only devices of this id. Repeatable.")
 @click.option(
     "--algorithm",
     "algorithms",
     multiple=True,
     type=click.Choice(list(ALGORITHMS)),
-    help="Measure rows of this algorithm alone; readings are taken of both.",
+    help="Measure rows of only this algorithm. Readings are taken of both.",
 )
-@click.option("--again", is_flag=True, help="Measure points anew that have rows of this very commit.")
-@click.option("--machine", "machine_name", help="Name of the machine's folder; after its main device unless given.")
+@click.option("--again", is_flag=True, help="Measure points again that have rows of this commit.")
+@click.option("--machine", "machine_name", help="Name of the machine's folder.  [default: after its main device]")
 @results_option
 @click.pass_context
 def bench(
@@ -79,13 +79,18 @@ def bench(
     machine_name: str | None,
     results: Path,
 ) -> None:
-    """Measure every kernel and device of this machine by each EXPERIMENT; by all of them where none is named.
+    """Measure every kernel and device of this machine.
 
-    Each kernel's output is verified before it is timed. Rows go to RESULTS/<machine>/<experiment>.csv, readings of
-    anything else to <experiment>.readings.csv, each as soon as it is measured, and the figures beside them; figures
-    over all machines go to RESULTS/figures. An interrupted run goes on where it ended: points that have a row of the
-    same commit, driver and framework are left as they are; readings are taken anew in every run. A folder that another
-    machine's results are in is refused. Exit code 1: a kernel's output was wrong.
+    Runs each EXPERIMENT, or all of them if none is named. The output of every kernel is checked against hashlib before
+    it is timed.
+
+    Rows go to RESULTS/<machine>/<experiment>.csv, readings to <experiment>.readings.csv, each as soon as it is
+    measured, and figures to the folder figures beside them. Figures of all machines go to RESULTS/figures.
+
+    An interrupted run can be resumed: points already measured at this commit, with the same driver and framework, are
+    skipped. Readings are always taken again. A folder with results of another machine is refused.
+
+    Exit codes: 0 measured; 1 the output of a kernel was wrong; 2 unusable arguments, or nothing could be measured.
     """
     chosen = [experiment_named(name) for name in names or experiments()]
     found = selection.devices()
@@ -94,40 +99,40 @@ def bench(
     description = machine.describe(found)
     check_machine(folder, description)
     check_writable(folder)
-    files = {e.name: _files(e, folder) for e in chosen}  # all are read before anything is measured
+    files = {e.name: _files(e, folder) for e in chosen}  # read all before anything is measured
     for rows, _ in files.values():
-        comparison.check_comparable(rows.records)
+        comparison.check_comparable(Results.of(rows.records).rows)
     planned = {e.name: plan(e, wanted, algorithms or list(ALGORITHMS), quick=quick) for e in chosen}
     write_machine(folder, description)
 
     commit = machine.commit()
-    reports = []
+    runs = []
     for experiment in chosen:
         readings = experiment.readings(wanted, quick=quick)
-        report = _run(experiment, planned[experiment.name], readings, files[experiment.name], commit, again)
-        reports.append(report)
-        _show(report, folder, experiment)
-        if report.interrupted:
-            kept = len(report.rows) + len(report.readings)
-            click.echo(f"rows and readings measured before the interrupt, and kept: {kept}", err=True)
+        done = _run(experiment, planned[experiment.name], readings, files[experiment.name], commit, again)
+        runs.append(done)
+        _show(done, folder, experiment)
+        if done.interrupted:
+            kept = len(done.rows) + len(done.readings)
+            click.echo(f"interrupted: {kept} rows and readings were measured and kept", err=True)
             raise KeyboardInterrupt
-    for experiment, report in zip(chosen, reports, strict=True):
-        if report.current or report.readings:
+    for experiment, done in zip(chosen, runs, strict=True):
+        if done.current or done.readings:
             _draw_overview(experiment, results)
-    errors = [failure.error for report in reports for failure in report.failures]
+    errors = [failure.error for done in runs for failure in done.failures]
     if any(isinstance(error, VerificationError) for error in errors):
         context.exit(CHECK_FAILED)
     if errors:
         raise errors[0]
-    if not any(report.current or report.readings for report in reports):
-        reasons = dict.fromkeys(f"{skip.what}: {skip.reason}" for report in reports for skip in report.skips)
+    if not any(done.current or done.readings for done in runs):
+        reasons = dict.fromkeys(f"{skip.what}: {skip.reason}" for done in runs for skip in done.skips)
         raise Unavailable(f"nothing was measured: {'; '.join(reasons) or 'no experiment has points for these devices'}")
 
 
 @click.command()
 @results_option
 def figures(results: Path) -> None:
-    """Draw every figure again, from the results alone."""
+    """Draw all figures from the results."""
     folders = {folder: experiment_names(folder) for folder in machine_folders(results)}
     for folder, names in folders.items():
         for name in names:
@@ -150,14 +155,14 @@ def _wanted(found: Sequence[Device], kernels: Sequence[str], ids: Sequence[str])
 
 def _machine_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise ValueError(f"machine name {name!r} is not accepted: it is made of letters, digits, '.', '_' and '-'")
+        raise ValueError(f"machine name {name!r} is not accepted: use letters, digits, '.', '_' and '-'")
     if name == FIGURES_FOLDER:
-        raise ValueError(f"machine name {name!r} is not accepted: that folder has the figures over all machines")
+        raise ValueError(f"machine name {name!r} is not accepted: that folder holds the figures of all machines")
     return name
 
 
 def _files(experiment: Experiment, folder: Path) -> tuple[ResultsFile, ReadingsFile]:
-    """An experiment's rows and readings in a machine's folder."""
+    """The files of an experiment's rows and readings in a machine's folder."""
     return ResultsFile(rows_path(folder, experiment.name)), ReadingsFile(readings_path(folder, experiment.name))
 
 
@@ -168,7 +173,7 @@ def _run(
     files: tuple[ResultsFile, ReadingsFile],
     commit: str,
     again: bool,
-) -> Report:
+) -> Run:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(experiment.question, total=sum(isinstance(entry, Point) for entry in planned))
@@ -195,41 +200,41 @@ def _tell(outcome: Outcome) -> None:
     if isinstance(outcome, Skip):
         click.echo(f"skipped {outcome.what}: {outcome.reason}", err=True)
     elif isinstance(outcome, Failure):
-        what = "wrong" if isinstance(outcome.error, VerificationError) else "failed"
-        click.echo(f"{what}, so not measured: {outcome.what}: {_reason(outcome.error)}", err=True)
+        what = "wrong output" if isinstance(outcome.error, VerificationError) else "failed"
+        click.echo(f"{what}, not recorded: {outcome.what}: {_reason(outcome.error)}", err=True)
 
 
 def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _show(report: Report, folder: Path, experiment: Experiment) -> None:
-    """Prints what a run gave, and draws what its files hold."""
-    if report.kept:
-        points = "1 point has a row" if len(report.kept) == 1 else f"{len(report.kept):,} points have rows"
-        click.echo(f"{experiment.name}: {points} of this commit; --again measures anew", err=True)
-    if report.current:
-        print_table(rows_table(report.current))
+def _show(done: Run, folder: Path, experiment: Experiment) -> None:
+    """Prints the results of a run, and draws the experiment's figure."""
+    if done.kept:
+        points = "1 point" if len(done.kept) == 1 else f"{len(done.kept):,} points"
+        click.echo(f"{experiment.name}: skipped {points} already measured at this commit (see --again)", err=True)
+    if done.current:
+        print_table(rows_table(Results.of(done.current).rows))
         click.echo(f"rows: {rows_path(folder, experiment.name)}")
-    if report.readings:
-        print_table(readings_table(report.readings))
+    if done.readings:
+        print_table(readings_table(Results.of(readings=done.readings).readings))
         click.echo(f"readings: {readings_path(folder, experiment.name)}")
-    if report.current or report.readings:
+    if done.current or done.readings:
         _draw(experiment, folder)
 
 
 def _draw(experiment: Experiment, folder: Path) -> None:
     """Draws an experiment's figure from its files in a machine's folder."""
-    results, readings_file = _files(experiment, folder)
-    rows, readings = results.records, readings_file.records
-    comparison.check_comparable(rows)
-    if rows or readings:
-        for written in experiment.figure(rows, readings, folder / FIGURES_FOLDER / experiment.name):
+    results = read_machine(folder, experiment.name)
+    comparison.check_comparable(results.rows)
+    if not results.empty:
+        for written in experiment.figure(results, folder / FIGURES_FOLDER / experiment.name):
             click.echo(f"figure: {written}")
 
 
 def _draw_overview(experiment: Experiment, results: Path) -> None:
-    """Draws an experiment's figure over all machines, where it has one and there are results of it."""
-    if machines := machines_with(results, experiment.name):
-        for written in experiment.overview(machines, results / FIGURES_FOLDER / experiment.name):
+    """Draws an experiment's figure of all machines, if it has one."""
+    found = read_experiment(results, experiment.name)
+    if not found.empty:
+        for written in experiment.overview(found, results / FIGURES_FOLDER / experiment.name):
             click.echo(f"figure: {written}")

@@ -1,4 +1,4 @@
-"""The command `predict`: what GPUs that are not at hand would hash, from the machine code alone."""
+"""The command `predict`: the throughput of GPUs, from their machine code alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from itertools import product
 from pathlib import Path
 
 import click
-from rich import box
+import pandas as pd
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from hashbench.bench import machine
+from hashbench.bench.frames import Line, Results, together
 from hashbench.bench.records import check_writable
-from hashbench.bench.results import Row, found_machine_folders, read_rows, rows_files
-from hashbench.bench.tables import print_table
+from hashbench.bench.results import found_machine_folders, read_rows, rows_files
+from hashbench.bench.tables import print_table, text_table
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
@@ -27,37 +28,36 @@ from hashbench.limits.disassembly import CompileError, StructureError
 from hashbench.limits.gpus import GPU, gpu_named, gpus
 from hashbench.limits.static_model import FORMAT, Prediction
 
-"""Beside the folders of machines: what is predicted was measured on none."""
-
 
 @click.command()
-@click.option("--gpu", "names", multiple=True, help="Predict for this GPU alone; may be given again.")
+@click.option("--gpu", "names", multiple=True, help="Predict only for this GPU. Repeatable.")
 @click.option(
     "--algorithm",
     "algorithms",
     multiple=True,
     type=click.Choice(list(ALGORITHMS)),
-    help="Predict for this algorithm alone.",
+    help="Predict only for this algorithm. Repeatable.",
 )
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     type=click.Choice(list(VARIANTS)),
-    help="Predict for this variant of the device code alone; may be given again.",
+    help="Predict only for this variant of the device code. Repeatable.",
 )
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
     default=Path("results"),
     show_default=True,
-    help="The folder of results, whose rows check the predictions.",
+    help="The folder of results. Its rows check the predictions.",
 )
 def predict(names: Sequence[str], algorithms: Sequence[str], variants: Sequence[str], results: Path) -> None:
-    """Predict the throughput of GPUs from the machine code that is compiled for them, without running it.
+    """Predict the throughput of GPUs without running them.
 
-    The predictions go to RESULTS/predictions.csv, and those that rows of RESULTS check are shown with their error.
-    NVRTC and nvdisasm are needed, no GPU.
+    The device code is compiled for each GPU, and its instructions are counted. Predictions go to
+    RESULTS/predictions.csv; those that a row of RESULTS checks are shown with their error. Requires NVRTC and
+    nvdisasm, but no GPU.
     """
     wanted = [gpu_named(name) for name in names] or list(gpus().values())
     check_writable(results)
@@ -68,7 +68,7 @@ def predict(names: Sequence[str], algorithms: Sequence[str], variants: Sequence[
 
     found = _predictions(wanted, algorithms or list(ALGORITHMS), variants or list(VARIANTS))
     if not found:
-        raise ValueError("there is nothing to predict: no code of the wanted variants compiles and is understood")
+        raise ValueError("nothing was predicted: see the reasons above")
     records = kept | {prediction.point: prediction for prediction in found}
     for prediction in found:
         FORMAT.check(prediction)
@@ -97,58 +97,59 @@ def _predictions(wanted: Sequence[GPU], algorithms: Sequence[str], variants: Seq
     return found
 
 
-def _rows(results: Path) -> list[Row]:
-    return [row for folder in found_machine_folders(results) for file in rows_files(folder) for row in read_rows(file)]
+def _rows(results: Path) -> pd.DataFrame:
+    files = (file for folder in found_machine_folders(results) for file in rows_files(folder))
+    return together(Results.of(read_rows(file)) for file in files).rows
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
-    table = Table(
-        title="predicted, not measured: GB/s of whole message blocks, limits of each part",
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-        pad_edge=False,
+    numbers = {
+        "instructions": [str(p.instructions) for p in predictions],
+        **{
+            name: ["" if (limit := getattr(p, column)) is None else str(limit) for p in predictions]
+            for name, column in _LIMITS.items()
+        },
+        "predicted": [f"{p.predicted_gb_per_s:.4g}" for p in predictions],
+        "range": [_range(p) for p in predictions],
+    }
+    columns = {
+        "GPU": [p.gpu for p in predictions],
+        "architecture": [f"{p.architecture} {p.compute_capability}" for p in predictions],
+        "algorithm": [p.algorithm for p in predictions],
+        "variant": [p.variant for p in predictions],
+        **numbers,
+        "bound by": [p.bound for p in predictions],
+    }
+    return text_table(
+        columns, numbers, "predicted, not measured: GB/s of whole message blocks, and the limit of each part"
     )
-    for name in ("GPU", "architecture", "algorithm", "variant"):
-        table.add_column(name)
-    for name in ("instructions", "ALU", "FMA", "FP64", "issue", "memory", "predicted", "range"):
-        table.add_column(name, justify="right")
-    table.add_column("bound by")
-    for p in predictions:
-        of_each = (p.alu_gb_per_s, p.fma_gb_per_s, p.fp64_gb_per_s, p.issue_gb_per_s, p.memory_gb_per_s)
-        exact = p.predicted_low == p.predicted_high
-        table.add_row(
-            p.gpu,
-            f"{p.architecture} {p.compute_capability}",
-            p.algorithm,
-            p.variant,
-            str(p.instructions),
-            *("" if limit is None else str(limit) for limit in of_each),
-            f"{p.predicted_gb_per_s:.4g}",
-            "" if exact else f"{p.predicted_low:.4g} .. {p.predicted_high:.4g}",
-            p.bound,
-        )
-    return table
 
 
-def _checks_table(checked: Sequence[tuple[Prediction, Row]]) -> Table:
-    table = Table(
-        title=f"checked: predicted against measured by {static_model.KERNEL}, batched, 4 KiB chunks",
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-        pad_edge=False,
-    )
-    for name in ("GPU", "algorithm", "variant"):
-        table.add_column(name)
-    for name in ("predicted GB/s", "measured GB/s", "error", "measured at"):
-        table.add_column(name, justify="right")
-    for prediction, row in checked:
-        table.add_row(
-            prediction.gpu,
-            prediction.algorithm,
-            prediction.variant,
-            f"{prediction.predicted_gb_per_s:.4g}",
-            f"{row.gb_per_s:.4g}",
-            f"{100 * static_model.error(prediction, row):+.1f} %",
-            row.commit,
-        )
-    return table
+_LIMITS = {
+    "ALU": "alu_gb_per_s",
+    "FMA": "fma_gb_per_s",
+    "FP64": "fp64_gb_per_s",
+    "issue": "issue_gb_per_s",
+    "memory": "memory_gb_per_s",
+}
+
+
+def _range(prediction: Prediction) -> str:
+    low, high = prediction.predicted_low, prediction.predicted_high
+    return "" if low == high else f"{low:.4g} .. {high:.4g}"
+
+
+def _checks_table(checked: Sequence[tuple[Prediction, Line]]) -> Table:
+    numbers = {
+        "predicted GB/s": [f"{prediction.predicted_gb_per_s:.4g}" for prediction, _ in checked],
+        "measured GB/s": [f"{row.gb_per_s:.4g}" for _, row in checked],
+        "error": [f"{100 * static_model.error(*pair):+.1f} %" for pair in checked],
+        "measured at": [row.commit for _, row in checked],
+    }
+    facts = {
+        "GPU": [prediction.gpu for prediction, _ in checked],
+        "algorithm": [prediction.algorithm for prediction, _ in checked],
+        "variant": [prediction.variant for prediction, _ in checked],
+    }
+    title = f"checked: predicted against measured by {static_model.KERNEL}, batched, 4 KiB chunks"
+    return text_table({**facts, **numbers}, numbers, title)

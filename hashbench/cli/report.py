@@ -1,4 +1,4 @@
-"""The commands that tell what was measured: `compare` and `report`."""
+"""The commands that show results: `compare` and `report`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hashbench.bench import comparison
+from hashbench.bench.frames import read_run, together
 from hashbench.bench.records import check_writable
 from hashbench.bench.tables import comparisons_table, print_table, summaries_table
 from hashbench.cli.bench import results_option
@@ -17,30 +18,34 @@ from hashbench.hashing.atomic_write import write_atomically
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="A B [...]")
-@click.option("--points", is_flag=True, help="Show each point instead of what they come to.")
+@click.option("--points", is_flag=True, help="Show each point instead of a summary.")
 @results_option
 @click.pass_context
 def compare(context: click.Context, runs: Sequence[str], points: bool, results: Path) -> None:
-    """Compare machines or runs with A, by kernel and experiment.
+    """Compare machines or runs with A.
 
-    Each is a machine's folder, by its path or by its name under RESULTS, or one results file. Exit code 1: digests of
-    the same input differ.
+    Each run is a machine's folder, given by its path or by its name under RESULTS, or one results file. Throughputs are
+    compared by kernel and experiment.
+
+    Exit codes: 0 compared; 1 digests of the same input differ; 2 unusable arguments or files.
     """
     if len(runs) < 2:
-        raise click.UsageError("compare needs two runs at least: each a machine's folder or a results file")
+        raise click.UsageError("compare needs at least two runs: each a machine's folder or a results file")
     paths = [Path(run) if Path(run).exists() else results / run for run in runs]
-    base, *others = [comparison.read_run(path) for path in paths]
+    base, *others = map(read_run, paths)
     tables = []
     wrong: list[str] = []
-    for name, rows in zip(runs[1:], others, strict=True):
-        pairs = comparison.compare(base, rows)
-        if not pairs:
+    for name, other in zip(runs[1:], others, strict=True):
+        pairs = comparison.compare(base, other)
+        if pairs.empty:
             raise comparison.NotComparableError(f"{runs[0]} and {name} have no point in common")
-        if points:
-            tables.append(comparisons_table(pairs, runs[0], name))
-        else:
-            tables.append(summaries_table(comparison.summarise(pairs), runs[0], name))
-        wrong += comparison.disagreements([*base, *rows])
+        table = (
+            comparisons_table(pairs, runs[0], name)
+            if points
+            else summaries_table(comparison.summarize(pairs), runs[0], name)
+        )
+        tables.append(table)
+        wrong += comparison.disagreements(together([base, other]).rows)
     for table in tables:
         print_table(table)
     for line in dict.fromkeys(wrong):
@@ -55,15 +60,15 @@ def compare(context: click.Context, runs: Sequence[str], points: bool, results: 
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write; RESULTS/report.html unless given.",
+    help="The file to write.  [default: RESULTS/report.html]",
 )
 def report(results: Path, output: Path | None) -> None:
-    """Write one self-contained HTML page: the claims, their verdicts, and what these rest on.
+    """Write the report: one self-contained HTML page.
 
-    It shows the figures that lie under RESULTS, as `hashbench figures` draws them, and computes everything else from
-    rows and readings.
+    It shows the claims, their verdicts and the measurements behind them, computed from the results, and the figures
+    that `hashbench figures` has drawn.
     """
-    from hashbench.report.page import build  # jinja2 and the static model, which no other command here needs
+    from hashbench.report.page import build  # imports jinja2 and the static model
 
     path = output or results / "report.html"
     page = build(results)

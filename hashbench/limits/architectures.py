@@ -1,19 +1,19 @@
-"""NVIDIA's multiprocessors by compute capability: which pipe executes an instruction, and what each takes a clock.
+"""NVIDIA's multiprocessors by compute capability: which pipe executes which instruction, and the rates of the pipes.
 
-What is behind it:
+Sources:
 
 - NVIDIA's table of the throughput of native arithmetic instructions: CUDA C++ Programming Guide 12, section "Arithmetic
   Instructions", and since CUDA 13 the CUDA C++ Best Practices Guide, section 12.1.1;
 - NVIDIA's description of the pipes: Nsight Compute Profiling Guide, section "Metrics Decoder": the ALU executes bit
   manipulation, logic and integer instructions other than IMAD and IMUL, which the FMA pipe executes, the heavier of the
   two where there are two;
-- what this project's micro-benchmarks measured on one H200 (the experiment `roofline`): 64 a clock and multiprocessor
-  of LOP3, SHF, PRMT, IADD3, of IMAD and of DFMA, half the rate for IMAD.WIDE and IMAD.HI, and 60 to 64 of two SHF to
-  one of either: these two take a slot of the ALU as well;
+- this project's micro-benchmarks on one H200 (the experiment `roofline`): per clock and multiprocessor 64 LOP3, SHF,
+  PRMT, IADD3, IMAD or DFMA, half as many IMAD.WIDE or IMAD.HI, and 60 to 64 of two SHF to one of either, so these two
+  take a slot of the ALU as well;
 - `kernels/NOTES.md`: mixtures of two pipes reach 121 to 124 with one register operand each beside constants;
 - hardware counters on that H200 (`kernels/NOTES.md`): VIADD is on the FMA pipe.
 
-Where documents leave an instruction's pipe open, it has several placements, and predictions become a range.
+An instruction whose pipe is not documented has several placements, and predictions become a range.
 """
 
 from __future__ import annotations
@@ -21,16 +21,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ALU = "alu"
-FMA = "fma"
-FP64 = "fp64"
-ISSUE = "issue"
-PIPES = (ALU, FMA, FP64, ISSUE)
-"""What bounds a multiprocessor's arithmetic here: three pipes, and the schedulers that feed them."""
+ALU, FMA, FP64, ISSUE = PIPES = ("ALU", "FMA", "FP64", "issue")
+"""What bounds a multiprocessor's arithmetic: three execution pipes, and the schedulers that feed them."""
 
 
 class UnplacedError(ValueError):
-    """It is not known which pipe executes an instruction; the message names it."""
+    """The pipe that executes an instruction is unknown. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,8 @@ class Placement:
     """Where an instruction is executed.
 
     Attributes:
-        slots: lanes' turns that one thread's instruction takes of ALU, FMA and FP64; of none where it takes nothing but
-            its turn to be issued (loads, branches, the uniform path).
+        slots: issue slots that one thread's instruction takes on ALU, FMA and FP64. Empty if it only needs to be issued
+            (loads, branches, the uniform path).
     """
 
     slots: Mapping[str, float]
@@ -51,13 +47,13 @@ class Architecture:
 
     Attributes:
         compute_capability: CUDA's, as "9.0".
-        name: NVIDIA's for the architecture.
-        fp32_lanes: FP32 multiply-adds a clock, for the published peak.
-        fp64_lanes: FP64 multiply-adds a clock.
-        source: where rates and placements stand.
-        note: what of them is not documented.
-        placements: of opcodes, or of an opcode with one modifier, where they differ from the common ones; the first
-            of several is what is predicted with, the others make the range.
+        name: NVIDIA's name for the architecture.
+        fp32_lanes: FP32 multiply-adds per clock, for the published peak.
+        fp64_lanes: FP64 multiply-adds per clock.
+        source: the sources for rates and placements.
+        note: which of them are not documented.
+        placements: of opcodes, or of an opcode with one modifier, if they differ from the common ones. Predictions use
+            the first of several; the others give the range.
     """
 
     compute_capability: str
@@ -70,14 +66,14 @@ class Architecture:
 
     @property
     def rates(self) -> dict[str, int]:
-        """Threads' instructions that each of PIPES takes a clock."""
+        """Instructions (of one thread each) per clock of each of PIPES."""
         return {ALU: 64, FMA: 64, FP64: self.fp64_lanes, ISSUE: 128}
 
     def place(self, mnemonic: str) -> tuple[str, tuple[Placement, ...]]:
-        """What a machine instruction is known as here ("IMAD.WIDE"), and its placements, the likeliest first.
+        """The name under which a machine instruction is listed ("IMAD.WIDE"), and its placements, the likeliest first.
 
         Raises:
-            UnplacedError: nothing is known of it.
+            UnplacedError: the instruction is not listed.
         """
         opcode, *modifiers = mnemonic.split(".")
         for name in (*(f"{opcode}.{modifier}" for modifier in modifiers), opcode):
@@ -86,7 +82,7 @@ class Architecture:
         if opcode.startswith("U"):
             return opcode, _ISSUED  # the uniform path, one operation for the whole warp
         where = f"compute capability {self.compute_capability}"
-        raise UnplacedError(f"which pipe of {where} executes {mnemonic} is not known in hashbench/architectures.py")
+        raise UnplacedError(f"no pipe is known for {mnemonic} on {where}: add it to hashbench/limits/architectures.py")
 
 
 _ON_ALU = (Placement({ALU: 1}),)
@@ -161,19 +157,19 @@ ARCHITECTURES = {
         ),
     )
 }
-"""By compute capability. Four schedulers a multiprocessor issue one instruction of a warp a clock each (NVIDIA's
-whitepapers of the architectures), so 128 threads' instructions."""
+"""By compute capability. Each of a multiprocessor's four schedulers issues one instruction of a warp per clock (see
+NVIDIA's architecture whitepapers), so 128 instructions of one thread."""
 
 
 def architecture(compute_capability: str) -> Architecture:
     """The architecture of a compute capability.
 
     Raises:
-        ValueError: its pipes are not known here.
+        ValueError: its pipes are unknown.
     """
     try:
         return ARCHITECTURES[compute_capability]
     except KeyError:
         accepted = ", ".join(ARCHITECTURES)
-        what = f"the pipes of compute capability {compute_capability} are not known"
+        what = f"the pipes of compute capability {compute_capability} are unknown"
         raise ValueError(f"{what}: accepted are {accepted}") from None

@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs by name, with the published figures that a prediction rests on. The table is `gpus.csv`."""
+"""NVIDIA's GPUs by name, with the published figures that predictions are based on, from `gpus.csv`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class GPU:
     """One GPU. The fields are the table's columns.
 
     Attributes:
-        name: short, as it is asked for.
-        device_name: as its driver names it, and rows do.
-        compute_capability: CUDA's, as "9.0".
-        multiprocessors: how many are switched on.
-        boost_mhz: the highest clock that is promised.
-        memory_gb_per_s: peak bandwidth of its memory, in 1e9 bytes a second.
-        power_w: the limit of its power.
-        fp32_tflops: published peak of FP32 without Tensor Cores, which multiprocessors and clock must agree with.
-        source: the documents that the figures stand in.
-        note: what a reader must know of them.
+        name: a short name, as on the command line.
+        device_name: the driver's name for it, as in rows.
+        compute_capability: CUDA's, such as "9.0".
+        multiprocessors: how many are enabled.
+        boost_mhz: the published boost clock.
+        memory_gb_per_s: peak memory bandwidth, in 1e9 bytes per second.
+        power_w: the power limit.
+        fp32_tflops: published FP32 peak without Tensor Cores. It must agree with multiprocessors and clock.
+        source: the documents with these figures.
+        note: what a reader needs to know about them.
     """
 
     name: str
@@ -39,7 +39,7 @@ class GPU:
 
     @property
     def architecture(self) -> int:
-        """What compilers call it: 90 for compute capability 9.0."""
+        """The compilers' number for it: 90 for compute capability 9.0."""
         return int(self.compute_capability.replace(".", ""))
 
 
@@ -54,7 +54,7 @@ def gpus() -> dict[str, GPU]:
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU of that name, whatever the case of its letters.
+    """The GPU of that name, ignoring case.
 
     Raises:
         ValueError: it is not in the table.

@@ -1,45 +1,49 @@
-"""The limit that a GPU's measured pipes set to SHA-2: what a block needs, and the fewest clocks that it takes.
+"""The limit that a GPU's measured execution pipes set for SHA-2: what a block needs, and the fewest clocks it can take.
 
 SHA-2 is bound by the issue of integer instructions. A multiprocessor of NVIDIA's has three pipes that can execute them:
 the ALU (logic, shifts, byte permutations, three-input sums), the FMA pipe (multiply-adds) and the FP64 pipe (whose
-multiply-add shifts a word: see SHIFT_RIGHT in `kernels/device/sha2.h`). Schedulers feed all three and issue fewer
-instructions a clock than three busy pipes would take. An operation may have several ways to be executed; the limit
-depends on which are taken:
+multiply-add shifts a word: see SHIFT_RIGHT in `kernels/device/sha2.h`). Schedulers feed all three, and issue fewer
+instructions per clock than three busy pipes could execute. Some operations can be executed in several ways; the limit
+depends on which are used:
 
-- *as written*: each operation in its natural way, sums on the FMA pipe, as multiplications by 1.
-- *balanced*: the best mixture of all ways in `WAYS`. With x(o, w) the number of operations o that take the way w, and
-  c(w, p) the clocks that one of them takes of p, where p is ALU, FMA, FP64 or issue, the least T such that
+- *as written*: each operation on its default execution pipe; additions on the FMA pipe, as multiplications by 1.
+- *balanced*: the best mixture of all ways in `WAYS`. Let x(o, w) be the number of operations o that are executed in way
+  w, and c(w, p) the clocks that one of them takes on p, where p is ALU, FMA, FP64 or issue. The limit is the least T
+  such that
 
       sum over w of x(o, w) = what a block needs of o, for each operation o,
       sum over o and w of x(o, w) c(w, p) <= T, for each p,
 
-  which is a linear programme.
+  which is a linear program.
 
-All clocks come of rates r that were measured on the device. An instruction i takes 1 / r(i) of its own pipe and
-1 / r(issue) of the schedulers, where r(issue) is the highest rate that any benchmark reached whose instructions are
-counted: what was issued can be issued. That is a mixture for several pipes, of instructions that read one register
-each beside a constant, so that it does not wait for the register file; a mixture of instructions that read three stays
-far under it, and so may SHA-2. Sums that the compiler writes (ADD) do not tell: it may make one instruction of two of
-them. IMAD.WIDE may take slots of the ALU besides: as many whole ones, of 1 / r(SHF) each, as the clocks of
-SHF, SHF, IMAD.WIDE have room for above those that the slower of the two pipes alone explains:
+All clocks come from rates r that were measured on the device. An instruction i takes 1 / r(i) of its own pipe and
+1 / r(issue) of the schedulers. r(issue) is the highest rate that any benchmark of counted instructions reached: what
+was issued can be issued. It is reached by a mixture for several pipes whose instructions read one register each beside
+a constant, and so do not wait for the register file; a mixture whose instructions read three stays far below it, and so
+may SHA-2. Sums that the compiler writes (ADD) do not count, because it may combine two of them in one instruction.
+IMAD.WIDE may also take slots of the ALU: as many whole ones, of 1 / r(SHF) each, as fit in the clocks of
+SHF, SHF, IMAD.WIDE beyond those that the slower of the two pipes alone explains:
 
     3 / r(SHF+SHF+IMAD.WIDE) - max(2 / r(SHF), 1 / r(IMAD.WIDE)).
 
-Either way a device of m multiprocessors at f Hz hashes at most m f B / T bytes a second in blocks of B bytes. Loads,
-stores, loops and the padding block of each chunk are not counted, nor is it asked whether a compiler can be brought to
-take a way, what registers and moves between them it takes, or how often a scheduler finds no instruction that is ready:
-it is a limit and no prediction. What was tried to come nearer is in `kernels/NOTES.md`.
+Either way, a device of m multiprocessors at f Hz hashes at most m f B / T bytes per second in blocks of B bytes. Loads,
+stores, loops and the padding block of each chunk are not counted. Nor is it considered whether a compiler can be made
+to use a way, which registers and moves it needs, or how often a scheduler finds no ready instruction: this is a limit,
+not a prediction. Attempts to come closer to it are in `kernels/NOTES.md`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hashbench.bench.readings import Reading
+import pandas as pd
+
+from hashbench.bench.frames import lines
 from hashbench.kernels import Algorithm
+from hashbench.limits.architectures import ALU, FMA, FP64, ISSUE, PIPES
 
 RATE = "instruction rate"
 RATE_UNIT = "1/clk/SM"
@@ -52,14 +56,11 @@ BANDWIDTH_UNIT = "GB/s"
 """Quantities of readings, and their units."""
 
 MULTIPROCESSOR = "multiprocessor"
-"""The subject of the readings of a clock and of a count."""
+"""The subject of readings of a clock and of a count."""
 
 READ = "memory read"
 COPY = "memory copy"
-"""The subjects of the readings of a bandwidth."""
-
-ALU, FMA, FP64, ISSUE = PARTS = ("ALU", "FMA", "FP64", "issue")
-"""What of a multiprocessor an instruction takes: one of three pipes, and the schedulers."""
+"""The subjects of readings of a bandwidth."""
 
 PIPE = {
     **dict.fromkeys(("LOP3", "SHF", "PRMT", "IADD3"), ALU),
@@ -69,16 +70,16 @@ PIPE = {
 """The pipe of each instruction."""
 
 MIXTURES = ("LOP3+IMAD", "LOP3+IMAD+DFMA")
-"""Instructions of several pipes side by side, by the first of which a multiprocessor's clock is read."""
+"""Instructions of several pipes side by side. The clock of a multiprocessor is read during the first."""
 
 SUMS = frozenset({"ADD", "ADD64"})
-"""What the compiler chooses the instructions of: their rates are of sums."""
+"""Sums for which the compiler chooses the instructions: their rates count sums."""
 
 SHIFTS_AND_WIDE = "SHF+SHF+IMAD.WIDE"
-"""The mixture that shows what IMAD.WIDE takes of the ALU."""
+"""The mixture that shows whether IMAD.WIDE takes slots of the ALU."""
 
 Way = Mapping[str, float]
-"""The instructions that one operation takes."""
+"""The instructions that execute one operation."""
 
 WAYS: Mapping[str, Sequence[Way]] = {
     "logic": ({"LOP3": 1},),
@@ -92,24 +93,24 @@ WAYS: Mapping[str, Sequence[Way]] = {
     # three takes two instructions for two additions; IMAD.WIDE adds a word and its carry to two words.
     "add64": ({"IADD3": 1, "IMAD": 1}, {"IADD3": 1}, {"IMAD.WIDE": 1, "IMAD": 1}),
 }
-"""How each operation can be executed, the natural way first. Operations are on 32 bits, but for "add64"."""
+"""How each operation can be executed, the default way first. Operations are on 32 bits, except "add64"."""
 
 NEEDED = tuple(dict.fromkeys((*(name for ways in WAYS.values() for name in ways[0]), MIXTURES[0])))
-"""The rates that there is no limit without; a way whose rates are not there is not taken."""
+"""The rates that a limit requires. A way whose rates were not measured is not used."""
 
 SAME = 1.05
-"""How far apart rates of equal instructions may be measured."""
+"""The ratio up to which measured rates count as equal."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured of one device.
+    """The measured rates of one device.
 
     Attributes:
-        per_clock: operations a clock and multiprocessor, by instruction or mixture: at least NEEDED.
+        per_clock: operations per clock and multiprocessor, by instruction or mixture: at least NEEDED.
         multiprocessors: how many there are.
         hertz: their clock.
-        bytes_per_second: at which the memory is read; None where that was not measured.
+        bytes_per_second: the read bandwidth of the memory; None if it was not measured.
     """
 
     per_clock: Mapping[str, float]
@@ -118,9 +119,14 @@ class Rates:
     bytes_per_second: float | None = None
 
     @classmethod
-    def of(cls, readings: Iterable[Reading]) -> Rates | None:
-        """The rates among one device's readings; None where some that a limit needs are not there."""
-        found = {(reading.subject, reading.quantity): reading.median for reading in readings}
+    def of(cls, readings: pd.DataFrame, column: str = "median") -> Rates | None:
+        """The rates among one device's readings; None if one that a limit requires is missing.
+
+        Args:
+            readings: as in `hashbench.bench.frames.Results`.
+            column: which value to take: "median", "q1" or "q3".
+        """
+        found = {(one.subject, one.quantity): float(getattr(one, column)) for one in lines(readings)}
         per_clock = {subject: value for (subject, quantity), value in found.items() if quantity == RATE}
         count, clock = found.get((MULTIPROCESSOR, COUNT)), found.get((MULTIPROCESSOR, CLOCK))
         if count is None or clock is None or not per_clock.keys() >= set(NEEDED):
@@ -130,23 +136,23 @@ class Rates:
 
     @property
     def issued(self) -> float:
-        """Instructions that the schedulers issue a clock and multiprocessor."""
+        """Instructions that the schedulers issue per clock and multiprocessor."""
         return max(rate for name, rate in self.per_clock.items() if SUMS.isdisjoint(name.split("+")))
 
     @property
     def alu_slots_of_wide(self) -> int:
-        """Slots of the ALU that IMAD.WIDE takes besides those of its own pipe."""
+        """Slots of the ALU that IMAD.WIDE takes beside those of its own pipe."""
         shifts, wide = 2 / self.per_clock["SHF"], 1 / self.per_clock["IMAD.WIDE"]
         return max(0, round((3 / self.per_clock[SHIFTS_AND_WIDE] - max(shifts, wide)) * self.per_clock["SHF"]))
 
     def measured(self, way: Way) -> bool:
-        """Whether all is known that `clocks` asks for."""
+        """Whether all rates that `clocks` needs were measured."""
         wide = (SHIFTS_AND_WIDE,) if "IMAD.WIDE" in way else ()
         return self.per_clock.keys() >= {*way, *wide}
 
     def clocks(self, way: Way) -> dict[str, float]:
-        """The clocks that one operation takes of each of PARTS."""
-        taken = dict.fromkeys(PARTS, 0.0)
+        """The clocks that one operation takes on each of PIPES."""
+        taken = dict.fromkeys(PIPES, 0.0)
         for name, n in way.items():
             taken[PIPE[name]] += n / self.per_clock[name]
             taken[ISSUE] += n / self.issued
@@ -157,13 +163,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a device's pipes allow, computed and not measured.
+    """The most that a device's pipes allow: computed, not measured.
 
     Attributes:
-        gb_per_s: in 1e9 bytes a second.
-        clocks: of a multiprocessor for one block of one thread.
-        binding: those of PARTS that take all of them, several where they are balanced.
-        ways: how many of a block's operations take each way, in the order of WAYS.
+        gb_per_s: in 1e9 bytes per second.
+        clocks: clocks of a multiprocessor for one block of one thread.
+        binding: those of PIPES that are busy all the time; several if they are balanced.
+        ways: how many of a block's operations are executed in each way, in the order of WAYS.
     """
 
     gb_per_s: float
@@ -173,17 +179,17 @@ class Limit:
 
 
 def operations(algorithm: Algorithm) -> Counter[str]:
-    """What one block needs, in operations on 32 bits and, for SHA-384, additions on 64 bits (FIPS 180-4).
+    """What one block needs (FIPS 180-4), in operations on 32 bits and, for SHA-384, additions on 64 bits.
 
-    A function of three inputs is one logic operation, an exclusive or of three terms too. Every word of the block is
-    turned to big-endian by a byte permutation.
+    A function of three inputs is one logic operation, as is an exclusive or of three terms. A byte permutation swaps
+    each word of the block to big-endian.
     """
     wide = algorithm.block_size == 128
     halves = 2 if wide else 1
     rounds = 80 if wide else 64
     add = "add64" if wide else "add"
     rotate = Counter(rotate=halves)
-    # Of a 64-bit shift the word that bits leave is filled from the other, as in a rotation.
+    # In a 64-bit shift, the word that loses bits is filled from the other one, as in a rotation.
     shift = Counter(shift=1, rotate=halves - 1)
     logic = Counter(logic=halves)
 
@@ -198,21 +204,21 @@ def operations(algorithm: Algorithm) -> Counter[str]:
 
 
 def as_written(algorithm: Algorithm, rates: Rates) -> Limit:
-    """The limit with each operation in its natural way."""
+    """The limit with each operation on its default execution pipe."""
     needed = operations(algorithm)
     return _limit(algorithm, rates, {name: (n, *(0.0,) * (len(WAYS[name]) - 1)) for name, n in needed.items()})
 
 
 def balanced(algorithm: Algorithm, rates: Rates) -> Limit:
-    """The limit with the best mixture of ways, by the linear programme above."""
+    """The limit with the best mixture of ways, by the linear program above."""
     from scipy.optimize import linprog
 
     needed = operations(algorithm)
     costs = {(name, index): cost for name in needed for index, cost in _useful(WAYS[name], rates).items()}
     least = linprog(
         [*(0.0 for _ in costs), 1.0],  # T
-        A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PARTS],
-        b_ub=[0.0 for _ in PARTS],
+        A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PIPES],
+        b_ub=[0.0 for _ in PIPES],
         A_eq=[[*(float(of == name) for of, _ in costs), 0.0] for name in needed],
         b_eq=list(needed.values()),
     )
@@ -222,11 +228,11 @@ def balanced(algorithm: Algorithm, rates: Rates) -> Limit:
 
 
 def _useful(ways: Sequence[Way], rates: Rates) -> dict[int, Mapping[str, float]]:
-    """The clocks of each way that was measured and that no other is at least as good as, by its place in `ways`."""
+    """The clocks of each measured way that no other way dominates, by its place in `ways`."""
     costs = {index: rates.clocks(way) for index, way in enumerate(ways) if rates.measured(way)}
     useful: dict[int, Mapping[str, float]] = {}
     for index, cost in sorted(costs.items(), key=lambda item: item[1][ISSUE]):
-        if not any(all(other[part] <= SAME * cost[part] for part in PARTS) for other in useful.values()):
+        if not any(all(other[part] <= SAME * cost[part] for part in PIPES) for other in useful.values()):
             useful[index] = cost
     return useful
 
@@ -236,16 +242,16 @@ def _times(n: int, counts: Counter[str]) -> Counter[str]:
 
 
 def _limit(algorithm: Algorithm, rates: Rates, ways: Mapping[str, tuple[float, ...]]) -> Limit:
-    total = dict.fromkeys(PARTS, 0.0)
+    total = dict.fromkeys(PIPES, 0.0)
     for name, counts in ways.items():
         for way, count in zip(WAYS[name], counts, strict=True):
-            if count:  # else it may be of what was not measured
+            if count:  # other ways may not have been measured
                 for part, clocks in rates.clocks(way).items():
                     total[part] += count * clocks
     clocks = max(total.values())
     return Limit(
         gb_per_s=1e-9 * rates.multiprocessors * rates.hertz * algorithm.block_size / clocks,
         clocks=clocks,
-        binding=tuple(part for part in PARTS if math.isclose(total[part], clocks, rel_tol=1e-6)),
+        binding=tuple(part for part in PIPES if math.isclose(total[part], clocks, rel_tol=1e-6)),
         ways=ways,
     )

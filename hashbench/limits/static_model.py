@@ -1,51 +1,53 @@
-"""How fast a GPU that is not at hand would hash, predicted from the machine code alone.
+"""Predicts the throughput of a GPU from its machine code alone.
 
-The code that the compiler makes for the GPU's architecture is disassembled (`hashbench.limits.disassembly`), and the
-instructions of one message block are counted by the pipe that executes them (`hashbench.limits.architectures`). The
-busiest of the pipes, the schedulers and the memory's bandwidth bounds the throughput. Nothing is fitted to
-measurements: a prediction is the limit of a multiprocessor that never waits, at the clock that is promised.
+The code that the compiler generates for the GPU's architecture is disassembled (`hashbench.limits.disassembly`), and
+the instructions of one message block are counted by the pipe that executes them (`hashbench.limits.architectures`). The
+throughput is bound by the busiest of the pipes, the schedulers and the memory bandwidth. Nothing is fitted to
+measurements: a prediction is the limit of a multiprocessor that never stalls, at its published boost clock.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 
+import pandas as pd
+
+from hashbench.bench.frames import Line, lines
 from hashbench.bench.records import Format
-from hashbench.bench.results import Row
 from hashbench.kernels import Algorithm
 from hashbench.limits.architectures import ALU, FMA, FP64, ISSUE, PIPES, Architecture, Placement, architecture
 from hashbench.limits.disassembly import BlockCode, block_code, toolchain
 from hashbench.limits.gpus import GPU
 
-SCHEMA = 1
-"""The version of the file format: what the columns are and mean."""
+SCHEMA = 2
+"""The version of the file format. Version 1 wrote the names of pipes in lower case."""
 
 KERNEL = "cupy"
-"""The kernel that the counted source is launched by, and whose rows check the predictions."""
+"""The kernel that launches the counted source, and whose rows check the predictions."""
 
 MEMORY = "memory"
 BOUNDS = (*PIPES, MEMORY)
-"""What can bound a throughput."""
+"""What can bound the throughput."""
 
 CHECKED_BY = "architectures"
-"""The experiment whose rows check predictions before those of others do."""
+"""The experiment whose rows check predictions, if it has any."""
 
 CHECKED_CHUNK_SIZE = 4096
-"""Bytes of a chunk in the rows that check predictions: many chunks, to fill a GPU, few blocks that are not whole."""
+"""Bytes per chunk in the rows that check predictions: enough chunks to fill a GPU, and little padding."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one message block takes of a multiprocessor, for one thread.
+    """What one message block of one thread demands of a multiprocessor.
 
     Attributes:
-        instructions: how many are issued.
-        slots: lanes' turns on each of PIPES, as the architecture's first placements have it.
-        range: the same for every way of placing what is not documented, the first placements' among them.
+        instructions: how many instructions are issued.
+        slots: issue slots on each of PIPES, by the architecture's first placements.
+        range: the same for every possible placement of what is not documented, including the first ones.
     """
 
     instructions: float
@@ -55,29 +57,28 @@ class Demand:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One predicted throughput, nothing of it measured. The fields are the columns, in order.
+    """One predicted throughput. None of it is measured. The fields are the columns, in order.
 
     Attributes:
-        schema: version of the file format.
+        schema: the version of the file format.
         gpu: the GPU's name.
         compute_capability: of the GPU.
-        architecture: NVIDIA's name of it.
+        architecture: NVIDIA's name for it.
         algorithm: "sha256" or "sha384".
-        variant: of the device code.
-        instructions: that a message block executes in one thread, rounded.
-        alu_slots, fma_slots, fp64_slots: lanes' turns that it takes on each pipe, rounded; None (an empty cell) where
-            it takes none.
-        alu_gb_per_s, fma_gb_per_s, fp64_gb_per_s, issue_gb_per_s, memory_gb_per_s: the limit of each pipe, of the
-            schedulers and of the memory's bandwidth, rounded; None where it is none.
-        bound: which of them is the lowest.
-        predicted_gb_per_s: that limit, in 1e9 bytes a second.
-        predicted_low, predicted_high: the range that placements which are not documented leave, in GB/s.
+        variant: the variant of the device code.
+        instructions: instructions per message block and thread, rounded.
+        alu_slots, fma_slots, fp64_slots: issue slots they need on each pipe, rounded; None (an empty cell) if none.
+        alu_gb_per_s, fma_gb_per_s, fp64_gb_per_s, issue_gb_per_s, memory_gb_per_s: the limits set by each pipe, the
+            schedulers and the memory bandwidth, rounded; None if there is none.
+        bound: which of these limits is the lowest.
+        predicted_gb_per_s: that limit, in 1e9 bytes per second.
+        predicted_low, predicted_high: the range over possible placements of what is not documented, in GB/s.
         code: the block's instructions, by opcode.
         toolchain: the compiler and the disassembler.
-        source: where the GPU's and the pipes' figures stand.
+        source: the sources for the GPU's and the pipes' figures.
         note: what is uncertain.
-        commit: of the code that predicted.
-        date: when, ISO 8601, UTC.
+        commit: the commit of the code that predicted.
+        date: ISO 8601, UTC.
     """
 
     schema: int = SCHEMA
@@ -108,21 +109,21 @@ class Prediction:
 
     @property
     def point(self) -> tuple[str, ...]:
-        """What was predicted; predicting the same again replaces the record."""
+        """Identifies what was predicted."""
         return (self.gpu, self.algorithm, self.variant)
 
 
 FORMAT = Format(Prediction, SCHEMA, {"bound": BOUNDS})
 
 PREDICTIONS_FILE = "predictions.csv"
-"""Where predictions stand in the folder of results."""
+"""The file of predictions in the folder of results."""
 
 
 def demand(code: BlockCode, target: Architecture) -> Demand:
-    """What a block's instructions take of a multiprocessor.
+    """What a block's instructions demand of a multiprocessor.
 
     Raises:
-        UnplacedError: an instruction's pipe is not known.
+        UnplacedError: the pipe of an instruction is unknown.
     """
     counts: dict[str, float] = defaultdict(float)
     placements: dict[str, tuple[Placement, ...]] = {}
@@ -134,12 +135,12 @@ def demand(code: BlockCode, target: Architecture) -> Demand:
 
 
 def limits(gpu: GPU, slots: Mapping[str, float], block_size: int) -> dict[str, float]:
-    """The throughput in GB/s that each of BOUNDS allows; those of which a block takes nothing are left out.
+    """The throughput in GB/s that each of BOUNDS allows, except pipes that a block does not use.
 
     Args:
-        gpu: whose multiprocessors, clock and memory count.
-        slots: that a block takes of each of PIPES.
-        block_size: bytes of a block, each of which is read once; digests are not counted.
+        gpu: its multiprocessors, clock and memory bandwidth set the limits.
+        slots: issue slots that a block needs on each of PIPES.
+        block_size: bytes of a block. Each is read once; digests are not counted.
     """
     rates = architecture(gpu.compute_capability).rates
     clocks = 1e6 * gpu.boost_mhz * gpu.multiprocessors
@@ -148,22 +149,22 @@ def limits(gpu: GPU, slots: Mapping[str, float], block_size: int) -> dict[str, f
 
 
 def predict(gpu: GPU, algorithm: Algorithm, variant: str, commit: str) -> Prediction:
-    """What `gpu` would hash a second, by the code that is compiled for it.
+    """Predicts the throughput of `gpu` with the code that is compiled for it.
 
     Raises:
-        CompileError: the code does not compile for it.
-        StructureError: the code is not understood.
+        CompileError: the code does not compile for the GPU.
+        StructureError: the structure of the code is not as expected.
         Unavailable: the compiler or the disassembler is missing.
-        UnplacedError: an instruction's pipe is not known.
+        UnplacedError: the pipe of an instruction is unknown.
     """
     return predicted(gpu, algorithm, variant, block_code(algorithm, variant, gpu.architecture), toolchain(), commit)
 
 
 def predicted(gpu: GPU, algorithm: Algorithm, variant: str, code: BlockCode, tools: str, commit: str) -> Prediction:
-    """The prediction for code that was counted already.
+    """The prediction for code whose instructions are already counted.
 
     Raises:
-        UnplacedError: an instruction's pipe is not known.
+        UnplacedError: the pipe of an instruction is unknown.
     """
     target = architecture(gpu.compute_capability)
     taken = demand(code, target)
@@ -198,30 +199,36 @@ def predicted(gpu: GPU, algorithm: Algorithm, variant: str, code: BlockCode, too
     )
 
 
-def measured(prediction: Prediction, gpu: GPU, rows: Iterable[Row]) -> Row | None:
-    """The row that checks a prediction: the same source on that GPU, if not by the same compiler, batched, in chunks of
-    4 KiB, of the most bytes. Those of the experiment that draws predictions go first, so that its figure and every
-    table say the same; of several the middle one in throughput. None where there is no such row."""
-    found = [
-        row
-        for row in rows
-        if (row.kernel, row.strategy, row.chunk_size) == (KERNEL, "batched", CHECKED_CHUNK_SIZE)
-        and (row.device_name, row.algorithm, row.variant) == (gpu.device_name, prediction.algorithm, prediction.variant)
-    ]
-    found = [row for row in found if row.experiment == CHECKED_BY] or found
-    most = max((row.bytes for row in found), default=0)
-    found = sorted((row for row in found if row.bytes == most), key=lambda row: row.gb_per_s)
-    return found[len(found) // 2] if found else None
+def measured(prediction: Prediction, gpu: GPU, rows: pd.DataFrame) -> Line | None:
+    """The row that checks a prediction; None if there is none.
+
+    It is of the same source on that GPU, if not by the same compiler: batched, in chunks of 4 KiB. Rows of `CHECKED_BY`
+    come first, so that its figure and every table agree; of several, those of the most bytes; of those, the median
+    throughput.
+    """
+    wanted = {
+        "kernel": KERNEL,
+        "strategy": "batched",
+        "chunk_size": CHECKED_CHUNK_SIZE,
+        "device_name": gpu.device_name,
+        "algorithm": prediction.algorithm,
+        "variant": prediction.variant,
+    }
+    found = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis="columns")]
+    if (found["experiment"] == CHECKED_BY).any():
+        found = found[found["experiment"] == CHECKED_BY]
+    found = found[found["bytes"] == found["bytes"].max()].sort_values("gb_per_s", kind="stable")
+    return list(lines(found))[len(found) // 2] if len(found) else None
 
 
-def error(prediction: Prediction, row: Row) -> float:
-    """How far a prediction lies above what was measured, as a share of it."""
-    return prediction.predicted_gb_per_s / row.gb_per_s - 1
+def error(prediction: Prediction, row: Line) -> float:
+    """How far a prediction is above the measured throughput, as a share of it."""
+    return float(prediction.predicted_gb_per_s / row.gb_per_s - 1)
 
 
 def checks(
-    predictions: Sequence[Prediction], gpus: Mapping[str, GPU], rows: Sequence[Row]
-) -> Iterator[tuple[Prediction, Row]]:
+    predictions: Sequence[Prediction], gpus: Mapping[str, GPU], rows: pd.DataFrame
+) -> Iterator[tuple[Prediction, Line]]:
     """Each prediction that a row checks, with that row."""
     for prediction in predictions:
         if row := measured(prediction, gpus[prediction.gpu], rows):
@@ -248,5 +255,5 @@ def _whole(value: float | None) -> int | None:
 
 
 def _rounded(value: float) -> float:
-    """To five significant digits: more would say that a prediction knows them."""
+    """To five significant digits: more would suggest a precision that predictions do not have."""
     return float(f"{value:.5g}")

@@ -1,18 +1,41 @@
-"""What measurements say of a claim: checks, the verdict that they come to, and the numbers behind them.
+"""What measurements say about a claim: checks, the verdict that follows from them, and the numbers behind it.
 
-A check is a question with a threshold, answered by yes, by no, or not at all, where nothing was measured or only what
-cannot be. A claim whose checks all pass is supported; one of which some pass is supported in part; one of which some
-are answered and nothing passes is not supported; and what nothing answers is not measured.
+A check is a question with a threshold, answered by yes or no, or not at all if nothing was measured or a number cannot
+be right. If all checks of a claim pass, it is supported; if some pass, supported in part; if some are answered and none
+passes, not supported; if none is answered, not measured.
+
+Thresholds are the same for every machine. Each GPU is judged, and the worst decides. Only measurements on GPUs count,
+except for digests, which are compared wherever they come from. Predictions never count.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
+
+import pandas as pd
+
+from hashbench.bench.experiment import Experiment
+from hashbench.bench.frames import Results
+from hashbench.kernels import ALGORITHMS
+
+GPU = ["machine", "device_name"]
+"""The columns that tell one GPU from another. Kernels give it ids of their own, and one name."""
+
+MARGIN = 0.02
+"""The measurement error that is allowed for a number that has a natural bound. Beyond it the number must be wrong, and
+the check has no answer."""
+
+
+Columns = Mapping[str, Iterable[object]]
+"""The cells of a table's columns, by name."""
 
 
 class Verdict(Enum):
-    """What the checks of a claim come to."""
+    """What follows from the checks of a claim."""
 
     SUPPORTED = "supported"
     IN_PART = "supported in part"
@@ -22,12 +45,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One question that a claim comes to.
+    """One question about a claim.
 
     Attributes:
-        question: to be answered by yes or no.
-        answer: the numbers, and where they were measured; else what is missing or cannot be.
-        passed: None where there is no answer.
+        question: a question that is answered by yes or no.
+        answer: the numbers, and where they were measured; or why there is no answer.
+        passed: whether the answer is yes; None if there is no answer.
     """
 
     question: str
@@ -37,12 +60,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Table:
-    """What a verdict rests on, as text.
+    """The numbers behind a verdict, as text.
 
     Attributes:
-        columns: names, with their units.
-        numeric: names of those that hold numbers.
-        lines: a cell for each column.
+        columns: names of the columns, with their units.
+        numeric: names of the columns that hold numbers.
+        lines: for each line, a cell per column.
     """
 
     columns: tuple[str, ...]
@@ -52,21 +75,35 @@ class Table:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one claim.
+    """The verdict on a claim, and what it is based on.
 
     Attributes:
         checks: at least one.
-        table: the numbers behind them; None where nothing was measured.
-        machines: names of those whose results it rests on, in order.
+        table: the numbers behind them; None if nothing was measured.
+        machines: the names of the machines whose results count, sorted.
     """
 
     checks: tuple[Check, ...]
     table: Table | None = None
     machines: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, checks: Iterable[Check], counted: pd.DataFrame, columns: Columns, numeric: Iterable[str]) -> Finding:
+        """A finding with its table.
+
+        Args:
+            checks: at least one.
+            counted: the measurements that count.
+            columns: the cells of the table's columns, by name.
+            numeric: the names of the columns that hold numbers.
+        """
+        cells = tuple(tuple(map(str, line)) for line in zip(*columns.values(), strict=True))
+        table = Table(tuple(columns), frozenset(numeric), cells) if cells else None
+        return cls(tuple(checks), table, tuple(sorted(set(counted["machine"]))))
+
     @property
     def verdict(self) -> Verdict:
-        """What the checks come to, by the rule of this module."""
+        """What follows from the checks, by the rule of this module."""
         answers = [check.passed for check in self.checks]
         if all(answer is None for answer in answers):
             return Verdict.NOT_MEASURED
@@ -75,6 +112,61 @@ class Finding:
         return Verdict.IN_PART if any(answers) else Verdict.NOT_SUPPORTED
 
 
+class ClaimExperiment(Experiment):
+    """An experiment that tests a claim.
+
+    Attributes:
+        rule: what its checks ask, in plain words.
+    """
+
+    rule: ClassVar[str]
+
+    @abstractmethod
+    def finding(self, results: Results) -> Finding:
+        """What `results` say about the claim.
+
+        Args:
+            results: those of this experiment, and of others that the claim considers, on all machines.
+        """
+
+
+def on_gpus(results: Results, *strategies: str) -> pd.DataFrame:
+    """The rows of these strategies on GPUs."""
+    rows = results.rows
+    return rows[(rows["device_kind"] == "gpu") & rows["strategy"].isin(strategies)]
+
+
+def extreme(
+    question: str,
+    answers: Sequence[tuple[float, str]],
+    missing: str,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Check:
+    """A check that the worst of several values decides.
+
+    Args:
+        question: the check's question.
+        answers: each value, and the answer if it is the worst.
+        missing: the answer if there are no values.
+        at_most: the threshold that the highest value decides; or
+        at_least: the threshold that the lowest value decides.
+    """
+    if not answers:
+        return Check(question, missing, None)
+    if at_most is not None:
+        value, answer = max(answers)
+        return Check(question, answer, bool(value <= at_most))
+    value, answer = min(answers)
+    return Check(question, answer, bool(at_least is not None and value >= at_least))
+
+
+def titles(measured: pd.DataFrame) -> Columns:
+    """A table's column of algorithms."""
+    return {"algorithm": [ALGORITHMS[name].title for name in measured["algorithm"]]}
+
+
 def number(value: float) -> str:
-    """Three significant digits, or all before the point."""
+    """Three significant digits, or all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

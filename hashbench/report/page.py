@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from hashbench.bench import measurement, verification
-from hashbench.bench.experiment import machines_with
+from hashbench.bench import measurement, output_check
+from hashbench.bench.frames import Results, read_experiment, together
 from hashbench.bench.readings import readings_path
 from hashbench.bench.records import ResultsError
-from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, Row, experiment_names, machine_folders, rows_path
+from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, experiment_names, machine_folders, rows_path
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
-from hashbench.limits.architectures import ISSUE
 from hashbench.limits.gpus import gpus
-from hashbench.report.claims import CLAIMS, Claim, Results
+from hashbench.report.claims import CLAIMS, Claim
 from hashbench.report.findings import Finding, Table, Verdict, number
 
 Facts = Sequence[tuple[str, str]]
@@ -98,11 +98,10 @@ def build(results: Path) -> str:
     """
     folders = machine_folders(results)
     names = sorted({name for folder in folders for name in experiment_names(folder)})
-    measured = {name: machines_with(results, name) for name in names}
+    measured = {name: read_experiment(results, name) for name in names}
     sections = [_section(claim, measured, results) for claim in CLAIMS]
     verdicts = Counter(section.finding.verdict for section in sections)
-    every = [machine for machines in measured.values() for machine in machines]
-    rows = [row for machine in every for row in machine.rows]
+    every = together(measured.values())
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     ).from_string(_own("report.html"))
@@ -115,12 +114,12 @@ def build(results: Path) -> str:
         sections=sections,
         verdicts=[(verdict, verdicts[verdict]) for verdict in Verdict if verdicts[verdict]],
         machines=[_machine(folder, measured, results) for folder in folders],
-        rows=len(rows),
-        readings=sum(len(machine.readings) for machine in every),
-        predictions=_predictions(results / static_model.PREDICTIONS_FILE, rows),
+        rows=len(every.rows),
+        readings=len(every.readings),
+        predictions=_predictions(results / static_model.PREDICTIONS_FILE, every.rows),
         protocol=measurement,
-        verification=verification,
-        commits=sorted({row.commit for row in rows}),
+        output_check=output_check,
+        commits=sorted(set(every.rows["commit"])),
         commands=_commands(),
     )
 
@@ -140,7 +139,7 @@ def _link(path: Path, results: Path) -> str:
     return quote(path.relative_to(results).as_posix()) if path.is_file() else ""
 
 
-def _section(claim: Claim, measured: Results, results: Path) -> Section:
+def _section(claim: Claim, measured: Mapping[str, Results], results: Path) -> Section:
     finding = claim.finding(measured)
     if not claim.experiment:
         return Section(claim, finding, (), ())
@@ -183,20 +182,20 @@ def _read(path: Path) -> bytes:
 # Machines ------------------------------------------------------------------------------------------------------------
 
 
-def _machine(folder: Path, measured: Results, results: Path) -> Machine:
+def _machine(folder: Path, measured: Mapping[str, Results], results: Path) -> Machine:
     lines = [
         Measured(
             experiment=name,
-            rows=len(machine.rows),
+            rows=len(rows),
             rows_file=_link(rows_path(folder, name), results),
-            readings=len(machine.readings),
+            readings=len(readings),
             readings_file=_link(readings_path(folder, name), results),
-            dates=_dates([*(row.date for row in machine.rows), *(reading.date for reading in machine.readings)]),
-            commits=", ".join(sorted({*(row.commit for row in machine.rows), *(r.commit for r in machine.readings)})),
+            dates=_dates([*rows["date"], *readings["date"]]),
+            commits=", ".join(sorted({*rows["commit"], *readings["commit"]})),
         )
-        for name, machines in measured.items()
-        for machine in machines
-        if machine.name == folder.name
+        for name, found in measured.items()
+        for rows, readings in [[part[part["machine"] == folder.name] for part in (found.rows, found.readings)]]
+        if len(rows) or len(readings)
     ]
     return Machine(folder.name, _facts(_description(folder / MACHINE_FILE)), lines)
 
@@ -261,7 +260,7 @@ def _dates(dates: Iterable[str]) -> str:
 # Predictions ---------------------------------------------------------------------------------------------------------
 
 
-def _predictions(path: Path, rows: Sequence[Row]) -> Table | None:
+def _predictions(path: Path, rows: pd.DataFrame) -> Table | None:
     """The predictions for the default variant, and in separate columns the rows that check them; None without any."""
     if not path.exists():
         return None
@@ -275,7 +274,7 @@ def _predictions(path: Path, rows: Sequence[Row]) -> Table | None:
             ALGORITHMS[prediction.algorithm].title,
             prediction.variant,
             number(prediction.predicted_gb_per_s),
-            _bound(prediction.bound),
+            prediction.bound,
             number(row.gb_per_s) if row else "",
             f"{static_model.error(prediction, row):+.1%}" if row else "",
         )
@@ -284,10 +283,6 @@ def _predictions(path: Path, rows: Sequence[Row]) -> Table | None:
     ]
     columns = ("GPU", "architecture", "algorithm", "variant", _PREDICTED, "bound by", _MEASURED, _ERROR)
     return Table(columns, frozenset((_PREDICTED, _MEASURED, _ERROR)), tuple(lines)) if lines else None
-
-
-def _bound(name: str) -> str:
-    return name if name in (ISSUE, static_model.MEMORY) else name.upper()
 
 
 _PREDICTED, _MEASURED, _ERROR = "predicted, GB/s", "measured, GB/s", "prediction error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from drawings import keep_figures
 from rows import READING, row
 
 from hashbench.bench import experiment, machine, measurement
@@ -20,14 +22,14 @@ from hashbench.bench.experiment import (
     Experiment,
     Failure,
     Kept,
-    MachineResults,
     Point,
-    Report,
+    Run,
     Skip,
     experiment_named,
     plan,
     run,
 )
+from hashbench.bench.frames import Results
 from hashbench.bench.readings import Reading, ReadingsFile, read_readings
 from hashbench.bench.records import ResultsError
 from hashbench.bench.results import ResultsFile, Row, read_rows
@@ -60,6 +62,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "WARMUP_SECONDS", 0.0)
     monkeypatch.setattr(measurement, "BUDGET_SECONDS", 0.0)
     monkeypatch.setattr(throughput, "SIZE", {"gpu": 2 * MiB, "cpu": 2 * MiB})
+    keep_figures(monkeypatch)
 
 
 class Small(Experiment):
@@ -75,7 +78,7 @@ class Small(Experiment):
                 yield Point(device, "batched", algorithm, (100_000, 0, 7), 128)
                 yield Point(device, "batched", algorithm, (100_000, 7), None)
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+    def figure(self, results: Results, path: Path) -> list[Path]:
         return []
 
 
@@ -84,7 +87,7 @@ ONE_CORE = kernel_class("hashlib").devices()[0]
 
 def run_small(
     folder: Path, devices: Iterable[Device] = (ONE_CORE,), algorithms: Sequence[str] = ("sha256", "sha384")
-) -> Report:
+) -> Run:
     return run_all(Small(), folder, devices, algorithms)
 
 
@@ -95,7 +98,7 @@ def run_all(
     algorithms: Sequence[str] = ("sha256", "sha384"),
     commit: str = "c0ffee",
     again: bool = False,
-) -> Report:
+) -> Run:
     """The whole of an experiment, into its files in `folder`."""
     return run(
         of,
@@ -122,6 +125,8 @@ def test_every_point_becomes_a_row(tmp_path: Path, name: str) -> None:
         for point in (("tree", 262144, 1024, 1), ("batched", 100007, 128, 3), ("batched", 100007, None, 2))
     ]
     for measured in report.rows:
+        assert measured.seconds_median == pytest.approx(statistics.median(measured.seconds_samples))
+        assert measured.wall_seconds_median == pytest.approx(statistics.median(measured.wall_seconds_samples))
         assert (measured.kernel, measured.device, measured.device_name) == (name, device.id, device.name)
         assert (measured.verified, measured.commit, measured.protocol) == ("all", "c0ffee", measurement.PROTOCOL)
         assert measured.repeats == measurement.MIN_REPEATS_IN_BUDGET
@@ -374,9 +379,9 @@ class Pipes(Experiment):
             raise what
         yield what
 
-    def figure(self, rows: Sequence[Row], readings: Sequence[Reading], path: Path) -> list[Path]:
+    def figure(self, results: Results, path: Path) -> list[Path]:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{len(rows)} rows, {len(readings)} readings")
+        path.write_text(f"{len(results.rows)} rows, {len(results.readings)} readings")
         return [path]
 
 
@@ -387,12 +392,14 @@ def read_by(*take: Reading | Skip | BaseException) -> Pipes:
 
 
 def test_readings_become_records_with_where_they_are_from(tmp_path: Path) -> None:
-    odd = replace(READING, subject="SHF", note="two\nlines", median=1 / 3, q1=1 / 4, q3=1 / 2, experiment="other")
+    values: dict[str, Any] = {"median": 1 / 3, "q1": 1 / 4, "q3": 1 / 2, "samples": (1 / 3, -1 / 7), "repeats": 2}
+    odd = replace(READING, subject="SHF", note="two\nlines", experiment="other", **values)
     report = run_all(read_by(READING, odd), tmp_path)
     first, second = report.readings
     assert report.readings == report.outcomes == read_readings(tmp_path / "pipes.readings.csv")
     assert (first.experiment, first.commit, first.median) == ("pipes", "c0ffee", READING.median)
     assert (second.experiment, second.note, second.median) == ("pipes", "two lines", 0.3333333)
+    assert second.samples == (0.3333333, -0.1428571)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.date)
     assert not (tmp_path / "pipes.csv").exists()
 
@@ -445,7 +452,7 @@ def test_experiments_are_found_by_name() -> None:
         experiment_named("speed")
 
 
-# Throughput ----------------------------------------------------------------------------------------------------------
+# Tables --------------------------------------------------------------------------------------------------------------
 
 
 def machine_rows() -> list[Row]:
@@ -467,47 +474,11 @@ def machine_rows() -> list[Row]:
     ]
 
 
-def test_the_short_form_is_part_of_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    for kind in ("gpu", "cpu"):
-        device = replace(ONE_CORE, kind=kind)
-        quick = list(throughput.EXPERIMENT.points(device, quick=True))
-        full = list(throughput.EXPERIMENT.points(device, quick=False))
-        assert len(quick) == 4
-        assert set(quick) < set(full)
-        assert len(set(full)) == len(full)
-
-
-def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
-    rows = machine_rows()
-    first = throughput.EXPERIMENT.figure(rows, [], tmp_path / "a" / "throughput")
-    second = throughput.EXPERIMENT.figure(rows, [], tmp_path / "b" / "throughput")
-    assert [path.suffix for path in first] == [".png", ".pdf", ".svg", ".csv"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert len(first[-1].read_text().splitlines()) == 1 + len(rows)
-
-
 @pytest.mark.parametrize(("model", "columns"), [("", 0), ("gpt-2", 1)])
 def test_the_table_names_models_where_there_are_any(model: str, columns: int) -> None:
-    table = rows_table([row(), row(model=model)])
+    table = rows_table(Results.of([row(), row(model=model)]).rows)
     assert [column.header for column in table.columns].count("model") == columns
     assert table.row_count == 2
-
-
-@pytest.mark.parametrize("count", [1, 5, 16])
-def test_any_part_of_a_sweep_draws(tmp_path: Path, count: int) -> None:
-    assert len(throughput.EXPERIMENT.figure(machine_rows()[:count], [], tmp_path / "throughput")) == 4
-
-
-def test_chunk_sizes_are_drawn_for_each_kind_of_device(tmp_path: Path) -> None:
-    sizes = [replace(one, chunk_size=size) for one in machine_rows() for size in (1024, 4096, 65536)]
-    drawn = throughput.EXPERIMENT.figure(sizes, [], tmp_path / "throughput")
-    assert [path.name for path in drawn if path.suffix == ".csv"] == [
-        "throughput.csv",
-        "throughput_by_chunk_size_gpu.csv",
-        "throughput_by_chunk_size_cpu.csv",
-    ]
-    assert [len(path.read_text().splitlines()) for path in drawn if path.suffix == ".csv"] == [17, 25, 25]
 
 
 # The commands --------------------------------------------------------------------------------------------------------
@@ -531,7 +502,7 @@ def test_bench_writes_rows_machine_and_figures(tmp_path: Path) -> None:
     described = json.loads((tmp_path / "here" / "machine.json").read_text(encoding="utf-8"))
     assert {d["kernel"] for d in described["devices"]} >= {"hashlib"}
 
-    drawn = tmp_path / "here" / "figures" / "throughput.png"
+    drawn = tmp_path / "here" / "figures" / "throughput.csv"
     before = drawn.read_bytes()
     drawn.unlink()
     again = CliRunner().invoke(bench_commands.figures, ["--results", str(tmp_path)])
@@ -591,7 +562,7 @@ def test_bench_ends_with_1_where_output_was_wrong(tmp_path: Path, monkeypatch: p
     use(monkeypatch, WrongTrees)
     done = bench("throughput", "--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
     assert done.exit_code == 1
-    assert "wrong, so not measured: hashlib 1-thread: sha256 tree" in done.stderr
+    assert "wrong output, not recorded: hashlib 1-thread: sha256 tree" in done.stderr
     assert {r.strategy for r in read_rows(tmp_path / "here" / "throughput.csv")} == {"batched"}
 
 
@@ -615,7 +586,7 @@ def test_bench_of_readings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert isinstance(done.exception, RuntimeError)
     assert "skipped SHF: there is none\n" in done.stderr
     after = "pipes: the reading after LOP3 instruction rate (8 chains)"
-    assert f"failed, so not measured: {after}: RuntimeError: the pipe burst\n" in done.stderr
+    assert f"failed, not recorded: {after}: RuntimeError: the pipe burst\n" in done.stderr
     assert [(device.kernel, device.id) for device in of.devices] == [("hashlib", "1-thread")]
     printed = [cell for line in done.stdout.splitlines() for cell in line.split()]
     assert {"LOP3", "63.25", "63", "63.5", "1/clk/SM"} <= set(printed)
@@ -632,9 +603,13 @@ def test_bench_of_readings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_overviews_are_drawn_over_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Seen(Small):
-        def overview(self, machines: Sequence[MachineResults], path: Path) -> list[Path]:
+        def overview(self, results: Results, path: Path) -> list[Path]:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(" ".join(f"{m.name}:{len(m.rows)}:{len(m.readings)}" for m in machines))
+            counts = {
+                name: [sum(part["machine"] == name) for part in (results.rows, results.readings)]
+                for name in results.machines
+            }
+            path.write_text(" ".join(f"{name}:{rows}:{readings}" for name, (rows, readings) in counts.items()))
             return [path]
 
     install(monkeypatch, Seen(), read_by(READING))
@@ -663,7 +638,7 @@ def test_bench_refuses_the_folder_of_another_machine(tmp_path: Path, monkeypatch
     (tmp_path / "here" / "machine.json").write_text(theirs)
     done = bench("--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
     assert isinstance(done.exception, ResultsError)
-    assert "is of another machine, with Another (" in str(done.exception)
+    assert "describes another machine, with Another (" in str(done.exception)
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["machine.json"]
     assert (tmp_path / "here" / "machine.json").read_text() == theirs
 
@@ -671,10 +646,10 @@ def test_bench_refuses_the_folder_of_another_machine(tmp_path: Path, monkeypatch
 def test_bench_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "commit", lambda: "c0ffee")
     only = ("throughput", "--quick", "--kernel", "hashlib", "--device", "1-thread", "--machine", "here")
-    told = "throughput: 4 points have rows of this commit; --again measures anew\n"
+    told = "throughput: skipped 4 points already measured at this commit (see --again)\n"
     assert told not in bench(*only, "--results", tmp_path).stderr
     before = read_rows(tmp_path / "here" / "throughput.csv")
-    drawn = tmp_path / "here" / "figures" / "throughput.png"
+    drawn = tmp_path / "here" / "figures" / "throughput.csv"
     drawn.unlink()
     done = bench(*only, "--results", tmp_path)
     assert done.exit_code == 0, done.output
@@ -699,7 +674,7 @@ def test_an_interrupted_bench_says_what_it_kept(tmp_path: Path, monkeypatch: pyt
     install(monkeypatch, read_by(READING, KeyboardInterrupt()))
     done = bench("pipes", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
     assert done.exit_code != 0
-    assert "rows and readings measured before the interrupt, and kept: 1\n" in done.stderr
+    assert "interrupted: 1 rows and readings were measured and kept\n" in done.stderr
     assert len(read_readings(tmp_path / "here" / "pipes.readings.csv")) == 1
 
 

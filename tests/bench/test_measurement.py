@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashbench.bench import measurement, verification
+from hashbench.bench import measurement, output_check
 from hashbench.bench.measurement import Seconds, make_inputs, measure
-from hashbench.bench.verification import verify
+from hashbench.bench.output_check import check_output
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import STRATEGIES, Buffer, Bytes, Kernel, Strategy, Work
 from hashbench.kernels.hashlib_cpu import HashlibCpu
@@ -67,7 +67,7 @@ def warmups() -> int:
 def test_steady_timings_end_at_the_least_number_of_repeats() -> None:
     clock = Clock()
     measured = measure([TimedWork(clock, seconds([], lambda i: 0.01))], clock)
-    assert measured.device == Seconds(0.01, 0.01, 0.01, 0.01, measurement.MIN_REPEATS)
+    assert measured.device == Seconds(0.01, 0.01, 0.01, 0.01, (0.01,) * measurement.MIN_REPEATS)
     assert measured.wall.count == measurement.MIN_REPEATS
     assert measured.wall.median == pytest.approx(0.01 + OVERHEAD)
 
@@ -116,7 +116,7 @@ def test_a_summary_is_ordered(samples: list[float]) -> None:
 
 def test_quartiles_interpolate() -> None:
     summary = Seconds.of([5.0, 1.0, 4.0, 2.0, 3.0])
-    assert summary == Seconds(3.0, 2.0, 4.0, 1.0, 5)
+    assert summary == Seconds(3.0, 2.0, 4.0, 1.0, (5.0, 1.0, 4.0, 2.0, 3.0))
     assert summary.spread == pytest.approx(2 / 3)
 
 
@@ -182,9 +182,9 @@ LENGTHS = (5 * CHUNK, 0, 300 * CHUNK + 1, 17, 128 * CHUNK)
 
 
 @pytest.fixture(params=["all", "sample"])
-def extent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def coverage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "sample":
-        monkeypatch.setattr(verification, "WHOLE", sum(LENGTHS) - 1)
+        monkeypatch.setattr(output_check, "WHOLE", sum(LENGTHS) - 1)
     return str(request.param)
 
 
@@ -199,28 +199,28 @@ def hashed(kernel: Kernel, strategy: Strategy, chunk_size: int | None = CHUNK) -
 @pytest.mark.parametrize(
     ("strategy", "chunk_size"), [("batched", CHUNK), ("batched", None), ("leaves", CHUNK), ("tree", CHUNK)]
 )
-def test_right_digests_pass(extent: str, strategy: Strategy, chunk_size: int | None, algorithm: str) -> None:
+def test_right_digests_pass(coverage: str, strategy: Strategy, chunk_size: int | None, algorithm: str) -> None:
     kernel = reference(algorithm)
     segments, digests = hashed(kernel, strategy, chunk_size)
-    assert verify(kernel, strategy, segments, chunk_size, digests, 1) == extent
+    assert check_output(kernel, strategy, segments, chunk_size, digests, 1) == coverage
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_missing_digest_fails(extent: str, strategy: Strategy) -> None:
+def test_a_missing_digest_fails(coverage: str, strategy: Strategy) -> None:
     kernel = reference()
     segments, digests = hashed(kernel, strategy)
     with pytest.raises(VerificationError, match="were due"):
-        verify(kernel, strategy, segments, CHUNK, digests[:-1], 1)
+        check_output(kernel, strategy, segments, CHUNK, digests[:-1], 1)
 
 
-def test_any_wrong_root_fails(extent: str) -> None:
+def test_any_wrong_root_fails(coverage: str) -> None:
     kernel = reference()
     segments, digests = hashed(kernel, "tree")
     for index in range(len(digests)):
         wrong = digests.copy()
         wrong[index, -1] ^= 1
         with pytest.raises(VerificationError, match=rf"root {index} of 5 differs"):
-            verify(kernel, "tree", segments, CHUNK, wrong, 1)
+            check_output(kernel, "tree", segments, CHUNK, wrong, 1)
 
 
 @pytest.mark.parametrize("strategy", ["batched", "leaves"])
@@ -231,26 +231,26 @@ def test_any_wrong_digest_fails_where_all_are_checked(strategy: Strategy) -> Non
         wrong = digests.copy()
         wrong[index, 0] ^= 128
         with pytest.raises(VerificationError, match=rf"{strategy}: digest {index} of {len(digests)} differs"):
-            verify(kernel, strategy, segments, CHUNK, wrong, 1)
+            check_output(kernel, strategy, segments, CHUNK, wrong, 1)
 
 
 def test_a_sample_finds_the_edges_of_segments_and_a_common_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "WHOLE", sum(LENGTHS) - 1)
-    monkeypatch.setattr(verification, "SAMPLED_CHUNKS", 40)
+    monkeypatch.setattr(output_check, "WHOLE", sum(LENGTHS) - 1)
+    monkeypatch.setattr(output_check, "SAMPLED_CHUNKS", 40)
     kernel = reference()
     segments, digests = hashed(kernel, "batched")
     for index in (0, 4, 5, 305, 306, 307, 434):  # the first and last chunks
         wrong = digests.copy()
         wrong[index, 0] ^= 1
         with pytest.raises(VerificationError, match=rf"digest {index} of"):
-            verify(kernel, "batched", segments, CHUNK, wrong, 1)
+            check_output(kernel, "batched", segments, CHUNK, wrong, 1)
     wrong = digests.copy()
     wrong[6:305:2, 0] ^= 1
     with pytest.raises(VerificationError):
-        verify(kernel, "batched", segments, CHUNK, wrong, 1)
+        check_output(kernel, "batched", segments, CHUNK, wrong, 1)
 
 
-def test_a_leaf_that_is_always_wrong_fails_a_tree(extent: str) -> None:
+def test_a_leaf_that_is_always_wrong_fails_a_tree(coverage: str) -> None:
     class Wrong(HashlibCpu):
         """Hashes each full chunk as if its last byte were zero."""
 
@@ -265,18 +265,18 @@ def test_a_leaf_that_is_always_wrong_fails_a_tree(extent: str) -> None:
     kernel = Wrong(reference().device)
     segments, digests = hashed(kernel, "tree")
     with pytest.raises(VerificationError, match="differs from"):
-        verify(kernel, "tree", segments, CHUNK, digests, 1)
+        check_output(kernel, "tree", segments, CHUNK, digests, 1)
 
 
 def test_a_wrong_node_over_right_leaves_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "WHOLE", 1)
-    monkeypatch.setattr(verification, "SAMPLED_CHUNKS", 1)
+    monkeypatch.setattr(output_check, "WHOLE", 1)
+    monkeypatch.setattr(output_check, "SAMPLED_CHUNKS", 1)
     kernel = reference()
     segments, digests = hashed(kernel, "tree")
     leaves = kernel.leaves(segments[2:3], CHUNK)
     digests[2] = np.frombuffer(root_of([bytes(leaf) for leaf in leaves[::-1]], "sha256"), np.uint8)
     with pytest.raises(VerificationError, match="root 2 of 5 differs from the reference's"):
-        verify(kernel, "tree", segments, CHUNK, digests, 1)
+        check_output(kernel, "tree", segments, CHUNK, digests, 1)
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
@@ -284,10 +284,10 @@ def test_a_wrong_node_over_right_leaves_is_found(monkeypatch: pytest.MonkeyPatch
 def test_trees_are_folded_in_parts_and_by_several_processes(
     monkeypatch: pytest.MonkeyPatch, at_a_time: int, of_a_task: int, algorithm: str
 ) -> None:
-    monkeypatch.setattr(verification, "WHOLE", 1)
-    monkeypatch.setattr(verification, "LEAVES_AT_A_TIME", at_a_time)
-    monkeypatch.setattr(verification, "LEAVES_OF_A_TASK", of_a_task)
-    monkeypatch.setattr(verification, "LEAVES_OF_ONE_PROCESS", 0 if of_a_task == 16 else 1 << 20)
+    monkeypatch.setattr(output_check, "WHOLE", 1)
+    monkeypatch.setattr(output_check, "LEAVES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(output_check, "LEAVES_OF_A_TASK", of_a_task)
+    monkeypatch.setattr(output_check, "LEAVES_OF_ONE_PROCESS", 0 if of_a_task == 16 else 1 << 20)
     taken: list[int] = []
 
     class Counted(HashlibCpu):
@@ -298,21 +298,21 @@ def test_trees_are_folded_in_parts_and_by_several_processes(
 
     kernel = Counted(reference().device, algorithm)
     segments, digests = hashed(kernel, "tree")
-    assert verify(kernel, "tree", segments, CHUNK, digests, 1) == "sample"
+    assert check_output(kernel, "tree", segments, CHUNK, digests, 1) == "sample"
     assert sum(taken) == sum(-(-length // CHUNK) for length in LENGTHS)
     assert max(taken) <= at_a_time
     for index in range(len(digests)):
         wrong = digests.copy()
         wrong[index, 0] ^= 1
         with pytest.raises(VerificationError, match=rf"root {index} of 5 differs"):
-            verify(kernel, "tree", segments, CHUNK, wrong, 1)
+            check_output(kernel, "tree", segments, CHUNK, wrong, 1)
 
 
 def test_the_sample_of_leaves_has_the_edges_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "WHOLE", 1)
-    monkeypatch.setattr(verification, "SAMPLED_CHUNKS", 1)
-    monkeypatch.setattr(verification, "LEAVES_AT_A_TIME", 16)
-    monkeypatch.setattr(verification, "LEAVES_OF_A_TASK", 16)
+    monkeypatch.setattr(output_check, "WHOLE", 1)
+    monkeypatch.setattr(output_check, "SAMPLED_CHUNKS", 1)
+    monkeypatch.setattr(output_check, "LEAVES_AT_A_TIME", 16)
+    monkeypatch.setattr(output_check, "LEAVES_OF_A_TASK", 16)
 
     class WrongLeaf(HashlibCpu):
         """Gives a wrong hash of the one chunk that is `wrong`, and the tree over it."""
@@ -337,14 +337,14 @@ def test_the_sample_of_leaves_has_the_edges_of_segments(monkeypatch: pytest.Monk
         for chunk in chunks_of(kernel.get(segment).data, CHUNK)[:: max(1, -(-segment.nbytes // CHUNK) - 1)]:
             kernel.wrong = bytes(chunk)
             with pytest.raises(VerificationError, match=r"leaves: digest [\d,]+ of 435 differs from hashlib's"):
-                verify(kernel, "tree", segments, CHUNK, kernel.tree(segments, CHUNK), 1)
+                check_output(kernel, "tree", segments, CHUNK, kernel.tree(segments, CHUNK), 1)
 
 
 def test_whole_messages_of_a_sample_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "WHOLE", 1)
+    monkeypatch.setattr(output_check, "WHOLE", 1)
     kernel = reference("sha384")
     segments, digests = hashed(kernel, "batched", None)
     assert digests[1].tobytes() == hashlib.sha384().digest()
-    assert verify(kernel, "batched", segments, None, digests, 1) == "sample"
+    assert check_output(kernel, "batched", segments, None, digests, 1) == "sample"
     with pytest.raises(VerificationError):
-        verify(kernel, "batched", segments, None, np.roll(digests, 1, axis=0), 1)
+        check_output(kernel, "batched", segments, None, np.roll(digests, 1, axis=0), 1)

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import READING, ROW
 
-from hashbench.bench.readings import FORMAT, SCHEMA, SUFFIX, Reading, ReadingsFile, read_readings, readings_path
+from hashbench.bench.frames import Results
+from hashbench.bench.inventories import MODELS
+from hashbench.bench.readings import FORMAT, POINT, SCHEMA, SUFFIX, Reading, ReadingsFile, read_readings, readings_path
 from hashbench.bench.records import ResultsError
 from hashbench.bench.results import ResultsFile, experiment_names, machine_folders, read_rows, rows_files, rows_path
 from hashbench.bench.tables import readings_table
@@ -21,13 +23,25 @@ by_type = {
     "int": st.integers(1, 2**63),
     "float": st.floats(0, exclude_min=True, allow_infinity=False),
     "str": st.text(st.characters(exclude_categories=["Cc", "Cs"])),
+    "int | None": st.none() | st.integers(1, 2**63),
 }
 by_name = {
     "schema": st.just(SCHEMA),
+    "model": st.sampled_from(["", *MODELS]),
+    "samples": st.just(()),
     "algorithm": st.sampled_from(["", "sha256", "sha384"]),
     "device_kind": st.sampled_from(["gpu", "cpu"]),
 }
-any_reading = st.builds(Reading, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Reading)})
+
+
+def with_samples(one: Reading) -> st.SearchStrategy[Reading]:
+    """`one` without samples, and with as many as it needs."""
+    values = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5)
+    return st.just(one) | values.map(lambda samples: replace(one, samples=tuple(samples), repeats=len(samples)))
+
+
+columns = {f.name: by_name[f.name] if f.name in by_name else by_type[str(f.type)] for f in fields(Reading)}
+any_reading = st.builds(Reading, **columns).flatmap(with_samples)
 
 
 @pytest.fixture
@@ -66,10 +80,10 @@ def test_the_same_point_replaces_its_reading(path: Path) -> None:
     assert read_readings(path) == [before[0], again, before[2]]
 
 
-@pytest.mark.parametrize("name", ["experiment", "subject", "quantity", "conditions", "device"])
+@pytest.mark.parametrize("name", POINT)
 def test_another_point_is_another_reading(path: Path, name: str) -> None:
-    change: dict[str, Any] = {name: "another"}
-    ReadingsFile(path).add(replace(READING, **change))
+    values: dict[str, Any] = {"model": "gpt-2", "files": 2, "algorithm": "sha256"}
+    ReadingsFile(path).add(replace(READING, **{name: values.get(name, "another")}))
     assert len(read_readings(path)) == 4
 
 
@@ -81,6 +95,10 @@ def test_another_point_is_another_reading(path: Path, name: str) -> None:
         ({"repeats": 0}, "repeats is '0'; accepted is a positive whole number"),
         ({"algorithm": "md5"}, "algorithm is 'md5'; accepted are an empty cell, sha256, sha384"),
         ({"device_kind": ""}, "device_kind is ''; accepted are gpu, cpu"),
+        ({"model": "my-model"}, f"model is 'my-model'; accepted are an empty cell, {', '.join(MODELS)}"),
+        ({"files": 0}, "files is '0'; accepted is a positive whole number"),
+        ({"samples": (1.0, float("nan"))}, "samples is '1.0;nan'; accepted are numbers separated by semicolons"),
+        ({"samples": (1.0,)}, "samples has 1 values; accepted are 9, as `repeats` says, or an empty cell"),
     ],
 )
 def test_what_would_not_read_back_is_not_written(path: Path, change: dict[str, Any], message: str) -> None:
@@ -96,9 +114,9 @@ def test_what_would_not_read_back_is_not_written(path: Path, change: dict[str, A
 def test_rows_are_no_readings_and_readings_no_rows(path: Path) -> None:
     rows = ResultsFile(rows_path(path.parent, "roofline"))
     rows.add(ROW)
-    with pytest.raises(ResultsError, match="is of schema '2'; accepted are files of schema 1"):
+    with pytest.raises(ResultsError, match="has schema '3'; accepted are files of schema 2"):
         read_readings(rows.path)
-    with pytest.raises(ResultsError, match="is of schema '1'; accepted are files of schema 2"):
+    with pytest.raises(ResultsError, match="has schema '2'; accepted are files of schema 3"):
         read_rows(path)
 
 
@@ -120,7 +138,7 @@ def test_a_reading_is_named_by_what_it_measures() -> None:
 
 
 def test_the_table_has_a_line_for_each_reading() -> None:
-    table = readings_table([READING, replace(READING, note="[odd] markup")])
+    table = readings_table(Results.of(readings=[READING, replace(READING, note="[odd] markup")]).readings)
     assert table.row_count == 2
     assert [column.header for column in table.columns] == [
         *("subject", "quantity", "conditions", "algorithm", "device", "median", "quartiles", "unit", "source", "note")

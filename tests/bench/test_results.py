@@ -36,6 +36,7 @@ by_type = {
     "float": positive,
     "str": st.text(st.characters(exclude_categories=["Cc", "Cs"])),
     "int | None": st.none() | whole,
+    "Samples": st.just(()),
 }
 by_name = {
     "schema": st.just(ROW.schema),
@@ -53,7 +54,18 @@ def digests_of(one: Row) -> st.SearchStrategy[Row]:
     return (st.just("") | digests).map(lambda digest: replace(one, digest=digest))
 
 
-any_row = st.builds(Row, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Row)}).flatmap(digests_of)
+def samples_of(one: Row) -> st.SearchStrategy[Row]:
+    """`one` without samples, and with one for each of its runs."""
+    samples = st.lists(positive, min_size=1, max_size=5).map(tuple)
+    both = samples.map(lambda s: replace(one, seconds_samples=s, wall_seconds_samples=s[::-1], repeats=len(s)))
+    return st.just(one) | both
+
+
+any_row = (
+    st.builds(Row, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Row)})
+    .flatmap(digests_of)
+    .flatmap(samples_of)
+)
 
 
 @pytest.fixture
@@ -113,7 +125,7 @@ def test_a_point_that_occurs_twice_is_named(path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[2].replace(ROW.date, "2027-01-01T00:00:00Z")]))
     named = "throughput, opencl, plain, batched, sha256, 1073741824, 4096, 1, 0:0"
-    with pytest.raises(ResultsError, match=rf"throughput\.csv, line 5: the point of line 3 again, {named}$"):
+    with pytest.raises(ResultsError, match=rf"throughput\.csv, line 5: repeats the point of line 3: {named}$"):
         read_rows(path)
 
 
@@ -128,15 +140,15 @@ def test_a_cut_file_is_truncated(path: Path) -> None:
 
 
 def test_a_short_line_is_named(path: Path) -> None:
-    path.write_text(path.read_text().replace(f",{ROW.commit},{ROW.date}\n", "\n", 1))
-    with pytest.raises(ResultsError, match=rf"line 2 is truncated: it has {len(FORMAT.columns) - 2} columns"):
+    path.write_text(path.read_text().replace(f",{ROW.date},,\n", "\n", 1))
+    with pytest.raises(ResultsError, match=rf"line 2 is truncated: it has {len(FORMAT.columns) - 3} columns"):
         read_rows(path)
 
 
 def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
-    text = path.read_text().replace("seconds_min", "seconds_least").replace("\n2,", "\n1,")
+    text = path.read_text().replace("seconds_min", "seconds_least").replace("\n3,", "\n1,")
     path.write_text(text)
-    with pytest.raises(ResultsError, match=r"is of schema '1'; accepted are files of schema 2"):
+    with pytest.raises(ResultsError, match=r"has schema '1'; accepted are files of schema 3"):
         read_rows(path)
 
 
@@ -144,8 +156,8 @@ def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
     ("old", "new", "message"),
     [
         ("schema,", "scheme,", "is not a results file"),
-        (",date\n", ",day\n", "unknown columns: day"),
-        (",commit,date\n", ",commit\n", "missing columns: date"),
+        (",date,", ",day,", "unknown columns: day"),
+        (",commit,date,", ",commit,", "missing columns: date"),
         ("kernel,variant", "variant,kernel", "another order"),
         (",throughput,,", ",throughput,my-model,", "model is 'my-model'; accepted are an empty cell, bert-base, "),
         (",tree,", ",forest,", "strategy is 'forest'; accepted are batched, leaves, tree"),
@@ -159,6 +171,9 @@ def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
         (",1073741824,", ",1e9,", "bytes is '1e9'"),
         (",1073741824,", ",,", "bytes is ''"),
         (",0123456789,", ",0123456789,0,", f"has {len(FORMAT.columns) + 1} columns"),
+        (f"{ROW.date},,", f"{ROW.date},1;,", "seconds_samples is '1;'; accepted are numbers separated by semicolons"),
+        (f"{ROW.date},,", f"{ROW.date},,inf", "wall_seconds_samples is 'inf'; accepted are numbers"),
+        (f"{ROW.date},,", f"{ROW.date},1;2,", "seconds_samples has 2 values; accepted are 9, one per run"),
     ],
 )
 def test_what_is_wrong_is_said_on_one_line(path: Path, old: str, new: str, message: str) -> None:
@@ -269,7 +284,7 @@ def test_a_machines_folder_is_its_own_whatever_frameworks_it_has(
 )
 def test_another_machines_folder_is_refused_on_one_line(tmp_path: Path, other: dict[str, Any], has: str) -> None:
     write_machine(tmp_path, H200)
-    message = rf"is of another machine, with Some Xeon .* NVIDIA H200; this one has {has}: .* by --machine$"
+    message = rf"describes another machine, with Some Xeon .* NVIDIA H200; this one has {has}: .* with --machine$"
     with pytest.raises(ResultsError, match=message) as raised:
         check_machine(tmp_path, other)
     assert "\n" not in str(raised.value)

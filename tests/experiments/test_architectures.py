@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claim_results import MachineResults, results_of
 from rows import READING, row
 
-from hashbench.bench.experiment import MachineResults, Point, Skip
+from hashbench.bench.experiment import Point, Skip
+from hashbench.bench.frames import Results
 from hashbench.bench.readings import FORMAT, Reading
 from hashbench.bench.results import Row
 from hashbench.experiments import architectures, roofline
-from hashbench.experiments.architectures import COLUMNS, DEFAULT, EXPERIMENT
+from hashbench.experiments.architectures import COLUMNS, DEFAULT, EXPERIMENT, LIMIT
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
 from hashbench.limits import static_model
 from hashbench.limits.gpus import GPU, gpus
 from hashbench.limits.microbenchmarks import PIPES, Pipe, Run
 from hashbench.limits.roofline import operations
 from hashbench.limits.static_model import Prediction
-from hashbench.report.evidence import LIMIT
 
 GPU_DEVICE = Device("cupy", "0", "NVIDIA H200", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
 SIZE = 8 << 30
@@ -75,7 +76,7 @@ def predicted(gpu: GPU, gb_per_s: float, variant: str = DEFAULT, algorithm: str 
         fp64_gb_per_s=None,
         issue_gb_per_s=None,
         memory_gb_per_s=None,
-        bound="alu",
+        bound="ALU",
         predicted_gb_per_s=gb_per_s,
         predicted_low=gb_per_s,
         predicted_high=1.2 * gb_per_s,
@@ -92,7 +93,7 @@ def drawn(tmp_path: Path, predictions: Sequence[Prediction], *machines: MachineR
     """The table of the overview, in a folder of results that has `predictions`."""
     (tmp_path / "figures").mkdir(exist_ok=True)
     (tmp_path / "predictions.csv").write_bytes(static_model.FORMAT.text(predictions))
-    return table(EXPERIMENT.overview(machines, tmp_path / "figures" / "architectures"))
+    return table(EXPERIMENT.overview(results_of(machines), tmp_path / "figures" / "architectures"))
 
 
 def table(written: Sequence[Path]) -> list[dict[str, str]]:
@@ -166,33 +167,17 @@ def test_the_limit_is_that_of_the_device_that_measured(tmp_path: Path) -> None:
 
 def test_without_predictions_what_was_measured_is_drawn(tmp_path: Path) -> None:
     machine = MachineResults("amd", [measured(700, name="AMD Instinct MI300X")], [])
-    lines = table(EXPERIMENT.overview([machine], tmp_path / "figures" / "architectures"))
+    lines = table(EXPERIMENT.overview(results_of([machine]), tmp_path / "figures" / "architectures"))
     assert [line["measured_gb_per_s"] for line in lines] == ["700.0"]
 
 
 def test_one_machines_figure_has_every_kernel_under_the_limit(tmp_path: Path) -> None:
     rows = [measured(784, variant="plain"), measured(968), measured(950, "numba-cuda", "prefetched")]
-    lines = table(EXPERIMENT.figure(rows, [limit(1020)], tmp_path / "architectures"))
+    lines = table(EXPERIMENT.figure(Results.of(rows, [limit(1020)]), tmp_path / "architectures"))
     assert [line["kernel"] for line in lines] == ["cupy", "numba-cuda", "cupy"]  # the fastest first
     assert {line["computed_limit_gb_per_s"] for line in lines} == {"1020"}
     assert {line["predicted_gb_per_s"] for line in lines} == {""}
-    assert EXPERIMENT.figure([], [limit(1020)], tmp_path / "none") == []
-
-
-def test_the_same_results_draw_the_same_files(tmp_path: Path) -> None:
-    machine = MachineResults("nvidia-h200", [measured(968)], [limit(1020)])
-    names = (
-        "figures/architectures.png",
-        "figures/architectures.pdf",
-        "figures/architectures.svg",
-        "figures/architectures.csv",
-    )
-    drawn_twice = []
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
-        drawn(folder, [predicted(H200, 1024), predicted(T4, 235)], machine)
-        drawn_twice.append([(folder / name).read_bytes() for name in names])
-    assert drawn_twice[0] == drawn_twice[1]
+    assert EXPERIMENT.figure(Results.of(readings=[limit(1020)]), tmp_path / "none") == []
 
 
 # The limit ------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from rows import row
 
 from hashbench.bench import measurement
 from hashbench.bench.experiment import plan, run
+from hashbench.bench.frames import Results
 from hashbench.bench.readings import ReadingsFile
 from hashbench.bench.results import ResultsFile, Row
-from hashbench.experiments import batched_vs_tree, style
+from hashbench.experiments import batched_vs_tree
 from hashbench.experiments.batched_vs_tree import EXPERIMENT
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 
@@ -73,7 +74,7 @@ def test_every_point_becomes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     assert len(done.rows) == len(done.outcomes) == 2 * (3 * 3 + 2)
     assert {r.verified for r in done.rows} == {"all"}
-    assert len(EXPERIMENT.figure(done.rows, [], tmp_path / "batched-vs-tree")) == 4
+    assert len(EXPERIMENT.figure(Results.of(done.rows), tmp_path / "batched-vs-tree")) == 4
 
 
 def lane(kernel: str, device: str, speed: float, kind: str = "gpu", **changes: Any) -> Iterator[Row]:
@@ -104,19 +105,13 @@ def cpu() -> list[Row]:
     return [*lane("hashlib", "1-thread", 0.9, "cpu"), *lane("dpnp", "opencl:cpu:0", 2.5, "cpu")]
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> list[Figure]:
+def drawn(figures: list[Figure], rows: list[Row]) -> list[Figure]:
     """The figures that the experiment draws, laid out."""
-    kept: list[Figure] = []
-
-    def keep(figure: Figure, *rest: Any) -> list[Path]:
-        kept.append(figure)
-        return []
-
-    monkeypatch.setattr(style, "save", keep)
-    EXPERIMENT.figure(rows, [], Path("batched-vs-tree"))
-    for figure in kept:
+    figures.clear()
+    EXPERIMENT.figure(Results.of(rows), Path("batched-vs-tree"))
+    for figure in figures:
         figure.draw_without_rendering()
-    return kept
+    return figures
 
 
 def lines(panel: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -129,8 +124,8 @@ def lines(panel: Axes) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def test_the_fastest_kernel_is_drawn_over_chunk_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    (figure,) = drawn(monkeypatch, gpu())
+def test_the_fastest_kernel_is_drawn_over_chunk_sizes(figures: list[Figure]) -> None:
+    (figure,) = drawn(figures, gpu())
     speed = figure.axes[0]
     of = lines(speed)
     assert list(of) == ["batched", "leaves", "tree"]
@@ -144,8 +139,8 @@ def test_the_fastest_kernel_is_drawn_over_chunk_sizes(monkeypatch: pytest.Monkey
     assert [title.partition(",")[0] for title in titles] == ["SHA-256"] * COLUMNS + ["SHA-384"] * COLUMNS
 
 
-def test_the_cost_is_what_the_tree_adds_to_batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    (figure,) = drawn(monkeypatch, gpu())
+def test_the_cost_is_what_the_tree_adds_to_batched(figures: list[Figure]) -> None:
+    (figure,) = drawn(figures, gpu())
     cost = figure.axes[1]
     of = lines(cost)
     assert list(of) == ["leaves", "tree"]
@@ -157,8 +152,8 @@ def test_the_cost_is_what_the_tree_adds_to_batched(monkeypatch: pytest.MonkeyPat
     assert max(box.x1 for box in boxes) <= cost.get_window_extent().x1 + 1
 
 
-def test_the_latency_of_small_tensors_is_the_walls(monkeypatch: pytest.MonkeyPatch) -> None:
-    (figure,) = drawn(monkeypatch, gpu())
+def test_the_latency_of_small_tensors_is_the_walls(figures: list[Figure]) -> None:
+    (figure,) = drawn(figures, gpu())
     latency = figure.axes[2]
     of = lines(latency)
     assert list(of) == [f"tree, chunks of {size}" for size in ("256B", "1KiB", "4KiB", "16KiB")]
@@ -167,42 +162,35 @@ def test_the_latency_of_small_tensors_is_the_walls(monkeypatch: pytest.MonkeyPat
     assert (latency.get_xscale(), latency.get_yscale()) == ("log", "log")
 
 
-def test_each_kind_of_device_has_its_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    both = drawn(monkeypatch, cpu() + gpu())
+def test_each_kind_of_device_has_its_figure(figures: list[Figure], tmp_path: Path) -> None:
+    both = drawn(figures, cpu() + gpu())
     assert [str(figure.get_suptitle()).splitlines()[1] for figure in both] == [
         f"cupy, GPU: {H200}",
         f"dpnp, CPU: {XEON}",
     ]
-    monkeypatch.undo()
-    written = [
-        path.name
-        for path in EXPERIMENT.figure(cpu() + gpu(), [], tmp_path / "batched-vs-tree")
-        if path.suffix == ".png"
-    ]
-    assert written == ["batched-vs-tree.png", "batched-vs-tree_cpu.png"]
-    alone = EXPERIMENT.figure(cpu(), [], tmp_path / "alone")
+    written = EXPERIMENT.figure(Results.of(cpu() + gpu()), tmp_path / "batched-vs-tree")
+    assert [path.stem for path in written if path.suffix == ".csv"] == ["batched-vs-tree", "batched-vs-tree_cpu"]
+    alone = EXPERIMENT.figure(Results.of(cpu()), tmp_path / "alone")
     assert [path.name for path in alone] == ["alone.png", "alone.pdf", "alone.svg", "alone.csv"]
 
 
-def test_a_kernel_with_fewer_points_is_not_drawn_for_being_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_with_fewer_points_is_not_drawn_for_being_faster(figures: list[Figure]) -> None:
     few = [r for r in lane("cupy", "0", 990.0, variant="older") if r.chunk_size == 4 * KiB]
-    (figure,) = drawn(monkeypatch, gpu() + few)
+    (figure,) = drawn(figures, gpu() + few)
     assert lines(figure.axes[0])["batched"][0][1] == pytest.approx(950)
 
 
 @pytest.mark.parametrize("part", [slice(0, 1), slice(2, 3), slice(21, 22)], ids=["batched", "tree", "tensor"])
 def test_one_row_draws(tmp_path: Path, part: slice) -> None:
-    assert len(EXPERIMENT.figure([*lane("cupy", "0", 950.0)][part], [], tmp_path / "one")) == 4
+    assert len(EXPERIMENT.figure(Results.of([*lane("cupy", "0", 950.0)][part]), tmp_path / "one")) == 4
 
 
 def test_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
-    assert EXPERIMENT.figure([], [], tmp_path / "none") == []
+    assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []
 
 
-def test_the_same_rows_draw_the_same_files_and_the_table_has_every_kernel(tmp_path: Path) -> None:
-    first, second = (EXPERIMENT.figure(gpu(), [], tmp_path / name / "batched-vs-tree") for name in "ab")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    with first[-1].open() as file:
+def test_the_table_has_every_kernel(tmp_path: Path) -> None:
+    with EXPERIMENT.figure(Results.of(gpu()), tmp_path / "batched-vs-tree")[-1].open() as file:
         cells = list(csv.DictReader(file))
     assert len(cells) == len(gpu())
     for line in cells:

@@ -13,6 +13,7 @@ import pytest
 from rows import READING, row
 
 from hashbench.bench.experiment import Failure, Skip, run
+from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS, Model, Tensor
 from hashbench.bench.readings import Reading, ReadingsFile, read_readings
 from hashbench.bench.results import ResultsFile
@@ -42,7 +43,7 @@ SMALL_MODEL = Model("bert-base", "BERT base uncased", tuple(sorted(TENSORS, key=
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of 100 KB and 20 small tensors, on one core."""
-    monkeypatch.setattr(in_place, "MODELS", {"bert-base": SMALL_MODEL})
+    monkeypatch.setattr(in_place, "MODELS", MODELS | {"bert-base": SMALL_MODEL})
     monkeypatch.setattr(in_place, "SMALL_TENSORS", {"gpu": 10_000, "cpu": 20})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     kernel = kernel_class("hashlib")(ONE_CORE)
@@ -107,7 +108,7 @@ def test_each_module_has_its_readings(tmp_path: Path) -> None:
         assert (reading.unit, reading.algorithm, reading.device) == ("s", "sha256", ONE_CORE.id)
         assert torch.__version__ in reading.source
         assert "all bytes by hashlib" in reading.note
-    assert report.readings[0].conditions == "hashlib, BERT base uncased, 3 tensors, 0.000103 GB"
+    assert report.readings[0].how == "hashlib, bert-base, 3 tensors, 0.000103 GB"
 
 
 def test_other_devices_are_left_alone() -> None:
@@ -186,7 +187,9 @@ def made_up() -> tuple[list[Any], list[Reading]]:
             subject=IN_PLACE,
             quantity=f"{quantity} seconds",
             unit="s",
-            conditions="cupy, Llama 3.1 70B, 723 tensors, 141 GB",
+            kernel="cupy",
+            model="llama-3.1-70b",
+            conditions="723 tensors, 141 GB",
             median=value,
             q1=0.9 * value,
             q3=1.1 * value,
@@ -198,7 +201,7 @@ def made_up() -> tuple[list[Any], list[Reading]]:
 
 def test_the_figure_shows_seconds_and_throughput(tmp_path: Path) -> None:
     rows, readings = made_up()
-    written = EXPERIMENT.figure(rows, readings, tmp_path / "in-place")
+    written = EXPERIMENT.figure(Results.of(rows, readings), tmp_path / "in-place")
     assert [path.name for path in written] == ["in-place.png", "in-place.pdf", "in-place.svg", "in-place.csv"]
     with written[-1].open() as file:
         lines = list(csv.DictReader(file))
@@ -210,5 +213,7 @@ def test_the_figure_shows_seconds_and_throughput(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [0, 1])
 def test_rows_or_readings_alone_are_drawn(tmp_path: Path, part: int) -> None:
     rows, readings = made_up()
-    assert len(EXPERIMENT.figure(rows if part else [], [] if part else readings, tmp_path / "in-place")) == 4
-    assert EXPERIMENT.figure([], [], tmp_path / "none") == []
+    assert (
+        len(EXPERIMENT.figure(Results.of(rows if part else [], [] if part else readings), tmp_path / "in-place")) == 4
+    )
+    assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []

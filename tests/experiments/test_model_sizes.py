@@ -16,10 +16,11 @@ from rows import READING, row
 
 from hashbench.bench import measurement
 from hashbench.bench.experiment import Point, Skip, plan, run
+from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS, Model, Tensor
 from hashbench.bench.readings import FORMAT, Reading, ReadingsFile
 from hashbench.bench.results import ResultsFile, Row
-from hashbench.experiments import model_sizes, style
+from hashbench.experiments import model_sizes
 from hashbench.experiments.device_memory import Peak
 from hashbench.experiments.model_sizes import EXPERIMENT, PEAK_MEMORY
 from hashbench.kernels import ALGORITHMS, Device, Unavailable, kernel_class
@@ -84,7 +85,7 @@ def test_rows_say_which_model_they_are_of(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(r.model, r.algorithm, r.bytes, r.segments, r.verified) for r in done.rows] == [
         ("bert-base", algorithm, 150_002, 3, "all") for algorithm in ALGORITHMS
     ]
-    assert EXPERIMENT.figure(done.rows, [], tmp_path / "model-sizes")
+    assert EXPERIMENT.figure(Results.of(done.rows), tmp_path / "model-sizes")
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def test_the_peak_is_read_for_each_gpu_and_algorithm(monkeypatch: pytest.MonkeyP
     for one in of_cupy:
         FORMAT.check(replace(one, experiment="model-sizes", commit="c0ffee", date="now"))
         assert (one.quantity, one.unit, one.device_name) == ("peak device memory beside the input", "GB", H200)
-        assert one.conditions == "Llama 3.1 70B, chunks of 4KiB"
+        assert one.how == "llama-3.1-70b, chunks of 4KiB"
     assert found[2:] == [
         Skip(f"dpnp gpu:0: {algorithm} peak device memory beside the input", "NVML does not see it")
         for algorithm in ALGORITHMS
@@ -137,7 +138,7 @@ def test_the_short_form_reads_the_peak_of_its_own_models(monkeypatch: pytest.Mon
 
 
 def test_rows_of_no_model_are_not_drawn(tmp_path: Path) -> None:
-    assert EXPERIMENT.figure([row()], [], tmp_path / "x") == []
+    assert EXPERIMENT.figure(Results.of([row()]), tmp_path / "x") == []
 
 
 # The figure ----------------------------------------------------------------------------------------------------------
@@ -169,25 +170,19 @@ def cpu() -> list[Row]:
 
 
 def peaks() -> list[Reading]:
-    of = replace(READING, quantity=PEAK_MEMORY, unit="GB")
+    of = replace(READING, quantity=PEAK_MEMORY, unit="GB", conditions="chunks of 4KiB")
     return [
-        replace(of, subject="cupy", algorithm="sha256", median=0.13, conditions="Llama 3.1 8B, chunks of 4KiB"),
-        replace(of, subject="cupy", algorithm="sha256", median=1.11, conditions="Llama 3.1 70B, chunks of 4KiB"),
-        replace(of, subject="numba-cuda", algorithm="sha256", median=1.12, conditions="Llama 3.1 70B, chunks of 4KiB"),
+        replace(of, subject="cupy", algorithm="sha256", median=0.13, model="llama-3.1-8b"),
+        replace(of, subject="cupy", algorithm="sha256", median=1.11, model="llama-3.1-70b"),
+        replace(of, subject="numba-cuda", algorithm="sha256", median=1.12, model="llama-3.1-70b"),
     ]
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, rows: list[Row], readings: list[Reading]) -> Figure:
+def drawn(figures: list[Figure], rows: list[Row], readings: list[Reading]) -> Figure:
     """The figure that the experiment draws, laid out."""
-    kept: list[Figure] = []
-
-    def keep(figure: Figure, *rest: Any) -> list[Path]:
-        kept.append(figure)
-        return []
-
-    monkeypatch.setattr(style, "save", keep)
-    EXPERIMENT.figure(rows, readings, Path("model-sizes"))
-    (one,) = kept
+    figures.clear()
+    EXPERIMENT.figure(Results.of(rows, readings), Path("model-sizes"))
+    (one,) = figures
     one.draw_without_rendering()
     return one
 
@@ -196,8 +191,8 @@ def names(panel: Axes) -> list[str]:
     return [label.get_text() for label in panel.get_xticklabels()]
 
 
-def test_each_model_is_named_and_each_algorithm_has_its_panels(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = drawn(monkeypatch, gpu(), peaks())
+def test_each_model_is_named_and_each_algorithm_has_its_panels(figures: list[Figure]) -> None:
+    figure = drawn(figures, gpu(), peaks())
     speed, other_speed, seconds, other_seconds = figure.axes
     assert [panel.get_title(loc="left") for panel in (speed, other_speed)] == ["SHA-256", "SHA-384"]
     assert names(seconds) == names(other_seconds)
@@ -209,9 +204,9 @@ def test_each_model_is_named_and_each_algorithm_has_its_panels(monkeypatch: pyte
     assert str(figure.get_suptitle()).endswith(f"in one call, chunks of 4KiB and 16KiB\n{H200}")
 
 
-def test_speeds_and_wall_clock_seconds_are_drawn_with_their_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speeds_and_wall_clock_seconds_are_drawn_with_their_spread(figures: list[Figure]) -> None:
     rows = [r for r in lane("cupy", "0", 900.0) if r.chunk_size == 4 * KiB and r.algorithm == "sha256"]
-    speed, seconds = drawn(monkeypatch, rows, []).axes
+    speed, seconds = drawn(figures, rows, []).axes
     for panel, expected in ((speed, [900.0] * 7), (seconds, [r.wall_seconds_median for r in rows])):
         (container,) = panel.containers
         line, _, (bars,) = container.lines  # type: ignore[attr-defined]
@@ -221,8 +216,8 @@ def test_speeds_and_wall_clock_seconds_are_drawn_with_their_spread(monkeypatch: 
         assert all(low < middle < high for (low, high), middle in zip(ends, expected, strict=True))
 
 
-def test_the_peak_of_the_largest_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, seconds, other_seconds = drawn(monkeypatch, gpu(), peaks()).axes
+def test_the_peak_of_the_largest_model_is_told(figures: list[Figure]) -> None:
+    _, _, seconds, other_seconds = drawn(figures, gpu(), peaks()).axes
     (told,) = (text.get_text() for text in seconds.texts)
     assert told.splitlines() == [
         "peak device memory beside the input:",
@@ -233,8 +228,8 @@ def test_the_peak_of_the_largest_model_is_told(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("rows", [gpu(), cpu(), gpu() + cpu()], ids=["gpu", "cpu", "both"])
-def test_names_of_models_do_not_touch(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> None:
-    figure = drawn(monkeypatch, rows, peaks())
+def test_names_of_models_do_not_touch(figures: list[Figure], rows: list[Row]) -> None:
+    figure = drawn(figures, rows, peaks())
     for panel in figure.axes[2:]:
         boxes = [label.get_window_extent() for label in panel.get_xticklabels()]
         assert not [(a, b) for a, b in pairwise(boxes) if a.overlaps(b)]
@@ -244,10 +239,9 @@ def test_names_of_models_do_not_touch(monkeypatch: pytest.MonkeyPatch, rows: lis
     assert linear == ({r.device_kind for r in rows} == {"gpu"})
 
 
-def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
-    first, second = (EXPERIMENT.figure(gpu() + cpu(), peaks(), tmp_path / name / "model-sizes") for name in "ab")
+def test_the_table_has_every_model(tmp_path: Path) -> None:
+    first = EXPERIMENT.figure(Results.of(gpu() + cpu(), peaks()), tmp_path / "model-sizes")
     assert [path.name for path in first] == ["model-sizes.png", "model-sizes.pdf", "model-sizes.svg", "model-sizes.csv"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     with first[-1].open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(gpu() + cpu())
@@ -255,5 +249,5 @@ def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_single_row_draws_and_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
-    assert len(EXPERIMENT.figure(gpu()[:1], [], tmp_path / "model-sizes")) == 4
-    assert EXPERIMENT.figure([], peaks(), tmp_path / "none") == []
+    assert len(EXPERIMENT.figure(Results.of(gpu()[:1]), tmp_path / "model-sizes")) == 4
+    assert EXPERIMENT.figure(Results.of(readings=peaks()), tmp_path / "none") == []

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rows import row
 
+from hashbench.bench.frames import Results
 from hashbench.bench.results import Row
-from hashbench.experiments import style
 from hashbench.experiments.segments import EXPERIMENT
 from hashbench.kernels import ALGORITHMS, Device
 
@@ -73,17 +73,11 @@ def cpu() -> list[Row]:
     return [one for kernel in kernels for one in lane(*kernel, kind="cpu")]
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> Figure:
+def drawn(figures: list[Figure], rows: list[Row]) -> Figure:
     """The figure that the experiment draws."""
-    kept: list[Figure] = []
-
-    def keep(figure: Figure, *rest: Any) -> list[Path]:
-        kept.append(figure)
-        return []
-
-    monkeypatch.setattr(style, "save", keep)
-    EXPERIMENT.figure(rows, [], Path("segments"))
-    (one,) = kept
+    figures.clear()
+    EXPERIMENT.figure(Results.of(rows), Path("segments"))
+    (one,) = figures
     return one
 
 
@@ -99,8 +93,8 @@ def title(figure: Figure) -> str:
     return str(figure.get_suptitle())
 
 
-def test_a_gpu_gets_two_panels_an_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = drawn(monkeypatch, gpu())
+def test_a_gpu_gets_two_panels_an_algorithm(figures: list[Figure]) -> None:
+    figure = drawn(figures, gpu())
     assert [panel.get_title(loc="left") for panel in figure.axes[::COLUMNS]] == ["SHA-256", "SHA-384"]
     assert lanes(figure.axes[0]) == ["numba-cuda 0", "opencl 0:0", "cupy 0"]  # the fastest is the highest
     speeds, seconds = figure.axes[:COLUMNS]
@@ -110,8 +104,8 @@ def test_a_gpu_gets_two_panels_an_algorithm(monkeypatch: pytest.MonkeyPatch) -> 
     assert title(figure) == f"Trees over segments of 1MiB (1,000 on the GPU) in chunks of 4KiB\n{H200}"
 
 
-def test_kernels_far_apart_get_a_logarithmic_axis(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = drawn(monkeypatch, gpu() + cpu())
+def test_kernels_far_apart_get_a_logarithmic_axis(figures: list[Figure]) -> None:
+    figure = drawn(figures, gpu() + cpu())
     assert [panel.get_xscale() for panel in figure.axes] == ["log", "linear"] * 2
     assert "1,000 on the GPU, 100 on the CPU" in title(figure)
     assert f"{H200} and {XEON}" in title(figure)
@@ -121,8 +115,8 @@ def test_kernels_far_apart_get_a_logarithmic_axis(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("rows", [gpu(), cpu(), gpu() + cpu()], ids=["gpu", "cpu", "both"])
-def test_no_text_covers_another_or_leaves_its_panel(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> None:
-    figure = drawn(monkeypatch, rows)
+def test_no_text_covers_another_or_leaves_its_panel(figures: list[Figure], rows: list[Row]) -> None:
+    figure = drawn(figures, rows)
     figure.draw_without_rendering()
     for panel in figure.axes:
         boxes = [text.get_window_extent() for text in panel.texts]
@@ -144,38 +138,35 @@ def test_no_text_covers_another_or_leaves_its_panel(monkeypatch: pytest.MonkeyPa
         assert not panel.xaxis.label.get_window_extent().overlaps(key)
 
 
-def test_of_each_shape_the_newest_row_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_each_shape_the_newest_row_is_drawn(figures: list[Figure]) -> None:
     old = [*lane("cupy", "0", 500.0, variant="older", date="2025-01-01T00:00:00Z")]
     half = [replace(r, bytes=500 * MiB) for r in old if r.bytes > MiB and r.segments == 1]  # what fitted that day
     for rows in (old + half + gpu(), gpu() + half + old):
-        speeds = drawn(monkeypatch, rows).axes[0]
+        speeds = drawn(figures, rows).axes[0]
         assert texts(speeds)[-2:] == ["868", "825 (95.0%)"]
         assert len(lanes(speeds)) == 3
 
 
 @pytest.mark.parametrize("missing", range(3))
-def test_a_shape_may_be_missing(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+def test_a_shape_may_be_missing(figures: list[Figure], missing: int) -> None:
     rows = [r for i, r in enumerate(lane("cupy", "0", 868.0)) if i % 3 != missing]
-    speeds, seconds = drawn(monkeypatch, rows).axes[:COLUMNS]
+    speeds, seconds = drawn(figures, rows).axes[:COLUMNS]
     assert texts(speeds) == [["825"], ["868"], ["868", "825 (95.0%)"]][missing]
     assert texts(seconds) == [["150", "200"], ["150", "200"], []][missing]
 
 
 def test_a_single_row_draws(tmp_path: Path) -> None:
     for i, one in enumerate(lane("cupy", "0", 868.0)):
-        written = EXPERIMENT.figure([one], [], tmp_path / str(i))
+        written = EXPERIMENT.figure(Results.of([one]), tmp_path / str(i))
         assert [path.suffix for path in written] == [".png", ".pdf", ".svg", ".csv"]
 
 
 def test_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
-    assert EXPERIMENT.figure([], [], tmp_path / "segments") == []
+    assert EXPERIMENT.figure(Results.of(), tmp_path / "segments") == []
 
 
-def test_the_same_rows_draw_the_same_files(tmp_path: Path) -> None:
-    first, second = (EXPERIMENT.figure(gpu(), [], tmp_path / name / "segments") for name in "ab")
-    assert [path.name for path in first] == ["segments.png", "segments.pdf", "segments.svg", "segments.csv"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    with first[-1].open() as file:
+def test_the_table_has_every_shape(tmp_path: Path) -> None:
+    with EXPERIMENT.figure(Results.of(gpu()), tmp_path / "segments")[-1].open() as file:
         lines = list(csv.DictReader(file))
     assert Counter(line["shape"] for line in lines) == {"one buffer": 6, "many segments": 6, "one segment": 6}
     alone = next(line for line in lines if line["shape"] == "one segment")

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from rows import row
 
-from hashbench.bench.results import read_rows
+from hashbench.bench.frames import Results
+from hashbench.bench.results import Row, read_rows
 from hashbench.cli.predict import predict
 from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
@@ -95,7 +96,7 @@ def test_instructions_have_their_pipe(capability: str, mnemonic: str, name: str,
 
 
 def test_what_is_not_known_is_refused() -> None:
-    with pytest.raises(UnplacedError, match=r"which pipe of compute capability 9.0 executes FROB.X is not known"):
+    with pytest.raises(UnplacedError, match=r"no pipe is known for FROB.X on compute capability 9.0"):
         architecture("9.0").place("FROB.X")
     with pytest.raises(ValueError, match=r"compute capability 6.0 are not known: accepted are 7.5, 8.0"):
         architecture("6.0")
@@ -141,13 +142,13 @@ def test_the_lowest_limit_binds() -> None:
     starved = guess()
     assert (starved.bound, starved.predicted_gb_per_s) == ("memory", 100)
     fed = guess(replace(SMALL, memory_gb_per_s=1000.0))
-    assert (fed.bound, fed.predicted_gb_per_s) == ("alu", 101.39)  # 640 G slots of the ALU, 404 a block
+    assert (fed.bound, fed.predicted_gb_per_s) == ("ALU", 101.39)  # 640 G slots of the ALU, 404 a block
     assert fed.predicted_low == fed.predicted_high == fed.predicted_gb_per_s
     multiplying = BlockCode({"LOP3.LUT": 100, "IMAD.WIDE.U32": 200}, 1, 0)
-    assert guess(replace(SMALL, memory_gb_per_s=1000.0), multiplying).bound == "fma"
+    assert guess(replace(SMALL, memory_gb_per_s=1000.0), multiplying).bound == "FMA"
     doubles = BlockCode({"LOP3.LUT": 64, "DFMA.RZ": 128}, 1, 0)
     of_doubles = guess(replace(SMALL, compute_capability="8.0", memory_gb_per_s=1000.0), doubles)
-    assert (of_doubles.bound, of_doubles.predicted_gb_per_s) == ("fp64", 320 / 128 * 64)
+    assert (of_doubles.bound, of_doubles.predicted_gb_per_s) == ("FP64", 320 / 128 * 64)
     assert (of_doubles.fp64_slots, of_doubles.fma_slots, of_doubles.fma_gb_per_s) == (128, None, None)
     issuing = BlockCode({"LOP3.LUT": 320, "IMAD": 320, "NOP": 320}, 1, 0)
     assert guess(replace(SMALL, memory_gb_per_s=1000.0), issuing).bound == "issue"
@@ -185,10 +186,14 @@ def test_a_prediction_is_checked_by_the_row_of_its_point() -> None:
         row(seconds=0.2, bytes=8 << 30, **small, algorithm="sha384"),
         row(seconds=0.2, bytes=8 << 30, **small, date="2026-01-01T00:00:00Z"),
     ]
-    assert measured(guess(), SMALL, [*others, wanted]) is wanted
-    assert measured(guess(), SMALL, others[1:-1]) is None
-    drawn = row(seconds=0.3, bytes=8 << 30, **small, experiment="architectures")
-    assert measured(guess(), SMALL, [*others, wanted, drawn]) is drawn
+
+    def seconds(*rows: Row) -> float | None:
+        found = measured(guess(), SMALL, Results.of(rows).rows)
+        return None if found is None else float(found.seconds_median)
+
+    assert seconds(*others, wanted) == 0.1
+    assert seconds(*others[1:-1]) is None
+    assert seconds(*others, wanted, row(seconds=0.3, bytes=8 << 30, **small, experiment="architectures")) == 0.3
     assert error(guess(), wanted) == pytest.approx(100 / (8 * 2**30 / 0.1 * 1e-9) - 1)
     assert error(guess(), row(seconds=0.05, bytes=8 << 30)) < error(guess(), wanted)
 
@@ -203,11 +208,12 @@ def toolchain() -> str:
 
 @pytest.mark.covers("static-model")
 def test_the_prediction_for_the_h200_is_a_limit_near_what_it_measured(toolchain: str) -> None:
-    rows = read_rows(ROWS_OF_THE_H200)
+    rows = Results.of(read_rows(ROWS_OF_THE_H200)).rows
+    of_cupy = rows[rows["kernel"] == "cupy"]
     gpu = gpu_named("H200")
     found = [
         static_model.predict(gpu, ALGORITHMS[algorithm], variant, "0123456789")
-        for algorithm, variant in sorted({(r.algorithm, r.variant) for r in rows if r.kernel == "cupy"})
+        for algorithm, variant in sorted(set(zip(of_cupy["algorithm"], of_cupy["variant"], strict=True)))
         if variant in VARIANTS
     ]
     checked = list(static_model.checks(found, gpus.gpus(), rows))
@@ -236,8 +242,8 @@ def test_the_command_writes_and_shows_predictions(toolchain: str, tmp_path: Path
     output = run("--gpu", "h200", "--variant", "paired")
     assert "predicted, not measured" in output
     (found,) = FORMAT.read(tmp_path / static_model.PREDICTIONS_FILE)
-    assert (found.gpu, found.algorithm, found.variant, found.bound) == ("H200", "sha256", "paired", "alu")
-    checking = measured(found, gpu_named("H200"), read_rows(ROWS_OF_THE_H200))
+    assert (found.gpu, found.algorithm, found.variant, found.bound) == ("H200", "sha256", "paired", "ALU")
+    checking = measured(found, gpu_named("H200"), Results.of(read_rows(ROWS_OF_THE_H200)).rows)
     assert checking is not None
     assert f"{100 * error(found, checking):+.1f} %" in output
 

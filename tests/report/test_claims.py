@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from claim_results import (
     MODELS,
+    MachineResults,
     architectures,
     at,
     batched_vs_tree,
@@ -15,11 +17,11 @@ from claim_results import (
     end_to_end,
     model_sizes,
     on_another_gpu,
+    results_of,
     supporting,
     vendors,
 )
 
-from hashbench.bench.experiment import MachineResults
 from hashbench.bench.vendors import OTHER, vendor_of
 from hashbench.report.claims import CLAIMS, Claim
 from hashbench.report.findings import Check, Finding, Verdict, number
@@ -30,7 +32,8 @@ JUDGED = [claim for claim in CLAIMS if claim.experiment]
 def found(name: str, *machines: MachineResults, **others: MachineResults) -> Finding:
     """What these results of its experiment, and those of `others`, say of a claim."""
     (claim,) = (claim for claim in CLAIMS if claim.name == name)
-    return claim.finding({claim.experiment: machines} | {name: [machine] for name, machine in others.items()})
+    beside = {name: results_of([machine]) for name, machine in others.items()}
+    return claim.finding({claim.experiment: results_of(machines)} | beside)
 
 
 def passed(finding: Finding) -> list[bool | None]:
@@ -72,7 +75,7 @@ def test_what_nothing_was_measured_for_is_not_measured(claim: Claim) -> None:
 
 @pytest.mark.parametrize("claim", JUDGED, ids=lambda claim: claim.name)
 def test_what_passes_every_check_is_supported(claim: Claim) -> None:
-    finding = claim.finding(supporting())
+    finding = claim.finding({name: results_of(machines) for name, machines in supporting().items()})
     assert finding.verdict is Verdict.SUPPORTED, answers(finding)
     assert finding.machines
     assert finding.table is not None
@@ -90,7 +93,7 @@ def test_results_of_cpus_alone_say_nothing_of_gpus() -> None:
             )
             for machine in supporting()[claim.experiment]
         ]
-        finding = claim.finding({claim.experiment: machines})
+        finding = claim.finding({claim.experiment: results_of(machines)})
         if claim.name == "C4":  # equal digests are equal on any device
             assert passed(finding) == [True, None, None]
         else:
@@ -175,7 +178,7 @@ def test_an_order_of_magnitude_is_ten_times(
 def test_the_fastest_program_and_the_slowest_model_count() -> None:
     machine = cpu_speedup(900, 1, 18)
     slower = replace(machine.readings[0], subject="model-signing", median=6.0)
-    faster = replace(machine.readings[0], subject="hashlib", conditions="processes", median=100.0)
+    faster = replace(machine.readings[0], subject="hashlib", workers="processes", median=100.0)
     slow_model = at(500, MODELS["llama-3.1-8b"], experiment="cpu-speedup", model="llama-3.1-8b")
     twin = at(50, MODELS["llama-3.1-8b"], experiment="cpu-speedup", model="llama-3.1-8b", kernel="numba-cuda")
     finding = found("C2", MachineResults("m", [*machine.rows, slow_model, twin], [slower, *machine.readings, faster]))
@@ -195,7 +198,7 @@ def test_the_gpus_time_is_the_walls_too() -> None:
 
 def test_programs_that_other_experiments_measured_on_the_machine_are_rivals() -> None:
     machine = cpu_speedup(200, 1, 18)
-    openssl = replace(machine.readings[0], experiment="peers", conditions="16 processes, 16KiB messages", median=21.5)
+    openssl = replace(machine.readings[0], experiment="peers", conditions="16KiB messages", median=21.5)
     elsewhere = replace(openssl, median=90.0)
     hashlib = at(1.25, 1 << 27, experiment="throughput", kernel="hashlib", device="1-thread", device_kind="cpu")
     finding = found(
@@ -381,7 +384,7 @@ def test_each_of_the_other_ways_is_compared_with_in_place() -> None:
 def test_the_fastest_of_the_other_ways_counts() -> None:
     machine = end_to_end(0.005, 0.4, 0.5)
     (from_file,) = (r for r in machine.readings if r.subject == "file to verdict")
-    faster = replace(from_file, conditions="cupy, bert-base, memory, overlapped", median=0.04)
+    faster = replace(from_file, memory="overlapped", median=0.04)
     finding = found("C6", MachineResults("m", [], [*machine.readings, faster]))
     assert passed(finding) == [False, True]
     assert "12.50% at most: bert-base, 0.005 s in place and 0.04 s file to verdict (memory, overlapped)" in answers(
@@ -392,22 +395,22 @@ def test_the_fastest_of_the_other_ways_counts() -> None:
 def test_a_way_back_through_page_locked_memory_counts_once_it_is_measured() -> None:
     machine = end_to_end(0.005, 0.4, 0.5)
     back = next(r for r in machine.readings if r.subject == "copied back")
-    pageable = replace(back, conditions="cupy, bert-base, hashlib in 16 processes, pageable")
+    pageable = replace(back, workers="hashlib in 16 processes", storage="", memory="pageable")
     others = [r for r in machine.readings if r != back]
     finding = found("C6", MachineResults("m", [], [*others, pageable]))
     assert passed(finding) == [True, True]
     assert finding.checks[1].answer.endswith(" Measured through pageable memory.")
-    locked = replace(pageable, conditions="cupy, bert-base, hashlib in 16 processes, page-locked", median=0.04)
+    locked = replace(pageable, memory="page-locked", median=0.04)
     finding = found("C6", MachineResults("m", [], [*others, pageable, locked]))
     assert passed(finding) == [True, False]
     assert "0.04 s copied back (hashlib in 16 processes, page-locked)" in answers(finding)
     assert finding.checks[1].answer.endswith(" Measured through page-locked and pageable memory.")
 
 
-@pytest.mark.parametrize("conditions", ["cupy, gpt-2, memory", "opencl, bert-base, memory"])
-def test_other_models_and_kernels_are_not_compared_with_in_place(conditions: str) -> None:
+@pytest.mark.parametrize("change", [{"model": "gpt-2"}, {"kernel": "opencl"}])
+def test_other_models_and_kernels_are_not_compared_with_in_place(change: dict[str, Any]) -> None:
     machine = end_to_end(0.005, 0.4, 0.5)
-    apart = [r if r.subject == "in place" else replace(r, conditions=conditions) for r in machine.readings]
+    apart = [r if r.subject == "in place" else replace(r, **change) for r in machine.readings]
     assert found("C6", MachineResults("m", [], apart)).verdict is Verdict.NOT_MEASURED
 
 

@@ -67,7 +67,7 @@ PREDICTION = Prediction(
     fp64_gb_per_s=None,
     issue_gb_per_s=1300,
     memory_gb_per_s=4800,
-    bound="alu",
+    bound="ALU",
     predicted_gb_per_s=1021.5,
     predicted_low=1021.5,
     predicted_high=1021.5,
@@ -255,7 +255,7 @@ def test_results_that_cannot_be_read_leave_the_older_page(results: Path) -> None
     assert re.search(r"machine\.json cannot be read: No such file", str(run_report(results).exception))
     machine.write_text(whole)
     rows_path(results / "nvidia-h200", "vendors").write_text("schema\n9\n")
-    assert "is of schema '9'" in str(run_report(results).exception)
+    assert "has schema '9'" in str(run_report(results).exception)
     assert page.read_text() == "older"
 
 

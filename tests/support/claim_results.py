@@ -1,17 +1,32 @@
-"""Results made up for the claims: of each experiment enough for a verdict, on one GPU's machine."""
+"""Made-up results for the claims: enough of each experiment for a verdict, on a machine with one GPU."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rows import READING, row
 
-from hashbench.bench.experiment import MachineResults
+from hashbench.bench.frames import Results, together
 from hashbench.bench.readings import Reading
 from hashbench.bench.results import Row
 from hashbench.kernels import ALGORITHMS
-from hashbench.report.claims import Results
+
+
+@dataclass(frozen=True)
+class MachineResults:
+    """What one machine measured, as records."""
+
+    name: str
+    rows: Sequence[Row]
+    readings: Sequence[Reading]
+
+
+def results_of(machines: Iterable[MachineResults]) -> Results:
+    """The results of several machines."""
+    return together(Results.of(machine.rows, machine.readings, machine.name) for machine in machines)
+
 
 MODELS = {"bert-base": 437_928_960, "llama-3.1-8b": 16_060_522_496, "llama-3.1-70b": 141_107_412_992}
 
@@ -54,7 +69,8 @@ def cpu_speedup(on_gpu: float, on_one_core: float, on_all: float, algorithm: str
         subject="OpenSSL",
         quantity="throughput",
         unit="GB/s",
-        conditions="16 processes",
+        workers="16 processes",
+        conditions="",
         algorithm=algorithm,
         device="16-threads",
         device_kind="cpu",
@@ -107,7 +123,11 @@ def end_to_end(in_place: float, from_file: float, copied_back: float) -> Machine
             subject=way,
             quantity="total seconds",
             unit="s",
-            conditions="cupy, bert-base" + ("" if way == "in place" else ", memory, page-locked"),
+            kernel="cupy",
+            model="bert-base",
+            conditions="",
+            storage="" if way == "in place" else "memory",
+            memory="" if way == "in place" else "page-locked",
             algorithm="sha256",
         )
         for way, seconds in ways.items()
@@ -115,7 +135,7 @@ def end_to_end(in_place: float, from_file: float, copied_back: float) -> Machine
     return MachineResults("nvidia-h200", [], readings)
 
 
-def supporting() -> Results:
+def supporting() -> dict[str, list[MachineResults]]:
     """Results that support each claim that has an experiment."""
     tree = {4096: (970.0, 940.0), 16384: (968.0, 955.0)}
     found: dict[str, list[MachineResults]] = {

@@ -1,4 +1,4 @@
-"""Rows and readings made up for tests."""
+"""Made-up rows and readings for tests."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Kernel, Strategy
 from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash, root_of, roots_of
 
-Extent = Literal["all", "sample"]
-EXTENTS: tuple[Extent, ...] = get_args(Extent)
+Coverage = Literal["all", "sample"]
+COVERAGES: tuple[Coverage, ...] = get_args(Coverage)
+"""How much of an output was checked."""
 
 WHOLE = 64 << 20
 """Bytes of input that are checked completely; of a larger input, about as many are."""
@@ -57,9 +58,9 @@ _Runs = Sequence[bytes]
 _Fold = Callable[[_Runs], list[bytes]]
 
 
-def verify(
+def check_output(
     kernel: Kernel, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None, digests: Bytes, seed: int
-) -> Extent:
+) -> Coverage:
     """Checks `digests`, what `kernel` computed over `segments`, as this module describes.
 
     Args:

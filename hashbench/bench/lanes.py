@@ -1,0 +1,48 @@
+"""Lanes: what has a bar or a line of its own in a figure, a kernel's variant on a device."""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+import pandas as pd
+
+from hashbench.bench.frames import LANE, Line, lines
+
+Lane = tuple[str, str, str]
+"""The values of the columns `LANE`."""
+
+
+def lane_of(row: Line) -> Lane:
+    """The lane of a row."""
+    return row.kernel, row.variant, row.device
+
+
+def of_lane(rows: pd.DataFrame, lane: Lane) -> pd.DataFrame:
+    """The rows of a lane."""
+    return rows[(rows[LANE] == list(lane)).all(axis="columns")]
+
+
+def largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that differ only in bytes, the one with the most; the smallest inputs first."""
+    alike = [*LANE, "algorithm", "strategy", "chunk_size"]
+    ordered = rows.sort_values("bytes", kind="stable")
+    first = ordered.groupby(alike, dropna=False, sort=False).ngroup()
+    return ordered.drop_duplicates(alike, keep="last").assign(order=first).sort_values("order").drop(columns="order")
+
+
+def labels(rows: pd.DataFrame) -> dict[Lane, str]:
+    """A name for each lane, the fastest first: the kernel, what tells its device from others, and its variant if there
+    are several."""
+    named = {}
+    for row in lines(rows.sort_values("gb_per_s", ascending=False, kind="stable")):
+        names = rows["device_name"][rows["device_kind"] == row.device_kind]
+        twins = rows["device"][(rows["kernel"] == row.kernel) & (rows["device_name"] == row.device_name)]
+        device = row.device_kind.upper() if names.nunique() == 1 else row.device_name
+        if "thread" in row.device:
+            device = row.device.replace("-", " ")
+        elif twins.nunique() > 1:
+            device = f"{device} {row.device}"
+        several = rows["variant"][rows["kernel"] == row.kernel].nunique() > 1
+        variant = f" ({row.variant})" if several else ""
+        named[lane_of(row)] = fill(f"{row.kernel}{variant}, {device}", 26)
+    return named

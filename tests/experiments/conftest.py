@@ -1,0 +1,13 @@
+"""Experiments are tested without writing pictures: `test_style.py` tests that."""
+
+from __future__ import annotations
+
+import pytest
+from drawings import keep_figures
+from matplotlib.figure import Figure
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that the test draws. Of their files only the table is written."""
+    return keep_figures(monkeypatch)

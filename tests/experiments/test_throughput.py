@@ -1,0 +1,74 @@
+"""The throughput experiment: its points, and what its figures show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from rows import row
+
+from hashbench.bench.frames import Results
+from hashbench.bench.results import Row
+from hashbench.experiments.throughput import EXPERIMENT
+from hashbench.kernels import kernel_class
+
+
+def machine_rows() -> list[Row]:
+    """A machine with a fast GPU under two kernels and two CPU lanes."""
+    lanes = (("hashlib", "1-thread", 1.0), ("hashlib", "2-threads", 2.0), ("cupy", "0", 900.0), ("opencl", "0", 800.0))
+    return [
+        row(
+            1e-9 * (1 << 30) / speed,
+            kernel=kernel,
+            device=device,
+            device_kind="cpu" if kernel == "hashlib" else "gpu",
+            device_name="A [C]PU" if kernel == "hashlib" else "NVIDIA H200",
+            strategy=strategy,
+            algorithm=algorithm,
+        )
+        for kernel, device, speed in lanes
+        for strategy in ("batched", "tree")
+        for algorithm in ("sha256", "sha384")
+    ]
+
+
+def test_the_short_form_is_part_of_the_full_one() -> None:
+    for kind in ("gpu", "cpu"):
+        device = replace(kernel_class("hashlib").devices()[0], kind=kind)
+        quick = list(EXPERIMENT.points(device, quick=True))
+        full = list(EXPERIMENT.points(device, quick=False))
+        assert len(quick) == 4
+        assert set(quick) < set(full)
+        assert len(set(full)) == len(full)
+
+
+@pytest.mark.parametrize(("count", "panels"), [(1, 1), (5, 4), (16, 4)])
+def test_any_part_of_a_sweep_draws(tmp_path: Path, figures: list[Figure], count: int, panels: int) -> None:
+    written = EXPERIMENT.figure(Results.of(machine_rows()[:count]), tmp_path / "throughput")
+    assert len(written[-1].read_text().splitlines()) == 1 + count
+    figures[0].draw_without_rendering()
+    assert len(figures[0].axes) == panels
+
+
+def test_bars_are_on_a_logarithmic_axis_the_fastest_at_the_top(tmp_path: Path, figures: list[Figure]) -> None:
+    EXPERIMENT.figure(Results.of(machine_rows()), tmp_path / "throughput")
+    panel = figures[0].axes[0]
+    assert panel.get_xscale() == "log"
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels == ["hashlib, 1 thread", "hashlib, 2 threads", "opencl, GPU", "cupy, GPU"]
+    assert {text.get_text() for text in panel.texts} == {"1", "2", "800", "900"}
+
+
+def test_chunk_sizes_are_drawn_for_each_kind_of_device(tmp_path: Path, figures: list[Figure]) -> None:
+    sizes = [replace(one, chunk_size=size) for one in machine_rows() for size in (1024, 4096, 65536)]
+    drawn = EXPERIMENT.figure(Results.of(sizes), tmp_path / "throughput")
+    assert [path.name for path in drawn if path.suffix == ".csv"] == [
+        "throughput.csv",
+        "throughput_by_chunk_size_gpu.csv",
+        "throughput_by_chunk_size_cpu.csv",
+    ]
+    assert [len(path.read_text().splitlines()) for path in drawn if path.suffix == ".csv"] == [17, 25, 25]
+    for figure in figures:
+        figure.draw_without_rendering()
