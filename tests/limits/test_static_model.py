@@ -98,7 +98,7 @@ def test_instructions_have_their_pipe(capability: str, mnemonic: str, name: str,
 def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(UnplacedError, match=r"no pipe is known for FROB.X on compute capability 9.0"):
         architecture("9.0").place("FROB.X")
-    with pytest.raises(ValueError, match=r"compute capability 6.0 are not known: accepted are 7.5, 8.0"):
+    with pytest.raises(ValueError, match=r"compute capability 6.0 are unknown: accepted are 7.5, 8.0"):
         architecture("6.0")
     with pytest.raises(UnplacedError, match="FROB"):
         guess(code=BlockCode({"FROB": 1}, 1, 0))
