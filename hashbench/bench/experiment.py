@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from traceback import clear_frames
@@ -208,6 +209,7 @@ class Experiment(ABC):
         return []
 
 
+@cache
 def experiments() -> dict[str, Experiment]:
     """All installed experiments, by name."""
     found = (entry.load() for entry in entry_points(group=GROUP))

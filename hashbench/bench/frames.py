@@ -77,11 +77,8 @@ class Results:
 
 def together(parts: Iterable[Results]) -> Results:
     """Several results as one, machine by machine."""
-    parts = [Results.of(), *parts]
-    rows, readings = ([getattr(part, name) for part in parts] for name in ("rows", "readings"))
-    return Results(
-        *(_joined(frames).sort_values("machine", kind="stable", ignore_index=True) for frames in (rows, readings))
-    )
+    parts = list(parts) or [Results.of()]
+    return Results(_joined([part.rows for part in parts]), _joined([part.readings for part in parts]))
 
 
 def read_experiment(results: Path, experiment: str) -> Results:
@@ -156,7 +153,8 @@ def with_twins(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([frame for frame in frames if not frame.empty] or frames[:1], ignore_index=True)
+    filled = [frame for frame in frames if not frame.empty]
+    return pd.concat(filled or frames[:1]).sort_values("machine", kind="stable", ignore_index=True)
 
 
 def _frame(kind: type[Row] | type[Reading], records: Sequence[Row | Reading], machine: str) -> pd.DataFrame:

@@ -10,12 +10,7 @@ from matplotlib.figure import Figure
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Figures by a plain name go to a temporary folder."""
+def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Figure]:
+    """The figures that the test draws. Of their files only the table is written, to the test's own folder."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that the test draws. Of their files only the table is written."""
     return keep_figures(monkeypatch)

@@ -105,13 +105,11 @@ def cpu() -> list[Row]:
     return [*lane("hashlib", "1-thread", 0.9, "cpu"), *lane("dpnp", "opencl:cpu:0", 2.5, "cpu")]
 
 
-def drawn(figures: list[Figure], rows: list[Row]) -> list[Figure]:
-    """The figures that the experiment draws, laid out."""
-    figures.clear()
-    EXPERIMENT.figure(Results.of(rows), Path("batched-vs-tree"))
-    for figure in figures:
-        figure.draw_without_rendering()
-    return figures
+def drawn(figures: list[Figure], rows: list[Row], path: Path) -> Figure:
+    """The only figure that the experiment draws."""
+    EXPERIMENT.figure(Results.of(rows), path / "batched-vs-tree")
+    (figure,) = figures
+    return figure
 
 
 def lines(panel: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -124,8 +122,8 @@ def lines(panel: Axes) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def test_the_fastest_kernel_is_drawn_over_chunk_sizes(figures: list[Figure]) -> None:
-    (figure,) = drawn(figures, gpu())
+def test_the_fastest_kernel_is_drawn_over_chunk_sizes(figures: list[Figure], tmp_path: Path) -> None:
+    figure = drawn(figures, gpu(), tmp_path)
     speed = figure.axes[0]
     of = lines(speed)
     assert list(of) == ["batched", "leaves", "tree"]
@@ -139,21 +137,22 @@ def test_the_fastest_kernel_is_drawn_over_chunk_sizes(figures: list[Figure]) -> 
     assert [title.partition(",")[0] for title in titles] == ["SHA-256"] * COLUMNS + ["SHA-384"] * COLUMNS
 
 
-def test_the_cost_is_what_the_tree_adds_to_batched(figures: list[Figure]) -> None:
-    (figure,) = drawn(figures, gpu())
+def test_the_cost_is_what_the_tree_adds_to_batched(figures: list[Figure], tmp_path: Path) -> None:
+    figure = drawn(figures, gpu(), tmp_path)
     cost = figure.axes[1]
     of = lines(cost)
     assert list(of) == ["leaves", "tree"]
     assert [value for _, value in of["tree"]] == pytest.approx([100 * 512 / size for size in CHUNK_SIZES])
     assert [value for _, value in of["leaves"]] == pytest.approx([1.0] * len(CHUNK_SIZES))
     assert [text.get_text() for text in cost.texts][:4] == ["200.0%", "50.0%", "12.5%", "3.1%"]
+    figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in cost.texts]
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
     assert max(box.x1 for box in boxes) <= cost.get_window_extent().x1 + 1
 
 
-def test_the_latency_of_small_tensors_is_the_walls(figures: list[Figure]) -> None:
-    (figure,) = drawn(figures, gpu())
+def test_the_latency_of_small_tensors_is_the_walls(figures: list[Figure], tmp_path: Path) -> None:
+    figure = drawn(figures, gpu(), tmp_path)
     latency = figure.axes[2]
     of = lines(latency)
     assert list(of) == [f"tree, chunks of {size}" for size in ("256B", "1KiB", "4KiB", "16KiB")]
@@ -163,20 +162,19 @@ def test_the_latency_of_small_tensors_is_the_walls(figures: list[Figure]) -> Non
 
 
 def test_each_kind_of_device_has_its_figure(figures: list[Figure], tmp_path: Path) -> None:
-    both = drawn(figures, cpu() + gpu())
-    assert [str(figure.get_suptitle()).splitlines()[1] for figure in both] == [
+    written = EXPERIMENT.figure(Results.of(cpu() + gpu()), tmp_path / "batched-vs-tree")
+    assert [str(figure.get_suptitle()).splitlines()[1] for figure in figures] == [
         f"cupy, GPU: {H200}",
         f"dpnp, CPU: {XEON}",
     ]
-    written = EXPERIMENT.figure(Results.of(cpu() + gpu()), tmp_path / "batched-vs-tree")
     assert [path.stem for path in written if path.suffix == ".csv"] == ["batched-vs-tree", "batched-vs-tree_cpu"]
     alone = EXPERIMENT.figure(Results.of(cpu()), tmp_path / "alone")
     assert [path.name for path in alone] == ["alone.png", "alone.pdf", "alone.svg", "alone.csv"]
 
 
-def test_a_kernel_with_fewer_points_is_not_drawn_for_being_faster(figures: list[Figure]) -> None:
+def test_a_kernel_with_fewer_points_is_not_drawn_for_being_faster(figures: list[Figure], tmp_path: Path) -> None:
     few = [r for r in lane("cupy", "0", 990.0, variant="older") if r.chunk_size == 4 * KiB]
-    (figure,) = drawn(figures, gpu() + few)
+    figure = drawn(figures, gpu() + few, tmp_path)
     assert lines(figure.axes[0])["batched"][0][1] == pytest.approx(950)
 
 

@@ -179,11 +179,10 @@ def peaks() -> list[Reading]:
 
 
 def drawn(figures: list[Figure], rows: list[Row], readings: list[Reading]) -> Figure:
-    """The figure that the experiment draws, laid out."""
+    """The figure that the experiment draws."""
     figures.clear()
     EXPERIMENT.figure(Results.of(rows, readings), Path("model-sizes"))
     (one,) = figures
-    one.draw_without_rendering()
     return one
 
 
@@ -230,6 +229,7 @@ def test_the_peak_of_the_largest_model_is_told(figures: list[Figure]) -> None:
 @pytest.mark.parametrize("rows", [gpu(), cpu(), gpu() + cpu()], ids=["gpu", "cpu", "both"])
 def test_names_of_models_do_not_touch(figures: list[Figure], rows: list[Row]) -> None:
     figure = drawn(figures, rows, peaks())
+    figure.draw_without_rendering()
     for panel in figure.axes[2:]:
         boxes = [label.get_window_extent() for label in panel.get_xticklabels()]
         assert not [(a, b) for a, b in pairwise(boxes) if a.overlaps(b)]

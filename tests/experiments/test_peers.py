@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,17 @@ def calls(folder: Path, name: str) -> list[str]:
 
 
 def readings_of(subject: str) -> list[Reading | Skip]:
-    """What the whole experiment gives, of that subject."""
-    outcomes = peers.EXPERIMENT.readings([], quick=True)
+    """What the part of the experiment that measures a subject gives of it."""
+    processor = kernel_class("hashlib").devices()
+    parts = {
+        "OpenSSL": lambda: peers._of_openssl(peers.QUICK, processor),
+        "hashcat": lambda: peers._of_hashcat(peers.QUICK),
+        "hashing a folder": lambda: peers._of_a_folder(peers.QUICK, processor[-1]),
+        "model-signing": lambda: chain(
+            peers._of_one_file(peers.QUICK, processor[0]), peers._of_a_folder(peers.QUICK, processor[-1])
+        ),
+    }
+    outcomes = parts.get(subject, lambda: peers._of_one_file(peers.QUICK, processor[0]))()
     return [o for o in outcomes if (o.subject if isinstance(o, Reading) else o.what.partition(",")[0]) == subject]
 
 

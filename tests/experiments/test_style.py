@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.container import ErrorbarContainer
@@ -54,7 +55,7 @@ def test_a_bar_has_its_value_its_quartiles_and_its_text(vertical: bool) -> None:
     assert text.xy == ((3, 4) if vertical else (4, 3))  # type: ignore[attr-defined]
     (container,) = (c for c in panel.containers if isinstance(c, ErrorbarContainer))
     (bars,) = container.lines[2]
-    ends = bars.get_paths()[0].vertices[:, 1 if vertical else 0]
+    ends = np.asarray(bars.get_paths()[0].vertices)[:, 1 if vertical else 0]
     assert sorted(ends) == [1, 4]
 
 

@@ -131,7 +131,6 @@ def test_digests_that_differ_are_drawn_and_then_an_error(tmp_path: Path) -> None
 def words(drawn: Sequence[MachineResults], figures: list[Figure]) -> dict[str, str]:
     """What a figure says, and in which colour."""
     EXPERIMENT.figure(results_of(drawn), Path("vendors"))
-    figures[0].draw_without_rendering()
     texts = [text for text in figures[0].findobj(Text) if isinstance(text, Text)]
     return {text.get_text(): str(text.get_color()) for text in texts}
 
