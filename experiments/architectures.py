@@ -62,8 +62,8 @@ class Architectures(ClaimExperiment):
     question = "Which share of its limit does each GPU reach, and what would others reach?"
     rule = (
         f"For each algorithm: every GPU reaches {LIMIT_SHARE:.0%} or more of the limit that its own pipes set, as "
-        f"computed from instruction rates that were measured on it. A share of over {1 + MARGIN:.0%} is a wrong "
-        "measurement, which leaves the check without an answer."
+        f"computed from instruction rates measured on it. If a share is over {1 + MARGIN:.0%}, a "
+        "measurement is wrong, and the check has no answer."
     )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:

@@ -73,8 +73,8 @@ class BatchedVsTree(ClaimExperiment):
     question = "What does the tree cost, and which chunk size is best?"
     rule = (
         "For each algorithm and GPU: with the chunk size at which the tree is fastest, it takes at most "
-        f"{TREE_COST:.0%} more time than the digests of the same chunks without a tree. One that takes over "
-        f"{MARGIN:.0%} less is a wrong measurement, which leaves the check without an answer."
+        f"{TREE_COST:.0%} more time than the digests of the same chunks without a tree. If it takes over "
+        f"{MARGIN:.0%} less, a measurement is wrong, and the check has no answer."
     )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:

@@ -73,9 +73,9 @@ class CpuSpeedup(ClaimExperiment):
     question = "How many times faster than a CPU does a device verify a model?"
     rule = (
         f"For each algorithm: every model is hashed on the GPU at least {MAGNITUDE:g} times as fast as by the fastest "
-        "program on one core of the same machine, and as by the fastest on all its cores, all by the wall's clock. "
-        "Programs are hashlib, OpenSSL, coreutils and model-signing, over models, files or messages, whatever was "
-        "measured of them on that machine; the slowest model on the GPU's side counts."
+        "program on one core of the same machine, and as by the fastest on all its cores, in wall-clock time. "
+        "Programs are hashlib, OpenSSL, coreutils and model-signing, over models, files or messages, whichever were "
+        "measured on that machine. The model with the smallest ratio counts."
     )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:

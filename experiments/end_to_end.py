@@ -94,9 +94,9 @@ class EndToEnd(ClaimExperiment):
     question = "How long does it take from a file to a verdict, and how much does hashing in place save?"
     rule = (
         f"Hashing a model where it lies in the GPU's memory takes at most {IN_PLACE_SHARE:.0%} of the time from a file "
-        "to the verdict, and of the time of copying it back to the host to hash it there. Of these ways the fastest "
-        "that was measured counts: through page-locked or pageable memory, overlapped, from a disk or from files in "
-        "memory. The answer says through which memory."
+        "to the verdict, and of the time of copying it back to the host and hashing it there. The fastest variant of "
+        "these ways counts: through page-locked or pageable memory, overlapped, from a disk or from files in memory. "
+        "The answer names the kind of memory."
     )
 
     def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:

@@ -1,4 +1,4 @@
-"""The Merkle Tree Hash of files by hashlib on every core of the host: what a GPU's tree is honestly compared with.
+"""The Merkle Tree Hash of files by hashlib on every core of the host: the fair comparison for a GPU's tree.
 
 Threads over chunks of 4 KiB wait for the interpreter's lock; processes do not.
 """
@@ -17,27 +17,27 @@ from hashbench.kernels import Bytes, Device, check_chunk_size, kernel_class
 from hashbench.merkle.rfc9162 import root_of
 
 PIECE_CHUNKS = 256
-"""Chunks of a piece, a power of two: a complete subtree, whose root one process finds."""
+"""Chunks per piece, a power of two: a complete subtree, whose root one process computes."""
 
-_TASKS_PER_PROCESS = 4  # so that one that is held up leaves the others something to do
+_TASKS_PER_PROCESS = 4  # so that a slow process does not hold up the others
 
 Nodes = list[list[bytes]]
-"""For each file, the roots of its pieces, in order."""
+"""The roots of each file's pieces, in order."""
 
 _Range = tuple[Path, int, int]
-"""A file, and the first and the last but one of its bytes."""
+"""A file, and the offsets of the first byte and of the byte after the last."""
 
 
 def processes_of(device: Device) -> int:
-    """How many processes one of hashlib's devices stands for: one for each of its threads."""
+    """The number of processes for one of hashlib's devices: one per thread."""
     return int(device.id.partition("-")[0])
 
 
 class HostTree:
-    """Processes that hash files. They start with the object, and end when its context does.
+    """Processes that hash files. They start with the object, and end with its context.
 
     Args:
-        processes: how many.
+        processes: the number of processes.
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a leaf, a positive multiple of 64.
 
@@ -49,7 +49,7 @@ class HostTree:
         self.processes = processes
         self.algorithm = algorithm
         self.chunk_size = check_chunk_size(chunk_size)
-        # Not forked: a child of a process that uses a GPU would inherit its driver's threads and locks half way.
+        # Not forked: the child of a process that uses a GPU would inherit its driver's locks, but not its threads.
         self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
         for ready in [self._pool.submit(_nodes, [], algorithm, chunk_size) for _ in range(processes)]:
             ready.result()
@@ -63,7 +63,7 @@ class HostTree:
         self._pool.shutdown(cancel_futures=True)
 
     def nodes(self, paths: Sequence[Path]) -> Nodes:
-        """The roots of the pieces of each file: all that is hashed of its bytes.
+        """The roots of the pieces of each file: all hashing of its bytes.
 
         Raises:
             OSError: a file cannot be read.
@@ -79,7 +79,7 @@ class HostTree:
         return [[next(found) for _ in of_file] for of_file in pieces]
 
     def fold(self, nodes: Nodes) -> list[bytes]:
-        """Each file's root, RFC 9162 section 2.1.1, of what `nodes` gave."""
+        """Each file's root (RFC 9162 section 2.1.1), from the result of `nodes`."""
         return [root_of(of_file, self.algorithm) for of_file in nodes]
 
     def roots(self, paths: Sequence[Path]) -> list[bytes]:
@@ -96,7 +96,7 @@ class HostTree:
 
 
 def _nodes(ranges: Sequence[_Range], algorithm: str, chunk_size: int) -> list[bytes]:
-    """The roots of parts of files, each at most a piece; it runs in a process of its own."""
+    """The roots of parts of files, each at most a piece. It runs in a process of its own."""
     hashlib_cpu = kernel_class("hashlib")
     kernel = hashlib_cpu(hashlib_cpu.devices()[0], algorithm)
     files: dict[Path, Bytes] = {path: np.memmap(path, np.uint8, "r") for path in {path for path, _, _ in ranges}}

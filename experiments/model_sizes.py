@@ -69,10 +69,10 @@ class ModelSizes(ClaimExperiment):
     question = "How do throughput and the time to all roots grow with the model?"
     rule = (
         f"For each algorithm: all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more, in one call on one GPU, take "
-        f"at most {LARGE_SECONDS:g} s by the wall's clock; and from {FILLING_BYTES * 1e-9:g} GB on, where a model has "
-        f"chunks enough to fill a GPU, throughput keeps within {SCALING_SHARE:.0%} of the largest model's. Of each GPU "
-        "the kernel and chunk size that hashed the largest model and the most models count, and of several the "
-        "fastest. The worst GPU decides, of those that such a model fits."
+        f"at most {LARGE_SECONDS:g} s of wall-clock time; and from {FILLING_BYTES * 1e-9:g} GB on, where a model has "
+        f"enough chunks to fill a GPU, throughput stays within {SCALING_SHARE:.0%} of the largest model's. For each "
+        "GPU, the kernel and chunk size count that hashed the largest model and the most models; of several, the "
+        "fastest. The worst GPU that fits such a model decides."
     )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point | Skip]:

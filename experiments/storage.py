@@ -1,4 +1,4 @@
-"""Folders for files that are to be read, in memory or on a disk, and files of random bytes in them."""
+"""Temporary folders in memory or on a disk, and files of random bytes in them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ import psutil
 from hashbench.hashing.sizes import format_size
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux offers files in memory."""
+"""Linux's folder for files in memory."""
 
 IN_MEMORY = ("tmpfs", "ramfs")
-"""Types of file systems that have no disk."""
+"""Types of file systems without a disk."""
 
-_PIECE = 64 << 20  # bytes made and written at a time
+_PIECE = 64 << 20  # bytes written at a time
 
 
 class StorageUnavailable(Exception):
-    """There is no such storage, or no room in it; the message says which, on one line."""
+    """There is no such storage, or no room in it. The message says which, on one line."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder for files that are to be hashed.
+    """A temporary folder for files to hash.
 
     Attributes:
-        folder: an empty one.
-        place: where the files lie, as conditions say it.
-        note: what a reader must know where that is not memory.
+        folder: the folder, empty at first.
+        place: where the files are, in the words of a reading's `storage`.
+        note: what a reader needs to know if that is not memory.
     """
 
     folder: Path
@@ -47,10 +47,10 @@ class Storage:
 
 @contextmanager
 def in_memory(nbytes: int) -> Iterator[Storage]:
-    """A folder in memory with room for `nbytes`; it is gone at the end.
+    """A folder in memory with room for `nbytes`; it is deleted at the end.
 
     Raises:
-        StorageUnavailable: the machine has no such storage, or no such room there.
+        StorageUnavailable: the machine has no such storage, or no room in it.
     """
     if not _has_room(SHARED_MEMORY, nbytes):
         raise StorageUnavailable(f"memory-backed storage has no room for {format_size(nbytes)}")
@@ -60,15 +60,15 @@ def in_memory(nbytes: int) -> Iterator[Storage]:
 
 @contextmanager
 def on_disk(nbytes: int) -> Iterator[Storage]:
-    """A folder where temporary files go, with room for `nbytes`; it is gone at the end.
+    """A folder on the disk of temporary files, with room for `nbytes`; it is deleted at the end.
 
     Raises:
-        StorageUnavailable: temporary files go to memory, or there is no such room.
+        StorageUnavailable: temporary files are in memory, or there is no room.
     """
     root = Path(tempfile.gettempdir())
     kind = file_system(root)
     if kind in IN_MEMORY:
-        raise StorageUnavailable("temporary files go to memory here, not to a disk")
+        raise StorageUnavailable("temporary files are in memory here, not on a disk")
     if not os.access(root, os.W_OK) or shutil.disk_usage(root).free < nbytes:
         raise StorageUnavailable(f"the temporary folder has no room for {format_size(nbytes)}")
     with _temporary_folder(root) as folder:
@@ -77,11 +77,11 @@ def on_disk(nbytes: int) -> Iterator[Storage]:
 
 @contextmanager
 def in_memory_or_elsewhere(nbytes: int) -> Iterator[Storage]:
-    """A folder with room for `nbytes`, in memory where the machine has such storage, else where temporary files go; it
-    is gone at the end.
+    """A folder with room for `nbytes`, in memory if the machine has such storage, else with temporary files; it
+    is deleted at the end.
 
     Raises:
-        StorageUnavailable: there is no such room.
+        StorageUnavailable: there is no room.
     """
     found = next((root for root in (SHARED_MEMORY, Path(tempfile.gettempdir())) if _has_room(root, nbytes)), None)
     if found is None:
@@ -93,12 +93,12 @@ def in_memory_or_elsewhere(nbytes: int) -> Iterator[Storage]:
         if kind in IN_MEMORY:
             yield Storage(folder, "memory")
         else:
-            note = f"The file lies on {kind}, not in memory; it was read before timing."
+            note = f"The file is on {kind}, not in memory; it was read before timing."
             yield Storage(folder, f"a file system of type {kind}", note)
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that `folder` is on."""
+    """The type of the file system of `folder`."""
     types = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     place = folder.resolve()
     return next((types[parent] for parent in (place, *place.parents) if parent in types), "unknown type")
@@ -108,7 +108,7 @@ def write_random(path: Path, nbytes: int, seed: int) -> None:
     """Writes a file of `nbytes` random bytes.
 
     Raises:
-        StorageUnavailable: they cannot be written.
+        StorageUnavailable: the file cannot be written.
     """
     random = np.random.default_rng(seed)
     try:
@@ -120,21 +120,21 @@ def write_random(path: Path, nbytes: int, seed: int) -> None:
 
 
 def leave_page_cache(path: Path) -> bool:
-    """Has the system forget what it holds of a file in memory, so that the next read is one of the disk.
+    """Drops a file from the page cache, so that the next read comes from the disk.
 
     Returns:
-        Whether it holds no page of the file any more, as mincore(2) says; False where that cannot be asked.
+        Whether no page of the file is in memory any more, according to mincore(2); False if the system does not say.
     """
     if not hasattr(os, "posix_fadvise"):
         return False
     with path.open("rb+") as file:
-        os.fsync(file.fileno())  # only what was written to the disk can be forgotten
+        os.fsync(file.fileno())  # only pages that were written to the disk can be dropped
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return _resident_pages(path) == 0
 
 
 def _resident_pages(path: Path) -> int | None:
-    """Pages of a file that are in memory; None where the system does not say."""
+    """The number of a file's pages in memory; None if the system does not say."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "mincore"):
         return None

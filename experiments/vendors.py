@@ -69,8 +69,8 @@ class Vendors(ClaimExperiment):
     question = "Do the kernels give the same digests on every vendor's devices, and how fast?"
     rule = (
         "All kernels and devices that hashed the same input give the same digest, in every experiment; one GPU runs "
-        f"it through {FRAMEWORKS} frameworks or more; and GPUs of {VENDORS} vendors or more were measured. A vendor is "
-        "told by the device's name."
+        f"it through {FRAMEWORKS} frameworks or more; and GPUs of {VENDORS} vendors or more were measured. The "
+        "device's name tells the vendor."
     )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:

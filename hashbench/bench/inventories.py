@@ -18,9 +18,9 @@ class Tensor:
     """One tensor of a model.
 
     Attributes:
-        name: in the model's safetensors files.
-        shape: of the tensor.
-        dtype: by safetensors' name.
+        name: its name in the model's safetensors files.
+        shape: its shape.
+        dtype: the safetensors name of its dtype.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Model:
     """The inventory of one model.
 
     Attributes:
-        name: short, as a results file has it.
-        title: as its makers call it.
-        tensors: sorted by name as Unicode code points.
+        name: the short name in results files.
+        title: the name that its authors use.
+        tensors: sorted by name, by Unicode code points.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""What a machine is made of: its processor, memory, devices, drivers and the versions that measure on it.
+"""Describes a machine: its processor, memory, devices, drivers, and the versions of the software that measures.
 
-Nothing here says whose machine it is: no host name, no user name, no path.
+A description does not identify the owner: it has no host name, no user name and no path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import hashbench
 from hashbench.kernels import Device
 
 COMMIT_VARIABLE = "HASHBENCH_COMMIT"
-"""Names the commit where the code is a copy that is not its repository's."""
+"""The environment variable that gives the commit of code outside its repository."""
 
 _PACKAGES = (
     "cuda-bench",
@@ -47,7 +47,7 @@ _PACKAGES = (
 
 
 def describe(devices: Sequence[Device]) -> dict[str, Any]:
-    """The machine that has `devices`, as JSON values. Sizes are in bytes, clocks in MHz, power in watts."""
+    """Describes the machine with `devices`, as JSON values. Sizes are in bytes, clocks in MHz, power in watts."""
     return {
         "cpu": _cpu(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -73,8 +73,8 @@ def describe(devices: Sequence[Device]) -> dict[str, Any]:
 
 
 def slug(devices: Sequence[Device]) -> str:
-    """The name of the machine's folder: that of its first GPU ("nvidia-h200"), else of its processor with the number
-    of cores ("intel-xeon-2.80ghz-2-cores").
+    """The name of the machine's folder, after its first GPU ("nvidia-h200"), else its processor and number of cores
+    ("intel-xeon-2.80ghz-2-cores").
     """
     for device in devices:
         if device.unavailable is None and device.kind == "gpu":
@@ -84,8 +84,8 @@ def slug(devices: Sequence[Device]) -> str:
 
 
 def commit() -> str:
-    """The code's commit: what the environment variable HASHBENCH_COMMIT says; else from its repository, "-dirty" where
-    the code is not as committed; else the package's version.
+    """The commit of the code: from the environment variable HASHBENCH_COMMIT; else from its repository, with "-dirty"
+    if the code has uncommitted changes; else the package's version.
     """
     if named := os.environ.get(COMMIT_VARIABLE):
         return named
@@ -99,12 +99,12 @@ def commit() -> str:
 
 
 def is_exact(commit: str) -> bool:
-    """Whether `commit`, as `commit()` gives it, is one state of the code: no version, and no changes on top of it."""
+    """Whether `commit`, as returned by `commit()`, identifies one state of the code: not a version, and not dirty."""
     return re.fullmatch(r"[0-9a-f]{4,40}", commit) is not None
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git, or it refuses."""
+    """The output of git; None if git is missing or fails."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -151,7 +151,7 @@ def _operating_system() -> str:
 
 
 def _nvidia_gpus() -> list[dict[str, Any]]:
-    """What NVIDIA's management library says of each GPU; none where nvidia-ml-py or a driver is missing."""
+    """NVML's description of each GPU; none if nvidia-ml-py or a driver is missing."""
     try:
         pynvml: Any = import_module("pynvml")
     except ImportError:
@@ -171,7 +171,7 @@ def _nvidia_gpu(nvml: Any, gpu: Any) -> dict[str, Any]:
     def ask(question: Any, *arguments: Any) -> Any:
         try:
             return question(*arguments)
-        except nvml.NVMLError:  # many boards and virtual machines keep some of it to themselves
+        except nvml.NVMLError:  # many boards and virtual machines do not report some values
             return None
 
     memory = ask(nvml.nvmlDeviceGetMemoryInfo, gpu)

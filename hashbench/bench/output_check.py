@@ -1,17 +1,17 @@
-"""Whether a kernel's output on an input is right, checked against hashlib before the kernel is timed on that input.
+"""Checks a kernel's output against hashlib, before the kernel is timed on the same input.
 
-Inputs up to `WHOLE` bytes are checked completely. Of larger ones a random sample is read back from the device:
+Inputs of up to `WHOLE` bytes are checked completely. For larger ones a random sample is read back from the device:
 
-* Batched, and leaves: the first and the last chunk of every segment and others drawn at random, each hashed by hashlib.
-* Tree: the same kernel gives the leaf hashes of all chunks, at most `LEAVES_AT_A_TIME` of them at a time. A sample of
-  them, drawn as above, is checked from the bytes of their chunks. All of them are folded on the host, by the reference
-  of `hashbench.merkle.rfc9162`, and must give the root that the kernel gave.
+* Batched and leaves: the first and the last chunk of every segment, and others chosen at random, are hashed by hashlib.
+* Tree: the same kernel computes the leaf hashes of all chunks, at most `LEAVES_AT_A_TIME` at a time. A sample of them,
+  chosen as above, is checked against the bytes of their chunks. All of them are folded on the host, by the reference of
+  `hashbench.merkle.rfc9162`, and must give the root that the kernel computed.
 
-What sampling can miss: a wrong hash of a chunk outside the sample. With a share w of the hashes wrong independently of
-each other, n sampled ones miss them all with probability (1 - w)^n: for 4,096 of them, 2% where one in a thousand is
-wrong, but 96% where one in 100,000 is. Above the leaves nothing is sampled: a wrong node of a tree is always found, and
-a wrong leaf too where the kernel hashes it wrongly in one of its two calls alone. The bytes themselves are taken as the
-device gives them back.
+What sampling can miss: a wrong hash of a chunk outside the sample. If a share w of the hashes is wrong, independently
+of each other, n sampled ones miss them all with probability (1 - w)^n: with 4,096 of them, 2% if one in a thousand is
+wrong, but 96% if one in 100,000 is. Above the leaves nothing is sampled: a wrong node of a tree is always found, and so
+is a leaf that the kernel hashes wrongly in only one of its two calls. The bytes themselves are trusted as the device
+returns them.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ COVERAGES: tuple[Coverage, ...] = get_args(Coverage)
 """How much of an output was checked."""
 
 WHOLE = 64 << 20
-"""Bytes of input that are checked completely; of a larger input, about as many are."""
+"""Bytes of the largest input that is checked completely. Of a larger one, about as many bytes are checked."""
 
 SAMPLED_CHUNKS = 4096
-"""Chunks that are drawn at most."""
+"""The most chunks that are sampled."""
 
 LEAVES_AT_A_TIME = 1 << 22
-"""Leaf hashes of a large tree that the device and the host hold at a time at most; a power of two, as trees split."""
+"""The most leaf hashes of a large tree that the device and the host hold at a time; a power of two, as trees split."""
 
 LEAVES_OF_A_TASK = 1 << 14
 """Leaves that one process folds at a time; a power of two, as trees split."""
 
 LEAVES_OF_ONE_PROCESS = 1 << 20
-"""Leaves up to which the host folds them in this process: others would take as long to start."""
+"""The most leaves that the host folds in this process: starting others would take as long."""
 
 
 _Runs = Sequence[bytes]
@@ -61,21 +61,21 @@ _Fold = Callable[[_Runs], list[bytes]]
 def check_output(
     kernel: Kernel, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None, digests: Bytes, seed: int
 ) -> Coverage:
-    """Checks `digests`, what `kernel` computed over `segments`, as this module describes.
+    """Checks the digests that a kernel computed, as this module describes.
 
     Args:
-        kernel: whose memory the segments lie in.
-        strategy: "batched" or "tree".
-        segments: the input, not changed since.
-        chunk_size: as for the call that gave the digests.
-        digests: uint8, shape (digests, digest size in bytes).
-        seed: of the sample.
+        kernel: the kernel, in whose memory the segments are.
+        strategy: "batched", "leaves" or "tree".
+        segments: the input, unchanged.
+        chunk_size: the chunk size of the call.
+        digests: the output: uint8, shape (digests, digest size in bytes).
+        seed: the seed of the sample.
 
     Returns:
-        "all" where every digest was recomputed from its bytes, "sample" where a sample was.
+        "all" if every digest was recomputed from its bytes, "sample" if a sample was.
 
     Raises:
-        VerificationError: a digest differs, or there are not as many as there should be.
+        VerificationError: a digest is wrong, or the number of digests is.
     """
     whole = sum(segment.nbytes for segment in segments) <= WHOLE
     random = None if whole else np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def _expected(
     chunk_size: int | None,
     random: np.random.Generator | None,
 ) -> Iterator[tuple[int, bytes]]:
-    """The digests of all chunks, or of a sample, by hashlib, each with its index, in order."""
+    """The digests of all chunks or of a sample, by hashlib, each with its index, in order."""
     algorithm = kernel.algorithm.name
     chunks = _all_chunks if random is None else partial(_sampled_chunks, random)
     for index, chunk in chunks(kernel, segments, chunk_size):
@@ -139,7 +139,7 @@ def _sampled_chunks(
 def _roots(
     kernel: Kernel, segments: Sequence[Buffer], chunk_size: int, random: np.random.Generator | None
 ) -> list[bytes]:
-    """The roots of `segments` as they must be: from their bytes, or from leaf hashes that a sample vouches for."""
+    """The right roots of `segments`: from their bytes, or from leaf hashes of which a sample is checked."""
     algorithm = kernel.algorithm.name
     if random is None:
         return [merkle_tree_hash(chunks_of(kernel.get(s).data, chunk_size), algorithm) for s in segments]
@@ -154,7 +154,7 @@ def _roots(
 def _subtree_roots(
     kernel: Kernel, subtrees: Sequence[Buffer], chunk_size: int, sample: Iterable[tuple[int, bytes]]
 ) -> list[bytes]:
-    """The roots of `subtrees`, none of them empty, from the kernel's leaf hashes, which must agree with `sample`."""
+    """The roots of non-empty `subtrees` from the kernel's leaf hashes, which must agree with `sample`."""
     fold = partial(roots_of, algorithm=kernel.algorithm.name)
     counts = _chunk_counts(subtrees, chunk_size)
     left = deque(sample)
@@ -177,11 +177,11 @@ def _subtree_roots(
 
 @contextmanager
 def _mapping(leaves: int) -> Iterator[Callable[[_Fold, Sequence[_Runs]], Iterable[list[bytes]]]]:
-    """What applies a function to tasks: in this process, or for many leaves in one for each core."""
+    """Maps a function over tasks: in this process or, for many leaves, with a process per core."""
     if leaves <= LEAVES_OF_ONE_PROCESS:
         yield map
         return
-    # Not forked from this one, whose threads and drivers would not live on in them.
+    # Not forked from this process, whose threads and drivers would not survive in the children.
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     context.set_forkserver_preload(["__main__", roots_of.__module__])
     with ProcessPoolExecutor(mp_context=context) as pool:
@@ -190,7 +190,7 @@ def _mapping(leaves: int) -> Iterator[Callable[[_Fold, Sequence[_Runs]], Iterabl
 
 def _check_count(kernel: Kernel, strategy: Strategy, digests: Bytes, expected: int) -> None:
     if len(digests) != expected:
-        raise _failed(kernel, strategy, f"{len(digests):,} digests came back where {expected:,} were due")
+        raise _failed(kernel, strategy, f"{len(digests):,} digests were returned, {expected:,} expected")
 
 
 def _failed(kernel: Kernel, strategy: Strategy, what: str) -> VerificationError:

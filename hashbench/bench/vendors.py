@@ -1,4 +1,4 @@
-"""Who makes a device, told by its name: what drivers call the vendor differs from framework to framework."""
+"""A device's vendor, from the device's name: frameworks name the same vendor differently."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ VENDORS = {
     "Apple": r"\bapple\b",
     "Arm": r"\barm\b|neoverse|cortex|graviton|ampere altra",
 }
-"""What the names of each maker's devices hold, in any case of letters."""
+"""A pattern that the names of each vendor's devices match, ignoring case."""
 
 OTHER = "other"
 
 
 def vendor_of(device_name: str) -> str:
-    """The maker of the device of that name, one of `VENDORS`, or `OTHER`."""
+    """The vendor of a device: one of `VENDORS`, or `OTHER`."""
     found = (vendor for vendor, names in VENDORS.items() if re.search(names, device_name, re.IGNORECASE))
     return next(found, OTHER)

@@ -59,18 +59,18 @@ CLAIMS: Sequence[Claim] = (
         "C1",
         "GPU hashing scales: models over 100 GB verify in near real time.",
         "model-sizes",
-        "Throughput, and the seconds to the roots of all tensors, against the bytes of a model.",
-        "The tensors are of real shapes, filled with random bytes that are in the GPU's memory already: neither "
-        "reading a model nor copying it to the GPU is part of the time, nor are the signatures over its roots.",
+        "Throughput, and the seconds to the roots of all tensors, against the size of the model.",
+        "The tensors have real shapes and random bytes, and are in the GPU's memory already: the time includes neither "
+        "reading a model nor copying it to the GPU, nor signatures over its roots.",
     ),
     Claim(
         "C2",
         "GPU hashing is faster than verification on a CPU by an order of magnitude and more.",
         "cpu-speedup",
         "How many times as fast as hashlib on one core each kernel and program hashes, on a logarithmic axis.",
-        "It compares hashing alone, each where the bytes lie: in the GPU's memory and in the host's. What it takes to "
-        "bring them to the GPU is C6. A host with more cores narrows the gap to all cores. The fastest program may be "
-        "one that makes plain digests, which is slightly less work than a tree.",
+        "It compares hashing alone, of bytes that are already in the GPU's memory or in the host's. C6 covers what it "
+        "takes to bring them to the GPU. A host with more cores narrows the gap to all cores. The fastest program may "
+        "compute plain digests, which is slightly less work than a tree.",
         beside=("peers", "throughput", "vendors"),
     ),
     Claim(
@@ -78,36 +78,36 @@ CLAIMS: Sequence[Claim] = (
         "A hierarchical Merkle tree makes the hash parallel at little cost.",
         "batched-vs-tree",
         "Throughput against the chunk size, batched and as a tree, and the latency of small tensors.",
-        "The cost is over the chunks' digests, not over one SHA-2 digest of the whole buffer, which no GPU can compute "
-        "in parallel. Small chunks cost more. Without a tree another chunk size may be the fastest; the answer says "
-        "what the best tree costs over the best digests too.",
+        "The cost is relative to the chunks' digests, not to one SHA-2 digest of the whole buffer, which no GPU can "
+        "compute in parallel. Small chunks cost more. Without a tree another chunk size may be the fastest; the answer "
+        "also gives the cost of the best tree over the best digests.",
     ),
     Claim(
         "C4",
         "One mechanism works on every vendor's hardware.",
         "vendors",
         "The throughput of each kernel on each device, and whether all digests of this experiment are equal.",
-        "A vendor whose GPUs nobody measured is not covered, whatever the source is written for. Kernels on a CPU show "
-        "that the code is right there, not that a CPU is a good place for it.",
+        "Vendors whose GPUs were not measured are not covered, even if the source supports them. Kernels on a CPU show "
+        "that the code is correct there, not that a CPU is a good place for it.",
         beside=None,
     ),
     Claim(
         "C5",
         "GPU hashing uses the hardware well.",
         "architectures",
-        "The measured throughput against the limit of the same GPU, and beside it what the machine code predicts for "
-        "GPUs that were not measured, in marks of their own.",
-        "The limit is that of SHA-2 as written for the pipes of the GPU; it says nothing of other algorithms. "
-        "Predictions carry no part of the verdict.",
+        "The measured throughput against the limit of the same GPU, and, in different marks, predictions from machine "
+        "code for GPUs that were not measured.",
+        "The limit is for SHA-2 as written for the pipes of the GPU; it says nothing about other algorithms. "
+        "Predictions do not count.",
     ),
     Claim(
         "C6",
         "Hashing in place removes the copy, and with it the time from check to use.",
         "end-to-end",
         "The seconds of each way to a verdict, split into reading, copying, hashing and reducing.",
-        "Time alone: that nothing can change between check and use follows from hashing the very bytes that are used, "
-        "which no stop-watch shows. In place the model must be there already, which a file to verdict includes. "
-        "Measured with SHA-256 alone.",
+        "Only time is measured. That nothing can change between check and use follows from hashing the very bytes that "
+        "are used. In place, the model must already be in memory; the time from a file includes bringing it there. "
+        "Measured with SHA-256 only.",
     ),
     Claim("C7", "It runs beside the model without hurting it."),
     Claim("C8", "Dedicated matrix units help."),

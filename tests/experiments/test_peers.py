@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -167,7 +167,7 @@ def calls(folder: Path, name: str) -> list[str]:
 def readings_of(subject: str) -> list[Reading | Skip]:
     """What the part of the experiment that measures a subject gives of it."""
     processor = kernel_class("hashlib").devices()
-    parts = {
+    parts: dict[str, Callable[[], Iterable[Reading | Skip]]] = {
         "OpenSSL": lambda: peers._of_openssl(peers.QUICK, processor),
         "hashcat": lambda: peers._of_hashcat(peers.QUICK),
         "hashing a folder": lambda: peers._of_a_folder(peers.QUICK, processor[-1]),

@@ -31,7 +31,7 @@ def test_storage_in_memory_is_preferred_and_cleared(monkeypatch: pytest.MonkeyPa
     with storage.in_memory_or_elsewhere(MiB) as where:
         assert where.folder.parent == tmp_path / "other"
         assert where.place == "a file system of type ext4"
-        assert where.note == "The file lies on ext4, not in memory; it was read before timing."
+        assert where.note == "The file is on ext4, not in memory; it was read before timing."
 
 
 def test_a_file_is_as_long_as_asked_and_random(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_storage_on_a_disk_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(StorageUnavailable, match="the temporary folder has no room"), storage.on_disk(1 << 60):
         pass
     types[tmp_path] = "tmpfs"
-    with pytest.raises(StorageUnavailable, match="go to memory here"), storage.on_disk(MiB):
+    with pytest.raises(StorageUnavailable, match="are in memory here"), storage.on_disk(MiB):
         pass
 
 
