@@ -17,13 +17,19 @@ from typing import Any
 from hashbench.hashing.sources import FileRange
 from hashbench.kernels import Bytes, Unavailable
 from hashbench.model.dtypes import torch_description
+from hashbench.model.gguf import GgufError, read_gguf_header
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
+from hashbench.model.onnx import OnnxError, external_data
 from hashbench.model.pickle_scan import check_pickle
+from hashbench.model.recognition import GIT_LFS_POINTER, HTML_PAGE, recognise
 from hashbench.model.safetensors_header import MAX_HEADER_SIZE, SafetensorsError, read_header
 from hashbench.model.strict_json import StrictJsonError, loads, quoted
+from hashbench.model.tensor_range import TensorRange
 
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
+GGUF = ".gguf"
+ONNX = ".onnx"
 PYTORCH = (".pt", ".pth", ".bin")
 
 _MAX_INDEX_DEPTH = 8  # index and weight map need two, and the index's metadata may be anything
@@ -82,12 +88,14 @@ class OpenModel:
             where an index says.
         watched: files that say what the parts are, an index or a PyTorch checkpoint, as empty ranges. Hash them with
             the parts, so that a change meanwhile is detected.
+        notes: one line each: what a user should know of what is covered.
     """
 
     parts: tuple[Part, ...]
     ignored: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     watched: tuple[FileRange, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -124,7 +132,8 @@ def open_model(path: str | os.PathLike[str], exclude: Iterable[Path] = (), *, to
       `torch.load` with `weights_only`, so that no code in the file runs. Names within dictionaries and lists are joined
       by dots. Tied tensors are there under each name. Values that are not tensors are ignored. Tensors that are not
       contiguous are copied, if all of them together are not larger than the file;
-    - of any other file: the file.
+    - of a GGUF file: its tensors. One that cannot be read as such is a file like any other, with a note that says why;
+    - of any other file: the file. Of an ONNX model, a note names the files that hold more of its data.
 
     Args:
         path: the model.
@@ -171,8 +180,37 @@ def open_model(path: str | os.PathLike[str], exclude: Iterable[Path] = (), *, to
         return OpenModel(_in_order(path, _tensors(path)))
     if path.suffix.lower() in PYTORCH:
         return found.model(path, _pytorch(path, found))
+    return _opened_file(path)
+
+
+def _opened_file(path: Path) -> OpenModel:
+    """A file that is not one of tensors alone, or whose format has no place for metadata that matter."""
+    notes: tuple[str, ...] = ()
+    if path.suffix.lower() == GGUF:
+        try:
+            header = read_gguf_header(path)
+        except GgufError as error:
+            notes = (f"hashed as a plain file: {error}",)
+        else:
+            if header.tensors:
+                return OpenModel(_in_order(path, _ranges(path, header.tensors, header.status)))
+    elif path.suffix.lower() == ONNX:
+        notes = tuple(_not_covered(path))
     status = path.stat()
-    return OpenModel(_in_order(path, [Part(path.name, None, None, FileRange(path, 0, status.st_size, status))]))
+    whole = Part(path.name, None, None, FileRange(path, 0, status.st_size, status))
+    return OpenModel(_in_order(path, [whole]), notes=notes)
+
+
+def _not_covered(path: Path) -> Iterator[str]:
+    """What belongs to an ONNX model, but is in other files."""
+    try:
+        names = sorted({data.location for data in external_data(path)})
+    except OnnxError:
+        return
+    if names:
+        more = f" and {len(names) - _MAX_SHOWN:,} more" if len(names) > _MAX_SHOWN else ""
+        shown = ", ".join(map(quoted, names[:_MAX_SHOWN])) + more
+        yield f"its data in {shown} are not covered: make the manifest of the folder"
 
 
 def _in_order(path: Path, parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -189,10 +227,19 @@ def _in_order(path: Path, parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def _tensors(path: Path) -> list[Part]:
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except SafetensorsError:
+        if (found := recognise(path)) in (GIT_LFS_POINTER, HTML_PAGE):
+            raise CheckpointError(f"{path} is {found}") from None
+        raise
+    return _ranges(path, header.tensors, header.status)
+
+
+def _ranges(path: Path, tensors: Iterable[TensorRange], status: os.stat_result | None) -> list[Part]:
     return [
-        Part(tensor.name, tensor.dtype, tensor.shape, FileRange(path, tensor.offset, tensor.nbytes, header.status))
-        for tensor in header.tensors
+        Part(tensor.name, tensor.dtype, tensor.shape, FileRange(path, tensor.offset, tensor.nbytes, status))
+        for tensor in tensors
     ]
 
 

@@ -30,7 +30,7 @@ _SHOWN_IGNORED = 4  # names in a warning
 
 
 class NotHashedWarning(UserWarning):
-    """A model has values that are not part of its manifest."""
+    """Something of a model is not covered by its manifest, or only as a plain file."""
 
 
 def manifest(
@@ -179,6 +179,8 @@ def _open(path: Path, exclude: Iterable[str | os.PathLike[str]], *, tolerant: bo
         names = ", ".join(map(quoted, opened.ignored[:_SHOWN_IGNORED])) + more
         message = f"{path}: {len(opened.ignored):,} values are not tensors and are not hashed: {names}"
         warnings.warn(message, NotHashedWarning, stacklevel=3)
+    for note in opened.notes:
+        warnings.warn(f"{path}: {note}", NotHashedWarning, stacklevel=3)
     return opened
 
 

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from gguf import GGMLQuantizationType, GGUFWriter, quantize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+import hashbench
 from hashbench.hashing.sources import FileRange, change
 from hashbench.kernels import Unavailable
+from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 from hashbench.model import checkpoints
 from hashbench.model.checkpoints import CheckpointError, OpenModel, Part, open_model
-from hashbench.model.manifest import FileEntry, TensorEntry
+from hashbench.model.disk import NotHashedWarning
+from hashbench.model.manifest import FileEntry, TensorEntry, parse_manifest
 from hashbench.model.safetensors_header import SafetensorsError
 
 ARRAYS: dict[str, np.ndarray[Any, Any]] = {
@@ -616,3 +621,57 @@ def test_a_damaged_checkpoint_is_refused_or_has_tensors(tmp_path: Path, torch: A
         return
     assert sum(part.nbytes for part in model.parts) <= 2 * len(damaged)
     described(model)
+
+
+def test_a_gguf_file_has_its_tensors(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    weights = np.arange(64, dtype=np.float32).reshape(2, 32)
+    writer.add_tensor("plain", weights)
+    writer.add_tensor("quantised", quantize(weights, GGMLQuantizationType.Q8_0), raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    made = hashbench.manifest(tmp_path / "model.gguf", kernel="hashlib")
+    assert [(e.name, e.dtype, e.shape) for e in made.entries if isinstance(e, TensorEntry)] == [
+        ("plain", "F32", (2, 32)),
+        ("quantised", "GGML_Q8_0", (2, 32)),
+    ]
+    plain = merkle_tree_hash(chunks_of(weights.tobytes(), 4096), "sha256")
+    assert made.by_name["plain"].root == plain
+    assert parse_manifest(made.text()) == made
+    assert hashbench.verify(tmp_path / "model.gguf", made, kernel="hashlib").ok
+
+
+def test_a_gguf_file_that_cannot_be_read_is_a_plain_file_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+    opened = open_model(path)
+    assert [part.dtype for part in opened.parts] == [None]
+    (note,) = opened.notes
+    assert note.startswith("hashed as a plain file: ")
+    with pytest.warns(NotHashedWarning, match="hashed as a plain file"):
+        assert isinstance(hashbench.manifest(path, kernel="hashlib").entries[0], FileEntry)
+
+
+def test_the_external_data_of_an_onnx_model_are_named_as_not_covered(tmp_path: Path) -> None:
+    weights = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [64], bytes(256), raw=True)
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [], [weights]))
+    path = tmp_path / "model.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert open_model(path).notes == ("its data in 'weights.bin' are not covered: make the manifest of the folder",)
+    assert open_model(tmp_path).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 5\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>Not found</html>", "an HTML page"),
+    ],
+)
+def test_a_download_that_went_wrong_is_named(content: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"model.safetensors is {what}"):
+        open_model(path)
