@@ -10,6 +10,9 @@ EXPERIMENT ?= throughput
 ARGS ?=
 JOBS ?= auto
 
+# Modules are compiled when they are first imported: most of what is installed never is.
+INSTALL = $(BIN)python -m pip install --quiet --no-compile
+
 # What this machine's hardware needs: the CUDA packages of the driver's own version where NVIDIA's driver answers, and
 # elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
@@ -81,13 +84,13 @@ clean: ## remove the environment and everything built
 
 $(ENV)/.installed: pyproject.toml
 	test -d $(ENV) || $(PYTHON) -m venv $(ENV)
-	$(BIN)python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	$(INSTALL) --editable ".[$(EXTRAS)]"
 	@touch $@
 
 $(ENV)/.installed-lint: $(ENV)/.installed
-	$(BIN)python -m pip install --quiet --editable ".[lint]"
+	$(INSTALL) --editable ".[lint]"
 	@touch $@
 
 $(ENV)/.installed-docs: $(ENV)/.installed
-	$(BIN)python -m pip install --quiet --editable ".[docs]"
+	$(INSTALL) --editable ".[docs]"
 	@touch $@
