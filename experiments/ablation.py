@@ -79,7 +79,7 @@ class Ablation(Experiment):
                 _draw_bars(panel, shown[shown["algorithm"] == algorithm], variants, colours)
             panels[-1].set_xticks(range(len(variants)), [f"{name}\n{STEPS[name]}" for name in variants])
             what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"
-            figure.suptitle(f"What each step gained: GB/s, and per cent over the step before\n{what}", fontsize=9)
+            style.headline(figure, _headline(shown), f"GB/s, and per cent over the step before: {what}")
             keys = [Patch(color=colours[size], linewidth=0, label=f"{format_size(size)} chunks") for size in colours]
             figure.legend(handles=keys, loc="outside lower center", ncols=3)
         texts = steps[["gb_per_s_q1", "gb_per_s_q3"]].apply(style.seven_digits)
@@ -89,6 +89,19 @@ class Ablation(Experiment):
 
 
 EXPERIMENT = Ablation()
+
+
+def _headline(steps: pd.DataFrame) -> str:
+    """What all steps gained together, where it is most."""
+    gains = []
+    for _, part in steps.groupby(["algorithm", "chunk_size"]):
+        speed = dict(zip(part["variant"], part["gb_per_s"], strict=True))
+        speeds = [speed[name] for name in STEPS if name in speed]
+        row = next(lines(part))
+        where = f"{ALGORITHMS[row.algorithm].title} in {format_size(row.chunk_size)} chunks"
+        gains.append((speeds[-1] / speeds[0], f"{where}: {speeds[0]:,.0f} to {speeds[-1]:,.0f} GB/s"))
+    ratio, text = max(gains)
+    return f"All steps together: {ratio:.1f} times as fast. {text}"
 
 
 def _most_varied(steps: pd.DataFrame) -> pd.DataFrame:

@@ -173,7 +173,7 @@ def _limit(device: Device, measured: Sequence[Reading], algorithm: str) -> Readi
         subject=LIMIT,
         quantity="throughput",
         unit=BANDWIDTH_UNIT,
-        conditions="each operation on its natural pipe",
+        conditions="each operation on its default execution pipe",
         algorithm=algorithm,
         device=device.id,
         device_name=device.name,
@@ -251,6 +251,20 @@ def _unpredicted(rows: pd.DataFrame) -> Iterator[_Lane]:
         yield _Lane(f"{row.device_name},\n{row.kernel} ({row.variant})", row)
 
 
+def _headline(lanes: Sequence[_Lane]) -> str:
+    """How near what was measured comes to the limit, and how far predictions are off."""
+    parts = []
+    for algorithm in style.algorithms(lane.algorithm for lane in lanes):
+        mine = [lane for lane in lanes if lane.algorithm == algorithm]
+        shares = [lane.row.gb_per_s / lane.limit for lane in mine if lane.row and lane.limit]
+        if shares:
+            parts.append(f"{ALGORITHMS[algorithm].title} at {max(shares):.0%} of the GPU's limit")
+    errors = [abs(lane.error) for lane in lanes if lane.error is not None]
+    if errors:
+        parts.append(f"predictions off by {min(errors):.0%} to {max(errors):.0%}")
+    return ", ".join(parts) if parts else "What is predicted, for want of measurements"
+
+
 def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
     if not lanes:
         return []
@@ -272,7 +286,7 @@ def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
         panels[0].set_xlim(0, 1.5 * max(lane.highest for lane in lanes))
         sizes = style.sizes(lane.row.bytes for lane in lanes if lane.row)
         title = f"Batched hashing in chunks of {format_size(CHUNK_SIZE)}{f', {sizes}' if sizes else ''}"
-        figure.suptitle(f"{title}\n{what}", fontsize=9)
+        style.headline(figure, _headline(lanes), f"{title}: {what}")
         figure.legend(handles=_keys(lanes), loc="outside lower center", ncols=3)
     return style.save(figure, path, pd.DataFrame(map(_line, lanes), columns=COLUMNS))
 

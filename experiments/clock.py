@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -132,6 +132,14 @@ def _program(device: Device, algorithm: str, folder: Path) -> Mapping[str, Any]:
     return found
 
 
+def _headline(panels: Iterable[pd.DataFrame]) -> str:
+    """How far the two programs' times are apart."""
+    ratios = [ratio for part in panels for ratio in part["median"][part["quantity"] == "ratio"]]
+    if not ratios:
+        return "How long one launch takes"
+    return f"NVBench and this harness agree within {max(abs(ratio - 1) for ratio in ratios):.1%}"
+
+
 def _draw(readings: pd.DataFrame, path: Path) -> list[Path]:
     panels = list(readings.groupby(["device_name", "conditions", "algorithm"], sort=False))
     with style.style():
@@ -141,7 +149,8 @@ def _draw(readings: pd.DataFrame, path: Path) -> list[Path]:
             _draw_panel(axes, part)
         grid.flat[-1].set_xlabel("milliseconds by the device's clock: median and quartiles")
         what = " and ".join(dict.fromkeys(readings["conditions"]))
-        figure.suptitle(f"One launch, timed twice: {what}\n{style.names(readings['device_name'])}", fontsize=9)
+        devices = style.names(readings["device_name"])
+        style.headline(figure, _headline(part for _, part in panels), f"One launch, timed twice: {what}; {devices}")
     columns = ["device_name", "algorithm", "conditions", "subject", "quantity", "unit", "median", "q1", "q3", "repeats"]
     return style.save(figure, path, readings[columns])
 

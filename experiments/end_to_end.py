@@ -512,7 +512,7 @@ def _ways(readings: pd.DataFrame) -> pd.DataFrame:
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "read": {"facecolor": style.COLOURS["sky"], "hatch": "///"},
-    "copy": {"facecolor": style.COLOURS["orange"], "hatch": "..."},
+    "copy": {"facecolor": style.COLOURS["orange"], "hatch": "--"},
     "hash": {"facecolor": style.COLOURS["green"], "hatch": ""},
     "reduce": {"facecolor": style.COLOURS["purple"], "hatch": "xxx"},
     "launches and waiting": {"facecolor": "#DDDDDD", "hatch": ""},
@@ -523,6 +523,17 @@ _LOOKS: dict[str, dict[str, Any]] = {
 _BOUND: dict[str, Any] = {"color": style.COLOURS["vermilion"], "linewidth": 1.6}
 
 _EDGE: dict[str, Any] = {"edgecolor": "#333333", "linewidth": 0.4}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 0.1 else f"{1e3 * value:.3g} ms"
+
+
+def _headline(ways: pd.DataFrame) -> str:
+    """The fastest of each kind of way over one model."""
+    fastest = ways.sort_values("median", kind="stable").drop_duplicates("subject")
+    seconds = [f"{way.subject} {_seconds(way.median)}" for way in lines(fastest)]
+    return f"{MODELS[ways['model'].iloc[0]].title}: {', '.join(seconds)}"
 
 
 def _draw(ways: pd.DataFrame, path: Path) -> list[Path]:
@@ -542,9 +553,10 @@ def _draw(ways: pd.DataFrame, path: Path) -> list[Path]:
             panel.set_xlim(0, 1.15 * part["q3"].max())
             panel.set_title(f"{MODELS[name].title}, {1e-9 * MODELS[name].nbytes:.2f} GB", loc="left")
             panel.grid(axis="y", visible=False)
-        panels.flat[-1].set_xlabel("seconds; the whole way by the wall's clock, median and quartiles")
+        panels.flat[-1].set_xlabel("seconds of wall-clock time, median and quartiles")
         names = style.names(map(where, lines(ways)))
-        figure.suptitle(f"From the bytes to a verdict: SHA-256 trees by {names}", fontsize=9)
+        what = f"From the bytes to a verdict: SHA-256 trees by {names}"
+        style.headline(figure, _headline(parts[models[-1]]), what)
         keys: list[Artist] = [Patch(**look, **_EDGE, label=name) for name, look in _LOOKS.items()]
         keys.append(Line2D([], [], **_BOUND, label="the slower of reading and copying alone"))
         figure.legend(handles=keys, loc="outside lower center", ncols=4)
@@ -569,5 +581,4 @@ def _draw_bar(panel: Axes, place: int, way: Line, stages: dict[str, Any]) -> Non
     if alone:
         panel.plot([max(alone)] * 2, [place - 0.31, place + 0.31], **_BOUND)
     style.error_bar(panel, place, [getattr(way, name) for name in VALUES])
-    text = f"{way.median:.3g} s" if way.median >= 0.1 else f"{1e3 * way.median:.3g} ms"
-    style.write_value(panel, place, text, end=max(left, way.q3))
+    style.write_value(panel, place, _seconds(way.median), end=max(left, way.q3))

@@ -64,6 +64,17 @@ _MEMORY = 1.012
 """How many times a model's bytes must be free: for a digest per chunk, and padding between tensors."""
 
 
+def _headline(readings: pd.DataFrame) -> str:
+    """How soon the verdict on the largest model is there."""
+    verdicts = readings[readings["quantity"].str.startswith(VERDICT) & (readings["model"] != "")]
+    if verdicts.empty:
+        return "How fast many small tensors are hashed"
+    size = verdicts["model"].map(lambda name: MODELS[name].nbytes)
+    best = next(lines(verdicts[size == size.max()].sort_values("median", kind="stable")))
+    model = MODELS[best.model]
+    return f"{model.title} ({1e-9 * model.nbytes:.3g} GB): {best.median:.3g} s from the call to the verdict"
+
+
 class InPlace(Experiment):
     """PyTorch modules verified where they are, and many small tensors against one buffer."""
 
@@ -101,7 +112,8 @@ class InPlace(Experiment):
             for (unit, part), panel in zip(parts, panels[:, 0], strict=True):
                 _draw(panel, unit, part)
             names = style.names(rows["device_name"], readings["device_name"])
-            figure.suptitle(f"Modules verified in memory, chunks of {format_size(CHUNK_SIZE)}\n{names}", fontsize=9)
+            what = f"Modules verified in memory, chunks of {format_size(CHUNK_SIZE)}: {names}"
+            style.headline(figure, _headline(readings), what)
         return style.save(figure, path, bars)
 
 

@@ -114,8 +114,10 @@ class ModelSizes(ClaimExperiment):
                 lower.label_outer()
             _scale(grid[0, 0], grid[1, 0], rows)
             chunks, names = style.sizes(rows["chunk_size"]), style.names(rows["device_name"])
-            figure.suptitle(f"Trees over all tensors of a model in one call, chunks of {chunks}\n{names}", fontsize=9)
-            style.legend_below(figure, columns=3)
+            what = f"Trees over all tensors of a model in one call, chunks of {chunks}: {names}"
+            style.headline(figure, _headline(rows), what)
+            others = style.sizes(size for size in rows["chunk_size"] if size != CHUNK_SIZE)
+            style.legend_below(figure, columns=3, title=f"hollow marks: chunks of {others}" if others else None)
         return style.save(figure, path, rows[_COLUMNS])
 
     def finding(self, results: Results) -> Finding:
@@ -223,6 +225,16 @@ def _peak_memory(models: Sequence[str], device: Device, algorithm: str) -> Readi
     )
 
 
+def _headline(rows: pd.DataFrame) -> str:
+    """How fast the largest model is hashed."""
+    largest = rows[rows["bytes"] == rows["bytes"].max()]
+    best = next(lines(largest.sort_values("wall_seconds_median", kind="stable")))
+    return (
+        f"All roots of {MODELS[best.model].title} ({1e-9 * best.bytes:.3g} GB) in {best.wall_seconds_median:.3g} s: "
+        f"{ALGORITHMS[best.algorithm].title} at {number(best.gb_per_s)} GB/s by {best.kernel}"
+    )
+
+
 def _draw_lanes(panel: Axes, rows: pd.DataFrame, named: Mapping[Lane, str], values: Sequence[str]) -> None:
     """A line for each lane and chunk size, with full marks for the common chunk size and hollow ones for others."""
     for (lane, label), mark in zip(named.items(), cycle("osD^vP*X"), strict=False):
@@ -238,7 +250,7 @@ def _draw_lanes(panel: Axes, rows: pd.DataFrame, named: Mapping[Lane, str], valu
                 linestyle="-" if common else ":",
                 marker=mark,
                 markerfacecolor=None if common else "white",
-                label=label if common else f"{label}, {format_size(chunk_size)} chunks",
+                label=label if common else None,
             )
 
 

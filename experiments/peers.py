@@ -367,7 +367,10 @@ def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
             panel.grid(axis="y", visible=False)
         panels.flat[-1].set_xlabel("GB/s, logarithmic")
         panels.flat[0].set_xlim(0.5 * bars["q1"].min(), 5 * bars["q3"].max())
-        figure.suptitle(f"SHA-2: this package and other programs\n{names}", fontsize=8)
+        best = next(lines(bars.sort_values("gb_per_s", ascending=False, kind="stable")))
+        speed = f"{best.gb_per_s:,.3g} GB/s of {ALGORITHMS[best.algorithm].title}"
+        finding = f"{best.program} on the {best.device_kind.upper()}: {speed}"
+        style.headline(figure, finding, f"This package and other programs: {names}", fontsize=8)
         figure.legend(handles=_KINDS, loc="outside lower center", ncols=2, title=footnotes or None, title_fontsize=6)
     return style.save(figure, path, pd.concat([part.iloc[::-1] for part in parts.values()])[_COLUMNS])
 

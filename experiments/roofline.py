@@ -56,7 +56,7 @@ LEAST_MEMORY = 2 * GiB
 """Bytes that are read, and of which one half is copied to the other, so at least 1 GiB."""
 
 LIMITS = {
-    "each operation on its natural pipe": as_written,
+    "each operation on its default execution pipe": as_written,
     "best split over the pipes, registers and stalls ignored": balanced,
 }
 """The names of the limits in the figure, and the functions that compute them."""
@@ -216,6 +216,16 @@ def _panels(rows: pd.DataFrame, readings: pd.DataFrame) -> list[_Panel]:
     return panels
 
 
+def _headline(panels: Sequence[_Panel]) -> str:
+    """How near the fastest kernel of each algorithm comes to its limit."""
+    shares = []
+    for panel in panels:
+        limit = next(iter(panel.limits.values()), None)
+        if limit is not None and len(panel.rows):
+            shares.append(f"{panel.algorithm.title} reaches {panel.rows['gb_per_s'].max() / limit.gb_per_s:.0%}")
+    return f"Of the limit of the pipes, {' and '.join(shares)}" if shares else "What each kernel reaches"
+
+
 def _draw(rows: pd.DataFrame, readings: pd.DataFrame, path: Path) -> list[Path]:
     panels = _panels(rows, readings)
     if not panels:
@@ -232,7 +242,7 @@ def _draw(rows: pd.DataFrame, readings: pd.DataFrame, path: Path) -> list[Path]:
         sizes, chunks = style.sizes(rows["bytes"]), style.sizes(rows["chunk_size"])
         what = f", batched, {sizes} in chunks of {chunks}" if len(rows) else ""
         names = style.names(map(_device, panels))
-        figure.suptitle(f"SHA-2 against the limit of the device's pipes{what}\n{names}", fontsize=9)
+        style.headline(figure, _headline(panels), f"Against the limit of the device's pipes{what}: {names}")
         style.legend_below(figure, columns=2)
     return style.save(figure, path, pd.concat([panel.table for panel in panels])[COLUMNS])
 

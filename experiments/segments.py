@@ -81,8 +81,8 @@ class Segments(Experiment):
             micros = [1e6 * value for name in ("seconds_q1", "seconds_q3", "wall_seconds_q3") for value in single[name]]
             _finish_axis(grid[-1, 0], speeds, "GB/s", "in one buffer", "in segments, and its share of that")
             unit = f"microseconds for one segment of {format_size(SEGMENT)}"
-            _finish_axis(grid[-1, 1], micros, unit, "by the device's clock", "by the wall's clock")
-            figure.suptitle(_title(shown), fontsize=9)
+            _finish_axis(grid[-1, 1], micros, unit, "device time", "wall-clock time")
+            style.headline(figure, _headline(shown), _title(shown))
         return style.save(figure, path, shown[_COLUMNS])
 
 
@@ -159,9 +159,21 @@ def _finish_axis(panel: Axes, values: Sequence[float], unit: str, upper: str, lo
     panel.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=2)
 
 
+def _headline(rows: pd.DataFrame) -> str:
+    """What the fastest kernel loses where a buffer is many segments."""
+    many = rows[rows["shape"] == MANY].sort_values("gb_per_s", ascending=False, kind="stable")
+    for best in lines(many):
+        mine = (rows["kernel"] == best.kernel) & (rows["device"] == best.device) & (rows["algorithm"] == best.algorithm)
+        one = rows["gb_per_s"][mine & (rows["shape"] == ONE_BUFFER)]
+        if len(one):
+            share = best.gb_per_s / one.iloc[-1]
+            return f"{best.segments:,} segments: {share:.1%} of the speed of one buffer, by {best.kernel}"
+    return "How long one segment takes"
+
+
 def _title(rows: pd.DataFrame) -> str:
     many = rows[rows["shape"] == MANY]
     counts = dict.fromkeys(zip(many["segments"], many["device_kind"], strict=True))
     on_each = ", ".join(f"{count:,} on the {kind.upper()}" for count, kind in counts)
     segments = f"segments of {format_size(SEGMENT)}{f' ({on_each})' if on_each else ''}"
-    return f"Trees over {segments} in chunks of {style.sizes(rows['chunk_size'])}\n{style.names(rows['device_name'])}"
+    return f"Trees over {segments} in chunks of {style.sizes(rows['chunk_size'])}: {style.names(rows['device_name'])}"

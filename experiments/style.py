@@ -88,6 +88,12 @@ def kernel_colour(name: str) -> str:
     return KERNEL_COLOURS.get(name, COLOURS["purple"])
 
 
+def headline(figure: Figure, finding: str, what: str, **looks: Any) -> None:
+    """The title: first the finding, and below it what was measured and where."""
+    width = int(14 * figure.get_figwidth())  # characters that fit
+    figure.suptitle(f"{fill(finding, width)}\n{fill(what, width)}", **{"fontsize": 9, **looks})
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches. It needs no display."""
     with mpl.rc_context(_STYLE):
@@ -208,13 +214,14 @@ def seven_digits(column: pd.Series[float]) -> pd.Series[str]:
     return column.map(lambda value: "" if pd.isna(value) else f"{value:.7g}")
 
 
-def legend_below(figure: Figure, columns: int) -> None:
+def legend_below(figure: Figure, columns: int, title: str | None = None) -> None:
     """Adds one legend for all panels, below them, with one entry per label."""
     legend: dict[str, Artist] = {}
     for panel in figure.axes:
         handles, labels = panel.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=columns)
+    look: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "title": title, "title_fontsize": 7.5}
+    figure.legend(list(legend.values()), list(legend), **look)
 
 
 def save(figure: Figure, path: Path, table: pd.DataFrame) -> list[Path]:

@@ -19,6 +19,7 @@ from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, STRATEGIES, KiB, MiB
 from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device
+from hashbench.report.findings import number
 
 CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB, 256 * KiB, 1 * MiB)
 
@@ -135,7 +136,10 @@ def _finish(figure: Figure, rows: pd.DataFrame, what: str, columns: int) -> None
     """The title, with the devices' names, and one legend for all panels."""
     measured = sorted(set(zip(rows["device_kind"], rows["bytes"], strict=True)), reverse=True)
     sizes = " and ".join(f"{format_size(nbytes)} ({kind.upper()})" for kind, nbytes in measured)
-    figure.suptitle(f"SHA-2 throughput, {sizes}{what}\n{style.names(sorted(rows['device_name']))}", fontsize=9)
+    best = rows.sort_values("gb_per_s", kind="stable").drop_duplicates("algorithm", keep="last")
+    speeds = [f"{ALGORITHMS[row.algorithm].title} {number(row.gb_per_s)} GB/s by {row.kernel}" for row in lines(best)]
+    devices = style.names(sorted(rows["device_name"]))
+    style.headline(figure, f"Fastest: {', '.join(sorted(speeds))}", f"Throughput, {sizes}{what}: {devices}")
     style.legend_below(figure, columns)
 
 

@@ -304,7 +304,7 @@ def _finish(figure: Figure, bars: Sequence[Line], compared: pd.DataFrame) -> Non
         sizes = sorted({row.bytes for row in bars if row.device_kind == kind}, reverse=True)
         of_kinds.append(f"{' or '.join(map(format_size, sizes))} on {kind.upper()}s")
     figure.suptitle(
-        f"SHA-2 throughput of every kernel and device: {', '.join(of_kinds)}\n{verdict}",
+        f"{verdict}\nThroughput of every kernel and device: {', '.join(of_kinds)}",
         fontsize=9,
         color=WRONG if differing else "black",
     )

@@ -200,7 +200,7 @@ def test_each_model_is_named_and_each_algorithm_has_its_panels(figures: list[Fig
     assert len(names(seconds)) == 7
     assert [panel.get_yscale() for panel in figure.axes] == ["linear", "linear", "log", "log"]
     assert [panel.get_xscale() for panel in figure.axes] == ["log"] * 4
-    assert str(figure.get_suptitle()).endswith(f"in one call, chunks of 4KiB and 16KiB\n{H200}")
+    assert str(figure.get_suptitle()).endswith(f"in one call, chunks of 4KiB and 16KiB: {H200}")
 
 
 def test_speeds_and_wall_clock_seconds_are_drawn_with_their_spread(figures: list[Figure]) -> None:

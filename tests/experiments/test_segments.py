@@ -101,14 +101,16 @@ def test_a_gpu_gets_two_panels_an_algorithm(figures: list[Figure]) -> None:
     assert texts(speeds)[-2:] == ["868", "825 (95.0%)"]
     assert texts(seconds) == ["150", "200"] * 3
     assert [panel.get_xscale() for panel in figure.axes] == ["linear"] * 4
-    assert title(figure) == f"Trees over segments of 1MiB (1,000 on the GPU) in chunks of 4KiB\n{H200}"
+    finding, subject = title(figure).splitlines()
+    assert finding == "1,000 segments: 95.0% of the speed of one buffer, by cupy"
+    assert subject == f"Trees over segments of 1MiB (1,000 on the GPU) in chunks of 4KiB: {H200}"
 
 
 def test_kernels_far_apart_get_a_logarithmic_axis(figures: list[Figure]) -> None:
     figure = drawn(figures, gpu() + cpu())
     assert [panel.get_xscale() for panel in figure.axes] == ["log", "linear"] * 2
     assert "1,000 on the GPU, 100 on the CPU" in title(figure)
-    assert f"{H200} and {XEON}" in title(figure)
+    assert f"{H200} and {XEON}" in " ".join(title(figure).split())
     assert lanes(figure.axes[0])[-1] == "cupy 0"
     assert lanes(figure.axes[0])[0] == "hashlib 1-thread"
     assert "logarithmic" in figure.axes[2].get_xlabel()
