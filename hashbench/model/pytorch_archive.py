@@ -189,10 +189,11 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
         name_length, extra_length, comment, disk, _, attributes, header = rest
         name_at = position + _ENTRY.size
         extra_at = name_at + name_length
-        position = extra_at + extra_length
+        comment_at = extra_at + extra_length
+        position = comment_at + comment
         if signature != b"PK\1\2" or position > len(directory):
             raise ArchiveError("its directory has an entry that is not valid")
-        name, extra = directory[name_at:extra_at], directory[extra_at:position]
+        name, extra = directory[name_at:extra_at], directory[extra_at:comment_at]
         yield _Entry(name, flags, method, crc, stored, nbytes, extra, comment, disk, attributes, header)
     if position != len(directory):
         raise ArchiveError("its directory is longer than its entries")
@@ -217,8 +218,9 @@ def _checked(entry: _Entry) -> _Entry:
     """An entry of the directory that is valid, with its sizes and offset from zip64 fields if they are there."""
     fields = (entry.nbytes, entry.stored, entry.header)
     if _IN_ZIP64 in fields or entry.extra:
-        zip64 = _extra(entry.extra).get(_ZIP64, b"")
-        if len(zip64) != 8 * fields.count(_IN_ZIP64) or len(zip64) + 4 != len(entry.extra):
+        extra = _extra(entry.extra)
+        zip64 = extra.pop(_ZIP64, b"")
+        if extra or not zip64 or len(zip64) != 8 * fields.count(_IN_ZIP64):
             raise ArchiveError("has fields in the directory that PyTorch does not write")
         values = (value for (value,) in struct.iter_unpack("<Q", zip64))
         nbytes, stored, header = (next(values) if field == _IN_ZIP64 else field for field in fields)

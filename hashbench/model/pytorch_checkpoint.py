@@ -101,8 +101,20 @@ class _InvalidError(ValueError):
     """What is wrong, without the file's name."""
 
 
-class _InvalidTensorError(ValueError):
-    """What is wrong with a tensor, without its name."""
+class _View(NamedTuple):
+    """A tensor that lies within its storage."""
+
+    name: str
+    tensor: PickledTensor
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    itemsize: int
+    nbytes: int
+
+    @property
+    def is_contiguous(self) -> bool:
+        return is_contiguous(self.tensor.shape, self.tensor.stride)
 
 
 class _Reader:
@@ -119,8 +131,6 @@ class _Reader:
         self._descriptor = descriptor
         self._status = status
         self._records = read_archive(descriptor, status.st_size)
-        self._gathered: dict[int, Bytes] = {}  # by the identity of the tensor, as tied ones are one
-        self._room = min(MAX_GATHERED, status.st_size)
         self._to_read = _MAX_READ * status.st_size
 
     def checkpoint(self) -> PyTorchCheckpoint:
@@ -130,13 +140,22 @@ class _Reader:
         if record.nbytes > MAX_SIZE:
             raise _InvalidError(f"its pickle has {record.nbytes} bytes; up to {MAX_SIZE} are accepted")
         pickled = read_pickle(read_at(self._descriptor, record.offset, record.nbytes))
-        tensors = []
-        for name, tensor in pickled.tensors.items():
-            try:
-                tensors.append(self._stored(name, tensor))
-            except _InvalidTensorError as error:
-                raise _InvalidError(f"the tensor {quoted(name)} {error}") from None
+        views = [self._view(name, tensor) for name, tensor in pickled.tensors.items()]
         self._check_calculated_offsets([self._record(storage) for storage in pickled.storages])
+        # Tied tensors are one tensor under several names.
+        scattered = {id(view.tensor): view for view in views if not view.is_contiguous}
+        if sum(view.nbytes for view in scattered.values()) > min(MAX_GATHERED, self._status.st_size):
+            raise _InvalidError(
+                f"the tensor {quoted(next(iter(scattered.values())).name)} and others are not contiguous, and together "
+                f"larger than the file or {MAX_GATHERED} bytes: save them with contiguous()"
+            )
+        gathered = {identity: self._gather(view) for identity, view in scattered.items()}
+        tensors = []
+        for view in views:
+            source: FileRange | Bytes | None = gathered.get(id(view.tensor))
+            if source is None:
+                source = FileRange(self._path, view.offset, view.nbytes, self._status)
+            tensors.append(StoredTensor(view.name, view.dtype, view.shape, source))
         return PyTorchCheckpoint(tuple(tensors), pickled.others, self._status)
 
     def _check_format(self) -> None:
@@ -195,37 +214,30 @@ class _Reader:
             if record.nbytes:
                 header += 24 if max(record.header, record.nbytes) >= _32_BITS else 16
 
-    def _stored(self, name: str, tensor: PickledTensor) -> StoredTensor:
+    def _view(self, name: str, tensor: PickledTensor) -> _View:
+        """Checks a tensor against its storage."""
+        about = f"the tensor {quoted(name)}"
         try:
             dtype, shape = torch_description(tensor.dtype, tensor.shape)
             nbytes = tensor_nbytes(dtype, shape)
             itemsize = tensor_nbytes(*torch_description(tensor.dtype, (1,)))
         except ValueError as error:
-            raise _InvalidTensorError(f"is not accepted: {error}") from None
+            raise _InvalidError(f"{about} is not accepted: {error}") from None
         record = self._record(tensor.storage)
         offset = tensor.offset * itemsize
-        reach = span(tensor.shape, tensor.stride) * itemsize
-        if offset + reach > record.nbytes:
-            raise _InvalidTensorError(f"reaches to byte {offset + reach} of its storage, which has {record.nbytes}")
-        if is_contiguous(tensor.shape, tensor.stride):
-            return StoredTensor(name, dtype, shape, FileRange(self._path, record.offset + offset, nbytes, self._status))
-        gathered = self._gathered.get(id(tensor))
-        if gathered is None:
-            self._room -= nbytes
-            if self._room < 0:
-                raise _InvalidTensorError(
-                    f"and others are not contiguous, and together larger than the file or {MAX_GATHERED} bytes: save "
-                    "them with contiguous()"
-                )
-            gathered = gather(self._read, record.offset + offset, itemsize, tensor.shape, tensor.stride)
-            self._gathered[id(tensor)] = gathered
-        return StoredTensor(name, dtype, shape, gathered)
+        end = offset + span(tensor.shape, tensor.stride) * itemsize
+        if end > record.nbytes:
+            raise _InvalidError(f"{about} reaches to byte {end} of its storage, which has {record.nbytes}")
+        return _View(name, tensor, dtype, shape, record.offset + offset, itemsize, nbytes)
 
-    def _read(self, offset: int, nbytes: int) -> bytes:
-        self._to_read -= nbytes
-        if self._to_read < 0:
-            raise _InvalidTensorError(
-                "and others are not contiguous, and too far apart in their storages to be read: save them with "
-                "contiguous()"
-            )
-        return read_at(self._descriptor, offset, nbytes)
+    def _gather(self, view: _View) -> Bytes:
+        def read(offset: int, nbytes: int) -> bytes:
+            self._to_read -= nbytes
+            if self._to_read < 0:
+                raise _InvalidError(
+                    f"the tensor {quoted(view.name)} and others are not contiguous, and too far apart in their "
+                    "storages to be read: save them with contiguous()"
+                )
+            return read_at(self._descriptor, offset, nbytes)
+
+        return gather(read, view.offset, view.itemsize, view.tensor.shape, view.tensor.stride)

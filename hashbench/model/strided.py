@@ -63,7 +63,7 @@ def gather(read: Read, offset: int, itemsize: int, shape: Sequence[int], stride:
         if not part.size:
             continue
         nbytes = itemsize + sum((length - 1) * step for length, step in zip(part.shape, steps, strict=True))
-        if nbytes <= _SMALL or (nbytes <= _WINDOW and nbytes <= _WASTE * part.nbytes):
+        if nbytes <= max(_SMALL, itemsize) or (nbytes <= _WINDOW and nbytes <= _WASTE * part.nbytes):
             part[...] = np.ndarray(part.shape, element, read(begin, nbytes), 0, steps)
             continue
         reach = [(length - 1) * step for length, step in zip(part.shape, steps, strict=True)]
