@@ -684,12 +684,14 @@ def _named(result: Any, machine: _Machine) -> PickledTensors:
         values += len(value)
         if depth == _MAX_NESTING or values > _MAX_VALUES:
             raise PickleError(f"it has more than {_MAX_VALUES} values, or nests them more than {_MAX_NESTING} deep")
+        children = []
         for key, item in inner:
             child = name + key if key.startswith("[") or not depth else f"{name}/{key}"
             letters += len(child)
             if letters > _MAX_LETTERS:
                 raise PickleError(f"it has names of more than {_MAX_LETTERS} letters in all")
-            pending.append((child, depth + 1, item))
+            children.append((child, depth + 1, item))
+        pending += reversed(children)
     _check_plain(metadata)
     return PickledTensors(tensors, tuple(others), tuple(machine.storages.values()))
 
