@@ -38,6 +38,7 @@ _MAX_LETTERS = 64 << 20  # of all names, where one long key may be part of every
 _MAX_DIMENSIONS = 64  # PyTorch's own limit for what it computes with
 _MAX_GLOBAL = 200  # bytes of a global's name
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPECIAL = re.compile(r"[\\/\[]")
 _STORAGE_KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 _LOCATION = re.compile(r"(?!meta\b)[a-z0-9_]{1,32}(:[0-9]{1,4})?", re.ASCII)
@@ -367,6 +368,8 @@ class _Machine:
             raise PickleError("it has a key that is neither text nor an integer of up to 64 bits")
         written = self._keys.get(key)
         if written is None:
+            if not key.isascii() and _SURROGATE.search(key):
+                raise PickleError(f"it has a key that is not valid Unicode: {quoted(key)}")
             written = self._keys[key] = _SPECIAL.sub(r"\\\g<0>", key) or r"\e"
         return written
 

@@ -153,6 +153,7 @@ CASES: dict[str, tuple[bytes, str, bool]] = {
         True,
     ),
     "a key of many digits": (whole(b"}" + number(1 << 64) + tensor() + b"s"), "a key that is neither text", True),
+    "a key that is not Unicode": (pickled(**{"\ud800": tensor()}), "a key that is not valid Unicode", True),
     "a key that is a tuple": (whole(b"}" + numbers(1) + tensor() + b"s"), "a key that is neither text", True),
     "a key that is a tensor": (whole(b"}" + OTHER + tensor() + b"s"), "a key that is neither text", True),
     "a key without a value": (whole(b"}(" + text("a") + b"u"), "its pickle is not valid", False),
