@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-import zipfile
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hashbench.hashing.sources import FileRange
-from hashbench.kernels import Bytes, Unavailable
-from hashbench.model.dtypes import torch_description
+from hashbench.kernels import Bytes
 from hashbench.model.gguf import GgufError, read_gguf_header
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
 from hashbench.model.onnx import OnnxError, external_data
-from hashbench.model.pickle_scan import check_pickle
+from hashbench.model.pytorch_checkpoint import PyTorchError, read_checkpoint
 from hashbench.model.recognition import GIT_LFS_POINTER, HTML_PAGE, recognise
 from hashbench.model.safetensors_header import MAX_HEADER_SIZE, SafetensorsError, read_header
 from hashbench.model.strict_json import StrictJsonError, loads, quoted
@@ -33,10 +30,7 @@ ONNX = ".onnx"
 PYTORCH = (".pt", ".pth", ".bin")
 
 _MAX_INDEX_DEPTH = 8  # index and weight map need two, and the index's metadata may be anything
-_MAX_NESTING = 64  # of a PyTorch checkpoint
-_MAX_VALUES = 1 << 20  # in a PyTorch checkpoint, where a value in two places counts twice
 _MAX_SHOWN = 16  # differences between an index and one of its shards
-_MAX_LETTERS = 64 << 20  # of all names in a PyTorch checkpoint, where one long key may be part of every name
 
 
 class CheckpointError(ValueError):
@@ -51,7 +45,7 @@ class Part:
         name: the tensor's name, or the file's path relative to the model's folder, with slashes.
         dtype: the tensor's dtype, by its name in safetensors; None for a file.
         shape: the tensor's shape; None for a file.
-        source: its bytes, in a file or in memory, which may be a mapped file.
+        source: its bytes, in a file or in memory.
     """
 
     name: str
@@ -128,10 +122,10 @@ def open_model(path: str | os.PathLike[str], exclude: Iterable[Path] = (), *, to
     - of any other folder: every file in it and below, including hidden ones. A link to a file within the folder is a
       file like any other. A link that leaves it, a link to a folder, a broken link and anything that is neither a file
       nor a folder are errors;
-    - of a PyTorch checkpoint (.pt, .pth, .bin) in the format of PyTorch 1.6 and later: its tensors, read by
-      `torch.load` with `weights_only`, so that no code in the file runs. Names within dictionaries and lists are joined
-      by dots. Tied tensors are there under each name. Values that are not tensors are ignored. Tensors that are not
-      contiguous are copied, if all of them together are not larger than the file;
+    - of a PyTorch checkpoint (.pt, .pth, .bin) in the format of PyTorch 1.6 and later: its tensors, by the names that
+      `hashbench.model.pickle_tensors` gives them. PyTorch is not needed, and no code in the file runs. Tied tensors are
+      there under each name. Values that are not tensors are ignored. Tensors that are not contiguous are copied, if all
+      of them together are not larger than the file or 1 GiB;
     - of a GGUF file: its tensors. One that cannot be read as such is a file like any other, with a note that says why;
     - of any other file: the file. Of an ONNX model, a note names the files that hold more of its data.
 
@@ -145,9 +139,8 @@ def open_model(path: str | os.PathLike[str], exclude: Iterable[Path] = (), *, to
         OSError: something cannot be read.
         SafetensorsError: a safetensors file is not valid.
         CheckpointError: the model is none of these, or inconsistent: a shard is outside the folder, index and shards do
-            not have the same tensors, a name is not valid Unicode or not unique, or a PyTorch checkpoint does not load
+            not have the same tensors, a name is not valid Unicode or not unique, or a PyTorch checkpoint is not valid
             or has tensors that are not plain bytes of a dtype of safetensors.
-        Unavailable: it is a PyTorch checkpoint, and PyTorch is not installed.
     """
     path = Path(path)
     found = _Findings(tolerant)
@@ -334,86 +327,10 @@ def _files(folder: Path, exclude: Iterable[Path]) -> list[Part]:
 def _pytorch(path: Path, found: _Findings) -> Iterator[Part]:
     """The tensors of a PyTorch checkpoint."""
     try:
-        import torch
-    except ImportError as error:
-        raise Unavailable(f"{path} needs PyTorch ({error}): install hashbench[torch]") from None
-    with path.open("rb") as file:  # raises an OSError that names the file if it cannot be read
-        found.watch(path, file.fileno())
-    try:
-        if not zipfile.is_zipfile(path):
-            # Older formats cannot be mapped: their tensors are as large as the file says, however short it is.
-            raise ValueError("it is not an archive, as PyTorch writes since version 1.6: load it and save it again")
-        _check_stored(path)
-        check_pickle(torch._C.PyTorchFileReader(os.fspath(path)).get_record("data.pkl"))  # the reader of torch.load
-        content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:  # an unpickler may raise anything
-        # PyTorch's own message begins with how to load it unsafely.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{path} does not load as a PyTorch checkpoint with weights_only: {type(error).__name__}: {reason[:200]}"
-        ) from None
-    room = path.stat().st_size
-    for name, value in _flattened(path, content):
-        if not isinstance(value, torch.Tensor):
-            found.ignored.append(name)
-            continue
-        about = f"{path}: the tensor {quoted(name)}"
-        if (
-            value.layout != torch.strided
-            or value.device.type != "cpu"
-            or type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-        ):
-            raise CheckpointError(f"{about} is not accepted: it is sparse, wraps other tensors, or has no bytes")
-        try:
-            dtype, shape = torch_description(str(value.dtype), value.shape)
-        except ValueError as error:
-            raise CheckpointError(f"{about} is not accepted: {error}") from None
-        if not value.is_contiguous() or value.is_conj() or value.is_neg():
-            room -= value.nbytes
-            if room < 0:
-                raise CheckpointError(
-                    f"{about} and others are not contiguous, and together larger than the file: save them with "
-                    "contiguous()"
-                )
-            value = value.resolve_conj().resolve_neg().contiguous()
-        yield Part(name, dtype, shape, value.detach().reshape(-1).view(torch.uint8).numpy())
-
-
-def _check_stored(path: Path) -> None:
-    """Checks that no member of an archive is compressed: it could be of any size in memory. PyTorch compresses none.
-
-    Raises:
-        ValueError: one is.
-    """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-                raise ValueError(f"{quoted(member.filename)} in it is compressed")
-
-
-def _flattened(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
-    """The values within dictionaries and lists, by their keys and indexes joined with dots."""
-    unseen: list[tuple[tuple[str, ...], Any]] = [((), content)]
-    count = letters = 0
-    while unseen:
-        keys, value = unseen.pop()
-        if isinstance(value, dict):
-            inner: Iterable[tuple[Any, Any]] = value.items()
-        elif isinstance(value, (list, tuple)):
-            inner = enumerate(value)
-        else:
-            name = ".".join(keys)
-            letters += len(name)
-            if letters > _MAX_LETTERS:
-                raise CheckpointError(f"{path} has names of more than {_MAX_LETTERS} characters in total")
-            yield name, value
-            continue
-        count += len(value)
-        if len(keys) == _MAX_NESTING or count > _MAX_VALUES:
-            raise CheckpointError(
-                f"{path} has more than {_MAX_VALUES} values, or nests them more than {_MAX_NESTING} deep"
-            )
-        for key, item in inner:
-            if type(key) not in (str, int):
-                raise CheckpointError(f"{path} has a key that is neither text nor an integer: {quoted(key)}")
-            unseen.append(((*keys, str(key)), item))
+        checkpoint = read_checkpoint(path)
+    except PyTorchError as error:
+        raise CheckpointError(str(error)) from None
+    found.watched.append(FileRange(path, 0, 0, checkpoint.status))
+    found.ignored += checkpoint.others
+    for tensor in checkpoint.tensors:
+        yield Part(*tensor)

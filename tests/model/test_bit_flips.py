@@ -20,15 +20,14 @@ import numpy.typing as npt
 import pytest
 from kernels_here import available
 from profiles import examples
+from pytorch_files import our_tensors
 from safetensors.numpy import save_file
 
 import hashbench
 from hashbench.cli.main import run
-from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Bytes, Kernel
 from hashbench.kernels.hashlib_cpu import HashlibCpu
-from hashbench.model.checkpoints import open_model
 from hashbench.model.manifest import ManifestError, parse_manifest
 from hashbench.model.report import Report
 from hashbench.model.safetensors_header import read_header
@@ -303,11 +302,7 @@ def test_bits_of_a_pytorch_checkpoint(tmp_path: Path) -> None:
 
 def contents_of(path: Path) -> dict[str, bytes]:
     """The bytes of a PyTorch checkpoint's tensors, by name."""
-    contents = {}
-    for part in open_model(path).parts:
-        assert not isinstance(part.source, FileRange)
-        contents[part.name] = part.source.tobytes()
-    return contents
+    return {name: content for name, (_, _, content) in our_tensors(path).items()}
 
 
 def test_the_command_finds_what_was_flipped(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +19,7 @@ from safetensors.numpy import save_file
 
 import hashbench
 from hashbench.hashing.sources import FileRange, change
-from hashbench.kernels import Unavailable
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
-from hashbench.model import checkpoints
 from hashbench.model.checkpoints import CheckpointError, OpenModel, Part, open_model
 from hashbench.model.disk import NotHashedWarning
 from hashbench.model.manifest import FileEntry, TensorEntry, parse_manifest
@@ -270,7 +264,7 @@ def test_what_was_looked_at_is_known_when_it_is_hashed(tmp_path: Path, torch: An
         model = open_model(path)
         assert [part.path for part in model.watched] == watched
         looked_at = [part.source for part in model.parts if isinstance(part.source, FileRange)]
-        assert looked_at or watched
+        assert looked_at
         for source in (*looked_at, *model.watched):
             assert source.status is not None
             assert change(source.status, source.path.stat()) is None
@@ -391,16 +385,6 @@ def test_a_missing_model_is_reported_by_its_name(tmp_path: Path) -> None:
         open_model(tmp_path / "nowhere")
 
 
-def test_a_pytorch_checkpoint_without_pytorch_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    path = tmp_path / "model.pt"
-    path.write_bytes(b"")
-    with pytest.raises(Unavailable, match=r"model.pt needs PyTorch .* install hashbench\[torch\]"):
-        open_model(path)
-
-
 @pytest.fixture
 def torch() -> Any:
     return pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -443,124 +427,22 @@ def test_a_pytorch_checkpoint_has_the_tensors_within_it(tmp_path: Path, torch: A
     data = np.arange(6, dtype=np.float32).reshape(2, 3)
     two = ("I16", (4,), np.arange(4, dtype=np.int16).tobytes())
     assert described(model) == {
-        "model.lm_head": two,
-        "model.part": ("F32", (3,), data[1].tobytes()),
-        "model.transposed": ("F32", (3, 2), data.T.tobytes()),
-        "model.wte": two,
-        "optimizer.state.0.exp_avg": ("F32", (1,), np.ones(1, np.float32).tobytes()),
+        "model/lm_head": two,
+        "model/part": ("F32", (3,), data[1].tobytes()),
+        "model/transposed": ("F32", (3, 2), data.T.tobytes()),
+        "model/wte": two,
+        "optimizer/state[0]/exp_avg": ("F32", (1,), np.ones(1, np.float32).tobytes()),
     }
-    assert model.ignored == ("epoch", "optimizer.param_groups.0.lr", "optimizer.param_groups.0.params.0")
-
-
-Make = Callable[[Any], Any]
-REFUSED: dict[str, tuple[Make, str]] = {
-    "expanded": (lambda torch: torch.zeros(1).expand(1 << 40), "together larger than the file"),
-    "many transposed": (
-        lambda torch: [torch.zeros(100, 100).T] + [torch.zeros(1).expand(64)] * 10_000,
-        "together larger than the file",
-    ),
-    "meta": (lambda torch: torch.zeros(3, device="meta"), "tensor 'x' is not accepted: it is sparse, wraps"),
-    "sparse": (
-        lambda torch: torch.eye(3).to_sparse(),
-        r"calls torch\.serialization\._get_layout, which plain tensors do not need",
-    ),
-    "complex128": (lambda torch: torch.zeros(2, dtype=torch.complex128), "does not store torch.complex128"),
-    "a name twice": (lambda torch: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "the name 'x.a.b' twice"),
-    "a number and its text": (lambda torch: {1: torch.ones(1), "1": torch.ones(1)}, "the name 'x.1' twice"),
-    "a key of another kind": (lambda torch: {(1, 2): torch.ones(1)}, "neither text nor an integer"),
-    "no text": (lambda torch: {"\ud800": torch.ones(1)}, "does not load|not valid Unicode"),
-    "deep": (lambda torch: nested(100), "nests them more than 64 deep"),
-    "one in many places": (lambda torch: doubled(60), "more than 1048576 values"),
-}
-
-
-def nested(depth: int) -> Any:
-    value: Any = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-def doubled(depth: int) -> Any:
-    value: Any = {}
-    for _ in range(depth):
-        value = [value, value]
-    return value
+    assert model.ignored == ("epoch", "optimizer/param_groups[0]/lr", "optimizer/param_groups[0]/params[0]")
 
 
 @pytest.mark.covers("torch")
-@pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
-def test_a_checkpoint_of_anything_else_is_refused(tmp_path: Path, torch: Any, make: Make, reason: str) -> None:
+def test_a_checkpoint_that_is_not_plain_tensors_is_refused(tmp_path: Path, torch: Any) -> None:
     path = tmp_path / "model.pt"
-    torch.save({"x": make(torch)}, path)
-    with pytest.raises(CheckpointError, match=reason):
-        open_model(path)
-    refused(path)
-
-
-@pytest.mark.covers("torch")
-def test_a_checkpoint_of_before_1_6_is_refused(tmp_path: Path, torch: Any) -> None:
-    torch.save({"x": torch.ones(2)}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    assert "it is not an archive, as PyTorch writes since version 1.6: load it and save it" in refused(
-        tmp_path / "model.pt"
-    )
-
-
-def write_archive(path: Path, pickled: bytes) -> None:
-    """A PyTorch checkpoint of any pickle, with one storage of 16 bytes."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little"), ("data/0", bytes(16))):
-            archive.writestr(f"model/{name}", data)
-
-
-def number(value: int) -> bytes:
-    encoded = pickle.encode_long(value)
-    return b"\x8a" + bytes([len(encoded)]) + encoded
-
-
-@pytest.mark.covers("torch")
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (b"c__builtin__\nbytearray\n" + number(3 << 30) + b"\x85R", "calls __builtin__.bytearray, which plain tensors"),
-        (b"ctorch\nFloatTensor\n" + number(3 << 28) + b"\x85R", "calls torch.FloatTensor, which plain tensors"),
-        # A storage's name of two names, each of which is two names, and so on: written out, it fills any memory.
-        (
-            b"(X\7\0\0\0storagectorch\nFloatStorage\nh\0X\3\0\0\0cpuK\4tQ",
-            "a storage that is not described by a name, a type and a number",
-        ),
-    ],
-    ids=["bytearray", "tensor", "name"],
-)
-def test_few_bytes_of_a_checkpoint_ask_for_no_memory(tmp_path: Path, torch: Any, value: bytes, reason: str) -> None:
-    path = tmp_path / "model.pt"
-    names = b"X\1\0\0\x000q\0" + b"h\0h\0\x86q\0" * 28
-    write_archive(path, b"\x80\2" + names + b"}X\1\0\0\0x" + value + b"s.")
-    code = """if True:
-        import resource, sys
-        import torch
-        from hashbench.model import checkpoints
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            checkpoints.open_model(sys.argv[1])
-        except checkpoints.CheckpointError as error:
-            print(error)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    """
-    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    error, kilobytes = result.stdout.splitlines()
-    assert reason in error
-    assert int(kilobytes) < 64 << 10
-
-
-@pytest.mark.covers("torch")
-def test_names_that_share_one_long_key_are_refused(tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"k" * 1000: {str(number): number for number in range(100)}}, path)
-    assert len(open_model(path).ignored) == 100
-    monkeypatch.setattr(checkpoints, "_MAX_LETTERS", 50_000)
-    with pytest.raises(CheckpointError, match="has names of more than 50000 characters in total"):
-        open_model(path)
+    torch.save({"x": torch.eye(3).to_sparse()}, path)
+    assert "the tensor 'x' is sparse" in refused(path)
+    torch.save({"x": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert "is not a PyTorch checkpoint in a zip archive" in refused(path)
 
 
 class Payload:
@@ -586,41 +468,8 @@ def test_nothing_that_a_checkpoint_holds_is_executed(tmp_path: Path, torch: Any,
             file.writestr("model/version", "3")
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
-    message = refused(path)
-    assert "does not load as a PyTorch checkpoint with weights_only" in message
-    assert "weights_only=False" not in message
+    assert "PyTorch checkpoint" in refused(path)
     assert not target.exists()
-
-
-@pytest.mark.covers("torch")
-def test_an_archive_with_compressed_parts_is_refused(tmp_path: Path, torch: Any) -> None:
-    stored, path = io.BytesIO(), tmp_path / "model.pt"
-    torch.save({"a": torch.zeros(1 << 20)}, stored)
-    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-        for member in old.infolist():
-            new.writestr(member.filename, old.read(member))
-    assert "is compressed" in refused(path)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-@given(data=st.data())
-def test_a_damaged_checkpoint_is_refused_or_has_tensors(tmp_path: Path, torch: Any, data: st.DataObject) -> None:
-    path = tmp_path / "model.pt"
-    stream = io.BytesIO()
-    torch.save({"a": torch.arange(20), "b": {"c": torch.ones(2, 2).T}}, stream)
-    damaged = bytearray(stream.getvalue())
-    if data.draw(st.booleans()):
-        for bit in data.draw(st.lists(st.integers(0, 8 * len(damaged) - 1), min_size=1, max_size=4)):
-            damaged[bit // 8] ^= 1 << bit % 8
-    else:
-        del damaged[data.draw(st.integers(0, len(damaged) - 1)) :]
-    path.write_bytes(damaged)
-    try:
-        model = open_model(path)
-    except CheckpointError:
-        return
-    assert sum(part.nbytes for part in model.parts) <= 2 * len(damaged)
-    described(model)
 
 
 def test_a_gguf_file_has_its_tensors(tmp_path: Path) -> None:
