@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from python_calls import calls_of
 
 from hashbench.kernels import ALGORITHMS
-from hashbench.model.dtypes import DTYPE_BITS, tensor_nbytes
+from hashbench.model.dtypes import DTYPE_BITS, GGML_BLOCKS, tensor_nbytes
 from hashbench.model.manifest import (
     MAX_SIZE,
     Entry,
@@ -300,7 +300,7 @@ def test_a_manifest_too_large_to_read_is_not_written() -> None:
 def test_the_schema_is_sound_and_knows_every_dtype_and_algorithm() -> None:
     schema = json.loads(files("hashbench.model").joinpath("manifest.schema.json").read_text())
     jsonschema_rs.meta.validate(schema)
-    assert schema["$defs"]["tensor"]["properties"]["dtype"]["enum"] == list(DTYPE_BITS)
+    assert schema["$defs"]["tensor"]["properties"]["dtype"]["enum"] == [*DTYPE_BITS, *GGML_BLOCKS]
     assert schema["properties"]["algorithm"]["enum"] == list(ALGORITHMS)
 
 
