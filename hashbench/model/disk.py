@@ -69,7 +69,7 @@ def manifest(
         ManifestError: the model has an entry that a manifest cannot have.
         SidecarError: `leaves` would be a file of the model, or cannot hold the model's entries.
         TypeError, ValueError: an argument is not accepted.
-        Unavailable: the kernel or device cannot be used, or PyTorch is needed and not installed.
+        Unavailable: the kernel or device cannot be used.
         OutOfDeviceMemory: the device has no room for one chunk.
 
     Warns:
@@ -135,7 +135,7 @@ def verify(
         ChangedWhileReadError: a file changed while it was read.
         SidecarError: `leaves` is a file of the model.
         TypeError, ValueError: an argument is not accepted.
-        Unavailable: the kernel or device cannot be used, or PyTorch is needed and not installed.
+        Unavailable: the kernel or device cannot be used.
         OutOfDeviceMemory: the device has no room for one chunk.
 
     Warns:

@@ -224,7 +224,7 @@ class _Reader:
         except ValueError as error:
             raise _InvalidError(f"{about} is not accepted: {error}") from None
         record = self._record(tensor.storage)
-        offset = tensor.offset * itemsize
+        offset = tensor.offset * itemsize if nbytes else 0  # an empty view may begin anywhere
         end = offset + span(tensor.shape, tensor.stride) * itemsize
         if end > record.nbytes:
             raise _InvalidError(f"{about} reaches to byte {end} of its storage, which has {record.nbytes}")

@@ -62,6 +62,7 @@ def deflated() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
         for member in good():
+            assert isinstance(member.data, bytes)
             file.writestr(f"archive/{member.name}", member.data)
     return stream.getvalue()
 

@@ -214,9 +214,9 @@ CASES: dict[str, tuple[bytes, str, bool]] = {
         False,
     ),
     "a tensor that begins beyond its storage": (
-        pickled(a=tensor(offset=5, shape=(0,))),
-        "the tensor 'a' reaches to byte 20 of its storage",
-        True,
+        pickled(a=tensor(offset=5, shape=(1,))),
+        "the tensor 'a' reaches to byte 24 of its storage",
+        False,
     ),
     "a stride beyond the storage": (
         pickled(a=tensor(shape=(2,), stride=(4,))),

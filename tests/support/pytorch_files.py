@@ -64,7 +64,7 @@ class Member:
         zip64, entry64 = (struct.pack("<2H", 1, len(data)) + data if data else b"" for data in (zip64, entry64))
         fill = -(at + 30 + len(name) + len(zip64) + 4) % self.align
 
-        local = {"flags": flags, "method": 0, "crc": 0, "stored": 0, "size": 0, "name": name}
+        local: dict[str, Any] = {"flags": flags, "method": 0, "crc": 0, "stored": 0, "size": 0, "name": name}
         local |= {"extra": zip64 + struct.pack("<2sH", b"FB", fill) + b"Z" * fill} | self.header
         header = struct.pack(
             *("<4s5H3I2H", b"PK\3\4", 0, local["flags"], local["method"], 0, 0, local["crc"], local["stored"]),
@@ -72,7 +72,13 @@ class Member:
         )
         trailer = struct.pack("<4sI2Q" if large or far else "<4s3I", b"PK\7\x08", crc, size, size) if size else b""
 
-        entry = {"flags": flags, "method": 0, "crc": crc, "stored": min(size, LIMIT), "size": min(size, LIMIT)}
+        entry: dict[str, Any] = {
+            "flags": flags,
+            "method": 0,
+            "crc": crc,
+            "stored": min(size, LIMIT),
+            "size": min(size, LIMIT),
+        }
         entry |= {"name": name, "extra": entry64, "comment": b"", "disk": 0, "attributes": 0, "header": min(at, LIMIT)}
         entry |= self.entry
         fixed = struct.pack(
@@ -262,7 +268,8 @@ def _walk(name: str, value: Any, top: bool) -> Iterator[tuple[str, Any]]:
 def _bytes_of(value: Any) -> tuple[str, tuple[int, ...], bytes]:
     import torch
 
-    flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    plain = value.detach().resolve_conj().resolve_neg()
+    flat = plain.flatten().clone(memory_format=torch.contiguous_format)  # a single element may have any stride
     try:
         dtype, shape = torch_description(str(value.dtype), value.shape)
     except ValueError:
