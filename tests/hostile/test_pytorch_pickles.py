@@ -290,7 +290,7 @@ CASES: dict[str, tuple[bytes, str, bool]] = {
     # Programs
     "a function that is not plain": (pickled(a=called("os.mkdir", text("x"))), "its pickle needs 'os.mkdir'", False),
     "a function that allocates": (
-        pickled(a=called("builtins.bytearray", number(3 << 30))),
+        pickled(a=called("builtins.bytearray", number(1 << 20))),
         "makes bytes of what is not a text and latin1",
         True,
     ),

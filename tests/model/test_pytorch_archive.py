@@ -115,6 +115,7 @@ def test_sizes_and_offsets_of_more_than_32_bits(tmp_path: Path) -> None:
         assert read_at(file.fileno(), records["version"].offset, 2) == b"3\n"
 
 
+@pytest.mark.thorough
 def test_more_records_than_16_bits_count(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(
