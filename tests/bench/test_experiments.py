@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from drawings import keep_figures
-from rows import READING, row
+from rows import READING, machine_rows, row
 
 from hashbench.bench import experiment, machine, measurement
 from hashbench.bench.experiment import (
@@ -449,25 +449,6 @@ def test_experiments_are_found_by_name() -> None:
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
-
-
-def machine_rows() -> list[Row]:
-    """A machine with a fast GPU under two kernels and two CPU lanes."""
-    lanes = (("hashlib", "1-thread", 1.0), ("hashlib", "2-threads", 2.0), ("cupy", "0", 900.0), ("opencl", "0", 800.0))
-    return [
-        row(
-            1e-9 * (1 << 30) / speed,
-            kernel=kernel,
-            device=device,
-            device_kind="cpu" if kernel == "hashlib" else "gpu",
-            device_name="A [C]PU" if kernel == "hashlib" else "NVIDIA H200",
-            strategy=strategy,
-            algorithm=algorithm,
-        )
-        for kernel, device, speed in lanes
-        for strategy in ("batched", "tree")
-        for algorithm in ("sha256", "sha384")
-    ]
 
 
 @pytest.mark.parametrize(("model", "columns"), [("", 0), ("gpt-2", 1)])

@@ -71,3 +71,22 @@ READING = Reading(
     source="hashbench 0.1.0",
     note="of 64 lanes",
 )
+
+
+def machine_rows() -> list[Row]:
+    """A machine with a fast GPU under two kernels and two CPU lanes."""
+    lanes = (("hashlib", "1-thread", 1.0), ("hashlib", "2-threads", 2.0), ("cupy", "0", 900.0), ("opencl", "0", 800.0))
+    return [
+        row(
+            1e-9 * (1 << 30) / speed,
+            kernel=kernel,
+            device=device,
+            device_kind="cpu" if kernel == "hashlib" else "gpu",
+            device_name="A [C]PU" if kernel == "hashlib" else "NVIDIA H200",
+            strategy=strategy,
+            algorithm=algorithm,
+        )
+        for kernel, device, speed in lanes
+        for strategy in ("batched", "tree")
+        for algorithm in ("sha256", "sha384")
+    ]
