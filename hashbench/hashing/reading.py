@@ -7,7 +7,7 @@ the remainders of large ones, share a stage. Reads follow the order of the bytes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hashbench.hashing.packing import packed
-from hashbench.hashing.sources import ChangedWhileReadError, FileRange, Source, Stream, change
+from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
 from hashbench.kernels import Bytes
 
@@ -74,19 +74,35 @@ class StagePlan:
     reads: list[Read] = field(default_factory=list)
     nbytes: int = 0
 
-    def add(self, source: int, start: int, origin: str | Bytes, offset: int, nbytes: int) -> None:
-        """Appends a piece, `nbytes` bytes of `origin` from `offset` on."""
-        done = 0
-        last = self.reads[-1] if self.reads else None
-        if last and _in_one_file(last.origin, origin) and offset == last.offset + last.nbytes:
-            done = min(nbytes, _READ_SIZE - last.nbytes)
-            self.reads[-1] = last._replace(nbytes=last.nbytes + done)
-        else:
+    def add(self, source: int, start: int, origin: str | Bytes, extents: Sequence[tuple[int, int]]) -> None:
+        """Appends a piece.
+
+        Args:
+            source: the source's index.
+            start: the piece's first byte in the source.
+            origin: what to read.
+            extents: offset and size there of what the piece joins; at least one.
+        """
+        if not self._continues(origin, extents[0][0]):
             self.nbytes = _aligned(self.nbytes)
-        self.pieces.append(Piece(source, start, self.nbytes, nbytes))
-        for begin in range(done, nbytes, _READ_SIZE):
-            self.reads.append(Read(origin, offset + begin, self.nbytes + begin, min(_READ_SIZE, nbytes - begin)))
-        self.nbytes += nbytes
+        self.pieces.append(Piece(source, start, self.nbytes, sum(nbytes for _, nbytes in extents)))
+        for offset, nbytes in extents:
+            done = 0
+            if self._continues(origin, offset):
+                last = self.reads[-1]
+                done = min(nbytes, _READ_SIZE - last.nbytes)
+                self.reads[-1] = last._replace(nbytes=last.nbytes + done)
+            for begin in range(done, nbytes, _READ_SIZE):
+                self.reads.append(Read(origin, offset + begin, self.nbytes + begin, min(_READ_SIZE, nbytes - begin)))
+            self.nbytes += nbytes
+
+    def _continues(self, origin: str | Bytes, offset: int) -> bool:
+        """Whether the bytes of `origin` from `offset` on follow what the last read brings."""
+        if not self.reads:
+            return False
+        last = self.reads[-1]
+        follows = offset == last.offset + last.nbytes and self.nbytes == last.place + last.nbytes
+        return follows and _in_one_file(last.origin, origin)
 
 
 def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
@@ -99,16 +115,36 @@ def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
     for path, offset, number in sorted(_in_files(sources)):
         source = sources[number]
         assert not isinstance(source, Stream)
-        origin = path if isinstance(source, FileRange) else source
-        for start in range(0, source.nbytes, piece_size):
-            nbytes = min(piece_size, source.nbytes - start)
+        in_file = isinstance(source, (FileRange, FileParts))
+        origin = path if in_file else source
+        whole = source.parts if isinstance(source, FileParts) else ((offset, source.nbytes),)
+        start = 0
+        for extents in _cut(whole, piece_size):
+            nbytes = sum(nbytes for _, nbytes in extents)
             size = max(_aligned(nbytes), _SMALLEST)
             if counted + size > piece_size:
                 stages.append(StagePlan())
                 counted = 0
             counted += size
-            stages[-1].add(number, start, origin, offset + start, nbytes)
+            stages[-1].add(number, start, origin, extents)
+            start += nbytes
     return stages
+
+
+def _cut(extents: Iterable[tuple[int, int]], piece_size: int) -> Iterator[list[tuple[int, int]]]:
+    """Extents in pieces of `piece_size` bytes, of which the last may be short; none for no bytes."""
+    piece: list[tuple[int, int]] = []
+    room = piece_size
+    for offset, nbytes in extents:
+        while nbytes:
+            taken = min(nbytes, room)
+            piece.append((offset, taken))
+            offset, nbytes, room = offset + taken, nbytes - taken, room - taken
+            if not room:
+                yield piece
+                piece, room = [], piece_size
+    if piece:
+        yield piece
 
 
 def _in_files(sources: Sequence[Source]) -> Iterator[tuple[str, int, int]]:
@@ -116,6 +152,8 @@ def _in_files(sources: Sequence[Source]) -> Iterator[tuple[str, int, int]]:
     for number, source in enumerate(sources):
         if isinstance(source, FileRange):
             yield os.fspath(source.path), source.offset, number
+        elif isinstance(source, FileParts):
+            yield os.fspath(source.path), min((offset for offset, _ in source.parts), default=0), number
         elif not isinstance(source, Stream):
             yield "", 0, number
 
@@ -141,7 +179,7 @@ class Reader:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._seen: dict[str, os.stat_result] = {}
         for source in sources:
-            if isinstance(source, FileRange) and source.status:
+            if isinstance(source, (FileRange, FileParts)) and source.status:
                 self._check(os.fspath(source.path), source.status)
         self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
         self._unwanted = Event()

@@ -40,6 +40,26 @@ class FileRange:
     status: os.stat_result | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True)
+class FileParts:
+    """Parts of a file, joined: hashed as if they were one range.
+
+    Attributes:
+        path: the file.
+        parts: offset and size of each part, in the order in which they are joined.
+        status: as of a `FileRange`.
+    """
+
+    path: Path
+    parts: tuple[tuple[int, int], ...]
+    status: os.stat_result | None = field(default=None, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all parts."""
+        return sum(nbytes for _, nbytes in self.parts)
+
+
 class Stream:
     """A binary stream from its current position to its end. It can be hashed once.
 
@@ -110,7 +130,7 @@ class Stream:
         )
 
 
-Source: TypeAlias = FileRange | Bytes | Stream
+Source: TypeAlias = FileRange | FileParts | Bytes | Stream
 """What is hashed as one message or tree; bytes in host memory are contiguous uint8."""
 
 

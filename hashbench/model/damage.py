@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashbench.hashing.hasher import Hasher, Progress
-from hashbench.model.checkpoints import Part
+from hashbench.model.contents import Part
 from hashbench.model.sidecar import Sidecar
 
 
@@ -30,16 +30,16 @@ def damaged_chunks(
         OSError, ChangedWhileReadError: a file cannot be read, or changed.
         SidecarError: the sidecar is damaged itself.
     """
-    expected = [sidecar.leaves(part.name) for part in parts]
+    expected = [sidecar.leaves(part.entry.name) for part in parts]
     damaged = [
-        np.ones(max(len(leaves), -(-part.nbytes // hasher.chunk_size)), np.bool_)
+        np.ones(max(len(leaves), -(-part.entry.hashed // hasher.chunk_size)), np.bool_)
         for part, leaves in zip(parts, expected, strict=True)
     ]
     for found in hasher.leaves([part.source for part in parts], progress):
         there = expected[found.source][found.first : found.first + len(found.hashes)]
         differ = (there != found.hashes[: len(there)]).any(axis=1)
         damaged[found.source][found.first : found.first + len(there)] = differ
-    return {part.name: runs(chunks) for part, chunks in zip(parts, damaged, strict=True)}
+    return {part.entry.name: runs(chunks) for part, chunks in zip(parts, damaged, strict=True)}
 
 
 def runs(damaged: npt.NDArray[np.bool_]) -> tuple[range, ...]:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
 from hashbench.hashing.selection import kernel_for
-from hashbench.hashing.sources import ChangedWhileReadError
+from hashbench.hashing.sources import ChangedWhileReadError, Source
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
-from hashbench.model.checkpoints import CheckpointError, OpenModel, Part, open_model
+from hashbench.model.contents import ModelError, Part, list_model, located, read_contents
 from hashbench.model.damage import damaged_chunks
-from hashbench.model.manifest import Entry, Manifest, read_manifest
-from hashbench.model.report import Report, compare
+from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
+from hashbench.model.report import Report
 from hashbench.model.safetensors_header import SafetensorsError
 from hashbench.model.sidecar import Sidecar, SidecarError, SidecarWriter, check_outside
 from hashbench.model.strict_json import quoted
 
 T = TypeVar("T")
 
-_SHOWN_IGNORED = 4  # names in a warning
+Extra = Literal["fail", "warn", "ignore"]
+EXTRA: tuple[Extra, ...] = get_args(Extra)
 
-
-class NotHashedWarning(UserWarning):
-    """Something of a model is not covered by its manifest, or only as a plain file."""
+Notes = list[str]
 
 
 def manifest(
@@ -40,40 +39,44 @@ def manifest(
     chunk_size: int | None = None,
     kernel: str | Kernel | None = None,
     device: str | None = None,
-    exclude: Iterable[str | os.PathLike[str]] = (),
+    ignore: Iterable[str] = (),
+    only_tensors: bool = False,
     leaves: str | os.PathLike[str] | None = None,
     older: Manifest | None = None,
     changed: Collection[str] = (),
+    notes: Notes | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """The manifest of a model on disk. The same model has the same manifest on every machine and with every kernel.
 
     Args:
-        path: a safetensors file, a folder of safetensors shards with their index, a PyTorch checkpoint, any other file,
-            or any other folder, of which every file counts. `open_model` has the details.
+        path: a folder, of which every file counts; an index, with the files that it names; or any other file.
         algorithm: "sha256" or "sha384"; None takes that of `older`, or "sha256".
         chunk_size: bytes of a leaf, a multiple of 64 up to 256 MiB; None takes that of `older`, or 4096.
         kernel: a kernel of that algorithm, or the name of one; None takes the fastest available.
         device: a device id, as `hashbench devices` lists them; None takes the fastest available.
-        exclude: files that are not part of a folder, such as a manifest in it.
+        ignore: patterns of files in a folder that are not part of the model, beside those that tools leave behind
+            (`hashbench.model.exclusions`). They are recorded in the manifest.
+        only_tensors: leaves out everything but tensors: the manifest does not cover configuration, code, or what else
+            is in the files.
         leaves: a file to write the leaf hashes of all chunks to, as `verify` takes it. An older file is replaced.
         older: an older manifest of the model. It is trusted for tensors and files that still have the same name, dtype,
             shape and size: they are not hashed again.
         changed: names that are hashed even so.
+        notes: takes one line for each fact that a user should know: what is excluded, and what is hashed as a plain
+            file though its name promises tensors.
         progress: is called with the bytes hashed so far and in total.
 
     Raises:
         OSError: a file cannot be read, or `leaves` cannot be written.
-        SafetensorsError, CheckpointError: the model is not valid, as `open_model` has it.
+        ModelError: the path is neither a file nor a folder; something in the folder cannot be part of a model; an index
+            names a file that is not there; or there is nothing to hash.
         ChangedWhileReadError: a file changed while it was read.
         ManifestError: the model has an entry that a manifest cannot have.
         SidecarError: `leaves` would be a file of the model, or cannot hold the model's entries.
         TypeError, ValueError: an argument is not accepted.
         Unavailable: the kernel or device cannot be used.
         OutOfDeviceMemory: the device has no room for one chunk.
-
-    Warns:
-        NotHashedWarning: a PyTorch checkpoint has values that are not tensors.
     """
     if older is None:
         algorithm, chunk_size = algorithm or "sha256", 4096 if chunk_size is None else chunk_size
@@ -88,13 +91,27 @@ def manifest(
     sidecar = None if leaves is None else Path(leaves)
     if sidecar:
         check_outside(sidecar, path)
-    opened = _open(path, exclude)
-    kept = _unchanged(opened.parts, older, changed) if older else {}
+    exclusions = Exclusions([*DEFAULT, *ignore])
+    contents = read_contents(path, exclusions)
+    if notes is not None:
+        notes += contents.notes
+    if contents.problems:
+        more = f", and {len(contents.problems) - 1:,} more problems" if len(contents.problems) > 1 else ""
+        raise ModelError(f"{path}: {contents.problems[0]}{more}")
+    parts = (
+        [_alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
+        if only_tensors
+        else contents.parts
+    )
+    if not any(part.entry.nbytes for part in parts):
+        raise ModelError(f"{path} is empty: it has no {'tensors' if only_tensors else 'bytes'} to hash")
+    kept = _unchanged(parts, older, changed) if older else {}
     hasher = Hasher(kernel_for(kernel, device, algorithm), chunk_size)
-    sizes = [(part.name, part.nbytes) for part in opened.parts]
+    sizes = [(part.entry.name, part.entry.hashed) for part in sorted(parts, key=lambda part: part.entry.name)]
     with SidecarWriter(sidecar, sizes, algorithm, chunk_size) if sidecar else nullcontext() as writer:
-        found = _entries(opened, hasher, progress, kept, writer)
-        made = Manifest(algorithm, chunk_size, tuple(found.values()))
+        found = _hashed(parts, hasher, progress, kept, writer)
+        recorded = exclusions.patterns if path.is_dir() and not only_tensors else ()
+        made = Manifest(algorithm, chunk_size, tuple(found.values()), recorded)
         if writer:
             writer.finish(made.root)
     return made
@@ -105,46 +122,51 @@ def verify(
     manifest: Manifest | str | os.PathLike[str],
     *,
     root: bytes | str | None = None,
+    extra: Extra = "fail",
     kernel: str | Kernel | None = None,
     device: str | None = None,
-    exclude: Iterable[str | os.PathLike[str]] = (),
     leaves: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Verifies a model on disk against its manifest. Every tensor and file is hashed.
+    """Verifies a model on disk against its manifest.
+
+    A manifest with files says where every byte belongs, and the verdict is of all bytes: the files' names and sizes are
+    compared, and then all that the manifest lists is hashed where it says. Nothing of the model is parsed, and no byte
+    of a file that the manifest does not list is read. Of a manifest of tensors alone, the model's files are parsed, and
+    the tensors compared by name.
 
     Args:
         path: the model, as for `manifest`.
         manifest: the manifest, or its file, which is not part of the model's folder.
         root: the manifest's root from a trusted source, as bytes or in hexadecimal digits.
+        extra: what files mean that the manifest does not list: "fail", "warn" or "ignore".
         kernel: as for `manifest`, of the manifest's algorithm.
         device: as for `manifest`.
-        exclude: as for `manifest`.
-        leaves: the leaf hashes that `manifest` wrote. If tensors or files differ, they are read again and compared with
-            them: the report then says which chunks differ. The file is not read if nothing differs.
+        leaves: the file of leaf hashes that `manifest` wrote. What differs is then read again, and the report says
+            which chunks differ. The file is not read if nothing differs.
         progress: is called with the bytes hashed so far and in total, again from 0 for what is read again.
 
     Returns:
-        The report: verify only `report.ok`. Shards that cannot be read are problems in it, and all others are verified.
+        The report: verify only `report.ok`.
 
     Raises:
-        VerificationError: the manifest does not have the trusted root, or the model is not valid, so that nothing of it
+        VerificationError: the manifest does not have the trusted root, or is of another kind of model, so that nothing
             can be compared.
         OSError: a file cannot be read.
+        ModelError: the path is neither a file nor a folder.
         ManifestError: the manifest is not valid.
         ChangedWhileReadError: a file changed while it was read.
         SidecarError: `leaves` is a file of the model.
         TypeError, ValueError: an argument is not accepted.
         Unavailable: the kernel or device cannot be used.
         OutOfDeviceMemory: the device has no room for one chunk.
-
-    Warns:
-        NotHashedWarning: a PyTorch checkpoint has values that are not tensors.
     """
+    if extra not in EXTRA:
+        raise ValueError(f"{extra!r} is not accepted for extra files: accepted are {', '.join(EXTRA)}")
     path = Path(path)
-    named = "the manifest"
+    named, own = "the manifest", []
     if not isinstance(manifest, Manifest):
-        named, exclude = os.fspath(manifest), [*exclude, manifest]
+        named, own = os.fspath(manifest), [Path(manifest)]
         manifest = read_manifest(manifest)
     try:
         trusted = bytes.fromhex(root) if isinstance(root, str) else root
@@ -155,54 +177,140 @@ def verify(
     sidecar = None if leaves is None else Path(leaves)
     if sidecar:
         check_outside(sidecar, path)
-    try:
-        opened = _open(path, exclude, tolerant=True)
-    except (CheckpointError, SafetensorsError) as error:
-        raise VerificationError(str(error)) from None
     hasher = Hasher(kernel_for(kernel, device, manifest.algorithm), manifest.chunk_size)
-    problems = tuple(" ".join(problem.split()) for problem in opened.problems)
-    report = replace(compare(manifest, _entries(opened, hasher, progress)), problems=problems)
+    there = _by_layout(path, manifest, own) if manifest.files else _by_name(path, manifest)
+    found = {**there.known, **_hashed(there.parts, hasher, progress)}
+    report = Report(
+        manifest,
+        found,
+        differs=tuple(name for name, entry in manifest.by_name.items() if name in found and found[name] != entry),
+        missing=tuple(there.missing),
+        extra=tuple(there.extra) if extra == "fail" else (),
+        ignored=tuple(there.extra) if extra == "warn" else (),
+        notes=there.notes,
+        problems=there.problems,
+    )
     if not sidecar or not report.damaged:
         return report
-    damaged = [part for part in opened.parts if part.name in report.damaged]
+    damaged = [part for part in there.parts if part.entry.name in report.damaged]
     try:
         return replace(report, damage=damaged_chunks(damaged, Sidecar(sidecar, manifest), hasher, progress))
     except (OSError, SafetensorsError, SidecarError, ChangedWhileReadError) as error:
         return replace(report, problems=(*report.problems, f"cannot tell which chunks differ: {error}"))
 
 
-def _open(path: Path, exclude: Iterable[str | os.PathLike[str]], *, tolerant: bool = False) -> OpenModel:
-    """Opens the model, and warns of what is in it but not hashed."""
-    opened = open_model(path, map(Path, exclude), tolerant=tolerant)
-    if opened.ignored:
-        more = ", ..." if len(opened.ignored) > _SHOWN_IGNORED else ""
-        names = ", ".join(map(quoted, opened.ignored[:_SHOWN_IGNORED])) + more
-        message = f"{path}: {len(opened.ignored):,} values are not tensors and are not hashed: {names}"
-        warnings.warn(message, NotHashedWarning, stacklevel=3)
-    for note in opened.notes:
-        warnings.warn(f"{path}: {note}", NotHashedWarning, stacklevel=3)
-    return opened
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What of a manifest is there.
+
+    Attributes:
+        parts: what to hash.
+        known: what is compared without being hashed: files of another size, tensors of another dtype or shape, and
+            views that the frame vouches for.
+        missing: names that the manifest alone has, sorted.
+        extra: names that the model alone has, sorted.
+        notes, problems: as in `Report`.
+    """
+
+    parts: Sequence[Part]
+    known: Mapping[str, Entry]
+    missing: Sequence[str]
+    extra: Sequence[str]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
-def _entries(
-    opened: OpenModel,
+def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> _Found:
+    """What is there of a manifest with files."""
+    listed = list_model(path, Exclusions(manifest.exclusions), own)
+    files, problems = dict(listed.files), list(listed.problems)
+    expected = {file.path: file for file in manifest.files}
+    if not path.is_dir():
+        if len(expected) == 1 == len(files):  # whatever its name: it is the one that was named
+            files = {name: replace(file, name=name) for name, file in zip(expected, files.values(), strict=True)}
+        elif len(files) == 1:
+            raise VerificationError(f"the manifest is of {len(expected):,} files in a folder, and {path} is one file")
+    elif len(expected) == 1 and expected.keys() < files.keys() and not manifest.exclusions:
+        (name,) = expected
+        problems.append(f"the manifest is of one file: verify {quoted(name)} in {path}, or make one of the folder")
+    known: dict[str, Entry] = {}
+    right = set()
+    for name in expected.keys() & files.keys():
+        size = files[name].status.st_size
+        if size == expected[name].nbytes:
+            right.add(name)
+        else:
+            known[name] = replace(expected[name], nbytes=size)
+    spans = {name: manifest.spans_in(name) for name in expected}
+    entries = [
+        entry for entry in manifest.entries if (entry.file if isinstance(entry, TensorEntry) else entry.path) in right
+    ]
+    parts = list(located(entries, files, spans))
+    hashed = {part.entry.name for part in parts}
+    # A view that is not one range of its file is vouched for by the frame, which has its bytes.
+    known |= {entry.name: entry for entry in entries if entry.name not in hashed}
+    return _Found(
+        parts,
+        known,
+        missing=sorted(expected.keys() - files.keys()),
+        extra=sorted(files.keys() - expected.keys()),
+        notes=listed.notes,
+        problems=tuple(problems),
+    )
+
+
+def _by_name(path: Path, manifest: Manifest) -> _Found:
+    """What is there of a manifest of tensors alone."""
+    contents = read_contents(path, Exclusions(DEFAULT))
+    there = {part.entry.name: _alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)}
+    if not there:
+        raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
+    parts, known = [], {}
+    for name, expected in manifest.by_name.items():
+        if name not in there:
+            continue
+        entry = replace(there[name].entry, root=expected.root)
+        if entry == expected:
+            parts.append(there[name])
+        else:
+            known[name] = entry
+    return _Found(
+        parts,
+        known,
+        missing=sorted(manifest.by_name.keys() - there.keys()),
+        extra=sorted(there.keys() - manifest.by_name.keys()),
+        notes=(*contents.notes, "tensors only: nothing else of the files was verified"),
+        problems=contents.problems,
+    )
+
+
+def _alone(part: Part) -> Part:
+    """A tensor without its place in a file."""
+    assert isinstance(part.entry, TensorEntry)
+    return Part(replace(part.entry, file=None, offset=None), part.source)
+
+
+def _hashed(
+    parts: Iterable[Part],
     hasher: Hasher,
     progress: Progress | None,
     kept: Mapping[str, Entry] | None = None,
     leaves: SidecarWriter | None = None,
 ) -> dict[str, Entry]:
-    """The entries of a model by name. Those of `kept` stay; the others are hashed, and equal bytes only once."""
+    """The entries of parts by name, with their roots. Those of `kept` stay; the others are hashed, and equal bytes only
+    once.
+    """
     found = dict(kept or {})
-    hashed = [part for part in opened.parts if part.name not in found]
-    at: dict[Hashable, list[int]] = {}
-    for index, part in enumerate(hashed):
-        at.setdefault(part.place, []).append(index)
+    ordered = sorted((part for part in parts if part.entry.name not in found), key=lambda part: part.entry.name)
+    at: dict[Source, list[int]] = {}
+    for index, part in enumerate(ordered):
+        at.setdefault(part.source, []).append(index)
     sharing = list(at.values())
-    sources = [hashed[indexes[0]].source for indexes in sharing]
     write = partial(_write, leaves, sharing) if leaves else None
-    roots = hasher.roots([*sources, *opened.watched], progress, write)[: len(sources)]
+    roots = hasher.roots(list(at), progress, write)
     for indexes, root in zip(sharing, roots, strict=True):
-        found |= {hashed[index].name: hashed[index].entry(root) for index in indexes}
+        for entry in (ordered[index].entry for index in indexes):
+            found[entry.name] = replace(entry, root=root)
     return found
 
 
@@ -212,18 +320,22 @@ def _write(leaves: SidecarWriter, sharing: Sequence[Sequence[int]], found: Chunk
         leaves.add(replace(found, source=index))
 
 
-def _unchanged(parts: Sequence[Part], older: Manifest, changed: Collection[str]) -> dict[str, Entry]:
+def _unchanged(parts: Iterable[Part], older: Manifest, changed: Collection[str]) -> dict[str, Entry]:
     """The entries of an older manifest that are trusted to be those of a model's parts.
 
     Raises:
         ValueError: the model does not have a name that is said to have changed.
     """
-    now = {part.name: part for part in parts}
+    now = {part.entry.name: part.entry for part in parts}
     if unknown := sorted(set(changed) - now.keys()):
         raise ValueError(f"the model has no tensor or file {quoted(unknown[0])} that could have changed")
-    kept = now.keys() - set(changed)
-    same = (entry for entry in older.entries if entry.name in kept and now[entry.name].entry(entry.root) == entry)
-    return {entry.name: entry for entry in same}
+    kept = {}
+    for entry in older.entries:
+        if entry.name in now and entry.name not in changed:
+            same: Entry = replace(now[entry.name], root=entry.root)
+            if same == entry:
+                kept[entry.name] = same
+    return kept
 
 
 def _same(what: str, given: T | None, older: T) -> T:

@@ -1,15 +1,26 @@
 """The manifest of a model: its tensors and files, the root of a Merkle tree for each, and one root over all.
 
-An entry's root is the Merkle Tree Hash (RFC 9162 section 2.1.1) of its bytes in chunks. The model's root is that of the
-entries' records, sorted by name as Unicode code points. Records and the manifest itself are RFC 8785 canonical JSON:
-the same model always has the same manifest, byte for byte.
+Every byte of every file is in an entry. A file without tensors is one entry. A file that holds tensors is an entry for
+each tensor's bytes, and one for the *frame*: all other bytes of the file, joined in their order. So the entries fix the
+bytes of a file, however a loader reads it.
+
+An entry's root is the Merkle Tree Hash (RFC 9162 section 2.1.1) of its bytes in chunks. The model's root is
+
+    H(0x02 || header)
+
+where the header is the canonical JSON of everything that gives the entries their meaning (`Manifest.header`), and of
+the Merkle Tree Hash of the entries' records, sorted by name as Unicode code points. Leaves of a tree are hashed with
+0x00 in front, and nodes with 0x01: no file's root can be a model's. Records, header and the manifest itself are RFC
+8785 canonical JSON: the same model always has the same manifest, byte for byte.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -19,14 +30,21 @@ from hashbench.merkle.rfc9162 import merkle_tree_hash
 from hashbench.model import canonical_json
 from hashbench.model.documents import DocumentError, parse_document, read_document
 from hashbench.model.dtypes import tensor_nbytes
+from hashbench.model.exclusions import ExclusionError, Exclusions
+from hashbench.model.frame import FrameError, gaps
 from hashbench.model.strict_json import MAX_INTEGER, quoted
 
-VERSION = 1
+VERSION = 2
 """The version of the format, whose schema is manifest.schema.json in this package."""
 
-MAX_SIZE = 64 << 20
-"""The largest manifest that is written or read, in bytes: some 200,000 entries."""
+KIND = "hashbench-manifest"
+TREE = "rfc9162"
+"""What the format and the trees are called in the header."""
 
+MAX_SIZE = 512 << 20
+"""The largest manifest that is written or read, in bytes: some two million entries."""
+
+_ROOT_PREFIX = b"\x02"  # RFC 9162 has 0x00 for leaves and 0x01 for nodes
 _MAX_DEPTH = 4  # manifest, tensors, tensor, shape
 
 
@@ -44,6 +62,9 @@ class TensorEntry:
         shape: its shape.
         nbytes: its size in bytes, without padding.
         root: the Merkle Tree Hash of its bytes, little-endian and row-major.
+        file: the path of the file that holds it; None if the manifest is of tensors alone.
+        offset: its first byte in the file; None if its bytes are not one range of the file, as those of a strided view.
+            They are then in the frame. Where a tensor lies does not make it another: it is not compared.
     """
 
     name: str
@@ -51,10 +72,22 @@ class TensorEntry:
     shape: tuple[int, ...]
     nbytes: int
     root: bytes
+    file: str | None = field(default=None, compare=False)
+    offset: int | None = field(default=None, compare=False)
+
+    @property
+    def hashed(self) -> int:
+        """The number of bytes that the root is of."""
+        return self.nbytes
 
     def fields(self) -> dict[str, Any]:
         """The content of its record."""
-        return {"dtype": self.dtype, "name": self.name, "root": self.root.hex(), "shape": list(self.shape)}
+        fields = {"dtype": self.dtype, "name": self.name, "root": self.root.hex(), "shape": list(self.shape)}
+        if self.file is not None:
+            fields["file"] = self.file
+        if self.offset is not None:
+            fields["offset"] = self.offset
+        return fields
 
     def record(self) -> bytes:
         """Its leaf in the model's tree: RFC 8785 canonical JSON in UTF-8."""
@@ -68,21 +101,31 @@ class FileEntry:
     Attributes:
         path: its path relative to the model's folder, with slashes.
         nbytes: its size in bytes.
-        root: the Merkle Tree Hash of its bytes.
+        root: the Merkle Tree Hash of its bytes, or of its frame's if it holds tensors.
+        frame_bytes: the size of its frame in bytes; None if it is not known to hold tensors.
     """
 
     path: str
     nbytes: int
     root: bytes
+    frame_bytes: int | None = None
 
     @property
     def name(self) -> str:
         """Its name among other entries: its path."""
         return self.path
 
+    @property
+    def hashed(self) -> int:
+        """The number of bytes that the root is of."""
+        return self.nbytes if self.frame_bytes is None else self.frame_bytes
+
     def fields(self) -> dict[str, Any]:
         """The content of its record."""
-        return {"path": self.path, "root": self.root.hex(), "size": self.nbytes}
+        fields = {"path": self.path, "root": self.root.hex(), "size": self.nbytes}
+        if self.frame_bytes is not None:
+            fields["frame_bytes"] = self.frame_bytes
+        return fields
 
     def record(self) -> bytes:
         """Its leaf in the model's tree: RFC 8785 canonical JSON in UTF-8."""
@@ -100,20 +143,23 @@ class Manifest:
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a leaf of an entry's tree.
         entries: in any order.
+        exclusions: patterns of files in the model's folder that are not part of the model (`Exclusions`).
 
     Attributes:
         entries: sorted by name as Unicode code points.
+        exclusions: sorted.
 
     Raises:
-        ManifestError: the algorithm or chunk size is not accepted; two entries have the same name; or an entry is not
-            valid: its name is not valid Unicode, its path leaves the folder or is not normalized, its root is of
-            another length than the algorithm's digests, its dtype is unknown, its size does not match dtype and shape,
-            or a number is beyond 2^53 - 1.
+        ManifestError: the algorithm, chunk size or an exclusion is not accepted; two entries have the same name; an
+            entry is not valid: its name is not valid Unicode, its path leaves the folder or is not normalized, its root
+            is of another length than the algorithm's digests, its dtype is unknown, its size does not match dtype and
+            shape, or a number is beyond 2^53 - 1; or a file's tensors and its frame are not all of its bytes.
     """
 
     algorithm: str
     chunk_size: int
     entries: tuple[Entry, ...]
+    exclusions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -131,6 +177,58 @@ class Manifest:
             before = entry.name
             if problem := _problem(entry, digest_size):
                 raise ManifestError(f"the entry {quoted(entry.name)} is not accepted: {problem}")
+        try:
+            object.__setattr__(self, "exclusions", Exclusions(self.exclusions).patterns)
+        except ExclusionError as error:
+            raise ManifestError(str(error)) from None
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Checks that each file is exactly its tensors' ranges and its frame.
+
+        Raises:
+            ManifestError: one is not.
+        """
+        holding = {file.path for file in self.files if file.frame_bytes is not None}
+        for tensor in self.tensors:
+            if tensor.file is not None and tensor.file not in holding:
+                raise ManifestError(
+                    f"the entry {quoted(tensor.name)} is not accepted: {quoted(tensor.file)} is not a file with a frame"
+                )
+        for file in self.files:
+            if file.frame_bytes is None:
+                continue
+            try:
+                frame = sum(nbytes for _, nbytes in gaps(file.nbytes, self.spans_in(file.path)))
+            except FrameError as error:
+                raise ManifestError(f"the entry {quoted(file.path)} is not accepted: {error}") from None
+            if frame != file.frame_bytes:
+                raise ManifestError(
+                    f"the entry {quoted(file.path)} is not accepted: its frame has {file.frame_bytes} bytes, but its "
+                    f"tensors leave {frame}"
+                )
+
+    @cached_property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The files, sorted by path; none if the manifest is of tensors alone."""
+        return tuple(entry for entry in self.entries if isinstance(entry, FileEntry))
+
+    @cached_property
+    def tensors(self) -> tuple[TensorEntry, ...]:
+        """The tensors, sorted by name."""
+        return tuple(entry for entry in self.entries if isinstance(entry, TensorEntry))
+
+    def spans_in(self, path: str) -> Sequence[tuple[int, int]]:
+        """Offset and size in bytes of each tensor that is one range of the file at `path`."""
+        return self._spans.get(path, ())
+
+    @cached_property
+    def _spans(self) -> Mapping[str, Sequence[tuple[int, int]]]:
+        spans: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for tensor in self.tensors:
+            if tensor.file is not None and tensor.offset is not None:
+                spans[tensor.file].append((tensor.offset, tensor.nbytes))
+        return spans
 
     @cached_property
     def by_name(self) -> Mapping[str, Entry]:
@@ -139,8 +237,9 @@ class Manifest:
 
     @cached_property
     def root(self) -> bytes:
-        """The model's root: the Merkle Tree Hash of the entries' records."""
-        return merkle_tree_hash(self.records, self.algorithm)
+        """The model's root: H(0x02 || header)."""
+        entries = merkle_tree_hash(self.records, self.algorithm)
+        return model_root(self.algorithm, self.chunk_size, self.exclusions, entries, len(self.entries))
 
     @cached_property
     def records(self) -> list[bytes]:
@@ -160,17 +259,52 @@ class Manifest:
                 files.append(record)
             else:
                 tensors.append(b'{"bytes":%d,%b' % (entry.nbytes, record[1:]))
-        text = b'{"algorithm":"%b","chunk_size":%d,"files":[%b],"root":"%b","tensors":[%b],"version":%d}\n' % (
+        document = (
+            b'{"algorithm":"%b","chunk_size":%d,"exclusions":%b,"files":[%b],"kind":"%b","root":"%b","tensors":[%b],'
+            b'"tree":"%b","version":%d}\n'
+        )
+        text = document % (
             self.algorithm.encode(),
             self.chunk_size,
+            canonical_json.dumps(list(self.exclusions)),
             b",".join(files),
+            KIND.encode(),
             self.root.hex().encode(),
             b",".join(tensors),
+            TREE.encode(),
             VERSION,
         )
         if len(text) > MAX_SIZE:
             raise ManifestError(f"the manifest would have {len(text)} bytes; up to {MAX_SIZE} are accepted")
         return text
+
+
+def model_root(algorithm: str, chunk_size: int, exclusions: Sequence[str], entries: bytes, count: int) -> bytes:
+    """The root of a model: H(0x02 || header).
+
+    The header is the canonical JSON of {"algorithm", "chunk_size", "count", "entries", "exclusions", "kind", "tree",
+    "version"}.
+
+    Args:
+        algorithm: "sha256" or "sha384".
+        chunk_size: bytes of a leaf of an entry's tree.
+        exclusions: sorted.
+        entries: the Merkle Tree Hash of the entries' records.
+        count: the number of entries.
+    """
+    header = canonical_json.dumps(
+        {
+            "algorithm": algorithm,
+            "chunk_size": chunk_size,
+            "count": count,
+            "entries": entries.hex(),
+            "exclusions": list(exclusions),
+            "kind": KIND,
+            "tree": TREE,
+            "version": VERSION,
+        }
+    )
+    return hashlib.new(algorithm, _ROOT_PREFIX + header).digest()
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -184,7 +318,9 @@ def parse_manifest(data: bytes) -> Manifest:
         document = parse_document(data, "manifest", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
     except DocumentError as error:
         raise ManifestError(str(error)) from None
-    manifest = Manifest(document["algorithm"], document["chunk_size"], tuple(_entries(document)))
+    manifest = Manifest(
+        document["algorithm"], document["chunk_size"], tuple(_entries(document)), tuple(document["exclusions"])
+    )
     if manifest.root.hex() != document["root"]:
         raise ManifestError(f"its root is not the one of its entries, {manifest.root.hex()}")
     if manifest.text() != data:
@@ -214,9 +350,11 @@ def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:
         return bytes.fromhex(fields["root"])
 
     for file in document["files"]:
-        yield FileEntry(file["path"], file["size"], root(file))
+        yield FileEntry(file["path"], file["size"], root(file), file.get("frame_bytes"))
     for tensor in document["tensors"]:
-        yield TensorEntry(tensor["name"], tensor["dtype"], tuple(tensor["shape"]), tensor["bytes"], root(tensor))
+        shape = tuple(tensor["shape"])
+        place = tensor.get("file"), tensor.get("offset")
+        yield TensorEntry(tensor["name"], tensor["dtype"], shape, tensor["bytes"], root(tensor), *place)
 
 
 def _problem(entry: Entry, digest_size: int) -> str | None:
@@ -227,7 +365,10 @@ def _problem(entry: Entry, digest_size: int) -> str | None:
         return "its name is not valid Unicode"
     if len(entry.root) != digest_size:
         return f"its root has {len(entry.root)} bytes, not {digest_size} as its algorithm requires"
-    numbers = (entry.nbytes,) if isinstance(entry, FileEntry) else (entry.nbytes, *entry.shape)
+    if isinstance(entry, FileEntry):
+        numbers: tuple[int, ...] = (entry.nbytes, entry.frame_bytes or 0)
+    else:
+        numbers = (entry.nbytes, entry.offset or 0, *entry.shape)
     if min(numbers) < 0 or max(numbers) > MAX_INTEGER:
         return f"a number is not between 0 and {MAX_INTEGER}"
     if isinstance(entry, FileEntry):
@@ -235,6 +376,8 @@ def _problem(entry: Entry, digest_size: int) -> str | None:
         if "\0" in entry.path or not {"", ".", ".."}.isdisjoint(entry.path.split("/")):
             return "its path is not relative to the folder and normalized"
         return None
+    if entry.offset is not None and entry.file is None:
+        return "it has an offset but no file"
     try:
         needed = tensor_nbytes(entry.dtype, entry.shape)
     except ValueError as error:

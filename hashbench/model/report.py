@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
+
+MAX_LINES = 100
+"""Lines of each kind in a report's text."""
 
 _SHOWN_RUNS = 16  # runs of damaged chunks on one line
 
@@ -25,6 +28,8 @@ class Report:
         missing: names that only the manifest has.
         extra: names that only the model has.
         damage: runs of the chunks that differ, counted from 0, for each entry for which they are known.
+        ignored: names of extra files that the caller accepts.
+        notes: one line each: what the verdict does not cover.
         problems: one line each: why parts of the model could not be read or compared.
     """
 
@@ -34,6 +39,8 @@ class Report:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     damage: Mapping[str, tuple[range, ...]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -51,16 +58,23 @@ class Report:
         return "\n".join([*self.lines(), *self.problems])
 
     def lines(self) -> Iterator[str]:
-        """The lines of the text but for the problems."""
+        """The lines of the text but for notes and problems; of each kind up to `MAX_LINES`, and then their number."""
         if self.ok:
             yield f"verified: {summary(self.expected)}"
         expected = self.expected.by_name
-        for name in self.differs:
-            yield f"differs: {_shown(name)}: {self._difference(expected[name], self.found[name])}"
-        for name in self.missing:
-            yield f"missing: {_shown(name)}"
-        for name in self.extra:
-            yield f"extra: {_shown(name)}"
+        yield from _up_to(
+            "differs",
+            self.differs,
+            lambda name: f"{_shown(name)}: {self._difference(expected[name], self.found[name])}",
+        )
+        yield from _up_to("missing", self.missing, lambda name: f"{_shown(name)}{self._with_tensors(name)}")
+        yield from _up_to("extra", self.extra, _shown)
+        yield from _up_to("extra, ignored", self.ignored, _shown)
+
+    def _with_tensors(self, name: str) -> str:
+        """How many tensors a file has, for which there are no lines of their own."""
+        count = len(self.expected.spans_in(name))
+        return f", with {count:,} tensor{'s' * (count != 1)}" if count else ""
 
     def _difference(self, expected: Entry, found: Entry) -> str:
         fields: dict[str, tuple[object, object]]
@@ -73,16 +87,19 @@ class Report:
         said = [f"{what} {now}, not {before}" for what, (before, now) in fields.items() if now != before]
         if expected.root != found.root:
             said.append(self._where(expected, found))
+        if "size" in fields and found.nbytes != expected.nbytes:
+            said.append(f"not hashed{self._with_tensors(expected.name)}")
         return "; ".join(said)
 
     def _where(self, expected: Entry, found: Entry) -> str:
         runs = self.damage.get(expected.name)
         if runs is None:
-            return "other bytes"
+            in_frame = isinstance(expected, FileEntry) and expected.frame_bytes is not None
+            return "other bytes outside its tensors" if in_frame else "other bytes"
         if not runs:
             return "other bytes in the first reading, but none in the second"
         size = self.expected.chunk_size
-        end = max(expected.nbytes, found.nbytes)
+        end = max(expected.hashed, found.hashed)
         count = sum(map(len, runs))
         shown = [
             f"{run.start}{f'-{run.stop - 1}' if len(run) > 1 else ''} [{run.start * size}:{min(run.stop * size, end)}]"
@@ -90,6 +107,13 @@ class Report:
         ]
         more = f" and in {len(runs) - _SHOWN_RUNS:,} more runs" if len(runs) > _SHOWN_RUNS else ""
         return f"other bytes in {count:,} of {-(-end // size):,} chunks: {', '.join(shown)}{more}"
+
+
+def _up_to(kind: str, names: Sequence[str], line: Callable[[str], str]) -> Iterator[str]:
+    for name in names[:MAX_LINES]:
+        yield f"{kind}: {line(name)}"
+    if len(names) > MAX_LINES:
+        yield f"{kind}: {len(names) - MAX_LINES:,} more"
 
 
 def compare(expected: Manifest, found: Mapping[str, Entry]) -> Report:
@@ -111,11 +135,11 @@ def compare(expected: Manifest, found: Mapping[str, Entry]) -> Report:
 
 def summary(manifest: Manifest) -> str:
     """What a manifest describes, on one line."""
-    tensors = sum(isinstance(entry, TensorEntry) for entry in manifest.entries)
-    files = len(manifest.entries) - tensors
-    parts = [f"{count:,} {what}{'s' * (count != 1)}" for count, what in ((tensors, "tensor"), (files, "file")) if count]
-    nbytes = sum(entry.nbytes for entry in manifest.entries)
-    return f"{' and '.join(parts) or 'nothing'}, {nbytes:,} bytes, {manifest.algorithm} root {manifest.root.hex()}"
+    tensors, files = len(manifest.tensors), len(manifest.files)
+    parts = [f"{count:,} {what}{'s' * (count != 1)}" for count, what in ((files, "file"), (tensors, "tensor")) if count]
+    nbytes = sum(entry.nbytes for entry in manifest.files or manifest.tensors)
+    alone = "" if files else " alone"
+    return f"{' with '.join(parts)}{alone}, {nbytes:,} bytes, {manifest.algorithm} root {manifest.root.hex()}"
 
 
 def _kind(entry: Entry) -> str:

@@ -137,7 +137,7 @@ class Sidecar:
             raise SidecarError(f"{path} is not the sidecar of this manifest: its metadata has another root, or none")
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
         expected = {
-            entry.name: _shape(entry.nbytes, manifest.algorithm, manifest.chunk_size) for entry in manifest.entries
+            entry.name: _shape(entry.hashed, manifest.algorithm, manifest.chunk_size) for entry in manifest.entries
         }
         for name in expected.keys() | self._tensors.keys():
             tensor = self._tensors.get(name)

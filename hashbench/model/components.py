@@ -1,0 +1,124 @@
+"""The names of tensors in a model of several files.
+
+A file's tensors have plain names; a model's must be told apart. A *group* is the files that hold one set of weights: an
+index and its shards, or one file. In each folder the group that loaders take by default is the folder's component: its
+tensors are named after the folder ("unet/conv_in.weight"), and plainly at the top ("lm_head.weight"), so that they are
+those of the loaded module. The tensors of every other group are named after its file, or its index
+("model.fp16.safetensors/lm_head.weight").
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from hashbench.model.shard_index import weights_named_by
+
+DEFAULTS = tuple(
+    f"{stem}{suffix}"
+    for suffix in (".safetensors", ".bin")
+    for stem in ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
+)
+"""The names of weights that transformers, diffusers and PEFT look for, the preferred first."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Files that hold one set of weights.
+
+    Attributes:
+        path: of the index, or of the only file.
+        weights: the name that the weights have, or would have, in one file.
+        files: paths.
+    """
+
+    path: str
+    weights: str
+    files: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        return _folder(self.path)
+
+
+def name_tensors(
+    tensors: Mapping[str, Iterable[str]], indexes: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """The name that each tensor of each file has in the model.
+
+    If several files of a group have a tensor of one name, the one that the index names has the plain one, or else the
+    first file, and the others are named after their file.
+
+    Args:
+        tensors: the names in each file, by the file's path relative to the model's folder.
+        indexes: what each index says (`read_index`), by its path.
+
+    Returns:
+        By file and name in the file: the name in the model. Two of them are the same only if names have slashes that
+        imitate a folder.
+    """
+    groups = list(_groups(tensors.keys(), indexes))
+    named: dict[str, dict[str, str]] = {}
+    for folder, in_folder in _by_folder(groups).items():
+        default = _default(in_folder)
+        for group in in_folder:
+            prefix = _inside(folder) if group is default else f"{group.path}/"
+            named |= _named(group, prefix, tensors, indexes.get(group.path, {}))
+    return named
+
+
+def _groups(files: Iterable[str], indexes: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
+    """Every group; a file that two indexes name is the first one's."""
+    left = dict.fromkeys(sorted(files))
+    for path in sorted(indexes, key=lambda path: (len(path), path)):  # an index before those of its variants
+        folder, weights = _folder(path), weights_named_by(path.rpartition("/")[2])
+        shards = sorted({_inside(folder) + shard for shard in indexes[path].values()} & left.keys())
+        if shards and weights:
+            yield _Group(path, weights, tuple(shards))
+            for shard in shards:
+                del left[shard]
+    for file in left:
+        yield _Group(file, file.rpartition("/")[2], (file,))
+
+
+def _by_folder(groups: Iterable[_Group]) -> Mapping[str, list[_Group]]:
+    found: defaultdict[str, list[_Group]] = defaultdict(list)
+    for group in groups:
+        found[group.folder].append(group)
+    return found
+
+
+def _default(groups: list[_Group]) -> _Group | None:
+    """The group of a folder that loaders take: a file before an index of the same weights, as transformers has it."""
+    if len(groups) == 1:
+        return groups[0]
+    for name in DEFAULTS:
+        alike = [group for group in groups if group.weights == name]
+        if alike:
+            return min(alike, key=lambda group: (group.path.rpartition("/")[2] != name, group.path))
+    return None
+
+
+def _named(
+    group: _Group, prefix: str, tensors: Mapping[str, Iterable[str]], file_of: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """The names of one group's tensors, by file."""
+    holders: dict[str, str] = {}
+    for file in group.files:
+        for name in tensors[file]:
+            if name not in holders or file == _inside(group.folder) + file_of.get(name, ""):
+                holders[name] = file
+    return {
+        file: {name: (prefix if holders[name] == file else f"{file}/") + name for name in tensors[file]}
+        for file in group.files
+    }
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _inside(folder: str) -> str:
+    """What paths in a folder begin with."""
+    return f"{folder}/" if folder else ""

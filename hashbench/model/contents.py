@@ -1,0 +1,222 @@
+"""What a model on disk consists of: its files, and the tensors in those whose format is known.
+
+Nothing of a model is executed. Headers, indexes and descriptions of tensors are read; the tensors' bytes are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import NamedTuple
+
+from hashbench.hashing.sources import FileParts, FileRange, Source
+from hashbench.model.components import name_tensors
+from hashbench.model.exclusions import Exclusions
+from hashbench.model.folder import ListedFile, list_folder
+from hashbench.model.formats import FoundTensors, find_tensors, not_covered_by
+from hashbench.model.frame import gaps
+from hashbench.model.manifest import Entry, FileEntry, TensorEntry
+from hashbench.model.shard_index import ShardIndexError, read_index, weights_named_by
+from hashbench.model.strict_json import quoted
+
+_SHOWN = 8  # names in one line
+
+Files = Mapping[str, ListedFile]
+"""The files of a model, by path relative to its folder."""
+
+
+class ModelError(ValueError):
+    """A model cannot be used as it is on disk; the message names the file and says why."""
+
+
+class Part(NamedTuple):
+    """An entry of a manifest, and where its bytes are."""
+
+    entry: Entry
+    source: Source
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model, of which nothing has been read but indexes.
+
+    Attributes:
+        files: the files.
+        notes: one line for each fact that the user should know.
+        problems: one line for each thing that cannot be part of a model, or is missing from it.
+    """
+
+    files: Files
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contents(ModelFiles):
+    """What a model consists of.
+
+    Attributes:
+        parts: every tensor and every file, their entries with empty roots.
+    """
+
+    parts: tuple[Part, ...] = ()
+
+
+def list_model(path: Path, exclusions: Exclusions, own: Iterable[Path] = ()) -> ModelFiles:
+    """Lists the files of the model at `path`: a folder, an index and the files that it names, or any other file.
+
+    Args:
+        path: of the model.
+        exclusions: what is left out of a folder.
+        own: files that are not part of a folder, and that no exclusion names: the manifest that it is verified against.
+
+    Raises:
+        OSError: something cannot be read.
+        ModelError: the path is neither a file nor a folder.
+    """
+    mode = path.stat().st_mode
+    if S_ISREG(mode):
+        return _named_file(path)
+    if not S_ISDIR(mode):
+        raise ModelError(f"{path} is neither a file nor a folder")
+    listing = list_folder(path, exclusions)
+    top = path.resolve()
+    left_out = {place for file in own for place in (file.parent.resolve() / file.name, file.resolve())}
+    files = {file.name: file for file in listing.files if top / file.name not in left_out}
+    notes = (f"excluded: {_enumerated(listing.excluded)}",) if listing.excluded else ()
+    problems = tuple(f"{quoted(name)} is refused: {reason}" for name, reason in listing.refused.items())
+    return ModelFiles(files, notes, problems)
+
+
+def read_contents(path: Path, exclusions: Exclusions) -> Contents:
+    """Finds what the model at `path` consists of.
+
+    Of a folder, every file counts; of an index, the index and the files that it names; otherwise the file alone. A file
+    that is not valid in the format that its name promises is a plain file, and a note says why.
+
+    Args:
+        path: of the model.
+        exclusions: what is left out of a folder.
+
+    Raises:
+        OSError: something cannot be read.
+        ModelError: the path is neither a file nor a folder.
+    """
+    listed = list_model(path, exclusions)
+    notes, problems, files = list(listed.notes), list(listed.problems), dict(listed.files)
+    indexes: dict[str, Mapping[str, str]] = {}
+    found: dict[str, FoundTensors] = {}
+    for name, file in listed.files.items():
+        if weights_named_by(name.rpartition("/")[2]) is not None:
+            try:
+                indexes[name] = read_index(file.path)
+            except ShardIndexError as error:
+                notes.append(f"{quoted(name)}: hashed as a plain file: {error}")
+        tensors = find_tensors(file.path)
+        if tensors.note:
+            notes.append(f"{quoted(name)}: {tensors.note}")
+        if tensors.tensors:
+            found[name] = tensors
+            files[name] = replace(file, status=tensors.status or file.status)
+    if path.is_dir():
+        problems += islice(_missing_shards(indexes, files), _SHOWN)
+    else:
+        notes += _not_covered(path, indexes)
+    names = name_tensors({name: [tensor.name for tensor in of.tensors] for name, of in found.items()}, indexes)
+    parts: list[Part] = []
+    for name, file in files.items():
+        parts += _parts(file, found[name], names[name]) if name in found else [_whole(file)]
+    return Contents(files, tuple(notes), tuple(problems), tuple(parts))
+
+
+def located(
+    entries: Iterable[Entry], files: Files, spans_in: Mapping[str, Iterable[tuple[int, int]]]
+) -> Iterator[Part]:
+    """Where the bytes of entries are, by what a manifest says of the files that hold them.
+
+    Args:
+        entries: a file, or a tensor in one; tensors that are not one range of their file are passed over.
+        files: at least those of the entries, of the sizes that the entries have.
+        spans_in: offset and size of each tensor that is one range of its file, by the file's path.
+    """
+    for entry in entries:
+        if isinstance(entry, TensorEntry):
+            if entry.file is not None and entry.offset is not None:
+                file = files[entry.file]
+                yield Part(entry, FileRange(file.path, entry.offset, entry.nbytes, file.status))
+        elif entry.frame_bytes is None:
+            file = files[entry.path]
+            yield Part(entry, FileRange(file.path, 0, entry.nbytes, file.status))
+        else:
+            file = files[entry.path]
+            frame = gaps(entry.nbytes, spans_in.get(entry.path, ()))
+            yield Part(entry, FileParts(file.path, tuple(frame), file.status))
+
+
+def _named_file(path: Path) -> ModelFiles:
+    """One file, and its shards if it is an index."""
+    shards: list[str] = []
+    if weights_named_by(path.name) is not None:
+        with suppress(ShardIndexError):  # it is a plain file then, as a note will say
+            shards = sorted(set(read_index(path).values()))
+    resolved = path.resolve(strict=True)
+    files = {path.name: ListedFile(path.name, resolved, resolved.stat())}
+    if not shards:
+        return ModelFiles(files)
+    listing = list_folder(path.parent, Exclusions(()))
+    there = {file.name: file for file in listing.files}
+    files |= {name: there[name] for name in shards if name in there}
+    absent = [name for name in shards if name not in there]
+    return ModelFiles(files, (), tuple(_missing(path.name, name) for name in absent[:_SHOWN]))
+
+
+def _missing_shards(indexes: Mapping[str, Mapping[str, str]], files: Files) -> Iterator[str]:
+    for index, file_of in indexes.items():
+        folder = index.rpartition("/")[0]
+        for name in sorted(set(file_of.values())):
+            if (f"{folder}/{name}" if folder else name) not in files:
+                yield _missing(index, name)
+
+
+def _missing(index: str, name: str) -> str:
+    return f"{quoted(index)} names {quoted(name)}, and there is no such file"
+
+
+def _not_covered(path: Path, indexes: Mapping[str, object]) -> Iterator[str]:
+    """What belongs to a model, but not to the file by which it was named."""
+    if indexes:
+        yield "only the index and the files that it names are covered: name the folder to cover configuration and code"
+    if names := not_covered_by(path):
+        yield f"not covered: {_enumerated(names)}, where {quoted(path.name)} keeps data: name the folder to cover all"
+
+
+def _parts(file: ListedFile, found: FoundTensors, names: Mapping[str, str]) -> Iterator[Part]:
+    """The tensors of a file, and its frame."""
+    spans = [(tensor.offset, tensor.nbytes) for tensor in found.tensors if tensor.offset is not None]
+    for tensor in found.tensors:
+        entry = TensorEntry(
+            names[tensor.name], tensor.dtype, tensor.shape, tensor.nbytes, b"", file.name, tensor.offset
+        )
+        if tensor.source is not None:
+            yield Part(entry, tensor.source)
+        else:
+            assert tensor.offset is not None
+            yield Part(entry, FileRange(file.path, tensor.offset, tensor.nbytes, file.status))
+    size = file.status.st_size
+    frame = gaps(size, spans)
+    entry_of_file = FileEntry(file.name, size, b"", sum(nbytes for _, nbytes in frame))
+    yield Part(entry_of_file, FileParts(file.path, tuple(frame), file.status))
+
+
+def _whole(file: ListedFile) -> Part:
+    size = file.status.st_size
+    return Part(FileEntry(file.name, size, b""), FileRange(file.path, 0, size, file.status))
+
+
+def _enumerated(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(quoted, names[:_SHOWN])) + more

@@ -1,0 +1,110 @@
+"""Every file in a model's folder: listed by name, nothing read.
+
+A loader may open any file in the folder, under any name, so none is left out but what is excluded. What is not a plain
+file, and links that lead out of the folder, are refused individually.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hashbench.model.exclusions import Exclusions
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """One file.
+
+    Attributes:
+        name: its path relative to the folder, with slashes.
+        path: where it is opened; the target, if it is a link.
+        status: its status when it was listed.
+    """
+
+    name: str
+    path: Path
+    status: os.stat_result
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        files: sorted by name.
+        refused: names of what cannot be part of a model, sorted, and why.
+        excluded: names that the exclusions left out, sorted; an excluded folder stands for all that is in it.
+    """
+
+    files: tuple[ListedFile, ...]
+    refused: Mapping[str, str]
+    excluded: tuple[str, ...]
+
+
+def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listing:
+    """Lists every file in a folder and below, hidden ones too.
+
+    A link counts as the file that it leads to, if that lies in the folder or, for a snapshot in a Hugging Face cache,
+    in the cache's `blobs` of the same repository. Refused are other links, links to folders and to nothing, whatever is
+    neither a file nor a folder (FIFOs, sockets, devices), and names that are not valid UTF-8.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    top = Path(folder).resolve(strict=True)
+    roots = [top]
+    if top.parent.name == "snapshots":
+        roots.append(top.parent.parent / "blobs")
+    files: list[ListedFile] = []
+    refused: dict[str, str] = {}
+    excluded: list[str] = []
+    unseen = [""]
+    while unseen:
+        prefix = unseen.pop()
+        with os.scandir(top / prefix) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if problem := _problem_of_name(name):
+                    refused[ascii(name)] = problem
+                elif exclusions.exclude(name):
+                    excluded.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    unseen.append(f"{name}/")
+                else:
+                    found = _file(name, Path(entry.path), roots)
+                    if isinstance(found, ListedFile):
+                        files.append(found)
+                    else:
+                        refused[name] = found
+    files.sort(key=lambda file: file.name)
+    return Listing(tuple(files), dict(sorted(refused.items())), tuple(sorted(excluded)))
+
+
+def _problem_of_name(name: str) -> str | None:
+    """What is wrong with a name; None if nothing is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not valid UTF-8"
+    return None
+
+
+def _file(name: str, path: Path, roots: list[Path]) -> ListedFile | str:
+    """The file, or why it is refused."""
+    try:
+        if path.is_symlink():
+            path = path.resolve(strict=True)
+            if not any(path.is_relative_to(root) for root in roots):
+                return "it is a link that leads out of the folder"
+        status = path.lstat()
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle, up to Python 3.12
+        return "it is a link that leads nowhere" if path.is_symlink() else "it cannot be examined"
+    if stat.S_ISDIR(status.st_mode):
+        return "it is a link to a folder; only links to files are accepted"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is neither a file nor a folder"
+    return ListedFile(name, path, status)

@@ -1,0 +1,39 @@
+"""The frame of a file that holds tensors: all of its bytes that are in no tensor's range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class FrameError(ValueError):
+    """Ranges of a file cannot be its tensors'; the message says why."""
+
+
+def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What ranges of a file leave of it.
+
+    Args:
+        size: of the file in bytes.
+        spans: offset and size of each range. Several may be the same; others do not overlap.
+
+    Returns:
+        Offset and size of each gap, none of them empty, in their order.
+
+    Raises:
+        FrameError: a range reaches beyond the file, or overlaps another one that is not the same.
+    """
+    found = []
+    end = 0
+    for start, nbytes in sorted(set(spans)):
+        if not nbytes:
+            continue
+        if start < end:
+            raise FrameError(f"tensors overlap at byte {start}")
+        if start > end:
+            found.append((end, start - end))
+        end = start + nbytes
+    if end > size:
+        raise FrameError(f"a tensor ends at byte {end} of {size}")
+    if end < size:
+        found.append((end, size - end))
+    return found
