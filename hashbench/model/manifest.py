@@ -8,7 +8,7 @@ An entry's root is the Merkle Tree Hash (RFC 9162 section 2.1.1) of its bytes in
 
     H(0x02 || header)
 
-where the header is the canonical JSON of everything that gives the entries their meaning (`Manifest.header`), and of
+where the header is the canonical JSON of everything that gives the entries their meaning (`Header`), and of
 the Merkle Tree Hash of the entries' records, sorted by name as Unicode code points. Leaves of a tree are hashed with
 0x00 in front, and nodes with 0x01: no file's root can be a model's. Records, header and the manifest itself are RFC
 8785 canonical JSON: the same model always has the same manifest, byte for byte.
@@ -136,6 +136,43 @@ Entry = TensorEntry | FileEntry
 
 
 @dataclass(frozen=True)
+class Header:
+    """What the root of a model is the hash of: everything that gives the entries their meaning, and their own root.
+
+    Attributes:
+        algorithm: "sha256" or "sha384".
+        chunk_size: bytes of a leaf of an entry's tree.
+        exclusions: patterns of files in the model's folder that are not part of the model, sorted.
+        count: the number of entries.
+        entries: the Merkle Tree Hash of their records.
+    """
+
+    algorithm: str
+    chunk_size: int
+    exclusions: tuple[str, ...]
+    count: int
+    entries: bytes
+
+    def fields(self) -> dict[str, Any]:
+        """Its content, which is hashed as canonical JSON."""
+        return {
+            "algorithm": self.algorithm,
+            "chunk_size": self.chunk_size,
+            "count": self.count,
+            "entries": self.entries.hex(),
+            "exclusions": list(self.exclusions),
+            "kind": KIND,
+            "tree": TREE,
+            "version": VERSION,
+        }
+
+    @property
+    def root(self) -> bytes:
+        """The model's root: H(0x02 || header)."""
+        return hashlib.new(self.algorithm, _ROOT_PREFIX + canonical_json.dumps(self.fields())).digest()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a model consists of, and the roots of its bytes.
 
@@ -175,7 +212,7 @@ class Manifest:
             if entry.name == before:
                 raise ManifestError(f"two entries have the name {quoted(before)}")
             before = entry.name
-            if problem := _problem(entry, digest_size):
+            if problem := problem_of(entry, digest_size):
                 raise ManifestError(f"the entry {quoted(entry.name)} is not accepted: {problem}")
         try:
             object.__setattr__(self, "exclusions", Exclusions(self.exclusions).patterns)
@@ -238,8 +275,13 @@ class Manifest:
     @cached_property
     def root(self) -> bytes:
         """The model's root: H(0x02 || header)."""
+        return self.header.root
+
+    @cached_property
+    def header(self) -> Header:
+        """What the root is of."""
         entries = merkle_tree_hash(self.records, self.algorithm)
-        return model_root(self.algorithm, self.chunk_size, self.exclusions, entries, len(self.entries))
+        return Header(self.algorithm, self.chunk_size, self.exclusions, len(self.entries), entries)
 
     @cached_property
     def records(self) -> list[bytes]:
@@ -277,34 +319,6 @@ class Manifest:
         if len(text) > MAX_SIZE:
             raise ManifestError(f"the manifest would have {len(text)} bytes; up to {MAX_SIZE} are accepted")
         return text
-
-
-def model_root(algorithm: str, chunk_size: int, exclusions: Sequence[str], entries: bytes, count: int) -> bytes:
-    """The root of a model: H(0x02 || header).
-
-    The header is the canonical JSON of {"algorithm", "chunk_size", "count", "entries", "exclusions", "kind", "tree",
-    "version"}.
-
-    Args:
-        algorithm: "sha256" or "sha384".
-        chunk_size: bytes of a leaf of an entry's tree.
-        exclusions: sorted.
-        entries: the Merkle Tree Hash of the entries' records.
-        count: the number of entries.
-    """
-    header = canonical_json.dumps(
-        {
-            "algorithm": algorithm,
-            "chunk_size": chunk_size,
-            "count": count,
-            "entries": entries.hex(),
-            "exclusions": list(exclusions),
-            "kind": KIND,
-            "tree": TREE,
-            "version": VERSION,
-        }
-    )
-    return hashlib.new(algorithm, _ROOT_PREFIX + header).digest()
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -357,8 +371,13 @@ def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:
         yield TensorEntry(tensor["name"], tensor["dtype"], shape, tensor["bytes"], root(tensor), *place)
 
 
-def _problem(entry: Entry, digest_size: int) -> str | None:
-    """Why an entry is not valid; None if it is."""
+def problem_of(entry: Entry, digest_size: int) -> str | None:
+    """Why an entry is not valid by itself; None if it is.
+
+    Args:
+        entry: the entry.
+        digest_size: bytes of its algorithm's digests.
+    """
     try:
         entry.name.encode()
     except UnicodeEncodeError:
