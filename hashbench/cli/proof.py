@@ -15,8 +15,8 @@ from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import choose
 from hashbench.kernels import Bytes, algorithm_named
-from hashbench.model.checkpoints import open_model
-from hashbench.model.manifest import read_manifest
+from hashbench.model.located import locate
+from hashbench.model.manifest import Manifest, read_manifest
 from hashbench.model.proofs import (
     NotProvenError,
     Proof,
@@ -27,7 +27,7 @@ from hashbench.model.proofs import (
     prove_chunk,
     read_proof,
 )
-from hashbench.model.sidecar import Sidecar
+from hashbench.model.sidecar import opened_sidecar
 
 _path = click.Path(path_type=Path)
 
@@ -68,10 +68,11 @@ def write_proof(
     if chunk is not None:
         check_chunk(proof, chunk)
         if sidecar:
-            leaves = Sidecar(sidecar, expected).leaves(name)
+            with opened_sidecar(sidecar, expected) as leaf_hashes:
+                leaves = leaf_hashes.leaves(name)
         else:
             assert model is not None
-            leaves = _leaves(model, proof, kernel, device)
+            leaves = _leaves(model, expected, proof, kernel, device)
         proof = prove_chunk(proof, chunk, leaves)
     if output:
         write_atomically(output, proof.text())
@@ -88,9 +89,9 @@ def write_proof(
 def check_proof(proof_path: Path, root: bytes, data: Path | None, kernel: str | None, device: str | None) -> None:
     """Verify an inclusion proof against a trusted root.
 
-    DATA is a file of the proven bytes, of all bytes of the tensor or file of which a chunk is proven, or a safetensors
-    file with the tensor. Without DATA, only the record is verified: name, dtype, shape and root of a tensor, or path,
-    size and root of a file.
+    DATA is a file of the proven bytes, of all bytes of the tensor or file of which a chunk is proven, or the model's
+    file with the tensor. Without DATA, only the record is verified: name, dtype, shape, place and root of a tensor, or
+    path, size and root of a file. Of a file that holds tensors, the root is that of all its other bytes.
 
     Exit code: 0 valid, 1 invalid.
     """
@@ -117,13 +118,11 @@ def _is_proof(path: Path) -> bool:
     return True
 
 
-def _leaves(model: Path, proof: Proof, kernel: str | None, device: str | None) -> Bytes:
+def _leaves(model: Path, manifest: Manifest, proof: Proof, kernel: str | None, device: str | None) -> Bytes:
     """The leaf hashes of the tensor or file of a proof in a model: uint8, shape (chunks, digest size)."""
-    entry = proof.entry
-    opened = open_model(model)
-    part = next((part for part in opened.parts if part.name == entry.name), None)
-    if part is None or part.entry(entry.root) != entry:
+    part = next((part for part in locate(model, manifest).parts if part.entry.name == proof.entry.name), None)
+    if part is None:
         raise NotProvenError(f"{model} has no {proof.named} of the kind and size in the manifest")
     hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
-    with shown(entry.name) as progress:
-        return np.concatenate([piece.hashes for piece in hasher.leaves([part.source, *opened.watched], progress)])
+    with shown(proof.entry.name) as progress:
+        return np.concatenate([piece.hashes for piece in hasher.leaves([part.source], progress)])

@@ -115,8 +115,7 @@ def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
     for path, offset, number in sorted(_in_files(sources)):
         source = sources[number]
         assert not isinstance(source, Stream)
-        in_file = isinstance(source, (FileRange, FileParts))
-        origin = path if in_file else source
+        origin = path if isinstance(source, (FileRange, FileParts)) else source
         whole = source.parts if isinstance(source, FileParts) else ((offset, source.nbytes),)
         start = 0
         for extents in _cut(whole, piece_size):

@@ -163,7 +163,9 @@ def change(before: os.stat_result, after: os.stat_result) -> str | None:
         return "was replaced"
     if after.st_size != before.st_size:
         return "grew" if after.st_size > before.st_size else "shrank"
-    return None if after.st_mtime_ns == before.st_mtime_ns else "was written to"
+    # Whoever can write to a file can set its modification time, but not the time of its last change.
+    same = (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+    return None if same else "was changed"
 
 
 def _regular_file(raw: Any) -> os.stat_result | None:

@@ -4,13 +4,14 @@ A file's tensors have plain names; a model's must be told apart. A *group* is th
 index and its shards, or one file. In each folder the group that loaders take by default is the folder's component: its
 tensors are named after the folder ("unet/conv_in.weight"), and plainly at the top ("lm_head.weight"), so that they are
 those of the loaded module. The tensors of every other group are named after its file, or its index
-("model.fp16.safetensors/lm_head.weight").
+("model.fp16.safetensors/lm_head.weight"). A name that is not unique even so, as one that imitates a folder, gives way
+to one after the tensor's file, which always is unique: no file is in another.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hashbench.model.shard_index import weights_named_by
@@ -43,7 +44,7 @@ class _Group:
 
 
 def name_tensors(
-    tensors: Mapping[str, Iterable[str]], indexes: Mapping[str, Mapping[str, str]]
+    tensors: Mapping[str, Iterable[str]], indexes: Mapping[str, Mapping[str, str]], files: Collection[str] = ()
 ) -> dict[str, dict[str, str]]:
     """The name that each tensor of each file has in the model.
 
@@ -53,10 +54,10 @@ def name_tensors(
     Args:
         tensors: the names in each file, by the file's path relative to the model's folder.
         indexes: what each index says (`read_index`), by its path.
+        files: paths of all files of the model, which are no tensors' names.
 
     Returns:
-        By file and name in the file: the name in the model. Two of them are the same only if names have slashes that
-        imitate a folder.
+        By file and name in the file: the name in the model, each once.
     """
     groups = list(_groups(tensors.keys(), indexes))
     named: dict[str, dict[str, str]] = {}
@@ -65,7 +66,38 @@ def name_tensors(
         for group in in_folder:
             prefix = _inside(folder) if group is default else f"{group.path}/"
             named |= _named(group, prefix, tensors, indexes.get(group.path, {}))
-    return named
+    return _unique(named, files)
+
+
+def component_of(name: str, file: str, files: Collection[str]) -> str:
+    """The component that a tensor is of: the folder, index or file that `name_tensors` put in front of its name.
+
+    Args:
+        name: its name in the model.
+        file: the file that it is in.
+        files: paths of all files of the model.
+    """
+    folder = _folder(file)
+    if name.startswith(f"{file}/"):
+        return file
+    first = name.removeprefix(_inside(folder)).partition("/")[0]
+    index = _inside(folder) + first
+    return index if weights_named_by(first) and index in files else folder
+
+
+def _unique(named: dict[str, dict[str, str]], files: Collection[str]) -> dict[str, dict[str, str]]:
+    """The names; those that are not unique are after their file."""
+    while True:
+        counts = Counter(files)
+        for names in named.values():
+            counts.update(names.values())
+        renamed = {
+            file: {name: given if counts[given] == 1 else f"{file}/{name}" for name, given in names.items()}
+            for file, names in named.items()
+        }
+        if renamed == named:
+            return named
+        named = renamed
 
 
 def _groups(files: Iterable[str], indexes: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:

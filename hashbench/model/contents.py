@@ -5,7 +5,8 @@ Nothing of a model is executed. Headers, indexes and descriptions of tensors are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,8 +19,9 @@ from hashbench.model.components import name_tensors
 from hashbench.model.exclusions import Exclusions
 from hashbench.model.folder import ListedFile, list_folder
 from hashbench.model.formats import FoundTensors, find_tensors, not_covered_by
-from hashbench.model.frame import gaps
+from hashbench.model.frame import gaps, separate
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
+from hashbench.model.pytorch_checkpoint import MAX_GATHERED
 from hashbench.model.shard_index import ShardIndexError, read_index, weights_named_by
 from hashbench.model.strict_json import quoted
 
@@ -110,13 +112,15 @@ def read_contents(path: Path, exclusions: Exclusions) -> Contents:
     notes, problems, files = list(listed.notes), list(listed.problems), dict(listed.files)
     indexes: dict[str, Mapping[str, str]] = {}
     found: dict[str, FoundTensors] = {}
+    room = MAX_GATHERED
     for name, file in listed.files.items():
         if weights_named_by(name.rpartition("/")[2]) is not None:
             try:
                 indexes[name] = read_index(file.path)
             except ShardIndexError as error:
                 notes.append(f"{quoted(name)}: hashed as a plain file: {error}")
-        tensors = find_tensors(file.path)
+        tensors = find_tensors(name, file.path, room)
+        room -= tensors.gathered_bytes
         if tensors.note:
             notes.append(f"{quoted(name)}: {tensors.note}")
         if tensors.tensors:
@@ -126,35 +130,13 @@ def read_contents(path: Path, exclusions: Exclusions) -> Contents:
         problems += islice(_missing_shards(indexes, files), _SHOWN)
     else:
         notes += _not_covered(path, indexes)
-    names = name_tensors({name: [tensor.name for tensor in of.tensors] for name, of in found.items()}, indexes)
+    tensors_of = {name: {tensor.name for tensor in of.tensors} for name, of in found.items()}
+    notes += _mismatches(indexes, tensors_of)
+    names = name_tensors(tensors_of, indexes, files)
     parts: list[Part] = []
     for name, file in files.items():
         parts += _parts(file, found[name], names[name]) if name in found else [_whole(file)]
     return Contents(files, tuple(notes), tuple(problems), tuple(parts))
-
-
-def located(
-    entries: Iterable[Entry], files: Files, spans_in: Mapping[str, Iterable[tuple[int, int]]]
-) -> Iterator[Part]:
-    """Where the bytes of entries are, by what a manifest says of the files that hold them.
-
-    Args:
-        entries: a file, or a tensor in one; tensors that are not one range of their file are passed over.
-        files: at least those of the entries, of the sizes that the entries have.
-        spans_in: offset and size of each tensor that is one range of its file, by the file's path.
-    """
-    for entry in entries:
-        if isinstance(entry, TensorEntry):
-            if entry.file is not None and entry.offset is not None:
-                file = files[entry.file]
-                yield Part(entry, FileRange(file.path, entry.offset, entry.nbytes, file.status))
-        elif entry.frame_bytes is None:
-            file = files[entry.path]
-            yield Part(entry, FileRange(file.path, 0, entry.nbytes, file.status))
-        else:
-            file = files[entry.path]
-            frame = gaps(entry.nbytes, spans_in.get(entry.path, ()))
-            yield Part(entry, FileParts(file.path, tuple(frame), file.status))
 
 
 def _named_file(path: Path) -> ModelFiles:
@@ -182,6 +164,20 @@ def _missing_shards(indexes: Mapping[str, Mapping[str, str]], files: Files) -> I
                 yield _missing(index, name)
 
 
+def _mismatches(indexes: Mapping[str, Mapping[str, str]], tensors_of: Mapping[str, Set[str]]) -> Iterator[str]:
+    """Where indexes and the files that they name do not have the same tensors."""
+    for index, file_of in indexes.items():
+        folder = index.rpartition("/")[0]
+        named: defaultdict[str, set[str]] = defaultdict(set)
+        for tensor, shard in file_of.items():
+            named[f"{folder}/{shard}" if folder else shard].add(tensor)
+        there = {shard: tensors_of[shard] for shard in named if shard in tensors_of}
+        if absent := sorted(set().union(*(named[shard] - tensors for shard, tensors in there.items()))):
+            yield f"{quoted(index)} lists tensors that are not where it says: {_enumerated(absent)}"
+        if more := sorted(set().union(*(tensors - named[shard] for shard, tensors in there.items()))):
+            yield f"{quoted(index)} does not list all tensors of its files; covered too: {_enumerated(more)}"
+
+
 def _missing(index: str, name: str) -> str:
     return f"{quoted(index)} names {quoted(name)}, and there is no such file"
 
@@ -196,16 +192,16 @@ def _not_covered(path: Path, indexes: Mapping[str, object]) -> Iterator[str]:
 
 def _parts(file: ListedFile, found: FoundTensors, names: Mapping[str, str]) -> Iterator[Part]:
     """The tensors of a file, and its frame."""
-    spans = [(tensor.offset, tensor.nbytes) for tensor in found.tensors if tensor.offset is not None]
-    for tensor in found.tensors:
-        entry = TensorEntry(
-            names[tensor.name], tensor.dtype, tensor.shape, tensor.nbytes, b"", file.name, tensor.offset
-        )
-        if tensor.source is not None:
-            yield Part(entry, tensor.source)
+    # Views of one storage may overlap; each byte is in one range, or in the frame.
+    spans = separate((tensor.offset, tensor.nbytes) for tensor in found.tensors if tensor.offset is not None)
+    for name, dtype, shape, offset, nbytes, gathered in found.tensors:
+        place = offset if (offset, nbytes) in spans else None
+        entry = TensorEntry(names[name], dtype, shape, nbytes, b"", file.name, place)
+        if gathered is not None:
+            yield Part(entry, gathered)
         else:
-            assert tensor.offset is not None
-            yield Part(entry, FileRange(file.path, tensor.offset, tensor.nbytes, file.status))
+            assert offset is not None
+            yield Part(entry, FileRange(file.path, offset, nbytes, file.status))
     size = file.status.st_size
     frame = gaps(size, spans)
     entry_of_file = FileEntry(file.name, size, b"", sum(nbytes for _, nbytes in frame))
@@ -217,6 +213,6 @@ def _whole(file: ListedFile) -> Part:
     return Part(FileEntry(file.name, size, b""), FileRange(file.path, 0, size, file.status))
 
 
-def _enumerated(names: tuple[str, ...]) -> str:
+def _enumerated(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(map(quoted, names[:_SHOWN])) + more

@@ -18,25 +18,23 @@ def damaged_chunks(
     """The chunks of each part that differ, after it is read again.
 
     Args:
-        parts: tensors and files that the sidecar's manifest has too.
+        parts: tensors and files that the sidecar's manifest has too, of the same sizes.
         sidecar: has the expected leaf hashes.
         hasher: has the manifest's algorithm and chunk size.
         progress: as for `Hasher.roots`.
 
     Returns:
-        For each name, runs of chunks, counted from 0. Chunks that only one of both has count as damaged.
+        For each name, runs of chunks, counted from 0.
 
     Raises:
         OSError, ChangedWhileReadError: a file cannot be read, or changed.
         SidecarError: the sidecar is damaged itself.
     """
-    expected = [sidecar.leaves(part.entry.name) for part in parts]
-    damaged = [
-        np.ones(max(len(leaves), -(-part.entry.hashed // hasher.chunk_size)), np.bool_)
-        for part, leaves in zip(parts, expected, strict=True)
-    ]
+    for part in parts:
+        sidecar.check(part.entry.name)
+    damaged = [np.ones(-(-part.entry.hashed // hasher.chunk_size), np.bool_) for part in parts]
     for found in hasher.leaves([part.source for part in parts], progress):
-        there = expected[found.source][found.first : found.first + len(found.hashes)]
+        there = sidecar.leaves(parts[found.source].entry.name, found.first, len(found.hashes))
         differ = (there != found.hashes[: len(there)]).any(axis=1)
         damaged[found.source][found.first : found.first + len(there)] = differ
     return {part.entry.name: runs(chunks) for part, chunks in zip(parts, damaged, strict=True)}

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+import numpy as np
+
 from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
 from hashbench.hashing.selection import kernel_for
-from hashbench.hashing.sources import ChangedWhileReadError, Source
+from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
-from hashbench.model.contents import ModelError, Part, list_model, located, read_contents
+from hashbench.model.contents import ModelError, Part, read_contents
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.located import alone, locate
 from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
 from hashbench.model.report import Report
 from hashbench.model.safetensors_header import SafetensorsError
-from hashbench.model.sidecar import Sidecar, SidecarError, SidecarWriter, check_outside
+from hashbench.model.sidecar import SidecarError, SidecarWriter, check_outside, opened_sidecar
 from hashbench.model.strict_json import quoted
 
 T = TypeVar("T")
@@ -99,7 +102,7 @@ def manifest(
         more = f", and {len(contents.problems) - 1:,} more problems" if len(contents.problems) > 1 else ""
         raise ModelError(f"{path}: {contents.problems[0]}{more}")
     parts = (
-        [_alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
+        [alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
         if only_tensors
         else contents.parts
     )
@@ -178,7 +181,7 @@ def verify(
     if sidecar:
         check_outside(sidecar, path)
     hasher = Hasher(kernel_for(kernel, device, manifest.algorithm), manifest.chunk_size)
-    there = _by_layout(path, manifest, own) if manifest.files else _by_name(path, manifest)
+    there = locate(path, manifest, own)
     found = {**there.known, **_hashed(there.parts, hasher, progress)}
     report = Report(
         manifest,
@@ -194,100 +197,10 @@ def verify(
         return report
     damaged = [part for part in there.parts if part.entry.name in report.damaged]
     try:
-        return replace(report, damage=damaged_chunks(damaged, Sidecar(sidecar, manifest), hasher, progress))
+        with opened_sidecar(sidecar, manifest) as leaf_hashes:
+            return replace(report, damage=damaged_chunks(damaged, leaf_hashes, hasher, progress))
     except (OSError, SafetensorsError, SidecarError, ChangedWhileReadError) as error:
         return replace(report, problems=(*report.problems, f"cannot tell which chunks differ: {error}"))
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What of a manifest is there.
-
-    Attributes:
-        parts: what to hash.
-        known: what is compared without being hashed: files of another size, tensors of another dtype or shape, and
-            views that the frame vouches for.
-        missing: names that the manifest alone has, sorted.
-        extra: names that the model alone has, sorted.
-        notes, problems: as in `Report`.
-    """
-
-    parts: Sequence[Part]
-    known: Mapping[str, Entry]
-    missing: Sequence[str]
-    extra: Sequence[str]
-    notes: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
-def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> _Found:
-    """What is there of a manifest with files."""
-    listed = list_model(path, Exclusions(manifest.exclusions), own)
-    files, problems = dict(listed.files), list(listed.problems)
-    expected = {file.path: file for file in manifest.files}
-    if not path.is_dir():
-        if len(expected) == 1 == len(files):  # whatever its name: it is the one that was named
-            files = {name: replace(file, name=name) for name, file in zip(expected, files.values(), strict=True)}
-        elif len(files) == 1:
-            raise VerificationError(f"the manifest is of {len(expected):,} files in a folder, and {path} is one file")
-    elif len(expected) == 1 and expected.keys() < files.keys() and not manifest.exclusions:
-        (name,) = expected
-        problems.append(f"the manifest is of one file: verify {quoted(name)} in {path}, or make one of the folder")
-    known: dict[str, Entry] = {}
-    right = set()
-    for name in expected.keys() & files.keys():
-        size = files[name].status.st_size
-        if size == expected[name].nbytes:
-            right.add(name)
-        else:
-            known[name] = replace(expected[name], nbytes=size)
-    spans = {name: manifest.spans_in(name) for name in expected}
-    entries = [
-        entry for entry in manifest.entries if (entry.file if isinstance(entry, TensorEntry) else entry.path) in right
-    ]
-    parts = list(located(entries, files, spans))
-    hashed = {part.entry.name for part in parts}
-    # A view that is not one range of its file is vouched for by the frame, which has its bytes.
-    known |= {entry.name: entry for entry in entries if entry.name not in hashed}
-    return _Found(
-        parts,
-        known,
-        missing=sorted(expected.keys() - files.keys()),
-        extra=sorted(files.keys() - expected.keys()),
-        notes=listed.notes,
-        problems=tuple(problems),
-    )
-
-
-def _by_name(path: Path, manifest: Manifest) -> _Found:
-    """What is there of a manifest of tensors alone."""
-    contents = read_contents(path, Exclusions(DEFAULT))
-    there = {part.entry.name: _alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)}
-    if not there:
-        raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
-    parts, known = [], {}
-    for name, expected in manifest.by_name.items():
-        if name not in there:
-            continue
-        entry = replace(there[name].entry, root=expected.root)
-        if entry == expected:
-            parts.append(there[name])
-        else:
-            known[name] = entry
-    return _Found(
-        parts,
-        known,
-        missing=sorted(manifest.by_name.keys() - there.keys()),
-        extra=sorted(there.keys() - manifest.by_name.keys()),
-        notes=(*contents.notes, "tensors only: nothing else of the files was verified"),
-        problems=contents.problems,
-    )
-
-
-def _alone(part: Part) -> Part:
-    """A tensor without its place in a file."""
-    assert isinstance(part.entry, TensorEntry)
-    return Part(replace(part.entry, file=None, offset=None), part.source)
 
 
 def _hashed(
@@ -302,12 +215,12 @@ def _hashed(
     """
     found = dict(kept or {})
     ordered = sorted((part for part in parts if part.entry.name not in found), key=lambda part: part.entry.name)
-    at: dict[Source, list[int]] = {}
+    at: dict[Hashable, list[int]] = {}
     for index, part in enumerate(ordered):
-        at.setdefault(part.source, []).append(index)
+        at.setdefault(id(part.source) if isinstance(part.source, np.ndarray) else part.source, []).append(index)
     sharing = list(at.values())
     write = partial(_write, leaves, sharing) if leaves else None
-    roots = hasher.roots(list(at), progress, write)
+    roots = hasher.roots([ordered[indexes[0]].source for indexes in sharing], progress, write)
     for indexes, root in zip(sharing, roots, strict=True):
         for entry in (ordered[index].entry for index in indexes):
             found[entry.name] = replace(entry, root=root)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hashbench.hashing.sources import Source
-from hashbench.model.gguf import GgufError, read_gguf_header
+from hashbench.hashing.sources import FileRange
+from hashbench.kernels import Bytes
+from hashbench.model.gguf import GgufError, GgufHeader, read_gguf_header
 from hashbench.model.onnx import OnnxError, external_data
+from hashbench.model.pytorch_checkpoint import PyTorchError, read_checkpoint
 from hashbench.model.recognition import GIT_LFS_POINTER, HTML_PAGE, recognise
-from hashbench.model.safetensors_header import SafetensorsError, read_header
-from hashbench.model.tensor_range import TensorRange
-
-PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
+from hashbench.model.safetensors_header import Header, SafetensorsError, read_header
 
 
 class FoundTensor(NamedTuple):
@@ -27,7 +26,7 @@ class FoundTensor(NamedTuple):
         shape: its shape.
         offset: its first byte in the file; None if its bytes are not one range of it.
         nbytes: its size in bytes.
-        source: its bytes, if they are not.
+        gathered: its bytes, if they are not.
     """
 
     name: str
@@ -35,7 +34,7 @@ class FoundTensor(NamedTuple):
     shape: tuple[int, ...]
     offset: int | None
     nbytes: int
-    source: Source | None = None
+    gathered: Bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,34 +44,51 @@ class FoundTensors:
     Attributes:
         tensors: none if the file is a plain file.
         status: the file's status before its header was read; None if nothing was read.
-        note: why a file that looks as if it had tensors is a plain file, or what of it is not a tensor; "" otherwise.
+        note: why a file that looks as if it had tensors is a plain file; "" otherwise.
     """
 
     tensors: tuple[FoundTensor, ...] = ()
     status: os.stat_result | None = None
     note: str = ""
 
+    @property
+    def gathered_bytes(self) -> int:
+        """The bytes in memory; tied tensors share theirs."""
+        return sum({id(t.gathered): t.gathered.nbytes for t in self.tensors if t.gathered is not None}.values())
 
-def find_tensors(path: Path) -> FoundTensors:
+
+def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
     """The tensors of a file, by the format that its name promises.
 
     A file that does not keep the promise is a plain file: its bytes count, and a note says why its tensors do not.
 
     Args:
-        path: of a regular file.
+        name: the file's name in the model, by which loaders choose the format.
+        path: where it is opened; a link's target has another name.
+        max_gathered: bytes of all tensors that are not one range of the file, at most.
 
     Raises:
         OSError: it cannot be read.
     """
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
-        return FoundTensors()
+    suffix = Path(name).suffix.lower()
     try:
-        return read(path)
-    except (SafetensorsError, GgufError) as error:
+        if suffix in _PYTORCH:
+            checkpoint = read_checkpoint(path, max_gathered)
+            tensors = tuple(
+                FoundTensor(tensor.name, tensor.dtype, tensor.shape, tensor.source.offset, tensor.source.nbytes)
+                if isinstance(tensor.source, FileRange)
+                else FoundTensor(tensor.name, tensor.dtype, tensor.shape, None, tensor.source.nbytes, tensor.source)
+                for tensor in checkpoint.tensors
+            )
+            return FoundTensors(tensors, checkpoint.status)
+        if read := _HEADERS.get(suffix):
+            header = read(path)
+            return FoundTensors(tuple(FoundTensor(*tensor) for tensor in header.tensors), header.status)
+    except (SafetensorsError, GgufError, PyTorchError) as error:
         found = recognise(path)
         why = f"it is {found}" if found in (GIT_LFS_POINTER, HTML_PAGE) else str(error)
         return FoundTensors(note=f"hashed as a plain file: {why}")
+    return FoundTensors()
 
 
 def not_covered_by(path: Path) -> tuple[str, ...]:
@@ -89,21 +105,9 @@ def not_covered_by(path: Path) -> tuple[str, ...]:
         return ()
 
 
-def _in_file(tensors: Iterable[TensorRange]) -> tuple[FoundTensor, ...]:
-    return tuple(FoundTensor(*tensor) for tensor in tensors)
+_PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
 
-
-def _safetensors(path: Path) -> FoundTensors:
-    header = read_header(path)
-    return FoundTensors(_in_file(header.tensors), header.status)
-
-
-def _gguf(path: Path) -> FoundTensors:
-    header = read_gguf_header(path)
-    return FoundTensors(_in_file(header.tensors), header.status)
-
-
-_READERS: dict[str, Callable[[Path], FoundTensors]] = {
-    ".safetensors": _safetensors,
-    ".gguf": _gguf,
+_HEADERS: dict[str, Callable[[Path], Header | GgufHeader]] = {
+    ".safetensors": read_header,
+    ".gguf": read_gguf_header,
 }

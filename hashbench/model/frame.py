@@ -9,6 +9,21 @@ class FrameError(ValueError):
     """Ranges of a file cannot be its tensors'; the message says why."""
 
 
+def separate(spans: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Ranges of a file, without those that overlap an earlier or longer one but are not the same.
+
+    Args:
+        spans: offset and size of each range.
+    """
+    kept: set[tuple[int, int]] = set()
+    end = 0
+    for start, nbytes in sorted(set(spans), key=lambda span: (span[0], -span[1])):
+        if start >= end or not nbytes:
+            kept.add((start, nbytes))
+            end = max(end, start + nbytes)
+    return kept
+
+
 def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """What ranges of a file leave of it.
 

@@ -20,7 +20,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.merkle.rfc9162 import merkle_tree_hash
 from hashbench.model import canonical_json
+from hashbench.model.components import component_of
 from hashbench.model.documents import DocumentError, parse_document, read_document
 from hashbench.model.dtypes import tensor_nbytes
 from hashbench.model.exclusions import ExclusionError, Exclusions
@@ -82,7 +83,12 @@ class TensorEntry:
 
     def fields(self) -> dict[str, Any]:
         """The content of its record."""
-        fields = {"dtype": self.dtype, "name": self.name, "root": self.root.hex(), "shape": list(self.shape)}
+        fields: dict[str, Any] = {
+            "dtype": self.dtype,
+            "name": self.name,
+            "root": self.root.hex(),
+            "shape": list(self.shape),
+        }
         if self.file is not None:
             fields["file"] = self.file
         if self.offset is not None:
@@ -254,6 +260,33 @@ class Manifest:
     def tensors(self) -> tuple[TensorEntry, ...]:
         """The tensors, sorted by name."""
         return tuple(entry for entry in self.entries if isinstance(entry, TensorEntry))
+
+    def of_component(self, component: str) -> Manifest:
+        """A manifest of one component's tensors alone, by their names in it. It has another root.
+
+        Args:
+            component: as `hashbench.model.components` names it: "" for the tensors with plain names, or a path.
+        """
+        if not component and not self.files:
+            return self
+        if component not in self._components:
+            prefix = f"{component}/" if component else ""
+            paths = {file.path for file in self.files}
+            self._components[component] = Manifest(
+                self.algorithm,
+                self.chunk_size,
+                tuple(
+                    replace(tensor, name=tensor.name.removeprefix(prefix), file=None, offset=None)
+                    for tensor in self.tensors
+                    if tensor.name.startswith(prefix)
+                    and (tensor.file is None or component_of(tensor.name, tensor.file, paths) == component)
+                ),
+            )
+        return self._components[component]
+
+    @cached_property
+    def _components(self) -> dict[str, Manifest]:
+        return {}
 
     def spans_in(self, path: str) -> Sequence[tuple[int, int]]:
         """Offset and size in bytes of each tensor that is one range of the file at `path`."""

@@ -1,12 +1,12 @@
 """Inclusion proofs: a tensor, a file, or one chunk of either belongs to the model with a known root.
 
-A proof follows RFC 9162 section 2.1.3: it has the nodes between a record and the model's root and, if it is for a
-chunk, those between the chunk's hash and the root in the record. Its size is logarithmic in the model's size. Checking
-it takes the root and the bytes in question, but neither the manifest nor the rest of the model.
+A proof follows RFC 9162 section 2.1.3: it has the nodes between a record and the root of all records and, if it is for
+a chunk, those between the chunk's hash and the root in the record. It also has the model's header
+(`hashbench.model.manifest.Header`), which has the root of all records, and whose hash is the model's root. So the root
+authenticates all of the proof. Its size is logarithmic in the model's size. Checking it takes the root and the bytes in
+question, but neither the manifest nor the rest of the model.
 
-The root authenticates everything in the record. It does not authenticate the chunk size and the indexes in the proof,
-but wrong ones cannot put bytes in another place: only the last leaf of a tree has nothing but left siblings on its
-path, and a chunk that passes for another has the same length.
+A file that holds tensors is proven tensor by tensor, and its frame like a file.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Bytes
+from hashbench.kernels import Bytes, algorithm_named
 from hashbench.merkle import rfc9162 as merkle
 from hashbench.model import canonical_json
 from hashbench.model.documents import DocumentError, parse_document, read_document
 from hashbench.model.dtypes import tensor_nbytes
-from hashbench.model.manifest import Entry, FileEntry, Manifest, ManifestError, TensorEntry
+from hashbench.model.manifest import Entry, FileEntry, Header, Manifest, ManifestError, TensorEntry, problem_of
 from hashbench.model.safetensors_header import SafetensorsError, read_header
 from hashbench.model.strict_json import quoted
 
-VERSION = 1
+VERSION = 2
 """The version of the format, whose schema is proof.schema.json in this package."""
 
 MAX_SIZE = 1 << 20
 """The largest proof that is read, in bytes."""
 
-_MAX_DEPTH = 3  # proof, record, shape
+_MAX_DEPTH = 3  # proof, header or record, exclusions or shape
 
 
 class ProofError(ValueError):
@@ -69,34 +69,44 @@ class Proof:
     """A proof that a record, and possibly a chunk of its tensor or file, belongs to a model.
 
     Attributes:
-        algorithm: "sha256" or "sha384".
-        chunk_size: bytes of a chunk; the last may be short.
+        header: the model's.
         entry: the tensor or file that the record describes.
-        inclusion: that of the record in the model's tree.
+        inclusion: that of the record among all.
         chunk: that of a chunk in the entry's tree; None if the proof is not for a chunk.
     """
 
-    algorithm: str
-    chunk_size: int
+    header: Header
     entry: Entry
     inclusion: Inclusion
     chunk: Inclusion | None = None
 
     @property
+    def algorithm(self) -> str:
+        """That of all hashes: "sha256" or "sha384"."""
+        return self.header.algorithm
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of a chunk; the last may be short."""
+        return self.header.chunk_size
+
+    @property
     def start(self) -> int:
-        """The first proven byte in the tensor or file."""
+        """The first proven byte in the tensor, file or frame."""
         return self.chunk.index * self.chunk_size if self.chunk else 0
 
     @property
     def nbytes(self) -> int:
-        """The number of proven bytes: those of the chunk, or all of the tensor or file."""
-        rest = self.entry.nbytes - self.start
+        """The number of proven bytes: those of the chunk, or all of the tensor, file or frame."""
+        rest = self.entry.hashed - self.start
         return min(self.chunk_size, rest) if self.chunk else rest
 
     @property
     def named(self) -> str:
         """The tensor or file, in words."""
-        return f"{'file' if isinstance(self.entry, FileEntry) else 'tensor'} {quoted(self.entry.name)}"
+        if isinstance(self.entry, TensorEntry):
+            return f"tensor {quoted(self.entry.name)}"
+        return f"{'file' if self.entry.frame_bytes is None else 'frame of'} {quoted(self.entry.path)}"
 
     @property
     def subject(self) -> str:
@@ -108,8 +118,7 @@ class Proof:
     def text(self) -> bytes:
         """The content of the proof's file: RFC 8785 canonical JSON and a line feed."""
         document = {
-            "algorithm": self.algorithm,
-            "chunk_size": self.chunk_size,
+            "header": self.header.fields(),
             "inclusion": _fields(self.inclusion),
             "record": self.entry.fields(),
             "version": VERSION,
@@ -125,7 +134,7 @@ class Proof:
             NotProvenError: it is not.
         """
         leaf = merkle.leaf_hash(self.entry.record(), self.algorithm)
-        if not self.inclusion.leads(leaf, root, self.algorithm):
+        if self.header.root != root or not self.inclusion.leads(leaf, self.header.entries, self.algorithm):
             raise NotProvenError(f"the record of {self.named} does not lead to the root {root.hex()}")
 
     def check_bytes(self, root: bytes) -> None:
@@ -156,7 +165,7 @@ def prove(manifest: Manifest, name: str) -> Proof:
         raise ProofError(f"the manifest has no tensor or file {quoted(name)}")
     path = merkle.inclusion_proof(manifest.records, index, manifest.algorithm)
     inclusion = Inclusion(index, len(manifest.entries), tuple(path))
-    return Proof(manifest.algorithm, manifest.chunk_size, manifest.entries[index], inclusion)
+    return Proof(manifest.header, manifest.entries[index], inclusion)
 
 
 def check_chunk(proof: Proof, index: int) -> None:
@@ -202,8 +211,8 @@ def bytes_in(data: Path, proof: Proof) -> FileRange:
     """The range of a file in which the proven bytes must be.
 
     Args:
-        data: a file of just those bytes, of all bytes of the tensor or file, or a safetensors file with the tensor. A
-            safetensors file is longer than any tensor in it, so the size tells which.
+        data: a file of just those bytes; of all bytes of the tensor, file or frame; or with the tensor in it, where the
+            record says or, if it does not say, where the header of a safetensors file does. The size tells which.
         proof: the proof.
 
     Raises:
@@ -215,13 +224,18 @@ def bytes_in(data: Path, proof: Proof) -> FileRange:
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):
         raise ProofError(f"{data} is not a regular file")
+    entry = proof.entry
     if size == proof.nbytes:
         return FileRange(data, 0, size, status)
-    if size == proof.entry.nbytes:
+    if size == entry.hashed:
         return FileRange(data, proof.start, proof.nbytes, status)
-    if isinstance(proof.entry, FileEntry):
+    if isinstance(entry, FileEntry):
         raise NotProvenError(f"{data} has {size} bytes, but {proof.subject} has {proof.nbytes}")
-    return replace(_tensor_in(data, proof), nbytes=proof.nbytes)
+    if entry.offset is None:
+        return replace(_tensor_in(data, proof), nbytes=proof.nbytes)
+    if size < entry.offset + entry.nbytes:
+        raise NotProvenError(f"{data} ends before byte {entry.offset + entry.nbytes}, where {proof.named} does")
+    return FileRange(data, entry.offset + proof.start, proof.nbytes, status)
 
 
 def parse_proof(data: bytes) -> Proof:
@@ -236,8 +250,7 @@ def parse_proof(data: bytes) -> Proof:
     except DocumentError as error:
         raise ProofError(str(error)) from None
     proof = Proof(
-        document["algorithm"],
-        document["chunk_size"],
+        _header(document["header"]),
         _entry(document["record"]),
         _inclusion(document["inclusion"]),
         _inclusion(document["chunk"]) if "chunk" in document else None,
@@ -259,7 +272,7 @@ def read_proof(path: str | os.PathLike[str]) -> Proof:
 
 
 def _chunk_count(proof: Proof) -> int:
-    return -(-proof.entry.nbytes // proof.chunk_size)
+    return -(-proof.entry.hashed // proof.chunk_size)
 
 
 def _tensor_in(data: Path, proof: Proof) -> FileRange:
@@ -292,27 +305,43 @@ def _inclusion(fields: dict[str, Any]) -> Inclusion:
     return Inclusion(fields["index"], fields["tree_size"], tuple(map(bytes.fromhex, fields["path"])))
 
 
+def _header(fields: dict[str, Any]) -> Header:
+    return Header(
+        fields["algorithm"],
+        fields["chunk_size"],
+        tuple(fields["exclusions"]),
+        fields["count"],
+        bytes.fromhex(fields["entries"]),
+    )
+
+
 def _entry(record: dict[str, Any]) -> Entry:
     root = bytes.fromhex(record["root"])
     if "path" in record:
-        return FileEntry(record["path"], record["size"], root)
+        return FileEntry(record["path"], record["size"], root, record.get("frame_bytes"))
     try:
         nbytes = tensor_nbytes(record["dtype"], record["shape"])
     except ValueError as error:
         raise ProofError(f"its record is not accepted: {error}") from None
-    return TensorEntry(record["name"], record["dtype"], tuple(record["shape"]), nbytes, root)
+    shape, place = tuple(record["shape"]), (record.get("file"), record.get("offset"))
+    return TensorEntry(record["name"], record["dtype"], shape, nbytes, root, *place)
 
 
 def _check(proof: Proof) -> None:
     """Checks what a schema cannot express."""
     try:
-        Manifest(proof.algorithm, proof.chunk_size, (proof.entry,))
+        Manifest(proof.algorithm, proof.chunk_size, (), proof.header.exclusions)
     except ManifestError as error:
         raise ProofError(str(error)) from None
+    if problem := problem_of(proof.entry, algorithm_named(proof.algorithm).digest_size):
+        raise ProofError(f"its record is not accepted: {problem}")
     for inclusion in filter(None, (proof.inclusion, proof.chunk)):
         if not inclusion.index < inclusion.tree_size:
             raise ProofError(f"leaf {inclusion.index} is not in a tree of {inclusion.tree_size}, counted from 0")
-        if any(len(node) != len(proof.entry.root) for node in inclusion.path):
-            raise ProofError(f"a node of a path does not have the length of a {proof.algorithm} digest")
+    nodes = [proof.header.entries, *proof.inclusion.path, *(proof.chunk.path if proof.chunk else ())]
+    if any(len(node) != len(proof.entry.root) for node in nodes):
+        raise ProofError(f"a node does not have the length of a {proof.algorithm} digest")
+    if proof.inclusion.tree_size != proof.header.count:
+        raise ProofError(f"its record would be one of {proof.inclusion.tree_size}, but there are {proof.header.count}")
     if proof.chunk and proof.chunk.tree_size != _chunk_count(proof):
         raise ProofError(f"its chunk would be one of {proof.chunk.tree_size}, but there are {_chunk_count(proof)}")

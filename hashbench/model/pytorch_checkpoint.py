@@ -23,7 +23,7 @@ from hashbench.model.strict_json import quoted
 from hashbench.model.strided import gather, is_contiguous, span
 
 MAX_GATHERED = 1 << 30
-"""Bytes of all tensors of a checkpoint together that are not contiguous, at most."""
+"""Bytes of all tensors of a model together that are not contiguous, at most; and never more than a file has."""
 
 _MAX_READ = 8  # times the file's size, read for all of them together
 _MAX_SMALL_RECORD = 64
@@ -71,11 +71,12 @@ class PyTorchCheckpoint:
     status: os.stat_result
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> PyTorchCheckpoint:
+def read_checkpoint(path: str | os.PathLike[str], max_gathered: int = MAX_GATHERED) -> PyTorchCheckpoint:
     """Reads the description of a PyTorch checkpoint's tensors, and the bytes of those that are not contiguous.
 
     Args:
         path: Of the file, which is opened once.
+        max_gathered: Bytes of all tensors together that are not contiguous, at most.
 
     Returns:
         Its tensors.
@@ -90,7 +91,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> PyTorchCheckpoint:
     with opened(path) as (stream, status):
         assert status is not None
         try:
-            return _Reader(Path(path), stream.fileno(), status).checkpoint()
+            return _Reader(Path(path), stream.fileno(), status, max_gathered).checkpoint()
         except ForeignFile as error:
             raise NotAPyTorchArchive(f"{Path(path)} is not a PyTorch checkpoint in a zip archive: {error}") from None
         except (ArchiveError, PickleError, _InvalidError) as error:
@@ -124,10 +125,12 @@ class _Reader:
         path: Of the file.
         descriptor: Of the file.
         status: The file's status.
+        max_gathered: As for `read_checkpoint`.
     """
 
-    def __init__(self, path: Path, descriptor: int, status: os.stat_result) -> None:
+    def __init__(self, path: Path, descriptor: int, status: os.stat_result, max_gathered: int) -> None:
         self._path = path
+        self._max_gathered = min(max_gathered, status.st_size)
         self._descriptor = descriptor
         self._status = status
         self._records = read_archive(descriptor, status.st_size)
@@ -144,10 +147,10 @@ class _Reader:
         self._check_calculated_offsets([self._record(storage) for storage in pickled.storages])
         # Tied tensors are one tensor under several names.
         scattered = {id(view.tensor): view for view in views if not view.is_contiguous}
-        if sum(view.nbytes for view in scattered.values()) > min(MAX_GATHERED, self._status.st_size):
+        if sum(view.nbytes for view in scattered.values()) > self._max_gathered:
             raise _InvalidError(
                 f"the tensor {quoted(next(iter(scattered.values())).name)} and others are not contiguous, and together "
-                f"larger than the file or {MAX_GATHERED} bytes: save them with contiguous()"
+                f"larger than {self._max_gathered} bytes: save them with contiguous()"
             )
         gathered = {identity: self._gather(view) for identity, view in scattered.items()}
         tensors = []

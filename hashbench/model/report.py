@@ -22,7 +22,7 @@ class Report:
     is not, and for each problem.
 
     Attributes:
-        expected: the manifest.
+        expected: the manifest, or that of the component that was compared.
         found: what the model has, by name.
         differs: names of what is in both, but with other bytes, dtype, shape or size. Sorted, like all names here.
         missing: names that only the manifest has.
@@ -31,6 +31,7 @@ class Report:
         ignored: names of extra files that the caller accepts.
         notes: one line each: what the verdict does not cover.
         problems: one line each: why parts of the model could not be read or compared.
+        root: of the whole manifest; None if it is that of `expected`.
     """
 
     expected: Manifest
@@ -42,6 +43,7 @@ class Report:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    root: bytes | None = None
 
     @property
     def ok(self) -> bool:
@@ -55,12 +57,12 @@ class Report:
         return frozenset(name for name in self.differs if expected[name].root != self.found[name].root)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), *self.problems])
+        return "\n".join([*self.lines(), *self.notes, *self.problems])
 
     def lines(self) -> Iterator[str]:
         """The lines of the text but for notes and problems; of each kind up to `MAX_LINES`, and then their number."""
         if self.ok:
-            yield f"verified: {summary(self.expected)}"
+            yield f"verified{'' if self.expected.files else ', tensors only'}: {summary(self.expected, self.root)}"
         expected = self.expected.by_name
         yield from _up_to(
             "differs",
@@ -133,13 +135,17 @@ def compare(expected: Manifest, found: Mapping[str, Entry]) -> Report:
     )
 
 
-def summary(manifest: Manifest) -> str:
-    """What a manifest describes, on one line."""
+def summary(manifest: Manifest, root: bytes | None = None) -> str:
+    """What a manifest describes, on one line.
+
+    Args:
+        manifest: the manifest.
+        root: that of the manifest of which it is a part; None if it is whole.
+    """
     tensors, files = len(manifest.tensors), len(manifest.files)
     parts = [f"{count:,} {what}{'s' * (count != 1)}" for count, what in ((files, "file"), (tensors, "tensor")) if count]
     nbytes = sum(entry.nbytes for entry in manifest.files or manifest.tensors)
-    alone = "" if files else " alone"
-    return f"{' with '.join(parts)}{alone}, {nbytes:,} bytes, {manifest.algorithm} root {manifest.root.hex()}"
+    return f"{' with '.join(parts)}, {nbytes:,} bytes, {manifest.algorithm} root {(root or manifest.root).hex()}"
 
 
 def _kind(entry: Entry) -> str:

@@ -7,22 +7,25 @@ A sidecar is a safetensors file with one tensor for each entry of the manifest, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from hashbench.hashing.atomic_write import AtomicFile
 from hashbench.hashing.hasher import ChunkHashes
 from hashbench.kernels import Bytes, algorithm_named
-from hashbench.merkle.rfc9162 import root_of, roots_of_runs
+from hashbench.merkle.rfc9162 import RUN, root_of, roots_of_runs
 from hashbench.model.manifest import Manifest
+from hashbench.model.opened import opened
 from hashbench.model.safetensors_header import MAX_HEADER_SIZE, METADATA, SafetensorsError, read_header
 from hashbench.model.strict_json import quoted
 
+_RUNS = 64  # that are read at a time: 32 MiB of SHA-256
 _ALIGNMENT = 8  # of the first tensor, as the safetensors library writes it
 
 
@@ -116,23 +119,36 @@ class SidecarWriter:
         return len(text).to_bytes(8, "little") + text
 
 
-class Sidecar:
-    """A sidecar to read.
-
-    Args:
-        path: the file.
-        manifest: the manifest whose leaf hashes it has.
+@contextmanager
+def opened_sidecar(path: Path, manifest: Manifest) -> Iterator[Sidecar]:
+    """Opens the sidecar of a manifest.
 
     Raises:
         OSError: it cannot be read.
         SafetensorsError: it is not a valid safetensors file.
         SidecarError: it is not the sidecar of that manifest.
     """
+    with opened(path) as (stream, _):
+        yield Sidecar(path, stream, manifest)
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+
+class Sidecar:
+    """A sidecar to read, through one open file: `opened_sidecar` opens it.
+
+    Args:
+        path: the file's name, for errors.
+        stream: the file.
+        manifest: the manifest whose leaf hashes it has.
+
+    Raises:
+        OSError, SafetensorsError, SidecarError: as for `opened_sidecar`.
+    """
+
+    def __init__(self, path: Path, stream: BinaryIO, manifest: Manifest) -> None:
         self._path = path
+        self._stream = stream
         self._manifest = manifest
-        header = read_header(path)
+        header = read_header(stream)
         if header.metadata.get("root") != manifest.root.hex():
             raise SidecarError(f"{path} is not the sidecar of this manifest: its metadata has another root, or none")
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
@@ -146,22 +162,40 @@ class Sidecar:
                     f"{path} is not the sidecar of this manifest: {quoted(name)} is missing, extra or of another shape"
                 )
 
-    def leaves(self, name: str) -> Bytes:
-        """The leaf hashes of the tensor or file `name`, checked against its root. They stay in the file until used.
+    def check(self, name: str) -> None:
+        """Checks the leaf hashes of the tensor or file `name` against its root.
+
+        Raises:
+            KeyError: the manifest has no such tensor or file.
+            OSError, SidecarError: they cannot be read, or have another root.
+        """
+        count, algorithm = self._tensors[name].shape[0], self._manifest.algorithm
+        nodes: list[bytes] = []
+        for first in range(0, count, _RUNS * RUN):
+            nodes += roots_of_runs(self.leaves(name, first, min(_RUNS * RUN, count - first)), algorithm)
+        if root_of(nodes, algorithm) != self._manifest.by_name[name].root:
+            raise SidecarError(f"{self._path} is damaged: the leaf hashes of {quoted(name)} do not have its root")
+
+    def leaves(self, name: str, first: int = 0, count: int | None = None) -> Bytes:
+        """Leaf hashes of the tensor or file `name`, in memory. `check` vouches for them.
+
+        Args:
+            name: of the tensor or file.
+            first: the first chunk.
+            count: how many chunks; None means all that follow. There may be fewer.
 
         Returns:
             The hashes: uint8, shape (chunks, digest size).
 
         Raises:
             KeyError: the manifest has no such tensor or file.
-            SidecarError: they have another root.
+            OSError, SidecarError: they cannot be read.
         """
         tensor = self._tensors[name]
-        if tensor.nbytes:
-            leaves: Bytes = np.memmap(self._path, np.uint8, "r", tensor.offset, tensor.shape)
-        else:
-            leaves = np.empty(tensor.shape, np.uint8)
-        algorithm = self._manifest.algorithm
-        if root_of(roots_of_runs(leaves, algorithm), algorithm) != self._manifest.by_name[name].root:
-            raise SidecarError(f"{self._path} is damaged: the leaf hashes of {quoted(name)} do not have its root")
-        return leaves
+        chunks, size = tensor.shape
+        count = max(0, min(chunks - first, chunks if count is None else count))
+        self._stream.seek(tensor.offset + first * size)
+        data = self._stream.read(count * size)
+        if len(data) != count * size:
+            raise SidecarError(f"{self._path} shrank while it was read")
+        return np.frombuffer(data, np.uint8).reshape(count, size)

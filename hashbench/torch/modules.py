@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from threading import Lock
 from typing import Any, NamedTuple, TypeAlias
@@ -103,7 +103,8 @@ def manifest(
 
     Raises:
         TypeError: `module_or_state_dict` is neither, or `stream` is not a stream.
-        ValueError: `algorithm` or `chunk_size` is not accepted; chunks of tensors in host memory have 256 MiB at most.
+        ValueError: `algorithm` or `chunk_size` is not accepted, where chunks of tensors in host memory have 256 MiB at
+            most; or the model has no tensors.
         TensorError: a tensor has no bytes (it is on the meta device, or lazy), is on a device other than the CPU or a
             CUDA or ROCm GPU, is sparse, is a wrapper around others, or has a dtype that safetensors does not have.
         Unavailable: tensors are on a GPU, and neither CuPy nor numba-cuda can be used.
@@ -111,12 +112,22 @@ def manifest(
     """
     algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)
     tensors = _tensors(module_or_state_dict)
+    if not tensors:
+        raise ValueError("the model has no tensors: there is nothing to hash")
     entries = _entries(tensors, algorithm, chunk_size, stream)
     return Manifest(algorithm, chunk_size, tuple(entries.values()))
 
 
-def verify(module_or_state_dict: Model, manifest: Manifest, *, stream: torch.cuda.Stream | None = None) -> Report:
+def verify(
+    module_or_state_dict: Model,
+    manifest: Manifest,
+    *,
+    component: str = "",
+    stream: torch.cuda.Stream | None = None,
+) -> Report:
     """Verifies the tensors of a module against a manifest, in place.
+
+    Files that the manifest lists are not in memory: they are not verified, and neither are tensors of other components.
 
     A tensor that the manifest does not list is extra, unless it is tied to one that the manifest lists: it has the same
     memory, dtype and shape, so it is verified too. Model files store tied weights under one name, while modules have
@@ -125,6 +136,8 @@ def verify(module_or_state_dict: Model, manifest: Manifest, *, stream: torch.cud
     Args:
         module_or_state_dict: as for `manifest`.
         manifest: made from the model's files, or by `manifest`. It determines algorithm and chunk size.
+        component: which tensors of the manifest the module has: those with plain names, or those whose names begin with
+            this path, such as "unet" in a pipeline of diffusers (`hashbench.model.components`).
         stream: as for `manifest`.
 
     Returns:
@@ -132,19 +145,25 @@ def verify(module_or_state_dict: Model, manifest: Manifest, *, stream: torch.cud
 
     Raises:
         TypeError: `manifest` is not a manifest, or as for `manifest`.
-        ValueError: a tensor is in host memory, and the manifest's chunks are larger than 256 MiB.
+        ValueError: the manifest has no tensors of the component; or a tensor is in host memory, and the manifest's
+            chunks are larger than 256 MiB.
         TensorError, Unavailable, OutOfDeviceMemory: as for `manifest`.
     """
     if not isinstance(manifest, Manifest):
         raise TypeError(
             f"{type(manifest).__name__} is not accepted: pass what hashbench.model.manifest.read_manifest() returns"
         )
+    expected = manifest.of_component(component)
+    if not expected.entries:
+        named = f"the component {component!r}" if component else "a model at its top"
+        raise ValueError(f"the manifest has no tensors of {named}: name the component that the module is")
     tensors = _tensors(module_or_state_dict)
-    if unlisted := tensors.keys() - manifest.by_name.keys():
+    if unlisted := tensors.keys() - expected.by_name.keys():
         verified = {found.content for name, found in tensors.items() if name not in unlisted}
         tied = {name for name in unlisted if tensors[name].content in verified}
         tensors = {name: found for name, found in tensors.items() if name not in tied}
-    return compare(manifest, _entries(tensors, manifest.algorithm, manifest.chunk_size, stream))
+    report = compare(expected, _entries(tensors, manifest.algorithm, manifest.chunk_size, stream))
+    return replace(report, root=manifest.root)
 
 
 def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
@@ -264,6 +283,10 @@ def _checked(name: Any, tensor: Any) -> _Tensor:
         raise TypeError(f"the tensor name {name!r} is not accepted: it must be a string")
     if type(tensor) not in _PLAIN_TYPES and (refusal := _refusal_of_type(tensor)):
         raise _refused(name, refusal)
+    if type(tensor) not in _PLAIN_TYPES or tensor.__dict__:
+        # What a class or an attribute of the instance overrides must not choose which memory is hashed.
+        with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+            tensor = torch.Tensor.as_subclass(tensor, torch.Tensor)
     device, layout = tensor.device, tensor.layout
     if refusal := _refusal_of_device(device):
         raise _refused(name, refusal)

@@ -64,5 +64,5 @@ def test_a_file_that_changed_is_refused(file: Path, tmp_path: Path) -> None:
     import os
 
     os.utime(path, ns=(0, status.st_mtime_ns + 1))
-    with pytest.raises(ChangedWhileReadError, match="was written to"):
+    with pytest.raises(ChangedWhileReadError, match="was changed"):
         hasher().roots([FileParts(path, ((0, 1), (3, 2)), status)])

@@ -298,8 +298,8 @@ def _replace(path: Path) -> None:
 
 CHANGES = [
     (_truncate, "shrank"),
-    (_append, "(grew|was written to)"),  # a system may set a file's time before its size
-    (_touch_up, "was written to"),
+    (_append, "(grew|was changed)"),  # a system may set a file's time before its size
+    (_touch_up, "was changed"),
     (_replace, "was replaced"),
 ]
 

@@ -249,7 +249,7 @@ def _touch_up(path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["at the first piece", "at the last piece"])
 @pytest.mark.parametrize(
-    ("change", "how"), [(_truncate, "shrank"), (_empty, "shrank"), (_append, "grew"), (_touch_up, "was written to")]
+    ("change", "how"), [(_truncate, "shrank"), (_empty, "shrank"), (_append, "grew"), (_touch_up, "was changed")]
 )
 @pytest.mark.parametrize("hashed", [root, digests])
 def test_a_file_that_changes_while_it_is_read_as_a_stream_is_refused(

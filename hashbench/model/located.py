@@ -1,0 +1,151 @@
+"""Where the entries of a manifest are in a model on disk.
+
+A manifest with files says where every byte belongs: the model's files are compared with it by name and size, and then
+each entry is a range, or the frame, of one of them. Nothing of the model is parsed. Of a manifest of tensors alone, the
+model's files are parsed, and the tensors are found by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hashbench.hashing.sources import FileParts, FileRange
+from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.contents import Files, Part, list_model, read_contents
+from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.frame import gaps
+from hashbench.model.manifest import Entry, Manifest, TensorEntry
+from hashbench.model.strict_json import quoted
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """What of a manifest is there.
+
+    Attributes:
+        parts: what to hash.
+        known: what is compared without being hashed: files of another size, tensors of another dtype or shape, and
+            views that the frame vouches for.
+        missing: names that the manifest alone has, sorted.
+        extra: names that the model alone has, sorted.
+        notes, problems: as in `Report`.
+    """
+
+    parts: Sequence[Part]
+    known: Mapping[str, Entry]
+    missing: Sequence[str]
+    extra: Sequence[str]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def locate(path: Path, manifest: Manifest, own: Iterable[Path] = ()) -> Located:
+    """Finds the entries of a manifest in the model at `path`.
+
+    Args:
+        path: of the model.
+        manifest: the manifest.
+        own: files that are not part of a folder, and that no exclusion names, such as the manifest's own.
+
+    Raises:
+        VerificationError: the manifest is of another kind of model, so that nothing can be compared.
+        OSError: something cannot be read.
+        ModelError: the path is neither a file nor a folder.
+    """
+    return _by_layout(path, manifest, own) if manifest.files else _by_name(path, manifest)
+
+
+def alone(part: Part) -> Part:
+    """A tensor without its place in a file."""
+    assert isinstance(part.entry, TensorEntry)
+    return Part(replace(part.entry, file=None, offset=None), part.source)
+
+
+def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
+    """What is there of a manifest with files."""
+    listed = list_model(path, Exclusions(manifest.exclusions), own)
+    files, problems = dict(listed.files), list(listed.problems)
+    expected = {file.path: file for file in manifest.files}
+    if not path.is_dir():
+        if len(expected) == 1 == len(files):  # whatever its name: it is the one that was named
+            files = {name: replace(file, name=name) for name, file in zip(expected, files.values(), strict=True)}
+        elif len(files) == 1:
+            raise VerificationError(f"the manifest is of {len(expected):,} files in a folder, and {path} is one file")
+    elif len(expected) == 1 and expected.keys() < files.keys() and not manifest.exclusions:
+        (name,) = expected
+        problems.append(f"the manifest is of one file: verify {quoted(name)} in {path}, or make one of the folder")
+    known: dict[str, Entry] = {}
+    right = set()
+    for name in expected.keys() & files.keys():
+        size = files[name].status.st_size
+        if size == expected[name].nbytes:
+            right.add(name)
+        else:
+            known[name] = replace(expected[name], nbytes=size)
+    spans = {name: manifest.spans_in(name) for name in expected}
+    entries = [
+        entry for entry in manifest.entries if (entry.file if isinstance(entry, TensorEntry) else entry.path) in right
+    ]
+    parts = list(_ranges(entries, files, spans))
+    hashed = {part.entry.name for part in parts}
+    # A view that is not one range of its file is vouched for by the frame, which has its bytes.
+    known |= {entry.name: entry for entry in entries if entry.name not in hashed}
+    return Located(
+        parts,
+        known,
+        missing=sorted(expected.keys() - files.keys()),
+        extra=sorted(files.keys() - expected.keys()),
+        notes=listed.notes,
+        problems=tuple(problems),
+    )
+
+
+def _by_name(path: Path, manifest: Manifest) -> Located:
+    """What is there of a manifest of tensors alone."""
+    contents = read_contents(path, Exclusions(DEFAULT))
+    there = {part.entry.name: alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)}
+    if not there:
+        raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
+    parts, known = [], {}
+    for name, expected in manifest.by_name.items():
+        if name not in there:
+            continue
+        entry = replace(there[name].entry, root=expected.root)
+        if entry == expected:
+            parts.append(there[name])
+        else:
+            known[name] = entry
+    return Located(
+        parts,
+        known,
+        missing=sorted(manifest.by_name.keys() - there.keys()),
+        extra=sorted(there.keys() - manifest.by_name.keys()),
+        notes=contents.notes,
+        problems=contents.problems,
+    )
+
+
+def _ranges(
+    entries: Iterable[Entry], files: Files, spans_in: Mapping[str, Iterable[tuple[int, int]]]
+) -> Iterator[Part]:
+    """Where the bytes of entries are, by what a manifest says of the files that hold them.
+
+    Args:
+        entries: a file, or a tensor in one; tensors that are not one range of their file are passed over.
+        files: at least those of the entries, of the sizes that the entries have.
+        spans_in: offset and size of each tensor that is one range of its file, by the file's path.
+    """
+    for entry in entries:
+        if isinstance(entry, TensorEntry):
+            if entry.file is not None and entry.offset is not None:
+                file = files[entry.file]
+                yield Part(entry, FileRange(file.path, entry.offset, entry.nbytes, file.status))
+        elif entry.frame_bytes is None:
+            file = files[entry.path]
+            yield Part(entry, FileRange(file.path, 0, entry.nbytes, file.status))
+        else:
+            file = files[entry.path]
+            frame = gaps(entry.nbytes, spans_in.get(entry.path, ()))
+            yield Part(entry, FileParts(file.path, tuple(frame), file.status))
