@@ -24,7 +24,7 @@ def test_a_model_is_verified_before_and_while_it_serves() -> None:
     done = run()
     assert done.returncode == 0, done.stderr
     *_, verified, served = done.stdout.splitlines()
-    assert verified.startswith("verified: 5 tensors, 2,315,168 bytes, sha256 root ")
+    assert verified.startswith("verified, tensors only: 5 tensors, 2,315,168 bytes, sha256 root ")
     assert served.startswith("served 200 requests, verified ")
 
 

@@ -88,7 +88,7 @@ def component_of(name: str, file: str, files: Collection[str]) -> str:
 def _unique(named: dict[str, dict[str, str]], files: Collection[str]) -> dict[str, dict[str, str]]:
     """The names; those that are not unique are after their file."""
     while True:
-        counts = Counter(files)
+        counts = Counter(iter(files))
         for names in named.values():
             counts.update(names.values())
         renamed = {

@@ -42,8 +42,8 @@ KIND = "hashbench-manifest"
 TREE = "rfc9162"
 """What the format and the trees are called in the header."""
 
-MAX_SIZE = 512 << 20
-"""The largest manifest that is written or read, in bytes: some two million entries."""
+MAX_SIZE = 256 << 20
+"""The largest manifest that is written or read, in bytes: some million and a half entries."""
 
 _ROOT_PREFIX = b"\x02"  # RFC 9162 has 0x00 for leaves and 0x01 for nodes
 _MAX_DEPTH = 4  # manifest, tensors, tensor, shape

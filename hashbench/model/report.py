@@ -145,7 +145,8 @@ def summary(manifest: Manifest, root: bytes | None = None) -> str:
     tensors, files = len(manifest.tensors), len(manifest.files)
     parts = [f"{count:,} {what}{'s' * (count != 1)}" for count, what in ((files, "file"), (tensors, "tensor")) if count]
     nbytes = sum(entry.nbytes for entry in manifest.files or manifest.tensors)
-    return f"{' with '.join(parts)}, {nbytes:,} bytes, {manifest.algorithm} root {(root or manifest.root).hex()}"
+    root = root or manifest.root
+    return f"{' with '.join(parts) or 'nothing'}, {nbytes:,} bytes, {manifest.algorithm} root {root.hex()}"
 
 
 def _kind(entry: Entry) -> str:

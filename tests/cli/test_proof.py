@@ -85,10 +85,9 @@ def test_the_bytes_of_every_tensor_are_proven(shell: Shell) -> None:
         proven = (0, f"proven: tensor '{name}', {weights.nbytes:,} bytes\n", "")
         assert shell.check(shell.write(weights.tobytes())) == proven
         found = [shell.check(shard) for shard in sorted(shell.model.glob("*.safetensors"))]
+        if weights.nbytes:
+            assert sorted(code for code, *_ in found) == [0, 1]
         assert proven in found
-        lacking = next(result for result in found if result != proven)
-        assert lacking[0] == 1
-        assert lacking[2].endswith(f"has no tensor '{name}'\n")
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
@@ -108,17 +107,24 @@ def test_a_chunk_is_proven(algorithm: str, tmp_path: Path, capfd: pytest.Capture
 
 
 def test_a_file_of_a_folder_is_proven(shell: Shell) -> None:
-    (shell.model / "model.safetensors.index.json").unlink()
+    (shell.model / "tokens.txt").write_bytes(WEIGHTS["embedding"].tobytes())
     assert shell("manifest", shell.model, "-o", shell.manifest)[0] == 0
     shell.root = read_manifest(shell.manifest).root.hex()
-    shell.prove("2.safetensors", "--chunk", "1", "--model", shell.model)
-    data = (shell.model / "2.safetensors").read_bytes()
-    line = "proven: chunk 1 [4096:8192] of file '2.safetensors', 4,096 bytes\n"
-    assert shell.check(shell.model / "2.safetensors") == (0, line, "")
+    shell.prove("tokens.txt", "--chunk", "1", "--model", shell.model)
+    data = (shell.model / "tokens.txt").read_bytes()
+    line = "proven: chunk 1 [4096:8192] of file 'tokens.txt', 4,096 bytes\n"
+    assert shell.check(shell.model / "tokens.txt") == (0, line, "")
     assert shell.check(shell.write(data[4096:8192])) == (0, line, "")
     code, output, error = shell.check(shell.write(data[:8192]))
     assert (code, output) == (1, "")
-    assert error.endswith("data has 8192 bytes, but chunk 1 [4096:8192] of file '2.safetensors' has 4096\n")
+    assert error.endswith("data has 8192 bytes, but chunk 1 [4096:8192] of file 'tokens.txt' has 4096\n")
+
+
+def test_the_rest_of_a_file_with_tensors_is_proven(shell: Shell) -> None:
+    shell.prove("1.safetensors", "--chunk", "0", "--model", shell.model)
+    header = (shell.model / "1.safetensors").read_bytes()[:-40_000]
+    line = f"proven: chunk 0 [0:{len(header)}] of frame of '1.safetensors', {len(header):,} bytes\n"
+    assert shell.check(shell.write(header)) == (0, line, "")
 
 
 @pytest.mark.covers(FASTEST)
@@ -166,12 +172,12 @@ def test_another_model_is_not_that_of_the_root(shell: Shell) -> None:
     failed = (1, "", f"hashbench: the record of tensor 'scale' does not lead to the root {other}\n")
     assert shell.check(root=other) == failed
     assert shell.check(shell.model / "2.safetensors", root=other) == failed
-    save_file(WEIGHTS | {"embedding": WEIGHTS["scale"]}, shell.folder / "other.safetensors")
-    code, _, error = shell(
-        "prove", shell.manifest, "embedding", "--chunk", 0, "--model", shell.folder / "other.safetensors"
-    )
-    assert code == 1
-    assert error.endswith("other.safetensors has no tensor 'embedding' of the kind and size in the manifest\n")
+    shard = shell.model / "1.safetensors"
+    save_file({"embedding": WEIGHTS["scale"]}, shard)
+    wanted = f"hashbench: {shell.model} has no tensor 'embedding' of the kind and size in the manifest\n"
+    assert shell("prove", shell.manifest, "embedding", "--chunk", 0, "--model", shell.model) == (1, "", wanted)
+    wanted = f"hashbench: the manifest is of 3 files in a folder, and {shard} is one file\n"
+    assert shell("prove", shell.manifest, "embedding", "--chunk", 0, "--model", shard) == (1, "", wanted)
 
 
 def test_standard_output_takes_the_proof(shell: Shell) -> None:

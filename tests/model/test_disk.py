@@ -16,10 +16,12 @@ from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
-from hashbench.model.manifest import Manifest, TensorEntry
+from hashbench.model.manifest import Entry, FileEntry, TensorEntry
+from hashbench.model.safetensors_header import read_header
 from hashbench.model.sidecar import SidecarError
 
 TENSORS: dict[str, npt.NDArray[Any]] = {"a": np.arange(5000, dtype=np.float32), "b": np.arange(7, dtype=np.int16)}
+DTYPES = {"a": "F32", "b": "I16"}
 
 
 @pytest.fixture
@@ -34,19 +36,31 @@ def sha384() -> Kernel:
     return HashlibCpu(HashlibCpu.devices()[0], "sha384")
 
 
-def entry(name: str, dtype: str, chunk_size: int, algorithm: str) -> TensorEntry:
-    array = TENSORS[name]
-    root = merkle_tree_hash(chunks_of(array.tobytes(), chunk_size), algorithm)
-    return TensorEntry(name, dtype, array.shape, array.nbytes, root)
+def entries(model: Path, chunk_size: int, algorithm: str) -> tuple[Entry, ...]:
+    """What the manifest of the model has."""
+
+    def root(data: bytes) -> bytes:
+        return merkle_tree_hash(chunks_of(data, chunk_size), algorithm)
+
+    frame = model.stat().st_size - sum(array.nbytes for array in TENSORS.values())
+    return (
+        *(TensorEntry(name, DTYPES[name], a.shape, a.nbytes, root(a.tobytes())) for name, a in TENSORS.items()),
+        FileEntry(model.name, model.stat().st_size, root(model.read_bytes()[:frame]), frame),
+    )
 
 
 def test_a_manifest_has_the_roots_of_the_model(model: Path, sha384: Kernel) -> None:
-    entries = (entry("a", "F32", 4096, "sha256"), entry("b", "I16", 4096, "sha256"))
-    assert hashbench.manifest(model) == Manifest("sha256", 4096, entries)
-    assert hashbench.manifest(str(model), kernel="hashlib", device="1-thread").entries == entries
-    entries = (entry("a", "F32", 128, "sha384"), entry("b", "I16", 128, "sha384"))
+    found = hashbench.manifest(model)
+    assert (found.algorithm, found.chunk_size, found.entries) == ("sha256", 4096, entries(model, 4096, "sha256"))
+    assert [(tensor.file, tensor.offset) for tensor in found.tensors] == [
+        (model.name, tensor.offset) for tensor in read_header(model).tensors
+    ]
+    assert hashbench.manifest(str(model), kernel="hashlib", device="1-thread") == found
     found = hashbench.manifest(model, algorithm="sha384", chunk_size=128, kernel=sha384)
-    assert found == Manifest("sha384", 128, entries)
+    assert (found.algorithm, found.chunk_size, found.entries) == ("sha384", 128, entries(model, 128, "sha384"))
+    alone = hashbench.manifest(model, only_tensors=True)
+    assert alone.entries == entries(model, 4096, "sha256")[:-1]
+    assert {(tensor.file, tensor.offset) for tensor in alone.tensors} == {(None, None)}
 
 
 def test_a_model_is_verified_against_a_manifest_or_its_file(model: Path, sha384: Kernel) -> None:
@@ -75,16 +89,23 @@ def test_another_root_is_not_trusted(model: Path) -> None:
         hashbench.verify(model, expected, root="xyz")
 
 
-def test_what_is_excluded_from_a_folder_is_not_part_of_it(tmp_path: Path) -> None:
+def test_what_is_ignored_in_a_folder_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    notes, path = tmp_path / "notes", tmp_path / "manifest.json"
-    notes.touch()
-    expected = hashbench.manifest(tmp_path, exclude=[notes])
-    assert [one.name for one in expected.entries] == ["config.json"]
+    path = tmp_path / "manifest.json"
+    (tmp_path / "notes").touch()
+    notes: list[str] = []
+    expected = hashbench.manifest(tmp_path, ignore=["notes"], notes=notes)
+    assert ([one.name for one in expected.entries], notes) == (["config.json"], ["excluded: 'notes'"])
+    assert expected.exclusions == (".DS_Store", "._*", ".cache/huggingface", ".git", "notes")
     path.write_bytes(expected.text())
-    assert hashbench.verify(tmp_path, path, exclude=[str(notes)]).ok
-    assert hashbench.verify(tmp_path, path).extra == ("notes",)
-    assert hashbench.verify(tmp_path, expected).extra == ("manifest.json", "notes")
+    assert hashbench.verify(tmp_path, path).ok
+    (tmp_path / "more").touch()
+    assert hashbench.verify(tmp_path, path).extra == ("more",)
+    assert hashbench.verify(tmp_path, expected).extra == ("manifest.json", "more")
+    report = hashbench.verify(tmp_path, expected, extra="warn")
+    assert (report.ok, report.ignored) == (True, ("manifest.json", "more"))
+    with pytest.raises(ValueError, match="'no' is not accepted for extra files: accepted are fail, warn, ignore"):
+        hashbench.verify(tmp_path, expected, extra="no")
 
 
 def test_an_older_manifest_spares_what_did_not_change(model: Path) -> None:
@@ -139,16 +160,10 @@ def test_leaf_hashes_are_no_file_of_the_model(tmp_path: Path) -> None:
 def test_a_model_that_is_not_valid_is_not_verified(model: Path) -> None:
     expected = hashbench.manifest(model)
     os.truncate(model, 100)
-    with pytest.raises(VerificationError, match="is not a valid safetensors file"):
-        hashbench.verify(model, expected)
-
-
-def test_values_that_are_not_hashed_are_a_warning(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    path = tmp_path / "model.pt"
-    torch.save({"a": torch.ones(3), "step": 7}, path)
-        expected = hashbench.manifest(path)
-        assert hashbench.verify(path, expected).ok
+    report = hashbench.verify(model, expected)
+    assert (report.ok, report.differs) == (False, (model.name,))
+    with pytest.raises(VerificationError, match=r"no file of .* has tensors that can be read"):
+        hashbench.verify(model, expected.of_component(""))
 
 
 def test_a_kernel_of_another_algorithm_is_refused(model: Path, sha384: Kernel) -> None:

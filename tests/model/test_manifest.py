@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from python_calls import calls_of
 
+import hashbench.model.manifest
 from hashbench.kernels import ALGORITHMS
 from hashbench.model.dtypes import DTYPE_BITS, GGML_BLOCKS, tensor_nbytes
 from hashbench.model.manifest import (
-    MAX_SIZE,
     Entry,
     FileEntry,
     Manifest,
@@ -38,7 +39,16 @@ def tensor(name: str, dtype: str = "U8", shape: tuple[int, ...] = (4,), nbytes: 
 
 
 MANIFEST = Manifest(
-    "sha256", 4096, (TensorEntry("b", "BF16", (2, 3), 12, ROOT), FileEntry("a/é.json", 7, ROOT), tensor("A"))
+    "sha256",
+    4096,
+    (
+        TensorEntry("b", "BF16", (2, 3), 12, ROOT, "c.gguf", 5),
+        FileEntry("a/é.json", 7, ROOT),
+        tensor("A"),
+        FileEntry("c.gguf", 20, ROOT, 8),
+        TensorEntry("d", "U8", (1,), 1, ROOT, "c.gguf"),
+    ),
+    ("._*", ".git"),
 )
 
 names = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -58,34 +68,51 @@ def manifests(draw: st.DrawFn) -> Manifest:
         entries[name] = TensorEntry(name, dtype, shape, tensor_nbytes(dtype, shape), draw(roots))
     for path in draw(st.lists(paths, max_size=4)):
         entries[path] = FileEntry(path, draw(st.integers(0, MAX_INTEGER)), draw(roots))
-    return Manifest(algorithm.name, 64 * draw(st.integers(1, 1 << 40)), tuple(entries.values()))
+    exclusions = draw(st.lists(paths, max_size=3))
+    return Manifest(algorithm.name, 64 * draw(st.integers(1, 1 << 40)), tuple(entries.values()), tuple(exclusions))
 
 
 def test_a_manifest_is_the_bytes_that_the_design_says() -> None:
     records = [
         b'{"dtype":"U8","name":"A","root":"%s","shape":[4]}',
         '{"path":"a/é.json","root":"%s","size":7}'.encode(),
-        b'{"dtype":"BF16","name":"b","root":"%s","shape":[2,3]}',
+        b'{"dtype":"BF16","file":"c.gguf","name":"b","offset":5,"root":"%s","shape":[2,3]}',
+        b'{"frame_bytes":8,"path":"c.gguf","root":"%s","size":20}',
+        b'{"dtype":"U8","file":"c.gguf","name":"d","root":"%s","shape":[1]}',
     ]
     root = ROOT.hex().encode()
-    records = [record % root for record in records]
+    a, config, b, gguf, d = records = [record % root for record in records]
     assert [entry.record() for entry in MANIFEST.entries] == records
 
     def h(data: bytes) -> bytes:
         return hashlib.sha256(data).digest()
 
-    one, two, three = (h(b"\x00" + record) for record in records)
-    assert MANIFEST.root == h(b"\x01" + h(b"\x01" + one + two) + three)
+    one, two, three, four, five = (h(b"\x00" + record) for record in records)
+    tree = h(b"\x01" + h(b"\x01" + h(b"\x01" + one + two) + h(b"\x01" + three + four)) + five)
+    header = (
+        b'{"algorithm":"sha256","chunk_size":4096,"count":5,"entries":"%s","exclusions":["._*",".git"],'
+        b'"kind":"hashbench-manifest","tree":"rfc9162","version":2}' % tree.hex().encode()
+    )
+    assert MANIFEST.root == h(b"\x02" + header)
     assert MANIFEST.text() == (
-        b'{"algorithm":"sha256","chunk_size":4096,"files":[%s],"root":"%s","tensors":['
-        b'{"bytes":4,"dtype":"U8","name":"A","root":"%s","shape":[4]},'
-        b'{"bytes":12,"dtype":"BF16","name":"b","root":"%s","shape":[2,3]}],"version":1}\n'
-        % (records[1], MANIFEST.root.hex().encode(), root, root)
+        b'{"algorithm":"sha256","chunk_size":4096,"exclusions":["._*",".git"],"files":[%b,%b],'
+        b'"kind":"hashbench-manifest","root":"%b","tensors":[{"bytes":4,%b,{"bytes":12,%b,{"bytes":1,%b],'
+        b'"tree":"rfc9162","version":2}\n' % (config, gguf, MANIFEST.root.hex().encode(), a[1:], b[1:], d[1:])
     )
 
 
-def test_the_root_of_nothing_is_the_hash_of_nothing() -> None:
-    assert Manifest("sha384", 4096, ()).root == hashlib.sha384().digest()
+def test_everything_that_gives_entries_their_meaning_is_under_the_root() -> None:
+    entries = MANIFEST.entries
+    others = [
+        Manifest("sha256", 4096, entries),
+        Manifest("sha256", 4096, entries, (".git",)),
+        Manifest("sha256", 8192, entries, MANIFEST.exclusions),
+        Manifest("sha256", 4096, (*entries[:4], replace(entries[4], file=None)), MANIFEST.exclusions),
+        Manifest("sha256", 4096, (*entries[:2], replace(entries[2], offset=6), *entries[3:]), MANIFEST.exclusions),
+        Manifest("sha256", 4096, entries[:4], MANIFEST.exclusions),
+        Manifest("sha256", 4096, ()),
+    ]
+    assert len({one.root for one in (MANIFEST, *others)}) == 8
 
 
 def test_names_are_in_the_order_of_code_points() -> None:
@@ -114,7 +141,7 @@ def test_records_are_canonical(manifest: Manifest) -> None:
 def test_the_order_of_entries_given_does_not_matter(manifest: Manifest, random: Any) -> None:
     entries = list(manifest.entries)
     random.shuffle(entries)
-    assert Manifest(manifest.algorithm, manifest.chunk_size, tuple(entries)) == manifest
+    assert replace(manifest, entries=tuple(entries)) == manifest
 
 
 def test_every_flipped_bit_of_a_manifest_is_found() -> None:
@@ -149,7 +176,29 @@ def first(document: dict[str, Any]) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "another version": (lambda d: d.update(version=2), "its version is 2; accepted is 1"),
+    "another version": (lambda d: d.update(version=1), "its version is 1; accepted is 2"),
+    "another kind": (lambda d: d.update(kind="hashbench-proof"), "schema at \\$.kind"),
+    "another tree": (lambda d: d.update(tree="rfc6962"), "schema at \\$.tree"),
+    "another exclusion": (lambda d: d["exclusions"].append("x"), "root is not the one of its entries"),
+    "an exclusion of everything above": (
+        lambda d: d["exclusions"].append("../x"),
+        "the pattern '../x' is not accepted",
+    ),
+    "exclusions out of order": (lambda d: d["exclusions"].reverse(), "not canonical"),
+    "no exclusions": (lambda d: d.pop("exclusions"), "schema at \\$: .*exclusions"),
+    "a frame of another size": (
+        lambda d: d["files"][1].update(frame_bytes=9),
+        "'c.gguf' is not accepted: its frame has 9 bytes, but its tensors leave 8",
+    ),
+    "a file without the frame of its tensors": (
+        lambda d: d["files"][1].pop("frame_bytes"),
+        "'b' is not accepted: 'c.gguf' is not a file with a frame",
+    ),
+    "a tensor in no file": (lambda d: d["tensors"][1].update(file="x"), "'x' is not a file with a frame"),
+    "a tensor beyond its file": (lambda d: d["tensors"][1].update(offset=9), "a tensor ends at byte 21 of 20"),
+    "a tensor before its file": (lambda d: d["tensors"][1].update(offset=-1), "schema at \\$.tensors\\[1\\].offset"),
+    "tensors that overlap": (lambda d: d["tensors"][2].update(offset=16), "tensors overlap at byte 16"),
+    "an offset in no file": (lambda d: d["tensors"][0].update(offset=0), "it has an offset but no file"),
     "a version that is a text": (lambda d: d.update(version="1"), "its version is '1'"),
     "no version": (lambda d: d.pop("version"), 'schema at \\$: "version" is a required property'),
     "no root": (lambda d: d.pop("root"), 'schema at \\$: "root"'),
@@ -166,7 +215,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "half a root": (lambda d: d.update(root="00" * 16), "schema at \\$.root"),
     "no lists": (lambda d: d.update(tensors={}), "schema at \\$.tensors"),
-    "a tensor that is none": (lambda d: d["tensors"].append(1), "schema at \\$.tensors\\[2\\]"),
+    "a tensor that is none": (lambda d: d["tensors"].append(1), "schema at \\$.tensors\\[3\\]"),
     "a tensor twice": (lambda d: d["tensors"].append(first(d)), "two entries have the name 'A'"),
     "a tensor fewer": (lambda d: d["tensors"].pop(), "root is not the one of its entries"),
     "tensors out of order": (lambda d: d["tensors"].reverse(), "not canonical"),
@@ -246,10 +295,9 @@ def test_the_same_manifest_in_other_bytes_is_refused(change: Callable[[bytes], b
         (b"[]", "schema at \\$"),
         (b"null", "schema at \\$"),
         (b"[" * 100_000 + b"]" * 100_000, "nest more than 4 deep"),
-        (b'{"version":1,"version":1}', "occurs twice"),
-        (b" " * (MAX_SIZE + 1), "more than 67108864 bytes"),
+        (b'{"version":2,"version":2}', "occurs twice"),
     ],
-    ids=["nothing", "a list", "null", "deep", "a key twice", "long"],
+    ids=["nothing", "a list", "null", "deep", "a key twice"],
 )
 def test_what_is_something_else_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "data"
@@ -291,10 +339,17 @@ def test_an_unknown_algorithm_or_chunk_size_is_refused(algorithm: str, chunk_siz
         Manifest(algorithm, chunk_size, ())
 
 
-def test_a_manifest_too_large_to_read_is_not_written() -> None:
-    manifest = Manifest("sha256", 64, (tensor("x" * MAX_SIZE),))
-    with pytest.raises(ManifestError, match="up to 67108864 are accepted"):
-        manifest.text()
+def test_a_manifest_too_large_to_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "manifest"
+    path.write_bytes(MANIFEST.text())
+    size = path.stat().st_size
+    monkeypatch.setattr(hashbench.model.manifest, "MAX_SIZE", size)
+    assert read_manifest(path) == MANIFEST
+    monkeypatch.setattr(hashbench.model.manifest, "MAX_SIZE", size - 1)
+    with pytest.raises(ManifestError, match=f"more than {size - 1} bytes"):
+        read_manifest(path)
+    with pytest.raises(ManifestError, match=f"would have {size} bytes; up to {size - 1} are accepted"):
+        MANIFEST.text()
 
 
 def test_the_schema_is_sound_and_knows_every_dtype_and_algorithm() -> None:

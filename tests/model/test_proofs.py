@@ -99,7 +99,8 @@ def climbed(leaf: bytes, index: int, size: int, path: Sequence[str], algorithm: 
 def climb(text: bytes, data: bytes) -> bytes:
     """The model's root that a proof leads to from `data`, those of the tensor or of the chunk."""
     proof = json.loads(text)
-    algorithm, chunk_size, record = proof["algorithm"], proof["chunk_size"], proof["record"]
+    header, record = proof["header"], proof["record"]
+    algorithm, chunk_size = header["algorithm"], header["chunk_size"]
 
     def leaf(message: bytes) -> bytes:
         return hashlib.new(algorithm, b"\0" + message).digest()
@@ -112,7 +113,10 @@ def climb(text: bytes, data: bytes) -> bytes:
     assert found.hex() == record["root"]
     place = proof["inclusion"]
     leaf_of_record = leaf(rfc8785.dumps(record))
-    return climbed(leaf_of_record, place["index"], place["tree_size"], place["path"], algorithm)
+    assert place["tree_size"] == header["count"]
+    entries = climbed(leaf_of_record, place["index"], place["tree_size"], place["path"], algorithm)
+    assert entries.hex() == header["entries"]
+    return hashlib.new(algorithm, b"\2" + rfc8785.dumps(header)).digest()
 
 
 # What is proven
@@ -145,6 +149,33 @@ def test_a_file_is_proven_like_a_tensor(tensors: dict[str, bytes], file: bytes) 
     proof = prove(manifest, "ä.bin")
     assert climb(proof.text(), file) == manifest.root
     assert parse_proof(proof.text()) == proof
+
+
+def test_a_file_with_tensors_is_proven_by_its_frame_and_they_by_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"head" + DATA + b"tail")
+    weight = TensorEntry("unet/w", "U8", (len(DATA),), len(DATA), root(DATA), "unet/weights", 4)
+    view = TensorEntry("unet/v", "U8", (2, 2), 4, root(b"view"), "unet/weights")
+    frame = FileEntry("unet/weights", len(DATA) + 8, root(b"headtail"), 8)
+    manifest = Manifest("sha256", 64, (weight, view, frame), (".git",))
+    for name, data, named in (
+        ("unet/w", DATA, "tensor 'unet/w'"),
+        ("unet/v", b"view", "tensor 'unet/v'"),
+        ("unet/weights", b"headtail", "frame of 'unet/weights'"),
+    ):
+        proof = prove(manifest, name)
+        assert climb(proof.text(), data) == manifest.root
+        assert parse_proof(proof.text()) == proof
+        assert proof.named == named
+        assert checks(proof, manifest.root, data)
+    whole = prove(manifest, "unet/w")
+    assert bytes_in(path, whole) == FileRange(path, 4, len(DATA))
+    assert bytes_in(path, prove_chunk(whole, 2, leaves(DATA))) == FileRange(path, 132, 64)
+    os.truncate(path, len(DATA) + 3)
+    with pytest.raises(NotProvenError, match="weights ends before byte 1008, where tensor 'unet/w' does"):
+        bytes_in(path, whole)
+    with pytest.raises(NotProvenError, match="weights has 1007 bytes, but frame of 'unet/weights' has 8"):
+        bytes_in(path, prove(manifest, "unet/weights"))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -236,7 +267,7 @@ def test_a_node_is_not_taken_for_a_chunk() -> None:
 @settings(max_examples=20)
 @given(st.integers(1, 700), st.integers(1, 11).map(lambda n: 64 * n))
 def test_no_lie_about_chunk_size_and_place_moves_bytes(nbytes: int, chunk_size: int) -> None:
-    """Of every chunk size and place that could be claimed for a true path, those are accepted that are true."""
+    """Of every chunk size and place that could be claimed for a true path, only the true ones are accepted."""
     data = hashlib.shake_128(b"distinct").digest(nbytes)
     for index, chunk in enumerate(merkle.chunks_of(data, chunk_size)):
         proof, model_root = chunk_proof(data, index, chunk_size)
@@ -244,10 +275,9 @@ def test_no_lie_about_chunk_size_and_place_moves_bytes(nbytes: int, chunk_size: 
         for claimed in range(64, 832, 64):
             count = -(-nbytes // claimed)
             for place in range(count):
-                lie = replace(proof, chunk_size=claimed, chunk=Inclusion(place, count, proof.chunk.path))
-                if checks(lie, model_root, bytes(chunk)):
-                    assert data[lie.start : lie.start + lie.nbytes] == chunk
-                    assert lie.start == index * chunk_size
+                header = replace(proof.header, chunk_size=claimed)
+                lie = replace(proof, header=header, chunk=Inclusion(place, count, proof.chunk.path))
+                assert checks(lie, model_root, bytes(chunk)) == (claimed == chunk_size and place == index)
 
 
 def test_there_is_no_proof_of_what_does_not_exist() -> None:
@@ -285,15 +315,22 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=2), "its version is 2; accepted is 1"),
+        (lambda p: p.update(version=1), "its version is 1; accepted is 2"),
         (lambda p: p.update(version=True), "its version is|schema"),
         (lambda p: p.pop("version"), '"version" is a required property'),
         (lambda p: p.update(more=1), "Additional properties are not allowed"),
-        (lambda p: p.update(algorithm="md5"), '"md5" is not one of'),
-        (lambda p: p.update(algorithm="sha384"), "its root has 32 bytes, not 48"),
-        (lambda p: p.update(chunk_size=65), "65 is not a multiple of 64"),
-        (lambda p: p.update(chunk_size=0), "0 is less than the minimum"),
-        (lambda p: p.update(chunk_size=128), "its chunk would be one of 16, but there are 8"),
+        (lambda p: p["header"].update(algorithm="md5"), '"md5" is not one of'),
+        (lambda p: p["header"].update(algorithm="sha384"), "its root has 32 bytes, not 48"),
+        (lambda p: p["header"].update(chunk_size=65), "65 is not a multiple of 64"),
+        (lambda p: p["header"].update(chunk_size=0), "0 is less than the minimum"),
+        (lambda p: p["header"].update(chunk_size=128), "its chunk would be one of 16, but there are 8"),
+        (lambda p: p["header"].update(count=4), "its record would be one of 3, but there are 4"),
+        (lambda p: p["header"].update(entries="0" * 96), "a node does not have the length"),
+        (lambda p: p["header"].update(exclusions=["../x"]), "the pattern '../x' is not accepted"),
+        (lambda p: p["header"].update(kind="x"), r"schema at \$\.header\.kind"),
+        (lambda p: p["header"].update(version=1), r"schema at \$\.header\.version"),
+        (lambda p: p["header"].pop("tree"), '"tree" is a required property'),
+        (lambda p: p["record"].update(offset=4), "it has an offset but no file"),
         (lambda p: p["record"].update(dtype="X9"), "the dtype 'X9' is unknown"),
         (lambda p: p["record"].update(dtype="F4", shape=[3]), "whole number of bytes"),
         (lambda p: p["record"].update(shape=[2**50, 2**50]), "more than 2\\^60"),
@@ -306,7 +343,7 @@ def edited(change: Callable[[Any], object], chunk: int | None = 3) -> bytes:
         (lambda p: p["inclusion"].update(index=3), "leaf 3 is not in a tree of 3"),
         (lambda p: p["inclusion"].update(index=-1), "-1 is less than the minimum"),
         (lambda p: p["inclusion"].update(tree_size=0), "leaf 1 is not in a tree of 0"),
-        (lambda p: p["inclusion"].update(path=["0" * 96]), "a node of a path does not have the length"),
+        (lambda p: p["inclusion"].update(path=["0" * 96]), "a node does not have the length"),
         (lambda p: p["chunk"].update(path=["0" * 64] * 64), r"schema at \$\.chunk\.path"),
         (lambda p: p["chunk"].update(tree_size=17), "its chunk would be one of 17, but there are 16"),
         (lambda p: p["chunk"].update(index=16), "leaf 16 is not in a tree of 16"),
@@ -325,7 +362,7 @@ def test_a_proof_that_is_misused_is_refused(change: Callable[[Any], object], mes
         (b"", "not valid JSON"),
         (b"\xff", "not UTF-8"),
         (b"[" * 100_000, "nest more than"),
-        (b'{"version":1,"version":1}', "occurs twice"),
+        (b'{"version":2,"version":2}', "occurs twice"),
         (b'{"version":1e3}', "only integers"),
         (b'{"version":NaN}', "only integers"),
         (b" " * (MAX_SIZE + 1), f"more than {MAX_SIZE} bytes"),
@@ -460,7 +497,7 @@ def test_bytes_are_of_the_file_that_was_looked_at(tmp_path: Path) -> None:
             root(DATA[proof.start : proof.start + proof.nbytes])
         ]
         write()
-        with pytest.raises(ChangedWhileReadError, match=r"data: the file was (written to|replaced) while it was read"):
+        with pytest.raises(ChangedWhileReadError, match=r"data: the file was (changed|replaced) while it was read"):
             Hasher(HashlibCpu(HashlibCpu.devices()[0]), 64).roots([found])
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hashbench.model.damage import runs
 from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
-from hashbench.model.report import Report, compare, summary
+from hashbench.model.report import MAX_LINES, Report, compare, summary
 
 ROOT, OTHER_ROOT = bytes(32), b"\1" * 32
 WEIGHT = TensorEntry("weight", "F32", (2, 1500), 12_000, ROOT)
@@ -38,7 +38,7 @@ def test_what_is_the_same_is_verified_on_one_line() -> None:
     report = compared([WEIGHT, BIAS], [BIAS, WEIGHT])
     assert report.ok
     assert (report.differs, report.missing, report.extra) == ((), (), ())
-    assert str(report) == f"verified: 2 tensors, 12,006 bytes, sha256 root {whole.root.hex()}"
+    assert str(report) == f"verified, tensors only: 2 tensors, 12,006 bytes, sha256 root {whole.root.hex()}"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_is_the_same_is_verified_on_one_line() -> None:
         ([], "nothing, 0 bytes, "),
         ([WEIGHT], "1 tensor, 12,000 bytes, "),
         ([CONFIG], "1 file, 100 bytes, "),
-        ([CONFIG, WEIGHT, BIAS], "2 tensors and 1 file, 12,106 bytes, "),
+        ([CONFIG, WEIGHT, BIAS], "1 file with 2 tensors, 100 bytes, "),
     ],
 )
 def test_a_summary_counts(entries: Sequence[Entry], text: str) -> None:
@@ -77,9 +77,34 @@ def test_every_difference_of_a_tensor_is_reported(found: Entry, line: str) -> No
 
 
 def test_every_difference_of_a_file_is_reported() -> None:
-    assert lines([CONFIG], [replace(CONFIG, nbytes=90)], {}) == ["differs: config.json: size 90, not 100"]
-    other = FileEntry("config.json", 90, OTHER_ROOT)
-    assert lines([CONFIG], [other], {}) == ["differs: config.json: size 90, not 100; other bytes"]
+    other = replace(CONFIG, root=OTHER_ROOT)
+    assert lines([CONFIG], [other], {}) == ["differs: config.json: other bytes"]
+    shorter = replace(CONFIG, nbytes=90)
+    assert lines([CONFIG], [shorter], {}) == ["differs: config.json: size 90, not 100; not hashed"]
+
+
+def test_a_file_stands_for_its_tensors_where_they_cannot_be_read() -> None:
+    file = FileEntry("weights", 12_050, ROOT, 44)
+    held = [replace(entry, file="weights", offset=offset) for entry, offset in ((WEIGHT, 44), (BIAS, 12_044))]
+    assert lines([file, *held], held, {}) == ["missing: weights, with 2 tensors"]
+    assert lines([file, *held], [replace(file, nbytes=9), *held], {}) == [
+        "differs: weights: size 9, not 12050; not hashed, with 2 tensors"
+    ]
+    assert lines([file, *held], [replace(file, root=OTHER_ROOT), *held], {}) == [
+        "differs: weights: other bytes outside its tensors"
+    ]
+    assert lines([file, *held], [file, *held], {})[0].startswith("verified: 1 file with 2 tensors, 12,050 bytes, ")
+
+
+def test_lines_are_bounded() -> None:
+    extra = [replace(BIAS, name=str(number)) for number in range(MAX_LINES + 1000)]
+    text = lines([], extra, {})
+    assert (len(text), text[-1]) == (MAX_LINES + 1, "extra: 1,000 more")
+
+
+def test_a_component_has_the_root_of_its_model() -> None:
+    report = replace(compared([WEIGHT], [WEIGHT]), root=OTHER_ROOT)
+    assert str(report) == f"verified, tensors only: 1 tensor, 12,000 bytes, sha256 root {OTHER_ROOT.hex()}"
 
 
 def test_names_are_sorted_and_have_a_line_each() -> None:
@@ -111,14 +136,6 @@ def test_damage_is_reported_by_chunks_and_bytes() -> None:
     }
     for damage, text in told.items():
         assert lines([WEIGHT], [other], {"weight": damage}) == [f"differs: weight: other bytes {text}"]
-
-
-def test_damage_beyond_the_shorter_of_two_files_is_reported() -> None:
-    longer = FileEntry("config.json", 10_000, OTHER_ROOT)
-    text = "other bytes in 3 of 3 chunks: 0-2 [0:10000]"
-    for entries, sizes in (((CONFIG, longer), "10000, not 100"), ((longer, CONFIG), "100, not 10000")):
-        before, now = entries
-        assert lines([before], [now], {"config.json": (range(3),)}) == [f"differs: config.json: size {sizes}; {text}"]
 
 
 def test_much_damage_is_reported_in_short() -> None:

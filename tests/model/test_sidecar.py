@@ -15,7 +15,7 @@ from hashbench.hashing.sources import FileRange
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.merkle.rfc9162 import chunks_of, leaf_hash
 from hashbench.model.manifest import FileEntry, Manifest
-from hashbench.model.sidecar import Sidecar, SidecarError, SidecarWriter, is_sidecar
+from hashbench.model.sidecar import SidecarError, SidecarWriter, is_sidecar, opened_sidecar
 
 CHUNK_SIZE = 128
 FILES = {"a": b"", "b\n": b"x", "sub/c": hashlib.shake_128(b"c").digest(10_000), "é": bytes(CHUNK_SIZE)}
@@ -44,12 +44,14 @@ def test_it_is_a_safetensors_file_of_all_leaf_hashes(algorithm: str, tmp_path: P
         assert file.metadata() == {"algorithm": algorithm, "chunk_size": "128", "root": manifest.root.hex()}
     tensors = load_file(path)
     assert tensors.keys() == FILES.keys()
-    sidecar = Sidecar(path, manifest)
-    for name, data in FILES.items():
-        expected = [leaf_hash(chunk, algorithm) for chunk in chunks_of(data, CHUNK_SIZE)]
-        assert list(map(bytes, tensors[name])) == expected
-        assert list(map(bytes, sidecar.leaves(name))) == expected
-        assert sidecar.leaves(name).shape == (len(expected), hashlib.new(algorithm).digest_size)
+    with opened_sidecar(path, manifest) as sidecar:
+        for name, data in FILES.items():
+            expected = [leaf_hash(chunk, algorithm) for chunk in chunks_of(data, CHUNK_SIZE)]
+            assert list(map(bytes, tensors[name])) == expected
+            sidecar.check(name)
+            assert list(map(bytes, sidecar.leaves(name))) == expected
+            assert list(map(bytes, sidecar.leaves(name, 1, 3))) == expected[1:4]
+            assert sidecar.leaves(name).shape == (len(expected), hashlib.new(algorithm).digest_size)
     assert is_sidecar(path)
 
 
@@ -94,10 +96,15 @@ def test_damaged_leaf_hashes_are_refused(tmp_path: Path) -> None:
         byte = file.read(1)
         file.seek(-40, 2)
         file.write(bytes([byte[0] ^ 1]))
-    sidecar = Sidecar(path, manifest)
-    assert len(sidecar.leaves("é")) == 1
-    with pytest.raises(SidecarError, match="leaves is damaged: the leaf hashes of 'sub/c' do not have its root"):
-        sidecar.leaves("sub/c")
+    with opened_sidecar(path, manifest) as sidecar:
+        sidecar.check("é")
+        with pytest.raises(SidecarError, match="leaves is damaged: the leaf hashes of 'sub/c' do not have its root"):
+            sidecar.check("sub/c")
+
+
+def open_and_close(path: Path, manifest: Manifest) -> None:
+    with opened_sidecar(path, manifest):
+        pass
 
 
 def test_what_is_not_the_manifests_sidecar_is_refused(tmp_path: Path) -> None:
@@ -105,7 +112,7 @@ def test_what_is_not_the_manifests_sidecar_is_refused(tmp_path: Path) -> None:
     manifest = write(tmp_path, path)
     other = Manifest("sha256", CHUNK_SIZE, manifest.entries[:1])
     with pytest.raises(SidecarError, match="not the sidecar of this manifest: its metadata has another root, or none"):
-        Sidecar(path, other)
+        open_and_close(path, other)
 
     metadata = {"root": manifest.root.hex()}
     tensors = load_file(path)
@@ -118,15 +125,15 @@ def test_what_is_not_the_manifests_sidecar_is_refused(tmp_path: Path) -> None:
         save_file(tensors | changed, path, metadata)
         (name,) = changed
         with pytest.raises(SidecarError, match=f"'{name}' is missing, extra or of another shape"):
-            Sidecar(path, manifest)
+            open_and_close(path, manifest)
     del tensors["sub/c"]
     save_file(tensors, path, metadata)
     with pytest.raises(SidecarError, match="'sub/c' is missing, extra or of another shape"):
-        Sidecar(path, manifest)
+        open_and_close(path, manifest)
 
     save_file(tensors, path)
     assert not is_sidecar(path)
     path.write_bytes(b"no safetensors file")
     assert not is_sidecar(path)
     with pytest.raises(ValueError, match="not a valid safetensors file"):
-        Sidecar(path, manifest)
+        open_and_close(path, manifest)

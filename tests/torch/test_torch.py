@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from python_calls import calls_of
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
+import hashbench  # noqa: E402
 import hashbench.torch.modules as hashed  # noqa: E402  # after what it needs is known to be there
 from hashbench.hashing.hasher import Hasher  # noqa: E402
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable  # noqa: E402
@@ -299,7 +301,7 @@ def test_a_model_is_what_its_manifest_says(device: str) -> None:
     state = {name: tensor.to(device) for name, tensor in small_model().items()}
     report = verify(state, manifest(state, chunk_size=CHUNK_SIZE))
     assert report.ok
-    assert str(report).startswith("verified: 6 tensors")
+    assert str(report).startswith("verified, tensors only: 6 tensors")
 
 
 def test_every_bit_that_is_flipped_is_found_and_named(device: str) -> None:
@@ -371,9 +373,10 @@ def test_empty_tensors_are_tied_where_they_are_the_same(device: str) -> None:
 
 def test_a_file_that_a_manifest_names_is_no_tensor(device: str) -> None:
     weight = tensor_of(torch.uint8, (100,)).to(device)
-    expected = Manifest("sha256", CHUNK_SIZE, (FileEntry("a", 100, root_of(bytes_of(weight))),))
-    report = verify({"a": weight}, expected)
-    assert (report.differs, str(report)) == (("a",), "differs: a: kind tensor, not file")
+    root = root_of(bytes_of(weight))
+    expected = Manifest("sha256", CHUNK_SIZE, (FileEntry("a", 100, root), TensorEntry("b", "U8", (100,), 100, root)))
+    assert verify({"b": weight}, expected).ok
+    assert verify({"a": weight.clone(), "b": weight}, expected).extra == ("a",)
 
 
 def test_the_manifest_says_how_to_hash(device: str) -> None:
@@ -383,10 +386,49 @@ def test_the_manifest_says_how_to_hash(device: str) -> None:
             assert verify(state, manifest(state, algorithm=algorithm, chunk_size=chunk_size)).ok
 
 
-def test_a_model_without_tensors() -> None:
-    empty = manifest(torch.nn.ReLU())
-    assert empty.entries == ()
-    assert verify({}, empty).ok
+def test_a_model_without_tensors_is_refused() -> None:
+    for empty in ({}, torch.nn.ReLU()):
+        with pytest.raises(ValueError, match="the model has no tensors: there is nothing to hash"):
+            manifest(empty)
+    for expected in (Manifest("sha256", 4096, ()), Manifest("sha256", 4096, (FileEntry("a", 1, bytes(32)),))):
+        with pytest.raises(ValueError, match="the manifest has no tensors of a model at its top"):
+            verify({}, expected)
+    expected = manifest({"a": torch.ones(2)})
+    with pytest.raises(ValueError, match="the manifest has no tensors of the component 'unet'"):
+        verify({"a": torch.ones(2)}, expected, component="unet")
+    assert verify({}, expected).missing == ("a",)
+
+
+def test_a_component_of_a_model_is_verified_by_its_own_names(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    states = {
+        path: {name: tensor_of(torch.float32, (9, 5), seed=seed) for name in ("a", "b")}
+        for seed, path in enumerate(
+            (
+                "model.safetensors",
+                "model.fp16.safetensors",
+                "unet/diffusion_pytorch_model.safetensors",
+                "vae/1.safetensors",
+            )
+        )
+    }
+    for path, state in states.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        save_file(state, tmp_path / path)
+    index = {"weight_map": dict.fromkeys(("a", "b"), "1.safetensors")}
+    (tmp_path / "vae" / "other.safetensors.index.json").write_text(json.dumps(index))
+    save_file(states["model.safetensors"], tmp_path / "vae" / "other.safetensors")
+    expected = hashbench.manifest(tmp_path, kernel="hashlib")
+    components = ("", "model.fp16.safetensors", "unet", "vae/other.safetensors.index.json")
+    for component, state in zip(components, states.values(), strict=True):
+        report = verify(state, expected, component=component)
+        text = f"verified, tensors only: 2 tensors, 360 bytes, sha256 root {expected.root.hex()}"
+        assert (report.ok, str(report)) == (True, text)
+        assert verify(state | {"b": state["b"] + 1}, expected, component=component).differs == ("b",)
+    assert verify(states["model.safetensors"], expected, component="vae/other.safetensors").ok
+    assert not verify(states["model.safetensors"], expected, component="unet").ok
+    assert verify({f"unet/{name}": tensor for name, tensor in states["model.safetensors"].items()}, expected).extra
 
 
 def test_threads_may_verify_at_once(device: str) -> None:
