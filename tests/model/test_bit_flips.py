@@ -149,7 +149,7 @@ def write_folder(folder: Path) -> None:
         "model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode(),
         "config.json": b"{}",
         ".hidden/ä.bin": weights(70, "file").tobytes(),
-        "empty": b"",
+        "empty.txt": b"",
         "model.gguf": gguf_file(gguf_header([Tensor("g", (4,), 0)]), weights(16, "g").tobytes()),
         "extra.pt": archive(checkpoint(pickled(t=tensor(shape=(2, 2), stride=(1, 2))))),
     }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashbench.model.components import name_tensors
+from hashbench.model.components import component_of, name_tensors
 from hashbench.model.shard_index import weights_named_by
 
 Layout = Mapping[str, list[str]]
@@ -85,11 +85,26 @@ def test_an_index_in_a_folder_names_files_of_that_folder() -> None:
     assert named == {"s.safetensors": {"a": "a"}, "unet/s.safetensors": {"a": "unet/a"}}
 
 
+def test_names_that_imitate_others_are_after_their_file() -> None:
+    files = {"model.safetensors": ["unet/w", "config.json", "v"], "unet/model.safetensors": ["w"]}
+    assert name_tensors(files, {}, ["config.json", *files]) == {
+        "model.safetensors": {
+            "unet/w": "model.safetensors/unet/w",
+            "config.json": "model.safetensors/config.json",
+            "v": "v",
+        },
+        "unet/model.safetensors": {"w": "unet/model.safetensors/w"},
+    }
+    # The second name gives way to the file's, and so the first is not unique either.
+    files = {"b": ["x"], "x": ["b/x", "x"]}
+    assert name_tensors(files, {}, files) == {"b": {"x": "b/x"}, "x": {"b/x": "x/b/x", "x": "x/x"}}
+
+
 PATHS = st.sampled_from(["model.safetensors", "s-1.bin", "s-2.bin", "x/model.bin", "x/y.gguf", "x/s-1.bin"])
 INDEXES = st.sampled_from(
     ["model.safetensors.index.json", "x/model.bin.index.json", "model.safetensors.index.fp16.json"]
 )
-NAMES = st.sampled_from("abc")
+NAMES = st.sampled_from(["a", "b", "x/a", "x/y.gguf/a", "s-1.bin", "model.safetensors.index.json/a"])
 
 
 @given(
@@ -97,10 +112,15 @@ NAMES = st.sampled_from("abc")
     st.dictionaries(INDEXES, st.dictionaries(NAMES, st.sampled_from(["s-1.bin", "s-2.bin", "model.bin", "gone"]))),
 )
 def test_every_tensor_has_a_name_of_its_own(files: dict[str, list[str]], indexes: dict[str, dict[str, str]]) -> None:
-    named = name_tensors(files, indexes)
+    paths = {*files, *indexes}
+    named = name_tensors(files, indexes, paths)
     assert {file: list(names) for file, names in named.items()} == files
     names = list(chain.from_iterable(names.values() for names in named.values()))
-    assert len(set(names)) == len(names)
+    assert len({*names, *paths}) == len(names) + len(paths)
+    for file, names_in in named.items():
+        for name in names_in.values():
+            component = component_of(name, file, paths)
+            assert name.startswith(f"{component}/" if component else "")
 
 
 @pytest.mark.parametrize(
