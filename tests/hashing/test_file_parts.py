@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hashbench.hashing.hasher import Hasher
-from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange
+from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
@@ -39,9 +39,10 @@ PARTS = st.lists(
 def test_the_root_is_that_of_the_joined_bytes(file: Path, parts: list[tuple[int, int]], piece_size: int) -> None:
     data = file.read_bytes()
     joined = b"".join(data[offset : offset + nbytes] for offset, nbytes in parts)
-    sources = [FileParts(file, tuple(parts)), FileRange(file, 3, 1000), FileParts(file, ((0, SIZE),))]
+    joining = FileParts(file, tuple(parts))
+    assert joining.nbytes == len(joined)
+    sources: list[Source] = [joining, FileRange(file, 3, 1000), FileParts(file, ((0, SIZE),))]
     contents = [joined, data[3:1003], data]
-    assert sources[0].nbytes == len(joined)
     assert hasher(piece_size).roots(sources) == [merkle_tree_hash(chunks_of(c, 64), "sha256") for c in contents]
 
 

@@ -79,6 +79,7 @@ def bytes_of(source: Source) -> bytes:
     assert not isinstance(source, Stream)
     if isinstance(source, FileRange):
         return source.path.read_bytes()[source.offset :][: source.nbytes]
+    assert isinstance(source, np.ndarray)
     return source.tobytes()
 
 

@@ -51,7 +51,8 @@ def torch() -> Any:
 def bytes_of(part: Part) -> bytes:
     source = part.source
     if isinstance(source, np.ndarray):
-        assert (source.dtype, source.ndim) == (np.uint8, 1)
+        assert source.dtype == np.uint8
+        assert source.ndim == 1
         return source.tobytes()
     assert isinstance(source, (FileRange, FileParts))
     data = source.path.read_bytes()

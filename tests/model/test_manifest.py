@@ -103,12 +103,15 @@ def test_a_manifest_is_the_bytes_that_the_design_says() -> None:
 
 def test_everything_that_gives_entries_their_meaning_is_under_the_root() -> None:
     entries = MANIFEST.entries
+    moved, elsewhere = entries[2], entries[4]
+    assert isinstance(moved, TensorEntry)
+    assert isinstance(elsewhere, TensorEntry)
     others = [
         Manifest("sha256", 4096, entries),
         Manifest("sha256", 4096, entries, (".git",)),
         Manifest("sha256", 8192, entries, MANIFEST.exclusions),
-        Manifest("sha256", 4096, (*entries[:4], replace(entries[4], file=None)), MANIFEST.exclusions),
-        Manifest("sha256", 4096, (*entries[:2], replace(entries[2], offset=6), *entries[3:]), MANIFEST.exclusions),
+        Manifest("sha256", 4096, (*entries[:4], replace(elsewhere, file=None)), MANIFEST.exclusions),
+        Manifest("sha256", 4096, (*entries[:2], replace(moved, offset=6), *entries[3:]), MANIFEST.exclusions),
         Manifest("sha256", 4096, entries[:4], MANIFEST.exclusions),
         Manifest("sha256", 4096, ()),
     ]

@@ -387,7 +387,8 @@ def test_the_manifest_says_how_to_hash(device: str) -> None:
 
 
 def test_a_model_without_tensors_is_refused() -> None:
-    for empty in ({}, torch.nn.ReLU()):
+    nothing: dict[str, Any] = {}
+    for empty in (nothing, torch.nn.ReLU()):
         with pytest.raises(ValueError, match="the model has no tensors: there is nothing to hash"):
             manifest(empty)
     for expected in (Manifest("sha256", 4096, ()), Manifest("sha256", 4096, (FileEntry("a", 1, bytes(32)),))):
