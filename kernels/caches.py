@@ -24,18 +24,22 @@ def is_private(folder: Path) -> bool:
         folder = folder.expanduser()
         if not folder.is_absolute():
             return False
-        for existing in (folder, *folder.parents):
-            if os.path.lexists(existing):
-                return _is_private(existing.stat())
+        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path)).resolve(strict=True)
+        return _is_private(existing.stat()) and not any(map(_lets_replace, existing.parents))
     except (OSError, RuntimeError):  # no access, a dangling link, or a user without a home
-        pass
-    return False
+        return False
 
 
 def _is_private(status: os.stat_result) -> bool:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
         return False
     return not status.st_mode & stat.S_IWGRP or _is_users_own(status.st_gid)
+
+
+def _lets_replace(parent: Path) -> bool:
+    """Whether anybody may put another folder in the place of one in `parent`."""
+    mode = parent.stat().st_mode
+    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
 
 
 def _is_users_own(group: int) -> bool:
