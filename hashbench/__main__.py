@@ -9,7 +9,7 @@ import sys
 if not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109  # pathlib is not loaded yet
     del sys.path[0]
 
-from hashbench.cli.main import main  # noqa: E402
+from hashbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -39,7 +39,7 @@ def announced_to_sycl() -> Iterator[list[str]]:
 
 @contextmanager
 def announced_to_opencl() -> Iterator[list[str]]:
-    """Shows pyopencl's loader these drivers and those registered on the system, unless the user has set OCL_ICD_VENDORS.
+    """Shows pyopencl's loader these drivers and those registered on the system, unless OCL_ICD_VENDORS is set.
 
     Yields:
         Why drivers are left out that are installed. The loader reads the environment when platforms are first listed.

@@ -1,7 +1,7 @@
 """Loads what a shared library needs, each from an absolute path, before the library itself is loaded.
 
-The dynamic linker looks for the needed libraries in the library's run path, in which an empty or relative part means the
-working directory. A needed library that is loaded already is not looked for again.
+The dynamic linker looks for needed libraries in the run path of the library that needs them. An empty or relative part
+of it means the working directory. What is loaded already is not looked for again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def load_by_name(name: str) -> None:
     if "/" in name:
         raise LibraryError(f"{name} is not the name of a library of the system")
     path = os.environ.get("LD_LIBRARY_PATH")
-    if path and os.getcwd() != "/" and not all(map(os.path.isabs, re.split("[:;]", path))):  # noqa: PTH109, PTH117
+    if path and os.getcwd() != "/" and not all(map(os.path.isabs, re.split("[:;]", path))):  # noqa: PTH109
         raise LibraryError("LD_LIBRARY_PATH has an empty or relative part, which is the working directory: remove it")
     try:
         ctypes.CDLL(name)
