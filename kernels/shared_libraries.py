@@ -30,7 +30,7 @@ def load_needed(library: Path) -> None:
     Raises:
         LibraryError: something that it needs is not installed, or cannot be loaded.
     """
-    _load_needed(library, set())
+    _load_needed(library, {library})
 
 
 def load_by_name(name: str) -> None:
@@ -73,14 +73,17 @@ def _load_needed(library: Path, seen: set[Path]) -> None:
         elif found not in seen:
             seen.add(found)
             _load_needed(found, seen)
-            _load(found)
+            _load(found, name)
 
 
-def _load(library: Path) -> None:
+def _load(library: Path, name: str) -> None:
+    """Loads a library so that the dynamic linker knows it by a name."""
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
         raise LibraryError(f"{library} cannot be loaded: {error}") from None
+    if not _is_loaded(name):
+        raise LibraryError(f"{library} is not named {name} inside, so it would be looked for again")
 
 
 def _is_loaded(name: str) -> bool:
