@@ -6,12 +6,14 @@ PyTorch's pickled descriptions are read here.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hashbench.hashing.opening import open_regular
 from hashbench.hashing.sources import FileRange
 from hashbench.kernels import Bytes
 from hashbench.model.gguf import GgufError, read_gguf_header
@@ -238,7 +240,7 @@ def _ranges(path: Path, tensors: Iterable[TensorRange], status: os.stat_result |
 
 def _shards(index: Path, found: _Findings) -> dict[str, set[str]]:
     """The shards that an index names, and the names of their tensors."""
-    with index.open("rb") as file:
+    with io.BufferedReader(open_regular(index)) as file:
         found.watch(index, file.fileno())
         text = file.read(MAX_HEADER_SIZE + 1)
     if len(text) > MAX_HEADER_SIZE:
