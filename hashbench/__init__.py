@@ -1,13 +1,12 @@
 """Standard SHA-2 and Merkle trees on every accelerator: kernels, measured and verified.
 
-Names are imported when they are used, so that a program waits only for what it needs.
+Names are imported when they are used, so that a program waits only for what it needs. This module imports nothing that
+Python has not loaded yet: `python -m hashbench` runs it while it still imports from the working directory.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of typing, which type checkers know by its name
 if TYPE_CHECKING:
     from hashbench import torch
     from hashbench.hashing.hasher import hash_file
@@ -24,7 +23,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "torch":
         return import_module("hashbench.torch")
     if name not in _MODULES:

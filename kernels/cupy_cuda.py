@@ -13,6 +13,7 @@ from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS, device_source, functions
+from hashbench.kernels.working_directory import outside_working_directory
 
 _OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy does not name."""
@@ -57,6 +58,7 @@ class CupyCuda(DeviceKernel):
     name = "cupy"
     variants = tuple(VARIANTS)
 
+    @outside_working_directory()
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
@@ -74,6 +76,7 @@ class CupyCuda(DeviceKernel):
             self.paired_up_to = half_of_the_schedulers(self.cuda_device.attributes["MultiProcessorCount"])
 
     @classmethod
+    @outside_working_directory()
     def devices(cls) -> list[Device]:
         try:
             import cupy

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -19,17 +20,32 @@ from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory,
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
+from hashbench.kernels.working_directory import outside_working_directory
 
 _ALIGNMENT = 256
 
 
-def _dpctl() -> Any:
-    opencl_drivers.announce_to_sycl()
-    import dpctl
-    import dpctl.memory
-    import dpctl.program
+class _Loaded(NamedTuple):
+    """dpctl, whose loader has seen the drivers.
 
-    return dpctl
+    Attributes:
+        dpctl: the module.
+        refused: why drivers are left out that are installed.
+    """
+
+    dpctl: Any
+    refused: Sequence[str]
+
+
+@cache
+def _load() -> _Loaded:
+    with opencl_drivers.announced_to_sycl() as refused:
+        import dpctl
+        import dpctl.memory
+        import dpctl.program
+
+        dpctl.get_devices()
+    return _Loaded(dpctl, refused)
 
 
 def _framework() -> str:
@@ -68,7 +84,7 @@ class _SharedStage(Stage):
     """USM that both host and device access: nothing is copied."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
-        dpctl = _dpctl()
+        dpctl = _load().dpctl
         self._memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
         self.host = np.frombuffer(self._memory, dtype=np.uint8)
 
@@ -80,7 +96,7 @@ class _CopyStage(Stage):
     """Host USM, which the device's copy engine reads at full speed, and device USM."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
-        dpctl = _dpctl()
+        dpctl = _load().dpctl
         self._queue = kernel.queue
         self._memory = dpctl.memory.MemoryUSMHost(nbytes, queue=self._queue)
         self._buffer = kernel.allocate(nbytes)
@@ -96,19 +112,21 @@ class DpnpSycl(DeviceKernel):
 
     name = "dpnp"
 
+    @outside_working_directory(*opencl_drivers.READS)
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        dpctl = _dpctl()
+        dpctl = _load().dpctl
         self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
         program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, "plain"))
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
     @classmethod
+    @outside_working_directory(*opencl_drivers.READS)
     def devices(cls) -> list[Device]:
         try:
-            dpctl = _dpctl()
+            dpctl, refused = _load()
         except ImportError as error:
             reason = f"dpctl cannot be imported ({error}): install hashbench[sycl]"
             return [Device(cls.name, unavailable=reason)]
@@ -126,8 +144,8 @@ class DpnpSycl(DeviceKernel):
             for device in dpctl.get_devices()
             if device.backend == dpctl.backend_type.opencl  # what dpctl builds OpenCL C for
         ]
-        reason = "SYCL finds no OpenCL device: install a GPU driver with OpenCL, or intel-opencl-rt for the CPU"
-        return found or [Device(cls.name, framework=_framework(), unavailable=reason)]
+        reason = "SYCL finds no OpenCL device: install a GPU driver with OpenCL, or hashbench[sycl] for the CPU"
+        return found or [Device(cls.name, framework=_framework(), unavailable="; ".join([reason, *refused]))]
 
     def free_memory(self) -> int:
         device = self.queue.sycl_device
@@ -136,7 +154,7 @@ class DpnpSycl(DeviceKernel):
         return int(device.global_mem_size)
 
     def allocate(self, nbytes: int) -> Buffer:
-        dpctl = _dpctl()
+        dpctl = _load().dpctl
         try:
             memory = dpctl.memory.MemoryUSMDevice(nbytes, alignment=_ALIGNMENT, queue=self.queue)
         except (dpctl.memory.USMAllocationError, MemoryError):
@@ -159,7 +177,7 @@ class DpnpSycl(DeviceKernel):
                 f"{type(array).__name__} is not accepted: {self.name} views arrays with __sycl_usm_array_interface__"
             )
         nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"], in_items=True)
-        memory = _dpctl().memory.as_usm_memory(array)
+        memory = _load().dpctl.memory.as_usm_memory(array)
         if memory.sycl_context != self.queue.sycl_context:
             raise ValueError(f"the array is on {memory.sycl_device.name}, not on {self.device.name} ({self.device.id})")
         memory.sycl_queue.wait()  # it may still write the array
@@ -168,13 +186,13 @@ class DpnpSycl(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         try:
             return _SharedStage(self, nbytes) if self.queue.sycl_device.is_cpu else _CopyStage(self, nbytes)
-        except _dpctl().memory.USMAllocationError:
+        except _load().dpctl.memory.USMAllocationError:
             raise OutOfDeviceMemory(self.device, nbytes) from None
 
     def queue_for(self, stream: Any) -> Any:
         if stream is None:
             return self.queue
-        if not isinstance(stream, _dpctl().SyclQueue):
+        if not isinstance(stream, _load().dpctl.SyclQueue):
             raise TypeError(f"{type(stream).__name__} is not accepted as a stream: {self.name} takes a dpctl.SyclQueue")
         if stream.sycl_context != self.queue.sycl_context:
             raise ValueError("the queue belongs to another SYCL context: create it with the context of this kernel")
@@ -202,4 +220,4 @@ class DpnpSycl(DeviceKernel):
         return finish
 
     def _memory(self, buffer: Buffer) -> Any:
-        return _dpctl().memory.as_usm_memory(_Range(buffer, self.queue))
+        return _load().dpctl.memory.as_usm_memory(_Range(buffer, self.queue))

@@ -23,6 +23,10 @@ from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS
+from hashbench.kernels.working_directory import outside_working_directory
+
+_READS = ".numba_config.yaml"
+"""What Numba reads in the working directory, and may take a driver or a folder of pickles from."""
 
 _INCLUDED = ("numba_tree.py", "numba_dialect.py", "layout.py")
 
@@ -155,6 +159,7 @@ class NumbaCuda(DeviceKernel):
     name = "numba-cuda"
     variants = ("paired", "prefetched", "balanced", "plain")
 
+    @outside_working_directory(_READS)
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
@@ -175,6 +180,7 @@ class NumbaCuda(DeviceKernel):
             self.paired_up_to = half_of_the_schedulers(self.gpu.MULTIPROCESSOR_COUNT)
 
     @classmethod
+    @outside_working_directory(_READS)
     def devices(cls) -> list[Device]:
         try:
             framework = f"numba-cuda {version('numba-cuda')}"

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from numba import config, cuda, types
+
+from hashbench.kernels.caches import is_private
 
 if config.ENABLE_CUDASIM:
     import ctypes
@@ -99,9 +102,10 @@ else:
             # Numba's cache is keyed by the function's qualified name, which must differ between programs.
             function.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
             try:
-                return cuda.jit(function, cache=True, **options)
+                cached = cuda.jit(function, cache=True, **options)
             except RuntimeError:  # no cache folder is writable
                 return cuda.jit(function, **options)
+            return cached if is_private(Path(cached.stats.cache_path)) else cuda.jit(function, **options)
 
         return decorate
 

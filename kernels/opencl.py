@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
-from hashbench.kernels import opencl_drivers
+from hashbench.kernels import caches, opencl_drivers
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import (
     Buffer,
@@ -26,17 +29,35 @@ from hashbench.kernels.contract import (
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.source import device_source
+from hashbench.kernels.working_directory import outside_working_directory
 
 _QUEUE_PRIORITY = 0x1096
 _QUEUE_PRIORITIES: dict[Priority, int] = {"low": 4, "normal": 2, "high": 1}
 """CL_QUEUE_PRIORITY_KHR and its values, of the extension cl_khr_priority_hints."""
 
 
-def _pyopencl() -> Any:
-    opencl_drivers.announce_to_opencl()
-    import pyopencl
+class _Loaded(NamedTuple):
+    """PyOpenCL, whose loader has seen the drivers.
 
-    return pyopencl
+    Attributes:
+        pyopencl: the module.
+        refused: why drivers are left out that are installed.
+    """
+
+    pyopencl: Any
+    refused: Sequence[str]
+
+
+@cache
+def _load() -> _Loaded:
+    if not caches.are_private("pyopencl", "pytools"):
+        os.environ.setdefault("PYOPENCL_NO_CACHE", "1")
+    with opencl_drivers.announced_to_opencl() as refused:
+        import pyopencl
+
+        with suppress(pyopencl.Error):  # of a machine without platforms, which `devices` reports
+            pyopencl.get_platforms()
+    return _Loaded(pyopencl, refused)
 
 
 def _argument(argument: Argument) -> Any:
@@ -47,7 +68,7 @@ class _MappedStage(Stage):
     """Driver memory mapped for the host to write to: page-locked with a GPU, the device's own on a CPU."""
 
     def __init__(self, kernel: OpenCL, nbytes: int) -> None:
-        cl = _pyopencl()
+        cl = _load().pyopencl
         self._cl = cl
         self._queue = cl.CommandQueue(kernel.context)
         host = kernel.allocate_with(cl.mem_flags.READ_WRITE | cl.mem_flags.ALLOC_HOST_PTR, nbytes)
@@ -71,11 +92,12 @@ class OpenCL(DeviceKernel):
     name = "opencl"
     variants = ("paired", "prefetched", "balanced", "plain")
 
+    @outside_working_directory(*opencl_drivers.READS)
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        cl = _pyopencl()
+        cl = _load().pyopencl
         self._cl = cl
         self._device = dict(_enumerate(cl))[device.id]
         self.context = cl.Context([self._device])
@@ -89,9 +111,10 @@ class OpenCL(DeviceKernel):
             self.paired_up_to = half_of_the_schedulers(self._device.max_compute_units)
 
     @classmethod
+    @outside_working_directory(*opencl_drivers.READS)
     def devices(cls) -> list[Device]:
         try:
-            cl = _pyopencl()
+            cl, refused = _load()
         except ImportError as error:
             return [Device(cls.name, unavailable=f"pyopencl cannot be imported ({error}): install hashbench[opencl]")]
         framework = f"pyopencl {cl.VERSION_TEXT}"
@@ -110,9 +133,10 @@ class OpenCL(DeviceKernel):
                 for identifier, device in _enumerate(cl)
             ]
         except cl.Error as error:
-            return [Device(cls.name, framework=framework, unavailable=f"no OpenCL platform: {error}")]
-        reason = "no OpenCL device: install a GPU driver with OpenCL, or intel-opencl-rt for the CPU"
-        return found or [Device(cls.name, framework=framework, unavailable=reason)]
+            found, reason = [], f"no OpenCL platform: {error}"
+        else:
+            reason = "no OpenCL device: install a GPU driver with OpenCL, or hashbench[opencl] for the CPU"
+        return found or [Device(cls.name, framework=framework, unavailable="; ".join([reason, *refused]))]
 
     @classmethod
     def default_variant(cls, device: Device) -> str:

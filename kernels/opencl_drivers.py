@@ -1,62 +1,93 @@
-"""Finds OpenCL drivers that are installed but not registered.
+"""Finds OpenCL drivers that are installed but not registered, and shows the loaders those that can be loaded safely.
 
 A loader finds drivers through .icd files. Two are commonly missing: the wheel `intel-opencl-rt` (Intel's runtime for
 CPUs) installs one with a path that does not exist, and containers with NVIDIA's driver often have only its library.
+Intel's run path has empty parts, which mean the working directory: what a driver needs is loaded before the driver.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import shutil
 import sys
 import tempfile
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from hashbench.kernels.shared_libraries import LibraryError, load_by_name, load_needed
+
+READS = ("cl.cfg", "include", "modules.idx")
+"""What drivers and their compilers read in the working directory: Intel's settings, headers, an index of modules."""
 
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 _NVIDIA = "libnvidia-opencl.so.1"
 
 
-def _intel_cpu_runtime() -> list[str]:
-    library = Path(sys.prefix, "lib", "libintelocl.so")
-    return [str(library)] if library.exists() else []
-
-
-def _nvidia_driver() -> list[str]:
-    try:
-        ctypes.CDLL(_NVIDIA)
-    except OSError:
-        return []
-    return [_NVIDIA]
-
-
-@cache
-def announce_to_sycl() -> None:
-    """Makes SYCL's loader find Intel's runtime, in addition to the drivers registered on the system.
+@contextmanager
+def announced_to_sycl() -> Iterator[list[str]]:
+    """Shows Intel's runtime to SYCL's loader, in addition to the drivers registered on the system.
 
     NVIDIA's driver is left out: SYCL needs unified shared memory, which it does not offer through OpenCL.
+
+    Yields:
+        Why drivers are left out that are installed. The loader reads the environment when platforms are first listed.
     """
-    if libraries := _intel_cpu_runtime():
-        os.environ.setdefault("OCL_ICD_FILENAMES", libraries[0])
+    usable, refused = _checked([str(library) for library in _intel_cpu_runtime()])
+    with _environment("OCL_ICD_FILENAMES", ":".join(usable)):
+        yield refused
 
 
-@cache
-def announce_to_opencl() -> None:
-    """Makes pyopencl's loader find these drivers, in addition to those registered on the system.
+@contextmanager
+def announced_to_opencl() -> Iterator[list[str]]:
+    """Shows pyopencl's loader these drivers and those registered on the system, unless OCL_ICD_VENDORS is set.
 
-    It does nothing if the user has set OCL_ICD_VENDORS.
+    Yields:
+        Why drivers are left out that are installed. The loader reads the environment when platforms are first listed.
     """
     if "OCL_ICD_VENDORS" in os.environ:
+        yield []
         return
-    registered = list(_SYSTEM_VENDORS.glob("*.icd")) if _SYSTEM_VENDORS.is_dir() else []
-    known = {Path(icd.read_text().strip()).name for icd in registered}
-    missing = [library for library in _intel_cpu_runtime() + _nvidia_driver() if Path(library).name not in known]
-    if not missing:
+    registered = [icd.read_text().strip() for icd in sorted(_SYSTEM_VENDORS.glob("*.icd"))]
+    names = {Path(library).name for library in registered}
+    missing = [library for library in [*map(str, _intel_cpu_runtime()), _NVIDIA] if Path(library).name not in names]
+    usable, refused = _checked([*registered, *missing])
+    with tempfile.TemporaryDirectory(prefix="hashbench-opencl-") as vendors:
+        for number, library in enumerate(usable):
+            Path(vendors, f"{number}.icd").write_text(f"{library}\n")
+        with _environment("OCL_ICD_VENDORS", vendors if usable or refused else ""):
+            yield refused
+
+
+def _intel_cpu_runtime() -> list[Path]:
+    library = Path(sys.prefix, "lib", "libintelocl.so")
+    return [library] if library.exists() else []
+
+
+def _checked(libraries: list[str]) -> tuple[list[str], list[str]]:
+    """The libraries whose needs are loaded, and why others cannot be used; those not installed are left out."""
+    usable, refused = [], []
+    for library in libraries:
+        try:
+            if os.path.isabs(library):  # noqa: PTH117
+                load_needed(Path(library))
+            else:
+                load_by_name(library)
+        except LibraryError as error:
+            if os.path.isabs(library):  # noqa: PTH117
+                refused.append(f"{Path(library).name}: {error}")
+        else:
+            usable.append(library)
+    return usable, refused
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets a variable, unless it is set or the value is empty, and removes it afterwards."""
+    if name in os.environ or not value:
+        yield
         return
-    vendors = Path(tempfile.mkdtemp(prefix="hashbench-opencl-"))
-    for icd in registered:
-        shutil.copy(icd, vendors)
-    for library in missing:
-        (vendors / f"{Path(library).name}.icd").write_text(f"{library}\n")
-    os.environ["OCL_ICD_VENDORS"] = str(vendors)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -28,6 +28,7 @@ from hashbench.bench.records import Samples
 from hashbench.bench.results import SCHEMA, ResultsFile, Row, RowPoint
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Strategy, Unavailable, kernel_class
+from hashbench.kernels.working_directory import outside_working_directory
 
 GROUP = "hashbench.experiments"
 
@@ -210,6 +211,7 @@ class Experiment(ABC):
 
 
 @cache
+@outside_working_directory("matplotlibrc")  # which Matplotlib reads when it is imported
 def experiments() -> dict[str, Experiment]:
     """All installed experiments, by name."""
     found = (entry.load() for entry in entry_points(group=GROUP))

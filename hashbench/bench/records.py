@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.opening import read_regular
 
 
 class ResultsError(ValueError):
@@ -77,7 +78,7 @@ class Format(Generic[R]):
                 one point.
         """
         try:
-            text = path.read_bytes().decode()
+            text = read_regular(path).decode()
         except UnicodeDecodeError:
             raise ResultsError(f"{path} is not a results file: it is not text; {self._accepted}") from None
         except OSError as error:

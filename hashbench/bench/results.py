@@ -18,6 +18,7 @@ from hashbench.bench.output_check import COVERAGES
 from hashbench.bench.readings import SUFFIX as READINGS_SUFFIX
 from hashbench.bench.records import Format, RecordsFile, ResultsError, Samples
 from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.opening import read_regular
 from hashbench.kernels import ALGORITHMS, STRATEGIES
 
 SCHEMA = 3
@@ -217,7 +218,7 @@ def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        theirs, ours = (_hardware(found) for found in (json.loads(path.read_bytes()), description))
+        theirs, ours = (_hardware(found) for found in (json.loads(read_regular(path)), description))
     except (OSError, ValueError, KeyError, TypeError):
         raise ResultsError(f"{path} cannot be read: accepted is what `hashbench bench` writes there") from None
     same_gpus = theirs.gpus & ours.gpus or theirs.gpus == ours.gpus

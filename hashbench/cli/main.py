@@ -81,6 +81,7 @@ def hashbench(context: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Runs the command line and exits."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python processes that it starts import nothing from their folder
     sys.exit(run(sys.argv[1:]))
 
 

@@ -72,7 +72,10 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) 
 
 @cache
 def _devices_of(name: str) -> tuple[Device, ...]:
-    return tuple(kernel_class(name).devices())
+    try:
+        return tuple(kernel_class(name).devices())
+    except Unavailable as error:
+        return (Device(name, unavailable=str(error)),)
 
 
 def _by_preference(names: Sequence[str]) -> Iterator[Device]:

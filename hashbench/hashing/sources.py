@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO, TypeAlias
 
+from hashbench.hashing.opening import open_regular
 from hashbench.kernels import Bytes
 
 _POLL_MILLISECONDS = 100  # how long a reader waits for a pipe before it checks whether it is still wanted
@@ -143,13 +144,13 @@ def opened(source: str | os.PathLike[str] | BinaryIO | io.RawIOBase) -> Iterator
             open.
 
     Raises:
-        OSError: the path cannot be opened, or is a directory.
+        OSError: the path cannot be opened, or is not a regular file.
     """
     if source == "-":
         yield Stream(io.FileIO(0, closefd=False))
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        with path.open("rb", buffering=0) as raw:
+        with open_regular(path) as raw:
             status = _regular_file(raw)
             # Several threads read a range. A file without a size, as in /proc, must be read to find its end.
             yield FileRange(path, 0, status.st_size, status) if status and status.st_size else Stream(raw)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hashbench.hashing.opening import read_regular
 from hashbench.model.strict_json import StrictJsonError, loads, one_line, quoted
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def read_document(
         OSError: it cannot be read.
         error: `parse` raised it; the message names the file.
     """
-    with Path(path).open("rb") as file:
-        data = file.read(max_size + 1)
+    data = read_regular(path, max_size + 1)
     try:
         return parse(data)
     except error as reason:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
+
+from hashbench.hashing.opening import open_regular
 
 _BUFFER = 1 << 16
 
@@ -28,17 +29,10 @@ def opened(file: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, 
     if not isinstance(file, (str, os.PathLike)):
         yield file, None
         return
-    with open(file, "rb", buffering=_BUFFER, opener=_open_without_waiting) as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "Not a regular file", os.fspath(file))
-        yield stream, status
+    with io.BufferedReader(open_regular(file), _BUFFER) as stream:
+        yield stream, os.fstat(stream.fileno())
 
 
 def name_of(file: str | os.PathLike[str] | BinaryIO) -> str:
     """The name of a file for error messages."""
     return os.fspath(file) if isinstance(file, (str, os.PathLike)) else str(getattr(file, "name", "the stream"))
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -27,6 +27,7 @@ from hashbench.bench.frames import Results, read_experiment, together
 from hashbench.bench.readings import readings_path
 from hashbench.bench.records import ResultsError
 from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, experiment_names, machine_folders, rows_path
+from hashbench.hashing.opening import read_regular
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
@@ -174,7 +175,7 @@ def _pictures_in(folder: Path, claim: Claim, where: str, results: Path) -> Itera
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -1,0 +1,48 @@
+"""Opening files that others may have made: nothing but a regular file is opened, and nothing is waited for."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """Opens a regular file for reading, without a buffer.
+
+    Pipes would wait for a writer, and devices may do anything when they are opened.
+
+    Raises:
+        OSError: the path cannot be opened, or is not a regular file. It names the path.
+    """
+    return io.FileIO(path, opener=_open)
+
+
+def read_regular(path: str | os.PathLike[str], max_size: int = -1) -> bytes:
+    """The first `max_size` bytes of a regular file, or all of it.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file. It names the path.
+    """
+    with io.BufferedReader(open_regular(path)) as file:
+        return file.read(max_size)
+
+
+def _open(path: str | os.PathLike[str], flags: int) -> int:
+    _check_regular(os.stat(path), path)  # noqa: PTH116  # of many thousand files
+    # Another file may have its name by now.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))

@@ -1,0 +1,57 @@
+"""A cache that others can write to holds their pickles: frameworks neither read nor fill it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder that every user may write to."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
+def printed(program: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, check=True, text=True).stdout
+
+
+OPENCL = """
+from hashbench.kernels.opencl import OpenCL
+OpenCL.devices()
+import pyopencl
+print(pyopencl._PYOPENCL_NO_CACHE)
+"""
+
+
+def test_pyopencl_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyopencl", reason="pyopencl is not installed")
+    monkeypatch.delenv("PYOPENCL_NO_CACHE", raising=False)
+    private = shared.parent / "private"
+    private.mkdir(mode=0o700)
+    for folder, unused in (private, "False\n"), (shared, "True\n"):
+        assert printed(OPENCL, {"XDG_CACHE_HOME": str(folder)}, monkeypatch) == unused
+
+
+NUMBA = """
+from hashbench.kernels import algorithm_named
+from hashbench.kernels.numba_cuda import program
+code = program(algorithm_named("sha256"), "plain", 90)
+print({getattr(code, name).stats.cache_path for name in code.SIGNATURES} == {None})
+"""
+
+
+def test_numba_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
+    private = shared.parent / "private"
+    private.mkdir(mode=0o700)
+    for folder, unused in (private, "False\n"), (shared, "True\n"):
+        assert printed(NUMBA, {"NUMBA_CACHE_DIR": str(folder)}, monkeypatch) == unused

@@ -1,0 +1,144 @@
+"""What a library needs is loaded from absolute paths, whatever lies in the working directory."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hashbench.kernels.shared_libraries import LibraryError, load_by_name, load_needed
+
+ADDRESS = 0x10000
+"""Where the libraries below begin in memory, so that addresses are not offsets in the file."""
+
+
+def library(needed: Sequence[str] = (), run_path: str | None = None, name: str | None = None) -> bytes:
+    """A shared library of this machine without code, which needs others and is known by a name."""
+    strings = bytearray(b"\0")
+
+    def string(text: str) -> int:
+        strings.extend(text.encode() + b"\0")
+        return len(strings) - len(text) - 1
+
+    dynamic = [(1, string(name)) for name in needed] + ([] if run_path is None else [(29, string(run_path))])
+    dynamic += [] if name is None else [(14, string(name))]
+    dynamic_at = 64 + 3 * 56
+    symbols_at = dynamic_at + 16 * (len(dynamic) + 5)
+    strings_at = symbols_at + 24
+    dynamic += [(5, ADDRESS + strings_at), (6, ADDRESS + symbols_at), (10, len(strings)), (11, 24), (0, 0)]
+    content = b"".join(struct.pack("<QQ", *entry) for entry in dynamic) + bytes(24) + strings
+
+    machine = Path(sys.executable).read_bytes()[18:20]
+    header = (
+        b"\x7fELF\x02\x01\x01"
+        + bytes(9)
+        + struct.pack("<H2sIQQQIHHHHHH", 3, machine, 1, 0, 64, 0, 0, 64, 56, 3, 64, 0, 0)
+    )
+    size = dynamic_at + len(content)
+    segments = [
+        (1, 6, 0, ADDRESS, ADDRESS, size, size, 0x10000),
+        (2, 6, dynamic_at, ADDRESS + dynamic_at, ADDRESS + dynamic_at, 16 * len(dynamic), 16 * len(dynamic), 8),
+        (0x6474E551, 6, 0, 0, 0, 0, 0, 16),  # no executable stack
+    ]
+    return header + b"".join(struct.pack("<IIQQQQQQ", *segment) for segment in segments) + content
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory."""
+    path = tmp_path / "here"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return path
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Path:
+    """A path for a driver, in a folder of its own."""
+    path = tmp_path / "installed" / "libdriver.so"
+    path.parent.mkdir()
+    return path
+
+
+def is_loaded(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("run_path", ["$ORIGIN::", "::${ORIGIN}", ":relative:$ORIGIN/../installed"])
+def test_what_a_library_needs_is_loaded_from_its_folder(run_path: str, driver: Path, here: Path) -> None:
+    # Names of their own: what is loaded is not loaded again.
+    first, second = (f"lib-{hashlib.md5(bytes(driver)).hexdigest()}-{number}.so" for number in (1, 2))
+    driver.write_bytes(library([first], run_path))
+    (driver.parent / first).write_bytes(library([second], run_path, first))
+    (driver.parent / second).write_bytes(library(name=second))
+    for name in (first, second):
+        (here / name).write_bytes(b"hostile")
+    load_needed(driver)
+    assert is_loaded(driver.with_name(first))
+    assert is_loaded(driver.with_name(second))
+    assert not is_loaded(driver)
+    ctypes.CDLL(str(driver))
+
+
+@pytest.mark.parametrize("run_path", [None, "", "::", ".", "relative:/nonexistent"])
+def test_what_is_missing_is_not_taken_from_the_working_directory(
+    run_path: str | None, driver: Path, here: Path
+) -> None:
+    driver.write_bytes(library(["libmissing-here.so"], run_path))
+    (here / "relative").mkdir()
+    for folder in (here, here / "relative"):
+        (folder / "libmissing-here.so").write_bytes(library())
+    with pytest.raises(LibraryError, match=r"^libmissing-here\.so cannot be loaded: .*No such file"):
+        load_needed(driver)
+    assert not is_loaded(here / "libmissing-here.so")
+
+
+def test_a_library_that_would_be_looked_for_again_is_refused(driver: Path, here: Path) -> None:
+    driver.write_bytes(library(["libnameless.so"], "$ORIGIN"))
+    driver.with_name("libnameless.so").write_bytes(library(name="libother.so"))
+    with pytest.raises(LibraryError, match=r"libnameless\.so is not named libnameless\.so inside"):
+        load_needed(driver)
+
+
+def test_a_needed_path_is_refused(driver: Path, here: Path) -> None:
+    driver.write_bytes(library(["./libhostile.so"]))
+    (here / "libhostile.so").write_bytes(library())
+    with pytest.raises(LibraryError, match="is not the name of a library"):
+        load_needed(driver)
+
+
+def test_a_needed_library_that_is_broken_is_named(driver: Path, here: Path) -> None:
+    driver.write_bytes(library(["libbroken-there.so"], "$ORIGIN"))
+    driver.with_name("libbroken-there.so").write_bytes(b"not a library")
+    with pytest.raises(LibraryError, match=r"/installed/libbroken-there\.so is not a shared library"):
+        load_needed(driver)
+
+
+def test_libraries_of_the_system_are_not_looked_for_in_the_working_directory(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("", "/usr/lib", "/usr/lib:/lib"):
+        monkeypatch.setenv("LD_LIBRARY_PATH", path)
+        load_by_name("libc.so.6")
+    for path in (":/usr/lib", "/usr/lib:", "/usr/lib::/lib", "lib", "/usr/lib;"):
+        monkeypatch.setenv("LD_LIBRARY_PATH", path)
+        with pytest.raises(LibraryError, match="LD_LIBRARY_PATH"):
+            load_by_name("libc.so.6")
+        with monkeypatch.context() as root:
+            root.chdir("/")
+            load_by_name("libc.so.6")
+
+
+def test_a_file_that_is_no_library_is_refused(driver: Path) -> None:
+    with pytest.raises(LibraryError, match="cannot be read: No such file"):
+        load_needed(driver)
+    whole = library(["libc.so.6"], "$ORIGIN")
+    for size in range(len(whole)):
+        driver.write_bytes(whole[:size])
+        with pytest.raises(LibraryError, match="is not a shared library"):
+            load_needed(driver)
