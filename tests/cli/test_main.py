@@ -297,8 +297,7 @@ def test_help_is_good(arguments: list[str]) -> None:
 def test_help_says_of_each_command_what_its_own_help_says() -> None:
     listed = in_process("--help").stdout.decode().partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == list(COMMANDS)
-    for name in ("devices", "hash", "manifest", "verify", "prove", "check-proof"):
-        command = COMMANDS[name]
+    for name, command in COMMANDS.items():
         text = in_process(name, "--help").stdout.decode()
         assert text.startswith(f"Usage: hashbench {name} ")
         assert text.splitlines()[2].strip() == command.summary
