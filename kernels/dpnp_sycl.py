@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -46,6 +47,13 @@ def _argument(argument: Argument) -> Any:
     if isinstance(argument, Buffer):
         return argument.owner
     return np.ctypeslib.as_ctypes_type(argument.dtype)(int(argument))
+
+
+@cache
+def _program(device_id: str, source: str) -> Any:
+    """OpenCL C, compiled for the context that all queues of a device share: for a CPU that takes seconds."""
+    dpctl = _dpctl()
+    return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source)
 
 
 class _Range:
@@ -100,9 +108,8 @@ class DpnpSycl(DeviceKernel):
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        dpctl = _dpctl()
-        self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
-        program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, "plain"))
+        self.queue = _dpctl().SyclQueue(device.id, property=("in_order", "enable_profiling"))
+        program = _program(device.id, device_source(self.algorithm, "plain"))
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
     @classmethod
