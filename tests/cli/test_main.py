@@ -54,7 +54,7 @@ def file(tmp_path: Path) -> Path:
 
 def _kernel_named(kernel: str) -> object:
     devices = [device for device in selection.devices() if device.kernel == kernel]
-    marks = [pytest.mark.covers(kernel)]
+    marks = [pytest.mark.covers(kernel), pytest.mark.xdist_group(kernel)]
     if all(device.unavailable for device in devices):
         marks.append(pytest.mark.skip(reason=f"{kernel}: {devices[0].unavailable}"))
     return pytest.param(kernel, marks=marks)
@@ -71,6 +71,7 @@ def test_every_kernel_gives_a_real_file_the_same_root(name: str, algorithm: str,
     assert result.stdout.decode() == f"{root(DATA, algorithm=algorithm)}  {file}\n"
 
 
+@pytest.mark.xdist_group(selection.available()[0].kernel)
 def test_the_fastest_kernel_is_the_default(file: Path) -> None:
     result = in_process("hash", "--chunk-size", "1MiB", file)
     assert result.returncode == 0, result.stderr.decode()
