@@ -199,16 +199,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(leaves: list[str], tmp_
     assert output == b""
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("cupy", "cupy"), ("numba-cuda", "numba"), ("dpnp", "dpctl"), ("opencl", "pyopencl")]
-)
-def test_a_missing_framework_is_named_and_breaks_nothing(name: str, module: str, file: Path, tmp_path: Path) -> None:
-    (tmp_path / f"{module}.py").write_text(f'raise ImportError("No module named {module}")')
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    error = the_error(in_own_process("hash", "--kernel", name, file, env=environment))
-    assert re.search(rf"{name} is not available: .*{module}.*hashbench\[", error)
+def test_a_missing_framework_is_named_and_breaks_nothing(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyopencl.py").write_text('raise ImportError("No module named pyopencl")')
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
+    error = the_error(in_own_process("hash", "--kernel", "opencl", file, env=environment))
+    assert re.search(r"opencl is not available: .*pyopencl.*hashbench\[", error)
     devices = json.loads(in_own_process("devices", "--json", env=environment).stdout)
-    assert [device["unavailable"] is None for device in devices if device["kernel"] == name] == [False]
+    assert [device["unavailable"] is None for device in devices if device["kernel"] == "opencl"] == [False]
 
 
 OUT_OF_MEMORY = """
