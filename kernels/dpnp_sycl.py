@@ -64,6 +64,13 @@ def _argument(argument: Argument) -> Any:
     return np.ctypeslib.as_ctypes_type(argument.dtype)(int(argument))
 
 
+@cache
+def _program(device_id: str, source: str) -> Any:
+    """OpenCL C, compiled for the context that all queues of a device share: for a CPU that takes seconds."""
+    dpctl = _load().dpctl
+    return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source)
+
+
 class _Range:
     """Part of an allocation, in the form in which SYCL frameworks pass arrays to each other."""
 
@@ -117,9 +124,8 @@ class DpnpSycl(DeviceKernel):
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        dpctl = _load().dpctl
-        self.queue = dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
-        program = dpctl.program.create_program_from_source(self.queue, device_source(self.algorithm, "plain"))
+        self.queue = _load().dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
+        program = _program(device.id, device_source(self.algorithm, "plain"))
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,28 @@ pytest.importorskip("safetensors", reason="safetensors is not installed")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "verify_in_process.py"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(EXAMPLE), *arguments], capture_output=True, text=True, check=False)
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """Runs the example as its users do, but in this process. Returns its exit code."""
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    return ended.value.code
 
 
-def test_a_model_is_verified_before_and_while_it_serves() -> None:
-    done = run()
-    assert done.returncode == 0, done.stderr
-    *_, verified, served = done.stdout.splitlines()
+def test_a_model_is_verified_before_and_while_it_serves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch) == 0
+    *_, verified, served = capsys.readouterr().out.splitlines()
     assert verified.startswith("verified, tensors only: 5 tensors, 2,315,168 bytes, sha256 root ")
     assert served.startswith("served 200 requests, verified ")
 
 
-def test_a_bit_that_flips_while_it_serves_is_found_and_named() -> None:
-    done = run("--damage")
-    assert done.returncode == 1, done.stderr
-    assert done.stdout.splitlines()[-1] == "stopped: differs: 1.weight: other bytes"
+def test_a_bit_that_flips_while_it_serves_is_found_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--damage") == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped: differs: 1.weight: other bytes"
 
 
 def test_it_stops_and_says_why_when_the_weights_cannot_be_verified_any_more(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from hashbench.model.dtypes import tensor_nbytes
@@ -52,12 +53,12 @@ class Model:
     title: str
     tensors: tuple[Tensor, ...]
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Elements of all tensors."""
         return sum(tensor.elements for tensor in self.tensors)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)

@@ -131,7 +131,7 @@ def test_every_point_becomes_a_row(tmp_path: Path) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", measured.date)
 
 
-@pytest.mark.parametrize("name", ["hashlib", "dpnp"])
+@pytest.mark.parametrize("name", ["hashlib", pytest.param("dpnp", marks=pytest.mark.xdist_group("dpnp"))])
 def test_the_digest_is_of_all_digests_of_the_first_input(tmp_path: Path, name: str) -> None:
     device = kernel_class(name).devices()[0]
     if device.unavailable is not None:

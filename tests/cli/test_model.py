@@ -95,9 +95,10 @@ def the_error(result: tuple[int, str, str]) -> str:
 
 
 FASTEST = selection.available()[0].kernel
+OF_FASTEST = (pytest.mark.covers(FASTEST), pytest.mark.xdist_group(FASTEST))
 
 
-@pytest.mark.parametrize("name", ["hashlib", pytest.param(FASTEST, marks=pytest.mark.covers(FASTEST))])
+@pytest.mark.parametrize("name", ["hashlib", pytest.param(FASTEST, marks=OF_FASTEST)])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384"])
 def test_a_tensor_has_the_root_of_its_bytes(run: Run, model: Path, name: str, algorithm: str) -> None:
     path = model.with_name("manifest")

@@ -128,6 +128,7 @@ def test_the_rest_of_a_file_with_tensors_is_proven(shell: Shell) -> None:
 
 
 @pytest.mark.covers(FASTEST)
+@pytest.mark.xdist_group(FASTEST)
 def test_another_kernel_proves_the_same(shell: Shell) -> None:
     shell.prove("embedding", "--chunk", 7, "--leaves", shell.leaves)
     text = shell.proof.read_bytes()

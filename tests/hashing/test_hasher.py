@@ -389,7 +389,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 THOROUGH = pytest.mark.thorough
 KERNELS_HERE = sorted({device.kernel for device in selection.available()})
-IN_SHORT = {("hashlib", 64 << 10, "ranges"), ("hashlib", MAX_CHUNK_SIZE, "stream"), ("opencl", 4096, "ranges")}
+IN_SHORT = {("hashlib", MAX_CHUNK_SIZE, "stream"), ("opencl", 4096, "ranges")}
 
 
 @pytest.mark.skipif(

@@ -20,7 +20,7 @@ from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import device_source, functions
 from hashbench.limits import disassembly
 
-ARCHITECTURES = (75, 90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (80, 86, 89, 100)))
+ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 86, 89, 100)))
 
 SUPPORT = Path(__file__).parent.parent / "support"
 

@@ -14,7 +14,7 @@ from hashbench.limits import disassembly
 from hashbench.limits.disassembly import Function, Instruction, loops, parse
 from hashbench.limits.microbenchmarks import CHAINS, LOADS, LOOP, PIPES, Microbenchmarks, megahertz, rate, source
 
-ARCHITECTURES = (75, 90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (80, 100)))
+ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 100)))
 
 LOGIC, SHIFT, WIDE, HIGH, DOUBLE = "LOP3.LUT", "SHF.L.W.U32.HI", "IMAD.WIDE.U32", "IMAD.HI.U32", "DFMA.RZ"
 HALF, THIRD = LOOP // 2, LOOP // 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from base64 import b64decode, b64encode
 from collections import Counter
 from dataclasses import replace
@@ -80,10 +81,10 @@ PREDICTION = Prediction(
 )
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """Results of two machines that support every claim that has an experiment, with a figure each."""
-    folder = tmp_path / "results"
+@pytest.fixture(scope="module")
+def supported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two machines that support every claim that has an experiment, with a figure each: only to be read."""
+    folder = tmp_path_factory.mktemp("supported")
     for experiment, machines in supporting().items():
         for machine in machines:
             name = "amd-mi300x" if "AMD" in machine.name else "nvidia-h200"
@@ -104,12 +105,23 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def text(supported: Path) -> str:
+    """The page of `supported`."""
+    return build(supported)
+
+
+@pytest.fixture
+def results(supported: Path, tmp_path: Path) -> Path:
+    """A copy of `supported`, to be changed."""
+    return Path(shutil.copytree(supported, tmp_path / "results"))
+
+
 def run_report(results: Path, *arguments: str) -> Result:
     return CliRunner().invoke(report_commands.report, ["--results", str(results), *arguments])
 
 
-def test_the_page_is_well_formed_and_fetches_nothing(results: Path) -> None:
-    text = build(results)
+def test_the_page_is_well_formed_and_fetches_nothing(supported: Path, text: str) -> None:
     assert text.startswith("<!DOCTYPE html>\n")
     page = Page(text)
     assert page.open == []
@@ -122,11 +134,10 @@ def test_the_page_is_well_formed_and_fetches_nothing(results: Path) -> None:
     assert {target[1:] for target in targets if target.startswith("#")} <= ids
     files = {unquote(target) for target in targets if not target.startswith(("#", "data:"))}
     assert files
-    assert all((results / file).is_file() for file in files)
+    assert all((supported / file).is_file() for file in files)
 
 
-def test_the_policy_allows_the_pages_own_style_and_script_alone(results: Path) -> None:
-    text = build(results)
+def test_the_policy_allows_the_pages_own_style_and_script_alone(text: str) -> None:
     page = Page(text)
     policies = [a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
@@ -137,9 +148,9 @@ def test_the_policy_allows_the_pages_own_style_and_script_alone(results: Path) -
     assert not any("style" in a or any(name.startswith("on") for name in a) for _, a in page.attributes)
 
 
-def test_every_row_and_reading_is_one_link_away(results: Path) -> None:
-    links = [unquote(str(a["href"])) for a in Page(build(results)).of("a")]
-    files = [path.relative_to(results).as_posix() for path in results.glob("*/*.csv")]
+def test_every_row_and_reading_is_one_link_away(supported: Path, text: str) -> None:
+    links = [unquote(str(a["href"])) for a in Page(text).of("a")]
+    files = [path.relative_to(supported).as_posix() for path in supported.glob("*/*.csv")]
     assert len(files) > 7
     assert set(files) <= set(links)
 
@@ -151,8 +162,8 @@ def test_a_link_to_a_strangely_named_machine_stays_a_relative_link(results: Path
     assert 'href="javascript:' not in text
 
 
-def test_every_figure_is_embedded_and_described(results: Path) -> None:
-    page = Page(build(results))
+def test_every_figure_is_embedded_and_described(text: str) -> None:
+    page = Page(text)
     images = page.of("img")
     assert len(images) == 7  # one for each claim, and vendors for two machines
     prefix = "data:image/svg+xml;base64,"
@@ -169,8 +180,7 @@ def test_a_figure_over_all_machines_replaces_those_of_each(results: Path) -> Non
     assert captions == ["C1, nvidia-h200", "C1, nvidia-h200, cpu", "C4, all machines"]
 
 
-def test_the_verdicts_are_those_of_the_claims(results: Path) -> None:
-    text = build(results)
+def test_the_verdicts_are_those_of_the_claims(results: Path, text: str) -> None:
     assert "6 are supported and 2 are not measured" in " ".join(text.split())
     rows_path(results / "nvidia-h200", "batched-vs-tree").unlink()
     text = build(results)
@@ -178,28 +188,25 @@ def test_the_verdicts_are_those_of_the_claims(results: Path) -> None:
     assert "<b>Not answered.</b> Batched and tree were not measured at one point of a GPU." in text
 
 
-def test_numbers_come_from_the_rows(results: Path) -> None:
+def test_numbers_come_from_the_rows(results: Path, text: str) -> None:
     path = rows_path(results / "nvidia-h200", "model-sizes")
-    before = build(results)
-    assert "0.153 s for llama-3.1-70b" in before
+    assert "0.153 s for llama-3.1-70b" in text
     seconds = "0.153377"
-    text = path.read_text()
-    assert seconds in text
-    path.write_text(re.sub(rf"{seconds}\d*", "0.123456", text))
+    rows = path.read_text()
+    assert seconds in rows
+    path.write_text(re.sub(rf"{seconds}\d*", "0.123456", rows))
     after = build(results)
     assert "0.123 s for llama-3.1-70b" in after
     assert "0.153 s" not in after
 
 
-def test_the_same_results_give_the_same_bytes(results: Path) -> None:
-    first = build(results)
+def test_the_same_results_give_the_same_bytes(results: Path, text: str) -> None:
     for path in sorted(results.rglob("*.csv"), reverse=True):  # written again, later
         path.write_bytes(path.read_bytes())
-    assert build(results) == first
+    assert build(results) == text
 
 
-def test_machine_facts_are_escaped_and_unknown_ones_left_out(results: Path) -> None:
-    text = build(results)
+def test_machine_facts_are_escaped_and_unknown_ones_left_out(text: str) -> None:
     assert "Tom &amp; Jerry &lt;CPU&gt;" in text
     assert "<dd>8 (16 threads)</dd>" in text
     assert "<dd>9.0</dd>" in text
@@ -207,14 +214,14 @@ def test_machine_facts_are_escaped_and_unknown_ones_left_out(results: Path) -> N
     assert "None" not in text
 
 
-def test_predictions_are_marked_and_in_their_own_section(results: Path) -> None:
-    assert "Predicted, not measured" not in build(results)
+def test_predictions_are_marked_and_in_their_own_section(results: Path, text: str) -> None:
+    assert "Predicted, not measured" not in text
     (results / "predictions.csv").write_bytes(FORMAT.text([PREDICTION]))
-    text = build(results)
-    section = text[text.index('<section id="predictions">') :]
+    predicted = build(results)
+    section = predicted[predicted.index('<section id="predictions">') :]
     assert "Predicted, not measured" in section
     assert "1,022" in section
-    assert "1,022" not in text[: text.index('<section id="predictions">')]
+    assert "1,022" not in predicted[: predicted.index('<section id="predictions">')]
 
 
 def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
@@ -230,14 +237,14 @@ def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
     assert "-4.0%" not in section
 
 
-def test_the_command_writes_to_the_results_or_to_a_given_path(results: Path, tmp_path: Path) -> None:
+def test_the_command_writes_to_the_results_or_to_a_given_path(results: Path, text: str, tmp_path: Path) -> None:
     done = run_report(results)
     assert done.exit_code == 0, done.output
     assert done.stdout == f"report: {results / 'report.html'}\n"
-    assert (results / "report.html").read_text() == build(results)
+    assert (results / "report.html").read_text() == text
     done = run_report(results, "-o", str(tmp_path / "new" / "page.html"))
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "new" / "page.html").read_text() == build(results)
+    assert (tmp_path / "new" / "page.html").read_text() == text
 
 
 def test_results_that_cannot_be_read_leave_the_older_page(results: Path) -> None:

@@ -40,7 +40,8 @@ def painted(nbytes: int, start: int = 0) -> Bytes:
 
     Its period, 251, is prime, so that a read at a wrong place shows, such as one block or chunk off.
     """
-    return (np.arange(start, start + nbytes) % 251).astype(np.uint8)
+    period = (np.arange(start, start + 251) % 251).astype(np.uint8)
+    return np.tile(period, -(-nbytes // 251))[:nbytes]
 
 
 def split_mix_64(words: int, seed: int, start: int = 0) -> Bytes:
