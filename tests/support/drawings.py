@@ -7,8 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from hashbench.experiments import style
+
+
+def said(figure: Figure) -> str:
+    """The title of a figure, on one line: what was found, and what was measured."""
+    (below,) = (artist for artist in figure.artists if isinstance(artist, Annotation))
+    return " ".join(f"{figure.get_suptitle()} {below.get_text()}".split())
 
 
 def keep_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
