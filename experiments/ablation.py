@@ -78,7 +78,7 @@ class Ablation(Experiment):
                 panel.set_title(ALGORITHMS[algorithm].title, loc="left")
                 _draw_bars(panel, shown[shown["algorithm"] == algorithm], variants, looks)
             grid[0, 0].set_xlim(0, 1.42 * shown["gb_per_s_q3"].max())
-            grid[-1, 0].set_xlabel("GB/s, and the change from the step before in %")
+            grid[-1, 0].set_xlabel("GB/s (and % over the step before)")
             what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"
             style.headline(figure, _headline(shown), f"Throughput after each step: {what}")
             keys = [Patch(**look, label=f"{format_size(size)} chunks") for size, look in looks.items()]

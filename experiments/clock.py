@@ -149,10 +149,10 @@ def _draw(readings: pd.DataFrame, path: Path) -> list[Path]:
         figure, grid = style.panels([0.45] * len(panels))
         for axes, (_, part) in zip(grid.flat, panels, strict=True):
             _draw_panel(axes, part)
-        grid.flat[-1].set_xlabel("milliseconds by the device's clock, median and quartiles")
-        what = " and ".join(dict.fromkeys(readings["conditions"]))
-        devices = style.names(readings["device_name"])
-        style.headline(figure, _headline(part for _, part in panels), f"One launch, timed twice: {what}; {devices}")
+        grid.flat[-1].set_xlabel("milliseconds, median and quartiles")
+        launches, devices = style.names(readings["conditions"]), style.names(readings["device_name"])
+        what = f"One launch, timed twice by the device's clock: {launches}; {devices}"
+        style.headline(figure, _headline(part for _, part in panels), what)
     columns = ["device_name", "algorithm", "conditions", "subject", "quantity", "unit", "median", "q1", "q3", "repeats"]
     return style.save(figure, path, readings[columns])
 
@@ -164,7 +164,7 @@ def _draw_panel(axes: Axes, readings: pd.DataFrame) -> None:
         where = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
         axes.annotate(f"{spread[1]:.4g}", (spread[1], place), fontsize=style.SMALL, bbox=style.VALUE_BOX, **where)
     ratios = readings["median"][readings["quantity"] == "ratio"]
-    ratio = "".join(f": NVBench over hashbench {ratio:.4f}" for ratio in ratios)
+    ratio = "".join(f": {ratio:.4f} times by NVBench" for ratio in ratios)
     name = ALGORITHMS[readings["algorithm"].iloc[0]].title
     axes.set_title(f"{name}, {readings['device_name'].iloc[0]}{ratio}", loc="left")
     style.name_lanes(axes, range(len(times)), times["subject"])

@@ -356,7 +356,7 @@ def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
             for place, bar in enumerate(lines(part)):
                 _draw_bar(panel, place, bar)
             labels = [_label(bar, bars, marks) for bar in lines(part)]
-            style.name_lanes(panel, range(len(part)), labels, width=1.2)
+            style.name_lanes(panel, range(len(part)), labels, width=1.5)
             panel.set_ylim(-0.7, len(part) - 0.3)
             style.plain_numbers(panel.xaxis, "{:,g}")
         grid[-1, 0].set_xlabel("GB/s, logarithmic")

@@ -209,50 +209,42 @@ def bar(
     value: Spread,
     text: str = "",
     *,
-    vertical: bool = False,
     start: float = 0,
     look: Mapping[str, Any],
     error: Mapping[str, Any] | None = MappingProxyType({}),
-    label: Mapping[str, Any] | None = None,
+    label: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Draws a bar with its error bar, and its value as text at the end.
+    """Draws a horizontal bar with its error bar, and its value as text at the end.
 
     Args:
         panel: where to draw.
-        place: the position across the bar.
+        place: the position of the bar along the vertical axis.
         value: where the bar ends, with the ends of the error bar.
         text: the value, as it is written at the end.
-        vertical: whether the bar is upright.
         start: where the bar begins.
-        look: options of `Axes.barh`; for an upright bar, of `Axes.bar`.
+        look: options of `Axes.barh`.
         error: options of `error_bar`; None draws none.
         label: options of `write_value`, which writes at the end of the error bar if no `end` is given.
     """
     _, middle, high = value
-    if vertical:
-        panel.bar(place, middle - start, bottom=start, **look)
-    else:
-        panel.barh(place, middle - start, left=start, **look)
+    panel.barh(place, middle - start, left=start, **look)
     if error is not None:
-        error_bar(panel, place, value, vertical=vertical, **error)
+        error_bar(panel, place, value, **error)
     if text:
-        write_value(panel, place, text, **{"end": high, "vertical": vertical, **(label or {})})
+        write_value(panel, place, text, **{"end": high, **label})
 
 
-def write_value(panel: Axes, place: float, text: str, *, end: float, vertical: bool = False, **looks: Any) -> None:
+def write_value(panel: Axes, place: float, text: str, *, end: float, **looks: Any) -> None:
     """Writes a value beyond the end of a bar; `looks` are options of `Axes.annotate`."""
-    where: dict[str, Any] = {"xy": (place, end), "xytext": (0, 2), "ha": "center"}
-    if not vertical:
-        where = {"xy": (end, place), "xytext": (3, 0), "va": "center_baseline"}
-    panel.annotate(text, **{**where, "textcoords": "offset points", "fontsize": SMALL, **looks})
+    offset: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center_baseline"}
+    panel.annotate(text, (end, place), **{**offset, "fontsize": SMALL, **looks})
 
 
-def error_bar(panel: Axes, place: float, value: Spread, *, vertical: bool = False, **looks: Any) -> None:
-    """Draws an error bar; `looks` are options of `Axes.errorbar`."""
+def error_bar(panel: Axes, place: float, value: Spread, **looks: Any) -> None:
+    """Draws a horizontal error bar; `looks` are options of `Axes.errorbar`."""
     low, middle, high = value
-    spread = [[middle - low], [high - middle]]
-    where = {"x": place, "y": middle, "yerr": spread} if vertical else {"x": middle, "y": place, "xerr": spread}
-    panel.errorbar(**{**where, "color": "black", "elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7, **looks})
+    usual = {"color": "black", "elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7}
+    panel.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **{**usual, **looks})
 
 
 def solid(kernel: str, tint: float = 1.0) -> dict[str, Any]:
