@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle, product
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,20 +22,18 @@ CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 1 * MiB)
 """From a size at which a whole GPU is busy to one that leaves its schedulers short of threads."""
 
 STEPS = {
-    "bytewise": "byte loads, schedule\nin an array",
-    "unrolled": "16-byte loads,\nregisters, unrolled",
-    "plain": "SHA-384's rounds\nin a loop",
-    "balanced": "work moved to\nidle pipes",
-    "prefetched": "L2 cache fetches\n256 bytes a read",
-    "paired": "two threads a chunk,\nwhere they are few",
+    "bytewise": "byte loads, schedule in an array",
+    "unrolled": "16-byte loads, registers, unrolled",
+    "plain": "SHA-384's rounds in a loop",
+    "balanced": "work moved to idle pipes",
+    "prefetched": "L2 cache fetches 256 bytes a read",
+    "paired": "two threads a chunk, where they are few",
 }
 """The variants, in the order in which they build on each other, and what each adds."""
 
 UNCHANGED = {("sha256", "plain"): "unrolled"}
 """Steps that do not change an algorithm's code, and the step with the same code. If a kernel has that one too, they are
 not measured."""
-
-_COLOURS = [style.COLOURS[name] for name in ("blue", "orange", "green", "purple", "sky", "yellow")]
 
 _LANE = ["kernel", "device", "device_name", "bytes"]
 """What is drawn together."""
@@ -61,7 +60,7 @@ class Ablation(Experiment):
 
     def figure(self, results: Results, path: Path) -> list[Path]:
         """Bars of throughput for the kernel and GPU with the most variants: a panel per algorithm, a group of bars per
-        step, and each bar's gain over the step before. The table has every kernel and GPU.
+        step, and each bar's gain over the step before. Larger chunks are paler. The table has every kernel and GPU.
         """
         steps = _gains(results.rows[results.rows["variant"].isin(STEPS)])
         if steps.empty:
@@ -70,18 +69,20 @@ class Ablation(Experiment):
         kernel, _, device_name, nbytes = shown[_LANE].iloc[0]
         variants = [name for name in STEPS if (shown["variant"] == name).any()]
         algorithms = style.algorithms(shown["algorithm"])
-        colours = dict(zip(sorted(set(shown["chunk_size"])), cycle(_COLOURS), strict=False))
+        sizes = sorted(set(shown["chunk_size"]))
+        looks = {size: style.solid(kernel, 1 - 0.7 * place / len(sizes)) for place, size in enumerate(sizes)}
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 1.1 + 1.9 * len(algorithms))
-            panels = figure.subplots(len(algorithms), 1, sharex=True, squeeze=False)[:, 0]
-            for panel, algorithm in zip(panels, algorithms, strict=True):
+            height = style.LANE * (0.8 * len(sizes) + 0.6) * len(variants)
+            figure, grid = style.panels([height] * len(algorithms), sharex=True)
+            for panel, algorithm in zip(grid.flat, algorithms, strict=True):
                 panel.set_title(ALGORITHMS[algorithm].title, loc="left")
-                _draw_bars(panel, shown[shown["algorithm"] == algorithm], variants, colours)
-            panels[-1].set_xticks(range(len(variants)), [f"{name}\n{STEPS[name]}" for name in variants])
+                _draw_bars(panel, shown[shown["algorithm"] == algorithm], variants, looks)
+            grid[0, 0].set_xlim(0, 1.42 * shown["gb_per_s_q3"].max())
+            grid[-1, 0].set_xlabel("GB/s (and % over the step before)")
             what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"
-            style.headline(figure, _headline(shown), f"GB/s, and per cent over the step before: {what}")
-            keys = [Patch(color=colours[size], linewidth=0, label=f"{format_size(size)} chunks") for size in colours]
-            figure.legend(handles=keys, loc="outside lower center", ncols=3)
+            style.headline(figure, _headline(shown), f"Throughput after each step: {what}")
+            keys = [Patch(**look, label=f"{format_size(size)} chunks") for size, look in looks.items()]
+            style.legend(figure, keys)
         texts = steps[["gb_per_s_q1", "gb_per_s_q3"]].apply(style.seven_digits)
         texts["step_before"] = steps["step_before"]
         texts["gain_percent"] = steps["gain_percent"].map(lambda gain: "" if pd.isna(gain) else f"{gain:z.2f}")
@@ -125,31 +126,27 @@ def _gains(steps: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _draw_bars(panel: Axes, rows: pd.DataFrame, variants: Sequence[str], colours: Mapping[int, str]) -> None:
+def _draw_bars(
+    panel: Axes, rows: pd.DataFrame, variants: Sequence[str], looks: Mapping[int, Mapping[str, Any]]
+) -> None:
     """A group of bars per variant, a bar per chunk size, each with its throughput and its gain."""
-    width = 0.84 / len(colours)
+    width = 0.82 / len(looks)
     for row in lines(rows):
-        place = variants.index(row.variant) + (list(colours).index(row.chunk_size) - (len(colours) - 1) / 2) * width
+        place = variants.index(row.variant) + (list(looks).index(row.chunk_size) - (len(looks) - 1) / 2) * width
         style.bar(
             panel,
             place,
             [getattr(row, name) for name in SPEED],
-            f"{row.gb_per_s:.0f}" if pd.isna(row.gain_percent) else f"{row.gb_per_s:.0f}\n{_signed(row.gain_percent)}",
-            vertical=True,
-            look={"width": 0.92 * width, "color": colours[row.chunk_size], "linewidth": 0},
-            error={"elinewidth": 0.8, "capsize": 1.5},
-            label={"fontsize": 6.5, "linespacing": 0.95},
+            f"{row.gb_per_s:.0f}" + ("" if pd.isna(row.gain_percent) else f" ({_signed(row.gain_percent)} %)"),
+            look={"height": 0.92 * width, **looks[row.chunk_size]},
         )
     measured = set(rows["variant"])
     for place, variant in enumerate(variants):
         same = UNCHANGED.get((rows["algorithm"].iloc[0], variant))
         if variant not in measured and same in measured:
-            panel.text(place, 0, f"the code of\n{same}", ha="center", va="bottom", fontsize=6.5)
-    panel.set_ylabel("GB/s")
-    panel.set_xlim(-0.55, len(variants) - 0.45)
-    panel.set_ylim(0, 1.22 * rows["gb_per_s_q3"].max())
-    panel.grid(visible=False)  # each bar has its number
-    panel.tick_params(axis="x", length=0)
+            style.write_value(panel, place, f"the code of {same}", end=0)
+    style.name_lanes(panel, range(len(variants)), [f"{name}: {STEPS[name]}" for name in variants], width=1.15)
+    panel.set_ylim(len(variants) - 0.45, -0.55)
 
 
 def _signed(percent: float) -> str:

@@ -42,7 +42,6 @@ LIMIT = "limit"
 DEFAULT, PLAIN = next(iter(VARIANTS)), "plain"
 """The variant whose predictions are shown; and a second one, which checks the model again where it was measured."""
 
-_MEASURED = style.COLOURS["green"]
 _PREDICTED = "#444444"
 
 COLUMNS = (
@@ -88,8 +87,13 @@ class Architectures(ClaimExperiment):
         rows = _with_limits(results).sort_values(["bytes", "date"], kind="stable")
         newest = rows.drop_duplicates(["kernel", "variant", "device_name", "algorithm"], keep="last")
         fastest_first = newest.sort_values("gb_per_s", ascending=False, kind="stable")
-        lanes = [_Lane(f"{row.kernel} ({row.variant})\n{row.device_name}", row) for row in lines(fastest_first)]
-        return _draw(lanes, path, "measured, under the limit of the device")
+        several = newest["device_name"].nunique() > 1
+        names = [row.device_name if several else "" for row in lines(fastest_first)]
+        lanes = [
+            _Lane(f"{row.kernel} ({row.variant}) {name}".strip(), row)
+            for row, name in zip(lines(fastest_first), names, strict=True)
+        ]
+        return _draw(lanes, path, f"measured, under the limit of the device: {style.names(newest['device_name'])}")
 
     def overview(self, results: Results, path: Path) -> list[Path]:
         """Bars of the predicted and of the measured throughput, for every GPU that has either.
@@ -253,42 +257,51 @@ def _unpredicted(rows: pd.DataFrame) -> Iterator[_Lane]:
 
 def _headline(lanes: Sequence[_Lane]) -> str:
     """How near what was measured comes to the limit, and how far predictions are off."""
-    parts = []
+    reached = []
     for algorithm in style.algorithms(lane.algorithm for lane in lanes):
         mine = [lane for lane in lanes if lane.algorithm == algorithm]
         shares = [lane.row.gb_per_s / lane.limit for lane in mine if lane.row and lane.limit]
         if shares:
-            parts.append(f"{ALGORITHMS[algorithm].title} at {max(shares):.0%} of the GPU's limit")
+            reached.append(f"{ALGORITHMS[algorithm].title} at {max(shares):.0%}")
+    parts = [f"{' and '.join(reached)} of the GPU's limit"] if reached else []
     errors = [abs(lane.error) for lane in lanes if lane.error is not None]
     if errors:
         parts.append(f"predictions off by {min(errors):.0%} to {max(errors):.0%}")
-    return ", ".join(parts) if parts else "What is predicted, for want of measurements"
+    return "; ".join(parts) if parts else "What is predicted, for want of measurements"
 
 
 def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
     if not lanes:
         return []
-    labels = list(dict.fromkeys(lane.label for lane in lanes))
     algorithms = style.algorithms(lane.algorithm for lane in lanes)
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 1.2 + 0.36 * len(labels))
-        panels = figure.subplots(1, len(algorithms), sharex=True, sharey=True, squeeze=False)[0]
-        for panel, algorithm in zip(panels, algorithms, strict=True):
+        places, end = _places(lanes)
+        figure, grid = style.panels([style.LANE * end] * len(algorithms), sharex=True)
+        for panel, algorithm in zip(grid.flat, algorithms, strict=True):
             for lane in lanes:
                 if lane.algorithm == algorithm:
-                    _draw_lane(panel, labels.index(lane.label), lane)
+                    _draw_lane(panel, places[lane.label], lane)
             panel.set_title(ALGORITHMS[algorithm].title, loc="left")
-            panel.set_xlabel("GB/s")
-            panel.grid(axis="y", visible=False)
-            panel.tick_params(axis="y", length=0)
-        panels[0].set_yticks(range(len(labels)), labels)
-        panels[0].set_ylim(len(labels) - 0.45, -0.55)
-        panels[0].set_xlim(0, 1.5 * max(lane.highest for lane in lanes))
+            style.name_lanes(panel, list(places.values()), places, width=1.5)
+            panel.set_ylim(end, 0)
+        grid[0, 0].set_xlim(0, 1.7 * max(lane.highest for lane in lanes))
+        grid[-1, 0].set_xlabel("GB/s")
         sizes = style.sizes(lane.row.bytes for lane in lanes if lane.row)
         title = f"Batched hashing in chunks of {format_size(CHUNK_SIZE)}{f', {sizes}' if sizes else ''}"
         style.headline(figure, _headline(lanes), f"{title}: {what}")
-        figure.legend(handles=_keys(lanes), loc="outside lower center", ncols=3)
+        style.legend(figure, _keys(lanes))
     return style.save(figure, path, pd.DataFrame(map(_line, lanes), columns=COLUMNS))
+
+
+def _places(lanes: Sequence[_Lane]) -> tuple[dict[str, float], float]:
+    """The place of each label, downwards, in bars; and where they end."""
+    both = {lane.label for lane in lanes if lane.row is not None and lane.prediction is not None}
+    places, end = {}, 0.1
+    for label in dict.fromkeys(lane.label for lane in lanes):
+        room = 2.2 if label in both else 1.1
+        places[label] = end + room / 2
+        end += room
+    return places, end + 0.1
 
 
 def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
@@ -302,37 +315,35 @@ def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
             text += f" ({100 * lane.error:+.1f} %)"
         style.bar(
             panel,
-            place - 0.2 if both else place,
+            place - 0.45 if both else place,
             [low, middle, high],
             text,
-            look={"height": 0.36, "facecolor": "white", "edgecolor": _PREDICTED, "hatch": "/////", "linewidth": 0.8},
-            error={"color": _PREDICTED, "elinewidth": 0.8, "capsize": 2} if high > low else None,
-            label={"end": max(high, lane.limit or 0.0) if both else high, "fontsize": 6.5, "fontstyle": "italic"},
+            look={"height": 0.78, **style.OTHER_PROGRAM},
+            error={"color": _PREDICTED} if high > low else None,
+            label={"end": max(high, lane.limit or 0.0) if both else high, "fontstyle": "italic"},
         )
     if (row := lane.row) is not None:
-        y = place + 0.2 if both else place
+        y = place + 0.45 if both else place
         text = f"{row.gb_per_s:,.0f}"
         if lane.limit is not None:
-            panel.plot([lane.limit, lane.limit], [y - 0.2, y + 0.2], color="black", linewidth=1.8)
+            panel.plot([lane.limit, lane.limit], [y - 0.45, y + 0.45], color="black", linewidth=1.6)
             text += f", {row.share:.1%} of {lane.limit:,.0f}"
         style.bar(
             panel,
             y,
             [getattr(row, name) for name in SPEED],
             text,
-            look={"height": 0.36, "color": _MEASURED, "linewidth": 0},
-            error={"elinewidth": 0.8, "capsize": 1.5},
-            label={"end": max(row.gb_per_s_q3, lane.highest if both else 0.0, lane.limit or 0.0), "fontsize": 6.5},
+            look={"height": 0.78, **style.solid(row.kernel)},
+            label={"end": max(row.gb_per_s_q3, lane.highest if both else 0.0, lane.limit or 0.0)},
         )
 
 
 def _keys(lanes: Sequence[_Lane]) -> list[Patch | Line2D]:
     keys: list[Patch | Line2D] = []
     if any(lane.prediction for lane in lanes):
-        label = "predicted, with its range; in brackets its error"
-        keys.append(Patch(facecolor="white", edgecolor=_PREDICTED, hatch="/////", linewidth=0.8, label=label))
-    if any(lane.row for lane in lanes):
-        keys.append(Patch(color=_MEASURED, linewidth=0, label="measured, with quartiles"))
+        keys.append(Patch(**style.OTHER_PROGRAM, label="predicted, with its range (and error)"))
+    for kernel in dict.fromkeys(lane.row.kernel for lane in lanes if lane.row):
+        keys.append(Patch(**style.solid(kernel), label=f"measured, {kernel}"))
     if any(lane.limit for lane in lanes):
         keys.append(
             Line2D(
@@ -343,7 +354,7 @@ def _keys(lanes: Sequence[_Lane]) -> list[Patch | Line2D]:
                 markersize=9,
                 markeredgewidth=1.8,
                 linestyle="none",
-                label="computed limit of the device's pipes",
+                label="limit of the device's pipes",
             )
         )
     return keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,20 +45,20 @@ TENSORS = (4 * KiB, 64 * KiB, 1 * MiB, 16 * MiB)
 
 TENSOR_CHUNK_SIZES = (256, 1 * KiB, 4 * KiB, 16 * KiB)
 
-_LOOKS: Mapping[str, Mapping[str, str]] = {
-    "batched": {"color": style.COLOURS["blue"], "marker": "o", "linestyle": "-"},
-    "leaves": {"color": style.COLOURS["orange"], "marker": "D", "linestyle": ":"},
-    "tree": {"color": style.COLOURS["vermilion"], "marker": "s", "linestyle": "-"},
+_LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "batched": {"color": "black", "marker": "o", "linestyle": "-"},
+    "leaves": {"color": "#999999", "marker": "D", "linestyle": ":"},
+    "tree": {"marker": "s", "linestyle": "-"},
 }
-"""How the line of each strategy looks."""
+"""How the line of each strategy looks; that of the tree has the kernel's colour."""
 
-_TENSOR_LOOKS: Mapping[int, Mapping[str, str]] = {
-    256: {"color": style.COLOURS["purple"], "marker": "v"},
-    1 * KiB: {"color": style.COLOURS["sky"], "marker": "^"},
-    4 * KiB: {"color": style.COLOURS["green"], "marker": "P"},
-    16 * KiB: {"color": style.COLOURS["black"], "marker": "X"},
+_TENSOR_LOOKS: Mapping[int, tuple[str, float]] = {
+    256: ("v", 0.4),
+    1 * KiB: ("^", 0.6),
+    4 * KiB: ("P", 0.8),
+    16 * KiB: ("X", 1.0),
 }
-"""How the line of each chunk size of the small tensors looks."""
+"""How the line of each chunk size of the small tensors looks: its mark, and how much of the kernel's colour it has."""
 
 _COLUMNS = [
     *("kernel", "variant", "device", "device_name", "algorithm", "strategy", "bytes", "chunk_size", "verified"),
@@ -89,7 +90,7 @@ class BatchedVsTree(ClaimExperiment):
     def figure(self, results: Results, path: Path) -> list[Path]:
         """A figure of the fastest kernel for each kind of device, with a table of all kernels.
 
-        A row of panels per algorithm: throughput over chunk sizes, the tree's time beyond batched, and the time of
+        A column of panels per algorithm: throughput over chunk sizes, the tree's time beyond batched, and the time of
         small tensors.
         """
         rows = results.rows
@@ -190,23 +191,21 @@ def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
     both = pd.concat([part for part in (shown, tensors) if not part.empty])
     algorithms = style.algorithms(both["algorithm"])
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 1.1 + 2.1 * len(algorithms))
-        grid = figure.subplots(len(algorithms), 3, sharex="col", sharey="col", squeeze=False)
-        for panels, algorithm in zip(grid, algorithms, strict=True):
+        figure, grid = style.panels([1.1] * 3, len(algorithms), sharex="row", sharey="row")
+        for panels, algorithm in zip(grid.T, algorithms, strict=True):
             mine = shown[shown["algorithm"] == algorithm].sort_values("chunk_size", kind="stable")
-            _draw_speed(panels[0], mine)
-            _draw_cost(panels[1], mine)
-            _draw_latency(panels[2], tensors[tensors["algorithm"] == algorithm])
-            titles = ("throughput", "time beyond batched", "one small tensor's tree")
-            for panel, what in zip(panels, titles, strict=True):
-                panel.set_title(f"{ALGORITHMS[algorithm].title}, {what}", loc="left", fontsize=8)
-        _finish(grid[0], grid[-1])
+            colour = style.kernel_colour(lane[0])
+            _draw_speed(panels[0], mine, colour)
+            _draw_cost(panels[1], mine, colour)
+            _draw_latency(panels[2], tensors[tensors["algorithm"] == algorithm], lane[0])
+            for panel, what in zip(panels, ("throughput", "time added", "small tensors"), strict=True):
+                panel.set_title(f"{ALGORITHMS[algorithm].title}, {what}", loc="left")
+        _finish(grid)
         label = labels(both)[lane].replace("\n", " ")
         size = " and ".join(sorted(set(map(format_size, shown["bytes"]))))
-        what = style.names([f"{label}: {both['device_name'].iloc[0]}"])
-        subject = f"Batched against tree over {size} in one buffer, and small tensors: {what}"
-        style.headline(figure, _headline(shown), subject)
-        style.legend_below(figure, columns=4)
+        subject = f"Batched against tree over {size} in one buffer, and trees of small tensors"
+        style.headline(figure, _headline(shown), f"{subject}: {label}: {both['device_name'].iloc[0]}")
+        style.legend_of_panels(figure)
     table = _over_batched(pd.concat([part for part in (large, small) if not part.empty]))
     ratios = table["over_batched"].map(lambda ratio: "" if pd.isna(ratio) else f"{ratio:.4f}")
     return style.save(figure, path, table[_COLUMNS].assign(seconds_over_batched=ratios))
@@ -218,61 +217,68 @@ def _shown(rows: pd.DataFrame) -> Lane:
     return max(lanes, key=lambda lane: (len(lanes[lane]), lanes[lane]["gb_per_s"].max()))
 
 
-def _draw_speed(panel: Axes, rows: pd.DataFrame) -> None:
+def _draw_speed(panel: Axes, rows: pd.DataFrame, colour: str) -> None:
     for strategy, looks in _LOOKS.items():
         points = rows[rows["strategy"] == strategy]
         if not points.empty:
-            style.line(panel, points["chunk_size"], style.spreads(points, SPEED), label=strategy, **looks)
+            spreads = style.spreads(points, SPEED)
+            style.line(panel, points["chunk_size"], spreads, label=strategy, **{"color": colour, **looks})
     trees = rows[rows["strategy"] == "tree"]
     if not trees.empty:
         best = highest(trees, "gb_per_s")
-        text = f"tree's best: {best.gb_per_s:.3g} GB/s,\nchunks of {format_size(best.chunk_size)}"
-        panel.text(0.97, 0.05, text, transform=panel.transAxes, ha="right", fontsize=6.5)
+        text = f"tree's best: {best.gb_per_s:.3g} GB/s\nin {format_size(best.chunk_size)} chunks"
+        panel.text(0.03, 0.05, text, transform=panel.transAxes, fontsize=style.SMALL, bbox=style.VALUE_BOX)
 
 
-def _draw_cost(panel: Axes, rows: pd.DataFrame) -> None:
+def _draw_cost(panel: Axes, rows: pd.DataFrame, colour: str) -> None:
     for strategy in ("leaves", "tree"):
         points = rows[(rows["strategy"] == strategy) & rows["over_batched"].notna()]
         if points.empty:
             continue
         ratios = style.spreads(points, ("over_batched_q1", "over_batched", "over_batched_q3"))
         costs = [[100 * (ratio - 1) for ratio in spread] for spread in ratios]
-        style.line(panel, points["chunk_size"], costs, label=strategy, **_LOOKS[strategy])
+        style.line(panel, points["chunk_size"], costs, label=strategy, **{"color": colour, **_LOOKS[strategy]})
         if strategy == "tree":
-            for place, (_, middle, high) in zip(points["chunk_size"], costs, strict=True):
-                panel.annotate(f"{middle:.1f}%", (place, high), xytext=(2, 2), textcoords="offset points", fontsize=6)
+            best = highest(points, "gb_per_s")
+            text = f"{best.over_batched - 1:.1%} where it is\nfastest, at {format_size(best.chunk_size)}"
+            where = {"transform": panel.transAxes, "ha": "right", "va": "top"}
+            panel.text(0.98, 0.97, text, fontsize=style.SMALL, bbox=style.VALUE_BOX, **where)
     panel.axhline(0, color=_LOOKS["batched"]["color"], linewidth=0.9)
 
 
-def _draw_latency(panel: Axes, rows: pd.DataFrame) -> None:
-    for chunk_size, looks in _TENSOR_LOOKS.items():
+def _draw_latency(panel: Axes, rows: pd.DataFrame, kernel: str) -> None:
+    for chunk_size, (mark, tint) in _TENSOR_LOOKS.items():
         points = rows[rows["chunk_size"] == chunk_size].sort_values("bytes", kind="stable")
         if not points.empty:
-            label = f"tree, chunks of {_size(chunk_size)}"
+            looks = {"color": style.kernel_colour(kernel, tint), "marker": mark}
+            label = f"tree, {_size(chunk_size)} chunks"
             style.line(panel, points["bytes"], style.spreads(points, WALL_SECONDS, 1e6), label=label, **looks)
 
 
-def _finish(first: Sequence[Axes], last: Sequence[Axes]) -> None:
-    """The axes of the three columns, which their panels share."""
-    speed, cost, latency = first
+def _finish(grid: Any) -> None:
+    """The axes of the three rows of panels."""
+    speed, cost, latency = grid[:, 0]
     speed.set_ylim(bottom=0)
     low, high = cost.get_ylim()
-    cost.set_ylim(low, high + 0.15 * (high - low))  # room for the numbers above the marks
+    cost.set_ylim(low, high + 0.3 * (high - low))  # room for the text above the lines
     latency.set_yscale("log")
     latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     style.plain_numbers(latency.yaxis)
-    for panel, sizes in ((speed, CHUNK_SIZES), (cost, CHUNK_SIZES), (latency, TENSORS)):
-        panel.set_xscale("log", base=2)
-        panel.set_xlim(sizes[0] / 1.6, 3.6 * sizes[-1])
-        panel.set_xticks(sizes, list(map(_size, sizes)))
-        panel.minorticks_off()
-    units = ("GB/s", "% of batched", "microseconds, wall clock")
-    axes = ("chunk size", "chunk size", "bytes of the tensor")
-    for above, below, unit, axis in zip(first, last, units, axes, strict=True):
-        below.set_xlabel(axis)
-        for panel in {above, below}:
-            panel.set_ylabel(unit)
-            panel.tick_params(axis="x", labelbottom=panel is below, labelrotation=90)
+    latency.minorticks_off()
+    for panels, unit, axis, sizes in zip(
+        grid,
+        ("GB/s", "% over batched", "microseconds (wall clock)"),
+        ("chunk size", "chunk size", "bytes of the tensor"),
+        (CHUNK_SIZES, CHUNK_SIZES, TENSORS),
+        strict=True,
+    ):
+        panels[0].set_ylabel(unit)
+        for panel in panels:
+            panel.set_xscale("log", base=2)
+            panel.set_xlim(sizes[0] / 2, 2 * sizes[-1])
+            panel.set_xticks(sizes, list(map(_size, sizes)), rotation=90)
+            panel.minorticks_off()
+            panel.set_xlabel(axis)
 
 
 def _size(nbytes: int) -> str:

@@ -38,7 +38,10 @@ HARNESS, NVBENCH, RATIO = "hashbench", "NVBench", "NVBench over hashbench"
 SECONDS = "device seconds"
 """The quantity of readings of a time."""
 
-COLOURS = {HARNESS: style.COLOURS["green"], NVBENCH: style.COLOURS["blue"]}
+MARKS: Mapping[str, Mapping[str, str]] = {
+    HARNESS: {"marker": "o"},
+    NVBENCH: {"marker": "s", "markerfacecolor": "white"},
+}
 
 
 class Clock(Experiment):
@@ -143,14 +146,13 @@ def _headline(panels: Iterable[pd.DataFrame]) -> str:
 def _draw(readings: pd.DataFrame, path: Path) -> list[Path]:
     panels = list(readings.groupby(["device_name", "conditions", "algorithm"], sort=False))
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 0.9 + 0.95 * len(panels))
-        grid = figure.subplots(len(panels), 1, squeeze=False)
+        figure, grid = style.panels([0.45] * len(panels))
         for axes, (_, part) in zip(grid.flat, panels, strict=True):
             _draw_panel(axes, part)
-        grid.flat[-1].set_xlabel("milliseconds by the device's clock: median and quartiles")
-        what = " and ".join(dict.fromkeys(readings["conditions"]))
-        devices = style.names(readings["device_name"])
-        style.headline(figure, _headline(part for _, part in panels), f"One launch, timed twice: {what}; {devices}")
+        grid.flat[-1].set_xlabel("milliseconds, median and quartiles")
+        launches, devices = style.names(readings["conditions"]), style.names(readings["device_name"])
+        what = f"One launch, timed twice by the device's clock: {launches}; {devices}"
+        style.headline(figure, _headline(part for _, part in panels), what)
     columns = ["device_name", "algorithm", "conditions", "subject", "quantity", "unit", "median", "q1", "q3", "repeats"]
     return style.save(figure, path, readings[columns])
 
@@ -158,16 +160,14 @@ def _draw(readings: pd.DataFrame, path: Path) -> list[Path]:
 def _draw_panel(axes: Axes, readings: pd.DataFrame) -> None:
     times = readings[readings["quantity"] == SECONDS]
     for place, (subject, spread) in enumerate(zip(times["subject"], style.spreads(times, VALUES, 1e3), strict=True)):
-        colour = COLOURS.get(subject, style.COLOURS["black"])
-        style.error_bar(axes, place, spread, color=colour, elinewidth=None, marker="o", capsize=3)
-        where = (spread[1], place)
-        axes.annotate(f"{spread[1]:.4g}", where, xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center")
+        style.error_bar(axes, place, spread, **MARKS.get(subject, {}))
+        where = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(f"{spread[1]:.4g}", (spread[1], place), fontsize=style.SMALL, bbox=style.VALUE_BOX, **where)
     ratios = readings["median"][readings["quantity"] == "ratio"]
-    ratio = "".join(f": {ratio:.4f} times as long by NVBench" for ratio in ratios)
+    ratio = "".join(f": {ratio:.4f} times by NVBench" for ratio in ratios)
     name = ALGORITHMS[readings["algorithm"].iloc[0]].title
     axes.set_title(f"{name}, {readings['device_name'].iloc[0]}{ratio}", loc="left")
-    axes.set_yticks(range(len(times)), list(times["subject"]))
-    axes.set_ylim(-0.6, len(times) - 0.2)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    style.name_lanes(axes, range(len(times)), times["subject"])
+    axes.set_ylim(-0.5, len(times) - 0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.15)
-    axes.grid(axis="y", visible=False)

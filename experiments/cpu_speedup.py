@@ -351,54 +351,57 @@ def _references(bars: pd.DataFrame) -> pd.DataFrame:
 
 
 _KEYS = (
-    Patch(facecolor="#555555", label="solid: a kernel of this package, by its colour"),
-    Patch(**style.OTHER_PROGRAM, label="hatched: a program or hashlib's processes, on files"),
-    Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=0.9, label="hashlib on one core"),
+    Patch(facecolor="#555555", label="solid: a kernel of this package"),
+    Patch(**style.OTHER_PROGRAM, label="hatched: a program, on files"),
+    Line2D([], [], color="black", linestyle=style.DASHES, linewidth=0.9, label="hashlib on one core"),
 )
 
 
 def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
     models = list(dict.fromkeys(bars["model"]))
     algorithms = style.algorithms(bars["algorithm"])
-    lanes = {name: list(dict.fromkeys(bars["label"][bars["model"] == name]))[::-1] for name in models}
-    heights = [0.45 + 0.2 * len(lanes[name]) for name in models]
+    places = list(product(models, algorithms))
+    parts = [bars[(bars["model"] == model) & (bars["algorithm"] == algorithm)] for model, algorithm in places]
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 1.3 + sum(heights))
-        grid = figure.subplots(
-            len(models), len(algorithms), sharex=True, sharey="row", squeeze=False, height_ratios=heights
-        )
-        for panels, model in zip(grid, models, strict=True):
-            for panel, algorithm in zip(panels, algorithms, strict=True):
-                part = bars[(bars["model"] == model) & (bars["algorithm"] == algorithm)]
-                _draw_panel(panel, part, lanes[model], f"{MODELS[model].title}, {ALGORITHMS[algorithm].title}")
+        figure, grid = style.panels([style.LANE * (len(part) + 0.3) for part in parts], sharex=True)
+        for panel, part, (model, algorithm) in zip(grid.flat, parts, places, strict=True):
+            _draw_panel(panel, part, f"{MODELS[model].title}, {ALGORITHMS[algorithm].title}")
         grid[0, 0].set_xlim(0.7 * min(1.0, bars["speedup_q1"].min()), 6 * bars["speedup_q3"].max())
-        for panel in grid[-1]:
-            panel.set_xlabel("times as fast as hashlib on one core, logarithmic")
+        grid[-1, 0].set_xlabel("times hashlib on one core")
         names = style.names(sorted(bars["device_name"]))
         best = next(lines(bars.sort_values("speedup", ascending=False, kind="stable")))
         finding = f"{best.label}: {number(best.speedup)} times hashlib on one core, over {MODELS[best.model].title}"
         style.headline(figure, finding, f"Trees over models, on one machine: {names}")
-        figure.legend(handles=_KEYS, loc="outside lower center", ncols=2)
+        style.legend(figure, _KEYS, _other_references(bars))
     speeds, speed_ups = (bars[columns].apply(style.seven_digits) for columns in (_SPEEDS, _SPEED_UPS))
     return style.save(figure, path, bars[_PLACE].join(speeds).join(bars["reference_model"]).join(speed_ups))
 
 
-def _draw_panel(panel: Axes, bars: pd.DataFrame, lanes: Sequence[str], title: str) -> None:
-    others = dict.fromkeys(bars["reference_model"][bars["reference_model"] != bars["model"]])
-    panel.set_title(title + "".join(f"\n(over hashlib's rate on {MODELS[name].title})" for name in others), loc="left")
+def _other_references(bars: pd.DataFrame) -> str | None:
+    """Which models are compared with hashlib's rate on another one, in words."""
+    others = bars[bars["reference_model"] != bars["model"]].drop_duplicates("model")
+    if others.empty:
+        return None
+    names = style.names(MODELS[name].title for name in others["model"])
+    rates = style.names(MODELS[name].title for name in others["reference_model"])
+    return style.wrapped(f"{names}: over hashlib's rate on {rates}", style.WIDTH - 0.1)
+
+
+def _draw_panel(panel: Axes, bars: pd.DataFrame, title: str) -> None:
+    """The bars of a panel, the first at the top."""
+    panel.set_title(title, loc="left")
     panel.set_xscale("log")
-    for bar in lines(bars):
+    for place, bar in enumerate(lines(bars)):
         style.bar(
             panel,
-            lanes.index(bar.label),
+            place,
             [bar.speedup_q1, bar.speedup, bar.speedup_q3],
             f"{bar.speedup:,.0f}\u00d7" if bar.speedup >= 100 else f"{bar.speedup:.3g}\u00d7",
             start=1,
-            look={"height": 0.66, **(style.solid(bar.kernel) if bar.kernel else style.OTHER_PROGRAM)},
+            look={"height": 0.72, **(style.solid(bar.kernel) if bar.kernel else style.OTHER_PROGRAM)},
             label={"end": max(1.0, bar.speedup_q3)},
         )
-    panel.axvline(1, color="black", linestyle=(0, (4, 3)), linewidth=0.9)
-    panel.set_yticks(range(len(lanes)), lanes, fontsize=7)
-    panel.set_ylim(-0.6, len(lanes) - 0.4)
+    panel.axvline(1, color="black", linestyle=style.DASHES, linewidth=0.9)
+    style.name_lanes(panel, range(len(bars)), bars["label"], width=1.7)
+    panel.set_ylim(len(bars) - 0.35, -0.65)
     style.plain_numbers(panel.xaxis, "{:,g}")
-    panel.grid(axis="y", visible=False)

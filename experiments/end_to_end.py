@@ -6,13 +6,13 @@ is, in the device's memory; or copy it back and hash it on the host. All must gi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from textwrap import fill
 from time import perf_counter
 from typing import Any, cast
 
@@ -511,16 +511,16 @@ def _ways(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 _LOOKS: dict[str, dict[str, Any]] = {
-    "read": {"facecolor": style.COLOURS["sky"], "hatch": "///"},
-    "copy": {"facecolor": style.COLOURS["orange"], "hatch": "--"},
-    "hash": {"facecolor": style.COLOURS["green"], "hatch": ""},
-    "reduce": {"facecolor": style.COLOURS["purple"], "hatch": "xxx"},
+    "read": {"facecolor": style.COLOURS["sky"], "hatch": "////"},
+    "copy": {"facecolor": style.COLOURS["yellow"], "hatch": "----"},
+    "hash": {"facecolor": "#444444", "hatch": ""},
+    "reduce": {"facecolor": "white", "hatch": "xxxx"},
     "launches and waiting": {"facecolor": "#DDDDDD", "hatch": ""},
-    "all stages overlapped": {"facecolor": "white", "hatch": "\\\\\\"},
+    "all stages overlapped": {"facecolor": "white", "hatch": "\\\\\\\\"},
 }
-"""How the parts of a bar look."""
+"""How the parts of a bar look: in no kernel's colour."""
 
-_BOUND: dict[str, Any] = {"color": style.COLOURS["vermilion"], "linewidth": 1.6}
+_BOUND: dict[str, Any] = {"color": "black", "linewidth": 1.8}
 
 _EDGE: dict[str, Any] = {"edgecolor": "#333333", "linewidth": 0.4}
 
@@ -539,27 +539,24 @@ def _headline(ways: pd.DataFrame) -> str:
 def _draw(ways: pd.DataFrame, path: Path) -> list[Path]:
     models = sorted(set(ways["model"]), key=lambda name: MODELS[name].nbytes)
     parts = {name: ways[ways["model"] == name] for name in models}
-    heights = [0.5 + 0.28 * len(part) for part in parts.values()]
+    layouts = [style.stacked(Counter(map(_group, lines(part)))) for part in parts.values()]
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 1.2 + sum(heights))
-        panels = figure.subplots(len(models), 1, squeeze=False, height_ratios=heights)
-        for panel, (name, part) in zip(panels.flat, parts.items(), strict=True):
-            upwards = list(lines(part))[::-1]
-            for place, (way, stages) in enumerate(zip(upwards, part.to_dict("records")[::-1], strict=True)):
+        figure, grid = style.panels([style.LANE * (max(places) + 1.2) for places, _ in layouts])
+        for panel, (places, headings), (name, part) in zip(grid.flat, layouts, parts.items(), strict=True):
+            for place, way, stages in zip(places, lines(part), part.to_dict("records"), strict=True):
                 _draw_bar(panel, place, way, stages)
-            labels = [fill(": ".join(filter(None, (way.subject, way.how))), 44) for way in upwards]
-            panel.set_yticks(range(len(part)), labels, fontsize=7)
-            panel.set_ylim(-0.6, len(part) - 0.4)
-            panel.set_xlim(0, 1.15 * part["q3"].max())
+            style.head(panel, headings)
+            style.name_lanes(panel, places, part["memory"].replace("", "no copy"))
+            panel.set_ylim(max(places) + 0.6, -0.6)
+            panel.set_xlim(0, 1.2 * part["q3"].max())
             panel.set_title(f"{MODELS[name].title}, {1e-9 * MODELS[name].nbytes:.2f} GB", loc="left")
-            panel.grid(axis="y", visible=False)
-        panels.flat[-1].set_xlabel("seconds of wall-clock time, median and quartiles")
+        grid[-1, 0].set_xlabel("seconds of wall-clock time, median and quartiles")
         names = style.names(map(where, lines(ways)))
         what = f"From the bytes to a verdict: SHA-256 trees by {names}"
         style.headline(figure, _headline(parts[models[-1]]), what)
         keys: list[Artist] = [Patch(**look, **_EDGE, label=name) for name, look in _LOOKS.items()]
         keys.append(Line2D([], [], **_BOUND, label="the slower of reading and copying alone"))
-        figure.legend(handles=keys, loc="outside lower center", ncols=4)
+        style.legend(figure, keys)
     shown = pd.concat(parts.values())
     table = shown[["kernel", "device_name", "model"]].assign(bytes=[MODELS[name].nbytes for name in shown["model"]])
     table = table.assign(way=shown["subject"], how=shown["how"])
@@ -569,16 +566,21 @@ def _draw(ways: pd.DataFrame, path: Path) -> list[Path]:
     return style.save(figure, path, table.join(shown[list(totals)].rename(columns=totals)))
 
 
-def _draw_bar(panel: Axes, place: int, way: Line, stages: dict[str, Any]) -> None:
+def _group(way: Line) -> str:
+    """What the ways of a group have in common: all but the memory."""
+    return ": ".join(filter(None, (way.subject, way.workers, way.storage)))
+
+
+def _draw_bar(panel: Axes, place: float, way: Line, stages: dict[str, Any]) -> None:
     parts = {name: stages[name] for name in STAGES if pd.notna(stages[name])}
     alone = [stages[name] for name in (READING_ALONE, COPYING_ALONE) if pd.notna(stages[name])]
     rest = "launches and waiting" if parts else "all stages overlapped"
     parts[rest] = max(0.0, way.median - sum(parts.values()))
     left = 0.0
     for name, seconds in parts.items():
-        panel.barh(place, seconds, left=left, height=0.62, **_LOOKS[name], **_EDGE)
+        panel.barh(place, seconds, left=left, height=0.74, **_LOOKS[name], **_EDGE)
         left += seconds
     if alone:
-        panel.plot([max(alone)] * 2, [place - 0.31, place + 0.31], **_BOUND)
+        panel.plot([max(alone)] * 2, [place - 0.45, place + 0.45], **_BOUND)
     style.error_bar(panel, place, [getattr(way, name) for name in VALUES])
     style.write_value(panel, place, _seconds(way.median), end=max(left, way.q3))

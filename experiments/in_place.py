@@ -105,16 +105,19 @@ class InPlace(Experiment):
         bars = pd.DataFrame([*_seconds_bars(readings), *_throughput_bars(rows)], columns=_BAR)
         if bars.empty:
             return []
-        parts = [(unit, bars[bars["unit"] == unit]) for unit in dict.fromkeys(bars["unit"])]
+        parts = [part for _, part in bars.groupby("unit", sort=False)]
+        layouts = [style.stacked(dict(part.groupby("of", sort=False).size())) for part in parts]
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 0.7 + sum(0.5 + 0.19 * len(part) for _, part in parts))
-            panels = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[1 + len(part) for _, part in parts])
-            for (unit, part), panel in zip(parts, panels[:, 0], strict=True):
-                _draw(panel, unit, part)
+            figure, grid = style.panels([style.LANE * (max(places) + 1.2) for places, _ in layouts])
+            for part, (places, headings), panel in zip(parts, layouts, grid.flat, strict=True):
+                _draw(panel, part, places)
+                style.head(panel, headings)
+                panel.set_ylim(max(places) + 0.6, -0.6)
             names = style.names(rows["device_name"], readings["device_name"])
             what = f"Modules verified in memory, chunks of {format_size(CHUNK_SIZE)}: {names}"
             style.headline(figure, _headline(readings), what)
-        return style.save(figure, path, bars)
+        table = bars.assign(what=bars["of"] + ": " + bars["quantity"])
+        return style.save(figure, path, table[["what", "unit", *VALUES]])
 
 
 EXPERIMENT = InPlace()
@@ -287,42 +290,39 @@ def _reading(
 
 # The figure ----------------------------------------------------------------------------------------------------------
 
-_BAR = ["what", "unit", "colour", *VALUES]
+_BAR = ["of", "quantity", "unit", "kernel", *VALUES]
+"""The columns of a bar: the group that it belongs to, what tells it from the others there, and its values."""
+
+_SHORT = {NAMED: "naming a changed tensor"}
+"""What a bar is called where its quantity is too long."""
 
 
 def _seconds_bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     for one in lines(readings):
         title = MODELS[one.model].title if one.model else small_tensors(one.device_kind).title
-        what = f"{title}, {one.kernel}: {one.quantity.removesuffix(' seconds')}"
-        yield what, "seconds", style.kernel_colour(one.kernel), *(getattr(one, name) for name in VALUES)
+        quantity = one.quantity.removesuffix(" seconds")
+        yield f"{title}, {one.kernel}", quantity, "seconds", one.kernel, *(getattr(one, name) for name in VALUES)
 
 
 def _throughput_bars(rows: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     for row in lines(rows.sort_values(["algorithm", "kernel", "device", "segments"], kind="stable")):
         shape = f"{row.segments:,} {MANY}" if row.segments > 1 else ONE_BUFFER
-        what = f"{ALGORITHMS[row.algorithm].title}, {row.kernel} {row.device}: {shape}"
-        yield what, "GB/s", style.kernel_colour(row.kernel), *(getattr(row, name) for name in SPEED)
+        of = f"{ALGORITHMS[row.algorithm].title}, {row.kernel} {row.device}"
+        yield of, shape, "GB/s", row.kernel, *(getattr(row, name) for name in SPEED)
 
 
-def _draw(panel: Axes, unit: str, bars: pd.DataFrame) -> None:
+def _draw(panel: Axes, bars: pd.DataFrame, places: Sequence[float]) -> None:
     """Horizontal bars, the first at the top."""
-    for place, bar in enumerate(lines(bars)):
-        style.bar(
-            panel,
-            -place,
-            [getattr(bar, name) for name in VALUES],
-            f"{bar.median:.3g}",
-            look={"height": 0.7, "color": bar.colour, "linewidth": 0},
-            error={"elinewidth": 0.8, "capsize": 1.5},
-            label={"xytext": (3, 0), "fontsize": 6.5},
-        )
-    panel.set_yticks([-place for place in range(len(bars))], list(bars["what"]), fontsize=6.5)
-    panel.grid(axis="y", visible=False)
-    panel.tick_params(axis="y", length=0)
+    for place, bar in zip(places, lines(bars), strict=True):
+        spread = [getattr(bar, name) for name in VALUES]
+        style.bar(panel, place, spread, f"{bar.median:.3g}", look={"height": 0.74, **style.solid(bar.kernel)})
+    style.name_lanes(panel, places, bars["quantity"].replace(_SHORT), width=1.3)
+    unit = bars["unit"].iloc[0]
     if style.is_linear(bars["median"]):
-        panel.set_xlim(0, 1.15 * bars["q3"].max())
+        panel.set_xlim(0, 1.2 * bars["q3"].max())
         panel.set_xlabel(unit)
     else:
         panel.set_xscale("log")
-        panel.set_xlim(0.5 * bars["median"].min(), 3 * bars["q3"].max())
+        style.plain_numbers(panel.xaxis)
+        panel.set_xlim(0.5 * bars["median"].min(), 4 * bars["q3"].max())
         panel.set_xlabel(f"{unit}, logarithmic")

@@ -101,23 +101,22 @@ class ModelSizes(ClaimExperiment):
             return []
         named, algorithms = labels(rows), style.algorithms(rows["algorithm"])
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 6.2)
-            grid = figure.subplots(2, len(algorithms), sharex=True, sharey="row", squeeze=False)
+            figure, grid = style.panels([1.3, 1.5], len(algorithms), sharex=True, sharey="row")
             for (upper, lower), algorithm in zip(grid.T, algorithms, strict=True):
                 mine = rows[rows["algorithm"] == algorithm]
                 upper.set_title(ALGORITHMS[algorithm].title, loc="left")
                 _draw_lanes(upper, mine, named, SPEED)
                 _draw_lanes(lower, mine, named, WALL_SECONDS)
                 _tell_memory(lower, results.readings[results.readings["algorithm"] == algorithm])
-                _name_models(lower, rows, width=style.PAGE_WIDTH / len(algorithms) - 0.7)
+                _name_models(lower, rows, width=(style.WIDTH - 0.5) / len(algorithms))
                 upper.label_outer()
                 lower.label_outer()
-            _scale(grid[0, 0], grid[1, 0], rows)
+            _scale(grid[0, 0], grid[1, 0], rows, room=0.02 if len(results.readings) else 0.5)
             chunks, names = style.sizes(rows["chunk_size"]), style.names(rows["device_name"])
             what = f"Trees over all tensors of a model in one call, chunks of {chunks}: {names}"
             style.headline(figure, _headline(rows), what)
             others = style.sizes(size for size in rows["chunk_size"] if size != CHUNK_SIZE)
-            style.legend_below(figure, columns=3, title=f"hollow marks: chunks of {others}" if others else None)
+            style.legend_of_panels(figure, f"hollow marks: chunks of {others}" if others else None)
         return style.save(figure, path, rows[_COLUMNS])
 
     def finding(self, results: Results) -> Finding:
@@ -202,8 +201,8 @@ _NOTE = (
     "input in place: digests, tables, code and what the driver takes for launches, but not the framework's context"
 )
 
-_NAMES_APART = 0.045
-"""The least distance between the names of two models, as a share of the axis."""
+_NAMES_APART = 0.11
+"""The least distance between the names of two models, in inches."""
 
 
 def _peak_memory(models: Sequence[str], device: Device, algorithm: str) -> Reading | Skip:
@@ -262,8 +261,9 @@ def _tell_memory(panel: Axes, readings: pd.DataFrame) -> None:
         for one in lines(largest)
     ]
     if told:
-        text = "\n".join((f"{PEAK_MEMORY}:", *told))
-        panel.text(0.98, 0.03, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=6)
+        text = style.wrapped(f"{PEAK_MEMORY}: {'; '.join(told)}", 1.2, style.SMALL)
+        look = {"fontsize": style.SMALL, "bbox": style.VALUE_BOX}
+        panel.text(0.98, 0.03, text, transform=panel.transAxes, ha="right", va="bottom", **look)
 
 
 def _name_models(panel: Axes, rows: pd.DataFrame, width: float) -> None:
@@ -282,11 +282,11 @@ def _name_models(panel: Axes, rows: pd.DataFrame, width: float) -> None:
         place = log10(nbytes / low) / log10(high / low)
         aside = width * max(0.0, free - place)
         label.set_transform(label.get_transform() + ScaledTranslation(aside, 0, panel.figure.dpi_scale_trans))
-        free = max(free, place) + _NAMES_APART
+        free = max(free, place) + _NAMES_APART / width
 
 
-def _scale(speed: Axes, seconds: Axes, rows: pd.DataFrame) -> None:
-    """The vertical axes, which the panels of a row share."""
+def _scale(speed: Axes, seconds: Axes, rows: pd.DataFrame, room: float) -> None:
+    """The vertical axes, which the panels of a row share. That of seconds begins at `room` times the lowest value."""
     speeds = rows[list(SPEED)].to_numpy()
     linear = style.is_linear(speeds.flat)
     if linear:
@@ -297,6 +297,6 @@ def _scale(speed: Axes, seconds: Axes, rows: pd.DataFrame) -> None:
     speed.set_ylabel("GB/s" if linear else "GB/s, logarithmic")
     seconds.set_yscale("log")
     low, high = rows["wall_seconds_q1"].min(), rows["wall_seconds_q3"].max()
-    seconds.set_ylim(0.1 * low, 2 * high)  # room for the text under the lines
+    seconds.set_ylim(room * low, 2 * high)
     style.plain_numbers(seconds.yaxis)
     seconds.set_ylabel("seconds to all roots, wall clock")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
-from textwrap import fill
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -348,30 +347,26 @@ def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
     parts = {name: bars[bars["algorithm"] == name] for name in style.algorithms(bars["algorithm"])}
     notes = dict.fromkeys(note for note in bars["note"] if note)
     marks = {note: "*" * number for number, note in enumerate(notes, 1)}
-    footnotes = "\n".join(fill(f"{mark} {note}", 78) for note, mark in marks.items())
-    names = style.names(sorted(bars["device_name"]), width=66)
+    footnotes = "\n".join(style.wrapped(f"{mark} {note}", style.WIDTH - 0.1) for note, mark in marks.items())
     with style.style():
-        heights = [0.5 + 0.17 * len(part) for part in parts.values()]
-        breaks = footnotes.count("\n") + names.count("\n")
-        figure = style.new_figure(style.COLUMN_WIDTH, 1.1 + sum(heights) + 0.13 * breaks)
-        panels = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)
-        for panel, (algorithm, part) in zip(panels.flat, parts.items(), strict=True):
+        figure, grid = style.panels([style.LANE * (len(part) + 0.4) for part in parts.values()], sharex=True)
+        for panel, (algorithm, part) in zip(grid.flat, parts.items(), strict=True):
             panel.set_title(ALGORITHMS[algorithm].title, loc="left")
             panel.set_xscale("log")
             for place, bar in enumerate(lines(part)):
                 _draw_bar(panel, place, bar)
             labels = [_label(bar, bars, marks) for bar in lines(part)]
-            panel.set_yticks(range(len(part)), labels, fontsize=7)
+            style.name_lanes(panel, range(len(part)), labels, width=1.5)
             panel.set_ylim(-0.7, len(part) - 0.3)
-            style.plain_numbers(panel.xaxis)
-            panel.grid(axis="y", visible=False)
-        panels.flat[-1].set_xlabel("GB/s, logarithmic")
-        panels.flat[0].set_xlim(0.5 * bars["q1"].min(), 5 * bars["q3"].max())
+            style.plain_numbers(panel.xaxis, "{:,g}")
+        grid[-1, 0].set_xlabel("GB/s, logarithmic")
+        grid[0, 0].set_xlim(0.5 * bars["q1"].min(), 5 * bars["q3"].max())
         best = next(lines(bars.sort_values("gb_per_s", ascending=False, kind="stable")))
         speed = f"{best.gb_per_s:,.3g} GB/s of {ALGORITHMS[best.algorithm].title}"
         finding = f"{best.program} on the {best.device_kind.upper()}: {speed}"
-        style.headline(figure, finding, f"This package and other programs: {names}", fontsize=8)
-        figure.legend(handles=_KINDS, loc="outside lower center", ncols=2, title=footnotes or None, title_fontsize=6)
+        names = style.names(sorted(bars["device_name"]))
+        style.headline(figure, finding, f"This package and other programs: {names}")
+        style.legend(figure, _KINDS, footnotes or None)
     return style.save(figure, path, pd.concat([part.iloc[::-1] for part in parts.values()])[_COLUMNS])
 
 
@@ -387,6 +382,6 @@ def _draw_bar(panel: Axes, place: int, bar: Line) -> None:
         place,
         [bar.q1, bar.gb_per_s, bar.q3],
         f"{bar.gb_per_s:.3g}" if bar.gb_per_s < 1000 else f"{bar.gb_per_s:.0f}",
-        look={"height": 0.66, **(style.solid(bar.kernel) if bar.kernel else style.OTHER_PROGRAM)},
-        label={"xytext": (3, 0), "fontsize": 6.5, "bbox": {**style.VALUE_BOX, "pad": 0.5}},
+        look={"height": 0.74, **(style.solid(bar.kernel) if bar.kernel else style.OTHER_PROGRAM)},
+        label={"bbox": style.VALUE_BOX},
     )

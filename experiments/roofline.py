@@ -231,19 +231,17 @@ def _draw(rows: pd.DataFrame, readings: pd.DataFrame, path: Path) -> list[Path]:
     if not panels:
         return []
     with style.style():
-        height = 0.9 + sum(0.75 + 0.27 * max(1, len(panel.rows)) for panel in panels)
-        figure = style.new_figure(style.PAGE_WIDTH, height)
-        heights = [1.4 + max(1, len(panel.rows)) for panel in panels]
-        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
+        heights = [1.2 * style.LANE * (1.2 + max(1, len(panel.rows))) for panel in panels]
+        figure, grid = style.panels(heights, sharex=True)
         for axes, panel in zip(grid.flat, panels, strict=True):
             _draw_panel(axes, panel)
         grid.flat[0].set_xlim(0, 1.16 * max(panel.highest for panel in panels))
-        grid.flat[-1].set_xlabel("GB/s of input, and in brackets its share of either limit")
+        grid.flat[-1].set_xlabel("GB/s of input, and its share of either limit")
         sizes, chunks = style.sizes(rows["bytes"]), style.sizes(rows["chunk_size"])
         what = f", batched, {sizes} in chunks of {chunks}" if len(rows) else ""
         names = style.names(map(_device, panels))
         style.headline(figure, _headline(panels), f"Against the limit of the device's pipes{what}: {names}")
-        style.legend_below(figure, columns=2)
+        style.legend_of_panels(figure)
     return style.save(figure, path, pd.concat([panel.table for panel in panels])[COLUMNS])
 
 
@@ -258,12 +256,11 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         _draw_bar(axes, place, row, [row.gb_per_s / limit.gb_per_s for limit in panel.limits.values()])
     top = max(1, len(panel.rows)) - 0.4
     for (text, limit), line in zip(panel.limits.items(), ("--", ":"), strict=False):
-        axes.axvline(limit.gb_per_s, color="black", linestyle=line, linewidth=1.4, label=f"computed limit, {text}")
-        axes.text(limit.gb_per_s, top, f" {limit.gb_per_s:.4g}", fontsize=7, va="bottom")
+        axes.axvline(limit.gb_per_s, color="black", linestyle=line, linewidth=1.1, label=f"limit, {text}")
+        axes.text(limit.gb_per_s, top, f" {limit.gb_per_s:.4g}", fontsize=style.SMALL, va="bottom")
     names = zip(panel.rows["kernel"], panel.rows["variant"], strict=True)
-    axes.set_yticks(range(len(panel.rows)), [f"{kernel} ({variant})" for kernel, variant in names])
-    axes.set_ylim(-0.6, top + 0.5)
-    axes.grid(axis="y", visible=False)
+    style.name_lanes(axes, range(len(panel.rows)), [f"{kernel} ({variant})" for kernel, variant in names])
+    axes.set_ylim(-0.6, top + 0.6)
 
 
 def _draw_bar(axes: Axes, place: int, row: Line, shares: Sequence[float]) -> None:
@@ -273,7 +270,7 @@ def _draw_bar(axes: Axes, place: int, row: Line, shares: Sequence[float]) -> Non
         place,
         [getattr(row, name) for name in SPEED],
         f"{row.gb_per_s:.4g}" + (f"  ({text})" if text else ""),
-        look={"height": 0.66, **style.solid(row.kernel)},
+        look={"height": 0.74, **style.solid(row.kernel)},
         error={"label": "measured, with quartiles"},
         label={"end": 0},
     )

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from textwrap import fill
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.transforms import ScaledTranslation
 
 from hashbench.bench.experiment import Experiment, Point
 from hashbench.bench.frames import SECONDS, SPEED, WALL_SECONDS, Line, Results, lines
@@ -49,8 +47,8 @@ class Segments(Experiment):
             yield Point(device, "tree", algorithm, lengths, CHUNK_SIZE)
 
     def figure(self, results: Results, path: Path) -> list[Path]:
-        """Left, the throughput of many segments beside that of one buffer; right, the time of a single segment. Two
-        panels per algorithm, and in each two bars per kernel and device.
+        """For each algorithm, the throughput of many segments beside that of one buffer, and below it the time of a
+        single segment: two bars per kernel and device in each panel.
         """
         if results.rows.empty:
             return []
@@ -62,27 +60,34 @@ class Segments(Experiment):
         lanes = list(dict.fromkeys(zip(fastest_first["kernel"], fastest_first["device"], strict=True)))[::-1]
         algorithms = style.algorithms(shown["algorithm"])
         with style.style():
-            figure = style.new_figure(style.PAGE_WIDTH, 1.3 + len(algorithms) * (0.35 + 0.34 * len(lanes)))
-            grid = figure.subplots(len(algorithms), 2, sharex="col", sharey=True, squeeze=False)
-            for (left, right), algorithm in zip(grid, algorithms, strict=True):
+            figure, grid = style.panels([1.8 * style.LANE * len(lanes)] * 2 * len(algorithms), sharey=True)
+            for upper, lower, algorithm in zip(grid[::2, 0], grid[1::2, 0], algorithms, strict=True):
                 mine = shown[shown["algorithm"] == algorithm]
                 for place, (kernel, device) in enumerate(lanes):
                     of_lane = mine[(mine["kernel"] == kernel) & (mine["device"] == device)]
                     shapes = {row.shape: row for row in lines(of_lane)}
-                    _draw_throughput(left, place, shapes)
-                    _draw_seconds(right, place, shapes)
-                for panel in (left, right):
-                    panel.grid(axis="y", visible=False)
-                    panel.tick_params(axis="y", length=0)
-                left.set_title(ALGORITHMS[algorithm].title, loc="left")
-                left.set_yticks(range(len(lanes)), [fill(" ".join(lane), 22) for lane in lanes])
-                left.set_ylim(-0.55, len(lanes) - 0.45)
+                    _draw_throughput(upper, place, shapes)
+                    _draw_seconds(lower, place, shapes)
+                title = ALGORITHMS[algorithm].title
+                upper.set_title(f"{title}: one buffer, and segments", loc="left")
+                lower.set_title(f"{title}: one segment of {format_size(SEGMENT)}", loc="left")
+                for panel in (upper, lower):
+                    style.name_lanes(panel, range(len(lanes)), map(" ".join, lanes))
+                    panel.set_ylim(-0.55, len(lanes) - 0.45)
             speeds = [*large["gb_per_s_q1"], *large["gb_per_s_q3"]]
             micros = [1e6 * value for name in ("seconds_q1", "seconds_q3", "wall_seconds_q3") for value in single[name]]
-            _finish_axis(grid[-1, 0], speeds, "GB/s", "in one buffer", "in segments, and its share of that")
-            unit = f"microseconds for one segment of {format_size(SEGMENT)}"
-            _finish_axis(grid[-1, 1], micros, unit, "device time", "wall-clock time")
+            for panels, values, unit in ((grid[::2, 0], speeds, "GB/s"), (grid[1::2, 0], micros, "microseconds")):
+                for panel in panels:
+                    _finish_axis(panel, values, unit)
             style.headline(figure, _headline(shown), _title(shown))
+            pale, full = (style.kernel_colour("hashlib", half.tint) for half in (_UPPER, _LOWER))
+            style.legend(
+                figure,
+                [
+                    Patch(color=pale, linewidth=0, label="pale: one buffer, device time"),
+                    Patch(color=full, linewidth=0, label="full: segments, wall clock"),
+                ],
+            )
         return style.save(figure, path, shown[_COLUMNS])
 
 
@@ -91,10 +96,10 @@ EXPERIMENT = Segments()
 
 @dataclass(frozen=True)
 class _Half:
-    """One bar of each pair: its distance from the pair's place, and its opacity."""
+    """One bar of each pair: its distance from the pair's place, and how much of the kernel's colour it has."""
 
     offset: float
-    opacity: float
+    tint: float
 
 
 _UPPER, _LOWER = _Half(0.2, 0.5), _Half(-0.2, 1.0)
@@ -133,15 +138,12 @@ def _draw_bar(panel: Axes, place: int, half: _Half, kernel: str, value: style.Sp
         place + half.offset,
         value,
         text,
-        look={"height": 0.38, "alpha": half.opacity, **style.solid(kernel)},
-        error={"elinewidth": 0.8, "capsize": 1.5},
-        label={"xytext": (3, 0), "fontsize": 6.5},
+        look={"height": 0.38, **style.solid(kernel, half.tint)},
     )
 
 
-def _finish_axis(panel: Axes, values: Sequence[float], unit: str, upper: str, lower: str) -> None:
-    """The axis of a column, below its last panel, with room for the numbers beside the bars, and a legend for the bars
-    of a pair."""
+def _finish_axis(panel: Axes, values: Sequence[float], unit: str) -> None:
+    """The axis below a panel, with room for the numbers beside the bars."""
     linear = style.is_linear(values)
     if not linear:
         panel.set_xscale("log")
@@ -150,13 +152,6 @@ def _finish_axis(panel: Axes, values: Sequence[float], unit: str, upper: str, lo
     elif values:
         panel.set_xlim(0, 1.35 * max(values))
     panel.set_xlabel(unit if linear else f"{unit}, logarithmic")
-    keys = [
-        Patch(color="#555555", linewidth=0, alpha=half.opacity, label=label)
-        for half, label in ((_UPPER, upper), (_LOWER, lower))
-    ]
-    # The legend is at the same distance in inches from the axis, whatever the height of the panel.
-    below = panel.transAxes + ScaledTranslation(0, -0.36, panel.figure.dpi_scale_trans)
-    panel.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=2)
 
 
 def _headline(rows: pd.DataFrame) -> str:

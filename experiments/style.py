@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from textwrap import fill
 from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Annotation
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter
 
 from hashbench.bench.records import check_writable
@@ -31,73 +36,151 @@ COLOURS = {
     "purple": "#CC79A7",
     "sky": "#56B4E9",
     "yellow": "#F0E442",
+    "grey": "#7F7F7F",
     "black": "#000000",
 }
-"""Okabe and Ito's palette (Color Universal Design, 2008)."""
+"""Okabe and Ito's palette (Color Universal Design, 2008), and a grey."""
 
 KERNEL_COLOURS = {
     "cupy": COLOURS["green"],
     "numba-cuda": COLOURS["orange"],
     "dpnp": COLOURS["blue"],
     "opencl": COLOURS["vermilion"],
-    "hashlib": "#7F7F7F",
+    "hashlib": COLOURS["grey"],
 }
+"""These colours mean these kernels in every figure, and nothing else."""
 
-PAGE_WIDTH = 7.2
-COLUMN_WIDTH = 3.5
-"""Widths of figures, in inches."""
+OTHER_KERNEL = COLOURS["purple"]
+
+WIDTH = 3.35
+"""The width of every figure in inches: one column of a paper."""
+
+TEXT, SMALL = 7.5, 6.5
+"""Sizes of text in points: of most, and of the smallest."""
+
+LANE = 0.15
+"""The height of a bar with its name or value beside it, in inches."""
 
 LINEAR_UP_TO = 20.0
 """The largest ratio of values that a linear axis still shows well."""
 
+DASHES = (0, (4, 3))
+
 OTHER_PROGRAM: dict[str, Any] = {"facecolor": "white", "edgecolor": "#444444", "hatch": "/////", "linewidth": 0.6}
 """How the bars of other programs look. Those of kernels are solid, in the kernel's colour."""
 
-VALUE_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
-"""Behind a value that lines may cross."""
+VALUE_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85}
+"""Behind a value, which lines may cross."""
 
 Spread = Sequence[float]
 """A low, a middle and a high value."""
 
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first comes with matplotlib, so every machine draws the same
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.titlepad": 3,
+    "axes.labelsize": 7,
+    "axes.labelpad": 2,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.major.size": 2.5,
+    "ytick.minor.size": 1.5,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
     "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.2,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "hatch.linewidth": 0.6,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.02,
+    "figure.constrained_layout.hspace": 0,
+    "figure.constrained_layout.wspace": 0.02,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",  # text as text: half the size of outlines
     "svg.hashsalt": "hashbench",  # ids are random without it
-    "savefig.dpi": 200,
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "savefig.dpi": 300,
 }
 
 
-def kernel_colour(name: str) -> str:
-    """The colour of a kernel, the same in every figure."""
-    return KERNEL_COLOURS.get(name, COLOURS["purple"])
+def kernel_colour(name: str, tint: float = 1.0) -> str:
+    """The colour of a kernel, the same in every figure; or that colour mixed with white, of which `tint` is left."""
+    return to_hex([1 - tint * (1 - part) for part in to_rgb(KERNEL_COLOURS.get(name, OTHER_KERNEL))])
 
 
 def headline(figure: Figure, finding: str, what: str, **looks: Any) -> None:
-    """The title: first the finding, and below it what was measured and where."""
-    width = int(14 * figure.get_figwidth())  # characters that fit
-    figure.suptitle(f"{fill(finding, width)}\n{fill(what, width)}", **{"fontsize": 9, **looks})
+    """The title: the finding, and below it in smaller letters what was measured and where.
+
+    Args:
+        figure: where to write.
+        finding: what the figure shows.
+        what: what was measured, and the devices' names.
+        looks: options of the finding's text.
+    """
+    below = wrapped(what, WIDTH - 0.08, 7)
+    room = "\n" * (1 + below.count("\n"))
+    found = wrapped(finding, WIDTH - 0.08, 8, weight="bold")
+    title = figure.suptitle(found + room, x=0.01, ha="left", fontsize=8, weight="bold", **looks)
+    figure.add_artist(Annotation(below, (0, 0), xycoords=title, va="bottom", fontsize=7, annotation_clip=False))
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches. It needs no display."""
-    with mpl.rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+def wrapped(text: str, width: float, size: float = 7, weight: str = "normal") -> str:
+    """A text on lines of at most `width` inches, if its words allow."""
+    lines: list[str] = []
+    for word in _BETWEEN_WORDS.split(text.strip()):
+        if lines and text_width(longer := f"{lines[-1]} {word}", size, weight) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+_BETWEEN_WORDS = re.compile(r"(?<!\d)\s+|\s+(?!(?:m?s|GB(?:/s)?|%|times)(?!\w))")
+"""Where a line may end: not between a number and its unit."""
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """The width of a line of text, in inches."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
+
+
+def panels(heights: Sequence[float], columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """An empty figure, one column wide, and the grid of its panels. It needs no display.
+
+    Args:
+        heights: the height of each row of panels in inches, without titles, axes and legends: see `fit`.
+        columns: the number of panels in a row.
+        options: of `Figure.subplots`.
+    """
+    figure = Figure(figsize=(WIDTH, sum(heights) + 2), layout="constrained")
+    return figure, figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights, **options)
+
+
+def fit(figure: Figure) -> None:
+    """Makes a figure as high as its panels and all that is written around them need."""
+    rows, columns = figure.axes[0].get_subplotspec().get_gridspec().get_geometry()
+    figure.draw_without_rendering()
+    drawn = sum(panel.get_position().height for panel in figure.axes[: rows * columns : columns])
+    wanted = sum(figure.axes[0].get_subplotspec().get_gridspec().get_height_ratios())
+    height = figure.get_figheight()
+    figure.set_figheight(height + wanted - drawn * height)
 
 
 def style() -> Any:
@@ -126,55 +209,77 @@ def bar(
     value: Spread,
     text: str = "",
     *,
-    vertical: bool = False,
     start: float = 0,
     look: Mapping[str, Any],
     error: Mapping[str, Any] | None = MappingProxyType({}),
-    label: Mapping[str, Any] | None = None,
+    label: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Draws a bar with its error bar, and its value as text at the end.
+    """Draws a horizontal bar with its error bar, and its value as text at the end.
 
     Args:
         panel: where to draw.
-        place: the position across the bar.
+        place: the position of the bar along the vertical axis.
         value: where the bar ends, with the ends of the error bar.
         text: the value, as it is written at the end.
-        vertical: whether the bar is upright.
         start: where the bar begins.
-        look: options of `Axes.barh`; for an upright bar, of `Axes.bar`.
+        look: options of `Axes.barh`.
         error: options of `error_bar`; None draws none.
         label: options of `write_value`, which writes at the end of the error bar if no `end` is given.
     """
     _, middle, high = value
-    if vertical:
-        panel.bar(place, middle - start, bottom=start, **look)
-    else:
-        panel.barh(place, middle - start, left=start, **look)
+    panel.barh(place, middle - start, left=start, **look)
     if error is not None:
-        error_bar(panel, place, value, vertical=vertical, **error)
+        error_bar(panel, place, value, **error)
     if text:
-        write_value(panel, place, text, **{"end": high, "vertical": vertical, **(label or {})})
+        write_value(panel, place, text, **{"end": high, **label})
 
 
-def write_value(panel: Axes, place: float, text: str, *, end: float, vertical: bool = False, **looks: Any) -> None:
+def write_value(panel: Axes, place: float, text: str, *, end: float, **looks: Any) -> None:
     """Writes a value beyond the end of a bar; `looks` are options of `Axes.annotate`."""
-    where: dict[str, Any] = {"xy": (place, end), "xytext": (0, 2), "ha": "center"}
-    if not vertical:
-        where = {"xy": (end, place), "xytext": (4, 0), "va": "center"}
-    panel.annotate(text, **{**where, "textcoords": "offset points", "fontsize": 7, **looks})
+    offset: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center_baseline"}
+    panel.annotate(text, (end, place), **{**offset, "fontsize": SMALL, **looks})
 
 
-def error_bar(panel: Axes, place: float, value: Spread, *, vertical: bool = False, **looks: Any) -> None:
-    """Draws an error bar; `looks` are options of `Axes.errorbar`."""
+def error_bar(panel: Axes, place: float, value: Spread, **looks: Any) -> None:
+    """Draws a horizontal error bar; `looks` are options of `Axes.errorbar`."""
     low, middle, high = value
-    spread = [[middle - low], [high - middle]]
-    where = {"x": place, "y": middle, "yerr": spread} if vertical else {"x": middle, "y": place, "xerr": spread}
-    panel.errorbar(**{**where, "color": "black", "elinewidth": 0.9, "capsize": 2, **looks})
+    usual = {"color": "black", "elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7}
+    panel.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **{**usual, **looks})
 
 
-def solid(kernel: str) -> dict[str, Any]:
+def solid(kernel: str, tint: float = 1.0) -> dict[str, Any]:
     """How the bars of a kernel look."""
-    return {"color": kernel_colour(kernel), "linewidth": 0}
+    return {"color": kernel_colour(kernel, tint), "linewidth": 0}
+
+
+def name_lanes(panel: Axes, places: Sequence[float], names: Iterable[str], width: float = 1.0) -> None:
+    """Names the bars or groups of bars at `places`, to the left of the panel, on lines of `width` inches."""
+    panel.set_yticks(list(places), [wrapped(name, width) for name in names])
+    panel.tick_params(axis="y", length=0)
+    panel.grid(axis="y", visible=False)
+
+
+def stacked(groups: Mapping[str, int], first: float = 1.0) -> tuple[list[float], dict[float, str]]:
+    """The places of bars in groups, downwards, and those of the groups' names, each above its bars.
+
+    Args:
+        groups: the number of bars of each group, by its name.
+        first: the distance of a group's name from its first bar. That of one bar from the next is 1.
+    """
+    places: list[float] = []
+    headings: dict[float, str] = {}
+    place = 0.0
+    for name, count in groups.items():
+        headings[place] = name
+        places += [place + first + number for number in range(count)]
+        place = places[-1] + first + 0.1
+    return places, headings
+
+
+def head(panel: Axes, headings: Mapping[float, str]) -> None:
+    """Writes the names of groups of bars, where `stacked` places them."""
+    for place, text in headings.items():
+        panel.text(0, place, text, transform=panel.get_yaxis_transform(), va="center_baseline", weight="bold", size=7)
 
 
 def spreads(frame: pd.DataFrame, columns: Sequence[str], unit: float = 1.0) -> list[Spread]:
@@ -204,9 +309,9 @@ def sizes(column: Iterable[Any]) -> str:
     return " and ".join(map(format_size, sorted({size for size in column if pd.notna(size)})))
 
 
-def names(*columns: Iterable[str], width: int = 90) -> str:
-    """The different names in `columns`, in words, on lines of `width`."""
-    return fill(" and ".join(dict.fromkeys(chain(*columns))), width)
+def names(*columns: Iterable[str]) -> str:
+    """The different names in `columns`, in words."""
+    return " and ".join(dict.fromkeys(chain(*columns)))
 
 
 def seven_digits(column: pd.Series[float]) -> pd.Series[str]:
@@ -214,14 +319,25 @@ def seven_digits(column: pd.Series[float]) -> pd.Series[str]:
     return column.map(lambda value: "" if pd.isna(value) else f"{value:.7g}")
 
 
-def legend_below(figure: Figure, columns: int, title: str | None = None) -> None:
-    """Adds one legend for all panels, below them, with one entry per label."""
-    legend: dict[str, Artist] = {}
+def legend(figure: Figure, entries: Iterable[Artist], title: str | None = None) -> None:
+    """Adds a legend below all panels, in as many columns as fit; `entries` have labels."""
+    entries = list(entries)
+    widths = [text_width(str(entry.get_label()), 7) + 0.35 for entry in entries]
+    columns = max(1, len(widths))
+    while columns > 1 and sum(map(max, np.array_split(widths, columns))) > WIDTH:
+        columns -= 1
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns, title=title)
+
+
+def legend_of_panels(figure: Figure, title: str | None = None) -> None:
+    """Adds one legend for what is labelled in any panel, with one entry per label."""
+    labelled: dict[str, Artist] = {}
     for panel in figure.axes:
-        handles, labels = panel.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
-    look: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "title": title, "title_fontsize": 7.5}
-    figure.legend(list(legend.values()), list(legend), **look)
+        entries, labels = panel.get_legend_handles_labels()
+        labelled |= dict(zip(labels, entries, strict=True))
+    for label, entry in labelled.items():
+        entry.set_label(label)
+    legend(figure, labelled.values(), title)
 
 
 def save(figure: Figure, path: Path, table: pd.DataFrame) -> list[Path]:
@@ -241,6 +357,8 @@ def save(figure: Figure, path: Path, table: pd.DataFrame) -> list[Path]:
         OSError, ResultsError: a file cannot be written.
     """
     check_writable(path.parent)
+    with style():
+        fit(figure)
     nameless: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},
         ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},

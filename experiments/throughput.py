@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from hashbench.bench.experiment import Experiment, Point
 from hashbench.bench.frames import SPEED, Line, Results, lines
@@ -62,20 +61,20 @@ def _bars(rows: pd.DataFrame) -> Figure:
     named = labels(rows)
     lanes = list(named)[::-1]
     with style.style():
-        figure, panels = _panels(rows, panel_height=0.55 + 0.30 * len(lanes))
+        figure, panels = _panels(rows, style.LANE * (len(lanes) + 0.4))
         for panel, part in panels:
             if not linear:
                 panel.set_xscale("log")
             for row in lines(part):
                 _bar(panel, lanes.index(lane_of(row)), row)
-            panel.set_yticks(range(len(lanes)), [named[lane] for lane in lanes])
-            style.plain_numbers(panel.xaxis)
-            panel.grid(axis="y", visible=False)
+            style.name_lanes(panel, range(len(lanes)), [named[lane] for lane in lanes])
+            panel.set_ylim(-0.7, len(lanes) - 0.3)
+            style.plain_numbers(panel.xaxis, "{:,g}")
             panel.set_xlabel("GB/s" if linear else "GB/s, logarithmic")
             panel.label_outer()
         low = 0.0 if linear else 0.5 * rows["gb_per_s"].min()
         panels[0][0].set_xlim(low, rows["gb_per_s_q3"].max() * (1.2 if linear else 4))
-        _finish(figure, rows, f" in chunks of {style.sizes(rows['chunk_size'])}", columns=2)
+        _finish(figure, rows, f" in chunks of {style.sizes(rows['chunk_size'])}")
     return figure
 
 
@@ -85,17 +84,18 @@ def _bar(panel: Axes, place: int, row: Line) -> None:
         place,
         [getattr(row, name) for name in SPEED],
         f"{row.gb_per_s:.3g}",
-        look={"height": 0.66, **style.solid(row.kernel)},
+        look={"height": 0.74, **style.solid(row.kernel)},
         error={"label": "quartiles of the repeats"},
         label={"bbox": style.VALUE_BOX},
     )
     if _is_reference(row):
-        panel.axvline(row.gb_per_s, color="black", linestyle=(0, (4, 3)), linewidth=0.9, label="hashlib on one core")
+        panel.axvline(row.gb_per_s, color="black", linestyle=style.DASHES, linewidth=0.9, label="hashlib on one core")
 
 
 def _lines(rows: pd.DataFrame) -> Figure:
+    sizes = sorted(set(rows["chunk_size"]))
     with style.style():
-        figure, panels = _panels(rows, panel_height=2.1)
+        figure, panels = _panels(rows, 1.15, columns=2)
         for panel, part in panels:
             for (lane, label), mark in zip(labels(rows).items(), cycle("osD^vP*X"), strict=False):
                 points = of_lane(part, lane).sort_values("chunk_size", kind="stable")
@@ -110,37 +110,42 @@ def _lines(rows: pd.DataFrame) -> Figure:
                         label=label,
                     )
             panel.set_xscale("log", base=2)
-            panel.xaxis.set_major_formatter(FuncFormatter(lambda size, _: format_size(int(size))))
+            panel.tick_params(axis="x", labelrotation=90)
+            panel.set_xticks(sizes, list(map(format_size, sizes)))
+            panel.minorticks_off()
             panel.set_ylim(0, 1.08 * rows["gb_per_s_q3"].max())
             panel.set_xlabel("chunk size")
             panel.set_ylabel("GB/s")
             panel.label_outer()
-        _finish(figure, rows, " by chunk size", columns=3)
+        _finish(figure, rows, " by chunk size")
     return figure
 
 
-def _panels(rows: pd.DataFrame, panel_height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A figure with a panel per algorithm and strategy, and the rows that belong there."""
+def _panels(rows: pd.DataFrame, height: float, columns: int = 1) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A figure with a panel per algorithm and strategy, each `height` inches high, and the rows that belong there."""
     algorithms = style.algorithms(rows["algorithm"])
     strategies = [name for name in STRATEGIES if (rows["strategy"] == name).any()]
-    figure = style.new_figure(style.PAGE_WIDTH, 0.7 + len(algorithms) * panel_height)
-    grid = figure.subplots(len(algorithms), len(strategies), sharex=True, sharey=True, squeeze=False)
+    shown = list(product(algorithms, strategies))
+    columns = min(columns, len(strategies))
+    figure, grid = style.panels([height] * (len(shown) // columns), columns, sharex=True, sharey=True)
     panels = []
-    for panel, (algorithm, strategy) in zip(grid.flat, product(algorithms, strategies), strict=True):
+    for panel, (algorithm, strategy) in zip(grid.flat, shown, strict=True):
         panel.set_title(f"{ALGORITHMS[algorithm].title}, {strategy}", loc="left")
         panels.append((panel, rows[(rows["algorithm"] == algorithm) & (rows["strategy"] == strategy)]))
     return figure, panels
 
 
-def _finish(figure: Figure, rows: pd.DataFrame, what: str, columns: int) -> None:
+def _finish(figure: Figure, rows: pd.DataFrame, what: str) -> None:
     """The title, with the devices' names, and one legend for all panels."""
     measured = sorted(set(zip(rows["device_kind"], rows["bytes"], strict=True)), reverse=True)
     sizes = " and ".join(f"{format_size(nbytes)} ({kind.upper()})" for kind, nbytes in measured)
-    best = rows.sort_values("gb_per_s", kind="stable").drop_duplicates("algorithm", keep="last")
-    speeds = [f"{ALGORITHMS[row.algorithm].title} {number(row.gb_per_s)} GB/s by {row.kernel}" for row in lines(best)]
+    best = rows.sort_values("gb_per_s", ascending=False, kind="stable").drop_duplicates("algorithm")
+    speeds = [
+        f"{number(row.gb_per_s)} GB/s of {ALGORITHMS[row.algorithm].title} by {row.kernel}" for row in lines(best)
+    ]
     devices = style.names(sorted(rows["device_name"]))
-    style.headline(figure, f"Fastest: {', '.join(sorted(speeds))}", f"Throughput, {sizes}{what}: {devices}")
-    style.legend_below(figure, columns)
+    style.headline(figure, f"Up to {' and '.join(speeds)}", f"Throughput, {sizes}{what}: {devices}")
+    style.legend_of_panels(figure)
 
 
 def _save(draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, path: Path) -> list[Path]:

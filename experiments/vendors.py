@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -40,18 +39,12 @@ COMMON_SIZE = 64 * MiB
 SHAPES: tuple[tuple[Strategy, int], ...] = (("batched", CHUNK_SIZE), ("tree", CHUNK_SIZE), ("tree", 16 * KiB))
 """What is measured, and the chunk sizes; the last only in the full form."""
 
-COLOURS = {
-    "NVIDIA": style.COLOURS["green"],
-    "AMD": style.COLOURS["orange"],
-    "Intel": style.COLOURS["blue"],
-    "Apple": style.COLOURS["purple"],
-    "Arm": style.COLOURS["sky"],
-    OTHER: "#7F7F7F",
-}
 WRONG = "#C00000"
 """The colour of digests that differ, and of nothing else."""
 
-_OPACITIES = (0.4, 0.7, 1.0)
+_TINTS = (1.0, 0.65, 0.35)
+"""How much of the kernel's colour each of the shapes has."""
+
 _LANE = ["machine", "device_name", "kernel", "device"]
 _COLUMNS = ["kernel", "variant", "device", "algorithm", "strategy", "bytes", "chunk_size", "verified", "gb_per_s"]
 COLUMNS = [
@@ -219,64 +212,49 @@ def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
     compared = inputs[inputs["twins"] > 1]
     rows = rows.join(inputs["twins"]).join(compared["equal"])
     lanes = _lanes(rows)
-    places, headings = _places(lanes)
+    places, headings = style.stacked(_groups(lanes), first=0.65)
     bars = [bar for lane in lanes for name in ALGORITHMS for shape in SHAPES if (bar := _bar(lane, name, shape))]
     algorithms = style.algorithms(rows["algorithm"])
     with style.style():
-        figure = style.new_figure(style.PAGE_WIDTH, 1.25 + 0.4 * len(lanes) + 0.26 * len(headings))
-        panels = figure.subplots(1, len(algorithms), sharex=True, sharey=True, squeeze=False)[0]
-        for panel, algorithm in zip(panels, algorithms, strict=True):
+        height = 0.35 * (max(places) + 0.9)
+        figure, grid = style.panels([height] * len(algorithms), sharex=True, sharey=True)
+        for panel, algorithm in zip(grid.flat, algorithms, strict=True):
             for place, lane in zip(places, lanes, strict=True):
                 _draw_lane(panel, place, lane, algorithm)
+                _draw_verdict(panel, place, list(lane["equal"][lane["algorithm"] == algorithm].dropna()))
             panel.set_title(ALGORITHMS[algorithm].title, loc="left")
-            panel.set_xlabel("GB/s, logarithmic")
-            panel.grid(axis="y", visible=False)
-            panel.tick_params(axis="y", length=0)
-        first, last = panels[0], panels[-1]
+            panel.set_title("digests", loc="right", fontsize=7)
+            style.head(panel, headings)
+            style.name_lanes(panel, places, map(_label, lanes))
+        first, last = grid[0, 0], grid[-1, 0]
         first.set_xscale("log")
         style.plain_numbers(first.xaxis, "{:,g}")
-        first.set_xlim(0.4 * min(bar.gb_per_s_q1 for bar in bars), 6 * max(bar.gb_per_s_q3 for bar in bars))
-        first.set_yticks(places, list(map(_label, lanes)))
-        first.set_ylim(max(places) + 0.6, min(headings) - 0.45)
-        for place, text in headings.items():
-            first.text(0.01, place, text, transform=first.get_yaxis_transform(), va="center", weight="bold")
-        for place, lane in zip(places, lanes, strict=True):
-            _draw_verdict(last, place, list(lane["equal"].dropna()))
-        last.set_title("digests", loc="right", fontsize=7.5)
+        low, high = min(bar.gb_per_s_q1 for bar in bars), max(bar.gb_per_s_q3 for bar in bars)
+        first.set_xlim(0.4 * low, high * (high / low) ** 0.6)
+        first.set_ylim(max(places) + 0.55, -0.35)
+        last.set_xlabel("GB/s, logarithmic")
         _finish(figure, bars, compared)
     return style.save(figure, path, _table(pd.concat(lanes)))
 
 
-def _places(lanes: Sequence[pd.DataFrame]) -> tuple[list[float], dict[float, str]]:
-    """The places of the lanes, downwards, and the headings between them: a device's name, and its machine's if another
-    machine has a device of that name."""
-    machines = Counter(name for _, name in dict.fromkeys(map(_device, lanes)))
-    places: list[float] = []
-    headings: dict[float, str] = {}
-    place = 0.0
-    for (machine, name), group in groupby(lanes, key=_device):
-        headings[place] = f"{name} ({machine})" if machines[name] > 1 else name
-        place += 0.2
-        for _ in group:
-            place += 0.5 if place == list(headings)[-1] + 0.2 else 1.0
-            places.append(place)
-        place += 0.85
-    return places, headings
+def _groups(lanes: Sequence[pd.DataFrame]) -> dict[str, int]:
+    """The number of lanes of each device: its name, and its machine's if another machine has a device of that name."""
+    devices = Counter(map(_device, lanes))
+    machines = Counter(name for _, name in devices)
+    return {f"{name} ({machine})" if machines[name] > 1 else name: n for (machine, name), n in devices.items()}
 
 
 def _draw_lane(panel: Axes, place: float, lane: pd.DataFrame, algorithm: str) -> None:
-    colour = COLOURS[vendor_of(lane["device_name"].iloc[0])]
-    for count, (shape, opacity) in enumerate(zip(SHAPES, _OPACITIES, strict=True)):
-        if row := _bar(lane, algorithm, shape):
-            style.bar(
-                panel,
-                place + 0.27 * (count - 1),
-                [getattr(row, name) for name in SPEED],
-                f"{row.gb_per_s:,.0f}" if row.gb_per_s >= 100 else f"{row.gb_per_s:.3g}",
-                look={"height": 0.25, "color": colour, "alpha": opacity, "linewidth": 0},
-                error={"elinewidth": 0.7, "capsize": 1},
-                label={"xytext": (3, 0), "fontsize": 6},
-            )
+    tints = zip(SHAPES, _TINTS, strict=True)
+    bars = [(row, tint) for shape, tint in tints if (row := _bar(lane, algorithm, shape))]
+    for count, (row, tint) in enumerate(bars):
+        style.bar(
+            panel,
+            place + 0.27 * (count - (len(bars) - 1) / 2),
+            [getattr(row, name) for name in SPEED],
+            number(row.gb_per_s),
+            look={"height": 0.25, **style.solid(lane["kernel"].iloc[0], tint)},
+        )
 
 
 def _draw_verdict(panel: Axes, place: float, equal: Sequence[bool]) -> None:
@@ -303,17 +281,14 @@ def _finish(figure: Figure, bars: Sequence[Line], compared: pd.DataFrame) -> Non
     for kind in sorted({row.device_kind for row in bars}, reverse=True):
         sizes = sorted({row.bytes for row in bars if row.device_kind == kind}, reverse=True)
         of_kinds.append(f"{' or '.join(map(format_size, sizes))} on {kind.upper()}s")
-    figure.suptitle(
-        f"{verdict}\nThroughput of every kernel and device: {', '.join(of_kinds)}",
-        fontsize=9,
-        color=WRONG if differing else "black",
-    )
-    vendors = dict.fromkeys(vendor_of(row.device_name) for row in bars)
-    keys = [Patch(color=COLOURS[vendor], linewidth=0, label=vendor) for vendor in vendors]
-    for (strategy, chunk_size), opacity in zip(SHAPES, _OPACITIES, strict=True):
-        label = f"{strategy}, {format_size(chunk_size)} chunks"
-        keys.append(Patch(color="#555555", linewidth=0, alpha=opacity, label=label))
-    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
+    what = f"Throughput of every kernel and device: {', '.join(of_kinds)}"
+    style.headline(figure, verdict, what, color=WRONG if differing else "black")
+    keys = [
+        Patch(color=str(1 - tint), linewidth=0, label=f"{strategy}, {format_size(chunk_size)} chunks")
+        for (strategy, chunk_size), tint in zip(SHAPES, _TINTS, strict=True)
+        if any((bar.strategy, bar.chunk_size) == (strategy, chunk_size) for bar in bars)
+    ]
+    style.legend(figure, keys)
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from claim_results import MachineResults, results_of
+from drawings import check_legible
+from matplotlib.figure import Figure
 from rows import READING, row
 
 from hashbench.bench.experiment import Point, Skip
@@ -171,9 +173,10 @@ def test_without_predictions_what_was_measured_is_drawn(tmp_path: Path) -> None:
     assert [line["measured_gb_per_s"] for line in lines] == ["700.0"]
 
 
-def test_one_machines_figure_has_every_kernel_under_the_limit(tmp_path: Path) -> None:
+def test_one_machines_figure_has_every_kernel_under_the_limit(tmp_path: Path, figures: list[Figure]) -> None:
     rows = [measured(784, variant="plain"), measured(968), measured(950, "numba-cuda", "prefetched")]
     lines = table(EXPERIMENT.figure(Results.of(rows, [limit(1020)]), tmp_path / "architectures"))
+    check_legible(figures[0])
     assert [line["kernel"] for line in lines] == ["cupy", "numba-cuda", "cupy"]  # the fastest first
     assert {line["computed_limit_gb_per_s"] for line in lines} == {"1020"}
     assert {line["predicted_gb_per_s"] for line in lines} == {""}

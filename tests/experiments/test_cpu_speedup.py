@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawings import check_legible, said
 from matplotlib.figure import Figure
 from rows import READING, row
 
@@ -237,14 +238,18 @@ def test_figure_tells_what_each_bar_is(figures: list[Figure]) -> None:
     first, second = figures[0].axes
     labels = [text.get_text() for text in first.get_yticklabels()]
     assert labels == [
-        "hashlib, 1 thread",
-        "model-signing, default threads",
-        "OpenSSL, 16 processes",
         "cupy, GPU",
+        "OpenSSL, 16 processes",
+        "model-signing, default threads",
+        "hashlib, 1 thread",
     ]
+    low, high = first.get_ylim()
+    assert low > high  # the first is at the top
     assert first.get_xscale() == "log"
     assert "500\u00d7" in {text.get_text() for text in first.texts}
-    assert second.get_title(loc="left") == "Llama 3.1 8B, SHA-256\n(over hashlib's rate on BERT base uncased)"
-    suptitle = figures[0].get_suptitle()
-    assert "NVIDIA H200" in suptitle
-    assert "Some Xeon" in suptitle
+    assert second.get_title(loc="left") == "Llama 3.1 8B, SHA-256"
+    note = figures[0].legends[0].get_title().get_text()
+    assert " ".join(note.split()) == "Llama 3.1 8B: over hashlib's rate on BERT base uncased"
+    assert "NVIDIA H200" in said(figures[0])
+    assert "Some Xeon" in said(figures[0])
+    check_legible(figures[0])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawings import check_legible
+from matplotlib.figure import Figure
 from rows import READING, row
 
 from hashbench.bench.experiment import Failure, Skip, run
@@ -199,7 +201,7 @@ def made_up() -> tuple[list[Any], list[Reading]]:
     return rows, readings
 
 
-def test_the_figure_shows_seconds_and_throughput(tmp_path: Path) -> None:
+def test_the_figure_shows_seconds_and_throughput(tmp_path: Path, figures: list[Figure]) -> None:
     rows, readings = made_up()
     written = EXPERIMENT.figure(Results.of(rows, readings), tmp_path / "in-place")
     assert [path.name for path in written] == ["in-place.png", "in-place.pdf", "in-place.svg", "in-place.csv"]
@@ -208,6 +210,7 @@ def test_the_figure_shows_seconds_and_throughput(tmp_path: Path) -> None:
     assert [line["unit"] for line in lines] == ["seconds"] * 3 + ["GB/s"] * 4
     assert lines[0]["what"] == "Llama 3.1 70B, cupy: call to verdict"
     assert lines[-1]["what"] == "SHA-384, cupy 0:0: 10,000 small tensors"
+    check_legible(figures[0])
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from drawings import check_legible
 from matplotlib.figure import Figure
 from rows import row
 
@@ -470,6 +471,7 @@ def test_figure_tells_what_each_bar_is(figures: list[Figure]) -> None:
     assert " ".join(footnote.split()) == f"* {peers.HASHCAT_NOTE}"
     hatched = [bar.get_hatch() is not None for bar in figure.axes[1].patches]
     assert sorted(hatched) == [False, False, True]
+    check_legible(figure)
 
 
 @pytest.mark.parametrize("part", [0, 1])

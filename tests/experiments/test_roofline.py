@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawings import check_legible
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from rows import READING, row
 
 from hashbench.bench.experiment import Skip
@@ -403,8 +405,9 @@ def drawn(path: Path, rows: list[Any], of: list[Reading]) -> list[dict[str, str]
         return list(csv.DictReader(text))
 
 
-def test_the_figure_sets_each_kernel_against_the_limits(tmp_path: Path) -> None:
+def test_the_figure_sets_each_kernel_against_the_limits(tmp_path: Path, figures: list[Figure]) -> None:
     lines = drawn(tmp_path / "roofline", gpu_rows(), readings())
+    check_legible(figures[0])
     assert [(line["algorithm"], line["kernel"]) for line in lines] == [
         ("sha256", "numba-cuda"),
         ("sha256", "cupy"),

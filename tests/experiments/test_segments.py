@@ -6,11 +6,11 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from drawings import check_legible, said
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rows import row
@@ -89,55 +89,34 @@ def lanes(panel: Axes) -> list[str]:
     return [label.get_text() for label in panel.get_yticklabels()]
 
 
-def title(figure: Figure) -> str:
-    return str(figure.get_suptitle())
-
-
 def test_a_gpu_gets_two_panels_an_algorithm(figures: list[Figure]) -> None:
     figure = drawn(figures, gpu())
-    assert [panel.get_title(loc="left") for panel in figure.axes[::COLUMNS]] == ["SHA-256", "SHA-384"]
+    titles = [panel.get_title(loc="left") for panel in figure.axes]
+    assert [title.partition(":")[0] for title in titles] == ["SHA-256", "SHA-256", "SHA-384", "SHA-384"]
     assert lanes(figure.axes[0]) == ["numba-cuda 0", "opencl 0:0", "cupy 0"]  # the fastest is the highest
     speeds, seconds = figure.axes[:COLUMNS]
     assert texts(speeds)[-2:] == ["868", "825 (95.0%)"]
     assert texts(seconds) == ["150", "200"] * 3
     assert [panel.get_xscale() for panel in figure.axes] == ["linear"] * 4
-    finding, subject = title(figure).splitlines()
-    assert finding == "1,000 segments: 95.0% of the speed of one buffer, by cupy"
-    assert subject == f"Trees over segments of 1MiB (1,000 on the GPU) in chunks of 4KiB: {H200}"
+    assert said(figure) == (
+        "1,000 segments: 95.0% of the speed of one buffer, by cupy "
+        f"Trees over segments of 1MiB (1,000 on the GPU) in chunks of 4KiB: {H200}"
+    )
 
 
 def test_kernels_far_apart_get_a_logarithmic_axis(figures: list[Figure]) -> None:
     figure = drawn(figures, gpu() + cpu())
     assert [panel.get_xscale() for panel in figure.axes] == ["log", "linear"] * 2
-    assert "1,000 on the GPU, 100 on the CPU" in title(figure)
-    assert f"{H200} and {XEON}" in " ".join(title(figure).split())
+    assert "1,000 on the GPU, 100 on the CPU" in said(figure)
+    assert f"{H200} and {XEON}" in said(figure)
     assert lanes(figure.axes[0])[-1] == "cupy 0"
     assert lanes(figure.axes[0])[0] == "hashlib 1-thread"
     assert "logarithmic" in figure.axes[2].get_xlabel()
 
 
 @pytest.mark.parametrize("rows", [gpu(), cpu(), gpu() + cpu()], ids=["gpu", "cpu", "both"])
-def test_no_text_covers_another_or_leaves_its_panel(figures: list[Figure], rows: list[Row]) -> None:
-    figure = drawn(figures, rows)
-    figure.draw_without_rendering()
-    for panel in figure.axes:
-        boxes = [text.get_window_extent() for text in panel.texts]
-        assert boxes
-        assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
-        assert max(box.x1 for box in boxes) <= panel.get_window_extent().x1 + 1
-    for panel in figure.axes[::COLUMNS]:
-        boxes = [label.get_window_extent() for label in panel.get_yticklabels()]
-        assert not [(a, b) for a, b in pairwise(boxes) if a.overlaps(b)]
-        assert min(box.x0 for box in boxes) >= 0
-    keys = [panel.get_legend() for panel in figure.axes]
-    below = [key.get_window_extent() for key in keys if key is not None]
-    assert len(below) == COLUMNS
-    assert not below[0].overlaps(below[1])
-    assert min(box.y0 for box in below) >= 0
-    assert min(box.x0 for box in below) >= 0
-    assert max(box.x1 for box in below) <= figure.bbox.x1
-    for panel, key in zip(figure.axes[-COLUMNS:], below, strict=True):
-        assert not panel.xaxis.label.get_window_extent().overlaps(key)
+def test_it_is_legible(figures: list[Figure], rows: list[Row]) -> None:
+    check_legible(drawn(figures, rows))
 
 
 def test_of_each_shape_the_newest_row_is_drawn(figures: list[Figure]) -> None:

@@ -19,11 +19,11 @@ save = style.save
 
 def draw(folder: Path) -> list[Path]:
     with style.style():
-        figure = style.new_figure(2, 1)
-        panel = figure.subplots()
+        figure, ((panel,),) = style.panels([1])
         style.bar(panel, 0, (1, 2, 4), "2 GB/s", look=style.solid("cupy"))
         style.line(panel, [1, 2], [(1, 2, 3), (2, 3, 4)], label="a line")
-        style.legend_below(figure, columns=1)
+        style.headline(figure, "It is drawn", "a bar and a line, of one $kernel$ and another $")
+        style.legend_of_panels(figure)
     return save(figure, folder / "drawn", pd.DataFrame({"what": ["a", "b, c"], "speed": [0.1 + 0.2, None]}))
 
 
@@ -42,21 +42,47 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         draw(tmp_path / "file")
 
 
-@pytest.mark.parametrize("vertical", [False, True])
-def test_a_bar_has_its_value_its_quartiles_and_its_text(vertical: bool) -> None:
-    panel = style.new_figure(2, 1).subplots()
-    style.bar(panel, 3, (1, 2, 4), "two", vertical=vertical, start=0.5, look={})
-    ((x, y, width, height),) = [patch.get_bbox().bounds for patch in panel.patches]  # type: ignore[attr-defined]
-    along, across = ((y, height), (x, width)) if vertical else ((x, width), (y, height))
-    assert along == (0.5, 1.5)
-    assert across[0] + across[1] / 2 == pytest.approx(3)
+def test_a_bar_has_its_value_its_quartiles_and_its_text() -> None:
+    _, ((panel,),) = style.panels([1])
+    style.bar(panel, 3, (1, 2, 4), "two", start=0.5, look={})
+    ((x, y, width, height),) = [patch.get_bbox().bounds for patch in panel.patches]
+    assert (x, width) == (0.5, 1.5)
+    assert y + height / 2 == pytest.approx(3)
     (text,) = panel.texts
     assert text.get_text() == "two"
-    assert text.xy == ((3, 4) if vertical else (4, 3))  # type: ignore[attr-defined]
+    assert text.xy == (4, 3)
     (container,) = (c for c in panel.containers if isinstance(c, ErrorbarContainer))
     (bars,) = container.lines[2]
-    ends = np.asarray(bars.get_paths()[0].vertices)[:, 1 if vertical else 0]
-    assert sorted(ends) == [1, 4]
+    assert sorted(np.asarray(bars.get_paths()[0].vertices)[:, 0]) == [1, 4]
+
+
+def test_panels_are_as_high_as_they_are_told_to_be() -> None:
+    with style.style():
+        figure, grid = style.panels([0.5, 1.25], columns=2)
+        style.headline(figure, "A finding " * 9, "what was measured " * 9)
+        grid[1, 0].set_xlabel("an axis")
+        style.fit(figure)
+        figure.draw_without_rendering()
+    heights = [panel.get_position().height * figure.get_figheight() for panel in grid[:, 0]]
+    assert heights == pytest.approx([0.5, 1.25], abs=0.02)
+
+
+def test_lines_end_at_words_and_not_before_a_unit() -> None:
+    width = style.text_width("about 904", 7) + 0.01
+    assert style.wrapped("about 904 GB/s of it", width) == "about\n904 GB/s\nof it"
+    assert style.wrapped("904 models", style.text_width("models", 7)) == "904\nmodels"
+
+
+def test_groups_of_bars_are_stacked_under_their_names() -> None:
+    places, headings = style.stacked({"one": 2, "two": 1})
+    assert places == pytest.approx([1, 2, 4.1])
+    assert {round(place, 3): name for place, name in headings.items()} == {0: "one", 3.1: "two"}
+
+
+def test_a_tint_is_the_colour_mixed_with_white() -> None:
+    assert style.kernel_colour("hashlib", 0) == "#ffffff"
+    assert style.kernel_colour("hashlib") == style.KERNEL_COLOURS["hashlib"].lower()
+    assert style.kernel_colour("hashlib", 0.5) == "#bfbfbf"
 
 
 @pytest.mark.parametrize(("values", "linear"), [([], True), ([1, 20], True), ([1, 20.1], False)])
