@@ -130,7 +130,7 @@ class _Reader:
 
     def __init__(self, path: Path, descriptor: int, status: os.stat_result, max_gathered: int) -> None:
         self._path = path
-        self._max_gathered = min(max_gathered, status.st_size)
+        self._max_gathered = max_gathered
         self._descriptor = descriptor
         self._status = status
         self._records = read_archive(descriptor, status.st_size)
@@ -147,10 +147,10 @@ class _Reader:
         self._check_calculated_offsets([self._record(storage) for storage in pickled.storages])
         # Tied tensors are one tensor under several names.
         scattered = {id(view.tensor): view for view in views if not view.is_contiguous}
-        if sum(view.nbytes for view in scattered.values()) > self._max_gathered:
+        if sum(view.nbytes for view in scattered.values()) > min(self._max_gathered, self._status.st_size):
             raise _InvalidError(
                 f"the tensor {quoted(next(iter(scattered.values())).name)} and others are not contiguous, and together "
-                f"larger than {self._max_gathered} bytes: save them with contiguous()"
+                f"larger than the file or {self._max_gathered} bytes: save them with contiguous()"
             )
         gathered = {identity: self._gather(view) for identity, view in scattered.items()}
         tensors = []

@@ -147,7 +147,7 @@ def test_large_tensors_that_are_not_contiguous_are_refused(tmp_path: Path) -> No
     path.write_bytes(archive(checkpoint(pickled(a=tensor(shape=(2, 2), stride=(1, 2)), b=tensor(stride=(0,))))))
     assert our_tensors(path)["a"][2] == np.array([0, 2, 1, 3], np.float32).tobytes()
     assert len(read_checkpoint(path, max_gathered=32).tensors) == 2
-    with pytest.raises(PyTorchError, match="the tensor 'a' and others are not contiguous, and together larger than 31"):
+    with pytest.raises(PyTorchError, match="the tensor 'a' and others are not contiguous, and together larger than"):
         read_checkpoint(path, max_gathered=31)
 
 
