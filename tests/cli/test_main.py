@@ -183,6 +183,44 @@ def test_one_bad_file_does_not_hide_the_others(file: Path) -> None:
     assert result.stdout.decode() == f"{root(DATA)}  {file}\n" * 2
 
 
+def test_lists_of_roots_are_checked(file: Path, tmp_path: Path) -> None:
+    other, roots = tmp_path / "an\nother", tmp_path / "roots"
+    other.write_bytes(b"other")
+    for options in ((), ("--tag", "--algorithm", "sha384", "--chunk-size", "64")):
+        roots.write_bytes(hash_(*options, file, other).stdout)
+        lines = f"{file}: OK\n\\{tmp_path}/an\\nother: OK\n"
+        result = hash_("--check", roots)
+        assert (result.returncode, result.stdout.decode(), result.stderr) == (0, lines, b"")
+        assert hash_("--check", "--quiet", roots).stdout == b""
+        wrong = bytearray(file.read_bytes())
+        wrong[5] ^= 1
+        file.write_bytes(wrong)
+        result = hash_("--check", "--quiet", roots)
+        assert (result.returncode, result.stdout.decode()) == (1, f"{file}: FAILED\n")
+        assert result.stderr == b"hashbench: 1 of 2 files are not what the list says\n"
+        file.unlink()
+        result = hash_("--check", "--json", roots)
+        assert result.returncode == 1
+        assert json.loads(result.stdout) == [{"name": str(file), "ok": False}, {"name": str(other), "ok": True}]
+        assert f"hashbench: {file}: No such file or directory" in result.stderr.decode()
+        file.write_bytes(DATA)
+
+
+def test_a_list_that_is_none_is_refused(file: Path, tmp_path: Path) -> None:
+    assert "line 1 is not one of a root: it is neither ROOT" in the_error(hash_("--check", file))
+    (tmp_path / "empty").touch()
+    assert the_error(hash_("--check", tmp_path / "empty")).startswith(f"'{tmp_path}/empty' has no lines")
+    assert the_error(hash_("--check", "--leaves", file)).startswith("--leaves, --tag, --json and --check exclude")
+    assert the_error(hash_("--quiet", file)).startswith("--quiet can only be used with --check")
+
+
+def test_roots_as_json(file: Path, tmp_path: Path) -> None:
+    result = hash_("--json", file, tmp_path / "missing", "--chunk-size", "128")
+    assert result.returncode == 2
+    wanted = {"algorithm": "sha256", "chunk_size": 128, "name": str(file), "root": root(DATA, 128)}
+    assert json.loads(result.stdout) == [wanted]
+
+
 @pytest.mark.parametrize("leaves", [[], ["--leaves"]])
 def test_a_file_that_shrinks_while_it_is_read_is_refused(leaves: list[str], tmp_path: Path) -> None:
     path = tmp_path / "shrinking"
