@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 
 import click
+
+from hashbench.cli.messages import say
 
 
 def complain(error: Exception, name: str | None, debug: bool) -> None:
@@ -15,11 +18,12 @@ def complain(error: Exception, name: str | None, debug: bool) -> None:
         name: the file that it is about, if any.
         debug: print a traceback instead.
     """
-    if debug:
-        traceback.print_exception(error)
-        return
-    about = f"{name}: " if name else ""
-    click.echo(f"hashbench: {about}{' '.join(_reason(error).split())}", err=True)
+    with suppress(OSError):  # the exit code says it too
+        if debug:
+            traceback.print_exception(error)
+            return
+        about = f"{name}: " if name else ""
+        say(f"hashbench: {about}{' '.join(_reason(error).split())}", err=True)
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ import click
 
 from hashbench.cli.errors import complain
 from hashbench.cli.exit_codes import CHECK_FAILED, INTERRUPTED, UNUSABLE
+from hashbench.cli.messages import say
+from hashbench.cli.standard_streams import drop_unwritable, make_safe
 from hashbench.hashing.verification_error import VerificationError
 
 
@@ -81,6 +84,7 @@ def hashbench(context: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Runs the command line and exits."""
+    make_safe()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python processes that it starts import nothing from their folder
     sys.exit(run(sys.argv[1:]))
 
@@ -99,19 +103,13 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("hashbench: interrupted", err=True)
+        with suppress(OSError):
+            say("hashbench: interrupted", err=True)
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name in OF_BENCH:
             error = click.ClickException(f"{error.name} is not installed: install hashbench[bench]")
         complain(error, error.filename if isinstance(error, OSError) else None, debug)
-        _drop_output()
         return CHECK_FAILED if isinstance(error, VerificationError) else UNUSABLE
-
-
-def _drop_output() -> None:
-    """Discards what standard output no longer takes, so that the interpreter does not report it at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        drop_unwritable()

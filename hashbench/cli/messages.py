@@ -1,0 +1,18 @@
+"""Lines for people, perhaps on a terminal. Names in them are a stranger's, and can change nothing but their line."""
+
+from __future__ import annotations
+
+import click
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Prints a line in which everything that is not printable is escaped: controls of the terminal, broken Unicode.
+
+    Args:
+        line: the line, without its end.
+        err: whether to print it on standard error.
+
+    Raises:
+        OSError: the stream takes no more.
+    """
+    click.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), err=err)
