@@ -15,6 +15,7 @@ import click
 import pytest
 
 from hashbench.cli.main import hashbench, run
+from hashbench.cli.reference import reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "results" / "README.md"]
@@ -57,6 +58,11 @@ def section(command: click.Command) -> str:
 def test_the_reference_has_every_option_of_a_command_and_no_other(command: click.Command) -> None:
     own = re.sub(r"```.*?```|`hashbench \w.*?`", "", section(command), flags=re.DOTALL)
     assert set(re.findall(r"--[a-z][a-z-]*", own)) == options(command)
+
+
+def test_the_help_page_is_what_the_commands_print() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert page == reference(), "write it again: python -m hashbench.cli.reference > docs/cli.md"
 
 
 @pytest.mark.parametrize(("page", "block"), [*everywhere("sh"), *everywhere("console")])

@@ -15,4 +15,9 @@ def say(line: str, *, err: bool = False) -> None:
     Raises:
         OSError: the stream takes no more.
     """
-    click.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), err=err)
+    click.echo(printable(line), err=err)
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that is not printable."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 import hashbench
+from hashbench.cli.documents import STANDARD_INPUT, manifest_from
 from hashbench.cli.exit_codes import CHECK_FAILED
-from hashbench.cli.options import ROOT, algorithm_option, chunk_size_option, device_option, kernel_option
+from hashbench.cli.messages import say
+from hashbench.cli.options import (
+    ROOT,
+    algorithm_option,
+    chunk_size_option,
+    device_option,
+    json_option,
+    kernel_option,
+    quiet_option,
+)
 from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.disk import EXTRA, Extra
 from hashbench.model.exclusions import DEFAULT, exactly
 from hashbench.model.manifest import ManifestError, read_manifest
 from hashbench.model.report import summary
 from hashbench.model.sidecar import is_sidecar
+from hashbench.model.verdict import described, failure, verdict
 
 _path = click.Path(path_type=Path)
 
@@ -41,6 +58,8 @@ _SHOWN_NOTES = 20
 @click.option("--only-tensors", is_flag=True, help="Cover tensors alone, not the files that they are in, nor others.")
 @click.option("--update", "old_path", type=_path, help="Take what is not --changed from this older manifest.")
 @click.option("--changed", multiple=True, metavar="NAME", help="With --update: hash this too; may be repeated.")
+@json_option
+@quiet_option
 @kernel_option
 @device_option
 @algorithm_option
@@ -55,6 +74,8 @@ def write_manifest(
     only_tensors: bool,
     old_path: Path | None,
     changed: Sequence[str],
+    as_json: bool,
+    quiet: bool,
     kernel: str | None,
     device: str | None,
     algorithm: str,
@@ -72,6 +93,10 @@ def write_manifest(
 
     With --update, tensors and files that are described as in the older manifest are not hashed again unless --changed
     names them: the older manifest is trusted for these.
+
+    With --json, what is printed besides the manifest is a JSON document, which needs -o.
+
+    Exit codes: 0 the manifest is written; 2 the model or the call is not usable.
     """
     if sidecar and old_path:
         raise click.UsageError("--leaves cannot be used with --update: what is not hashed has no leaf hashes")
@@ -81,10 +106,12 @@ def write_manifest(
         output = None
     if output and sidecar and output.resolve() == sidecar.resolve():
         raise click.UsageError(f"{output} cannot be both the manifest and the leaf hashes")
-    older = read_manifest(old_path) if old_path else None
-    ignored = [*ignored, *(older.exclusions if older else ())]
-    if output and (inside := _path_in(model, output)):
-        ignored.append(exactly(inside))
+    if as_json and not output:
+        raise click.UsageError("--json needs -o: without it, the manifest is printed, which is JSON too")
+    older = manifest_from(old_path) if old_path else None
+    written = [output] if output else _redirected()
+    inside = [path for path in (_path_in(model, file) for file in written) if path]
+    ignored = [*ignored, *(older.exclusions if older else ()), *map(exactly, inside)]
     if output:
         check_output(output, "manifest", _is_manifest, model)
     if sidecar:
@@ -94,7 +121,7 @@ def write_manifest(
         return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
     notes: list[str] = []
-    with shown(model.name) as progress:
+    with shown(str(model.absolute())) as progress:
         found = hashbench.manifest(
             model,
             algorithm=None if older and not given("algorithm") else algorithm,
@@ -109,18 +136,23 @@ def write_manifest(
             notes=notes,
             progress=progress,
         )
-    if old_path and (inside := _path_in(model, old_path)) and inside in {file.path for file in found.files}:
+    if old_path and _path_in(model, old_path) in {file.path for file in found.files}:
         raise click.UsageError(f"{old_path} would be a file of the model: overwrite it with -o, or move it")
-    _say(notes)
     text = found.text()
     if output:
         write_atomically(output, text)
     else:
         sys.stdout.buffer.write(text)
-    click.echo(summary(found), err=not output)
+    if as_json:
+        click.echo(json.dumps({"root": found.root.hex(), **described(found), "notes": notes}, indent=2))
+        return
+    if quiet:
+        return
+    _say(notes)
+    say(summary(found), err=not output)
     if older:
         taken = sum(older.by_name.get(e.name) == e for e in found.entries if e.name not in changed)
-        click.echo(f"hashed {len(found.entries) - taken:,}, taken from {old_path} {taken:,}", err=not output)
+        say(f"hashed {len(found.entries) - taken:,}, taken from {old_path} {taken:,}", err=not output)
 
 
 @click.command("verify")
@@ -135,6 +167,8 @@ def write_manifest(
     help="What files mean that the manifest does not list.",
 )
 @click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to show which chunks are damaged.")
+@json_option
+@quiet_option
 @kernel_option
 @device_option
 @click.pass_context
@@ -145,27 +179,41 @@ def verify_model(
     root: bytes | None,
     extra: Extra,
     sidecar: Path | None,
+    as_json: bool,
+    quiet: bool,
     kernel: str | None,
     device: str | None,
 ) -> None:
     """Verify a model against its manifest.
 
     Every byte of MODEL that MANIFEST lists is hashed, where the manifest says that it lies: no file of the model is
-    interpreted. Exit code 0: the model is what MANIFEST says. 1: it is not, and a line for each difference says what
-    differs, is missing or is extra. With --root, a manifest with another root is refused, also with exit code 1.
+    interpreted. A line for each difference says what differs, is missing or is extra. With --root, a manifest with
+    another root is refused. MANIFEST may be -, which is standard input.
 
     With --leaves, what differs is read again, and its line has the chunks that differ, and their bytes as [START:END],
     END excluded. The file is not read if nothing differs.
+
+    Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root; 2 a file or the call is
+    not usable, so that there is no verdict.
     """
-    with shown(model.name) as progress:
-        report = hashbench.verify(
-            model, manifest, root=root, extra=extra, kernel=kernel, device=device, leaves=sidecar, progress=progress
-        )
-    for line in report.lines():
-        click.echo(line)
-    _say(report.notes)
-    for problem in report.problems:
-        click.echo(f"hashbench: {problem}", err=True)
+    known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "device": device, "leaves": sidecar}
+    try:
+        with shown(str(model.absolute())) as progress:
+            expected = manifest_from(manifest) if manifest == STANDARD_INPUT else manifest
+            report = hashbench.verify(model, expected, progress=progress, **known)
+    except VerificationError as error:
+        if as_json:
+            click.echo(json.dumps(failure([str(error)]), indent=2))
+        raise
+    if as_json:
+        click.echo(json.dumps(verdict(report), indent=2))
+    elif not (quiet and report.ok):
+        for line in report.lines():
+            say(line)
+        if not quiet:
+            _say(report.notes)
+        for problem in report.problems:
+            say(f"hashbench: {problem}", err=True)
     if not report.ok:
         context.exit(CHECK_FAILED)
 
@@ -173,9 +221,21 @@ def verify_model(
 def _say(notes: Sequence[str]) -> None:
     """Prints notes on one line of stderr each."""
     for note in islice(notes, _SHOWN_NOTES):
-        click.echo(" ".join(note.split()), err=True)
+        say(" ".join(note.split()), err=True)
     if len(notes) > _SHOWN_NOTES:
-        click.echo(f"and {len(notes) - _SHOWN_NOTES:,} more such lines", err=True)
+        say(f"and {len(notes) - _SHOWN_NOTES:,} more such lines", err=True)
+
+
+def _redirected() -> list[Path]:
+    """The files that standard output and error go to."""
+    found = []
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            status = os.fstat(descriptor)
+            if S_ISREG(status.st_mode) and os.path.samestat(status, path.stat()):
+                found.append(path)
+    return found
 
 
 def _path_in(model: Path, path: Path) -> str | None:

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hashbench.cli.messages import printable
 from hashbench.hashing.hasher import Progress
+
+_LABEL = 40  # characters: the bar needs the rest of a line
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def shown(name: str) -> Iterator[Progress | None]:
     """A progress bar on stderr, if that is a terminal.
 
     Args:
-        name: the bar's label.
+        name: what is worked on, a path; its end is the bar's label.
 
     Yields:
         What updates the bar; None if there is none.
@@ -27,7 +30,9 @@ def shown(name: str) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bar
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    label = TextColumn("{task.description}", markup=False)
-    with Bar(label, *columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
+    with Bar(
+        TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True), transient=True
+    ) as bar:
+        label = printable(name)
+        task = bar.add_task(label if len(label) <= _LABEL else f"...{label[3 - _LABEL :]}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import click
 import numpy as np
 
-from hashbench.cli.options import ROOT, device_option, kernel_option
+from hashbench.cli.documents import manifest_from, proof_from
+from hashbench.cli.messages import say
+from hashbench.cli.options import ROOT, device_option, json_option, kernel_option, quiet_option
 from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
@@ -16,7 +19,7 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import choose
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.model.located import locate
-from hashbench.model.manifest import Manifest, read_manifest
+from hashbench.model.manifest import Manifest
 from hashbench.model.proofs import (
     NotProvenError,
     Proof,
@@ -54,8 +57,11 @@ def write_proof(
     """Write an inclusion proof of a tensor, file or chunk.
 
     It proves that the tensor or file NAME is in the model of MANIFEST (RFC 9162, section 2.1.3). Whoever trusts the
-    model's root verifies it with `hashbench check-proof`, without the manifest or the model. Exit code 1: NAME in the
-    model is not what the manifest says.
+    model's root verifies it with `hashbench check-proof`, without the manifest or the model. MANIFEST may be -, which
+    is standard input.
+
+    Exit codes: 0 the proof is written; 1 NAME in the model is not what the manifest says; 2 a file or the call is not
+    usable.
     """
     if (chunk is not None) != bool(model or sidecar) or (model and sidecar):
         raise click.UsageError("--chunk needs either --model or --leaves, which cannot be used without it")
@@ -63,7 +69,7 @@ def write_proof(
         output = None
     if output:
         check_output(output, "proof", _is_proof)
-    expected = read_manifest(manifest)
+    expected = manifest_from(manifest)
     proof = prove(expected, name)
     if chunk is not None:
         check_chunk(proof, chunk)
@@ -84,30 +90,47 @@ def write_proof(
 @click.argument("proof_path", metavar="PROOF", type=_path)
 @click.option("--root", type=ROOT, required=True, help="The model's root, from a trusted source.")
 @click.argument("data", type=_path, required=False)
+@json_option
+@quiet_option
 @kernel_option
 @device_option
-def check_proof(proof_path: Path, root: bytes, data: Path | None, kernel: str | None, device: str | None) -> None:
+def check_proof(
+    proof_path: Path,
+    root: bytes,
+    data: Path | None,
+    as_json: bool,
+    quiet: bool,
+    kernel: str | None,
+    device: str | None,
+) -> None:
     """Verify an inclusion proof against a trusted root.
 
     DATA is a file of the proven bytes, of all bytes of the tensor or file of which a chunk is proven, or the model's
     file with the tensor. Without DATA, only the record is verified: name, dtype, shape, place and root of a tensor, or
     path, size and root of a file. Of a file that holds tensors, the root is that of all its other bytes.
 
-    Exit code: 0 valid, 1 invalid.
+    PROOF may be -, which is standard input.
+
+    Exit codes: 0 the proof is valid; 1 it is not, or DATA is not what it proves; 2 a file or the call is not usable.
     """
-    proof = read_proof(proof_path)
+    proof = proof_from(proof_path)
     size = algorithm_named(proof.algorithm).digest_size
     if len(root) != size:
         raise click.UsageError(f"--root has {len(root)} bytes, but the proof's algorithm {proof.algorithm} has {size}")
     proof.check_record(root)
     if data is None:
-        click.echo(f"proven: the record of {proof.named}; no data were checked")
-        return
-    source = bytes_in(data, proof)
-    hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
-    with shown(data.name) as progress:
-        proof.check_bytes(hasher.roots([source], progress)[0])
-    click.echo(f"proven: {proof.subject}, {proof.nbytes:,} bytes")
+        text = f"the record of {proof.named}; no data were checked"
+    else:
+        source = bytes_in(data, proof)
+        hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
+        with shown(str(data)) as progress:
+            proof.check_bytes(hasher.roots([source], progress)[0])
+        text = f"{proof.subject}, {proof.nbytes:,} bytes"
+    if as_json:
+        proven = {"start": proof.start, "bytes": proof.nbytes} if data else {}
+        click.echo(json.dumps({"proven": True, "record": proof.entry.fields(), "data": bool(data), **proven}, indent=2))
+    elif not quiet:
+        say(f"proven: {text}")
 
 
 def _is_proof(path: Path) -> bool:

@@ -20,6 +20,7 @@ from hashbench.kernels import Kernel
 from hashbench.model.contents import ModelError, Part, read_contents
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.hints import did_you_mean
 from hashbench.model.located import alone, locate
 from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
 from hashbench.model.report import Report
@@ -241,7 +242,8 @@ def _unchanged(parts: Iterable[Part], older: Manifest, changed: Collection[str])
     """
     now = {part.entry.name: part.entry for part in parts}
     if unknown := sorted(set(changed) - now.keys()):
-        raise ValueError(f"the model has no tensor or file {quoted(unknown[0])} that could have changed")
+        hint = did_you_mean(unknown[0], now)
+        raise ValueError(f"the model has no tensor or file {quoted(unknown[0])} that could have changed{hint}")
     kept = {}
     for entry in older.entries:
         if entry.name in now and entry.name not in changed:

@@ -24,6 +24,7 @@ from hashbench.merkle import rfc9162 as merkle
 from hashbench.model import canonical_json
 from hashbench.model.documents import DocumentError, parse_document, read_document
 from hashbench.model.dtypes import tensor_nbytes
+from hashbench.model.hints import did_you_mean
 from hashbench.model.manifest import Entry, FileEntry, Header, Manifest, ManifestError, TensorEntry, problem_of
 from hashbench.model.safetensors_header import SafetensorsError, read_header
 from hashbench.model.strict_json import quoted
@@ -162,7 +163,7 @@ def prove(manifest: Manifest, name: str) -> Proof:
     """
     index = next((index for index, entry in enumerate(manifest.entries) if entry.name == name), None)
     if index is None:
-        raise ProofError(f"the manifest has no tensor or file {quoted(name)}")
+        raise ProofError(f"the manifest has no tensor or file {quoted(name)}{did_you_mean(name, manifest.by_name)}")
     path = merkle.inclusion_proof(manifest.records, index, manifest.algorithm)
     inclusion = Inclusion(index, len(manifest.entries), tuple(path))
     return Proof(manifest.header, manifest.entries[index], inclusion)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+from unicodedata import normalize
 
 from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
 
 MAX_LINES = 100
 """Lines of each kind in a report's text."""
 
+_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 _SHOWN_RUNS = 16  # runs of damaged chunks on one line
 
 
@@ -69,8 +72,11 @@ class Report:
             self.differs,
             lambda name: f"{_shown(name)}: {self._difference(expected[name], self.found[name])}",
         )
-        yield from _up_to("missing", self.missing, lambda name: f"{_shown(name)}{self._with_tensors(name)}")
-        yield from _up_to("extra", self.extra, _shown)
+        alike = _alike(self.missing, self.extra)
+        yield from _up_to(
+            "missing", self.missing, lambda name: f"{_shown(name)}{alike.get(name, '')}{self._with_tensors(name)}"
+        )
+        yield from _up_to("extra", self.extra, lambda name: f"{_shown(name)}{alike.get(name, '')}")
         yield from _up_to("extra, ignored", self.ignored, _shown)
 
     def _with_tensors(self, name: str) -> str:
@@ -151,6 +157,16 @@ def summary(manifest: Manifest, root: bytes | None = None) -> str:
 
 def _kind(entry: Entry) -> str:
     return "tensor" if isinstance(entry, TensorEntry) else "file"
+
+
+def _alike(missing: Sequence[str], extra: Sequence[str]) -> Mapping[str, str]:
+    """For names that look the same and are not, as Unicode writes some letters in two ways: which way each is."""
+    sides = [{normalize("NFC", name) for name in names if not name.isascii()} for names in (missing, extra)]
+    return {
+        name: f" (Unicode form {next((form for form in _FORMS if normalize(form, name) == name), 'mixed')})"
+        for name in (*missing, *extra)
+        if not name.isascii() and normalize("NFC", name) in sides[0] & sides[1]
+    }
 
 
 def _shown(name: str) -> str:

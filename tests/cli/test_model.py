@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -234,6 +237,71 @@ def test_an_older_manifest_in_the_folder_stays_left_out(run: Run, folder: Path) 
     assert the_error(run("manifest", folder, "--update", stranger)).startswith(
         f"{stranger} would be a file of the model: "
     )
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_a_command_prints_to_a_file_in_the_model_is_left_out(folder: Path, stream: str) -> None:
+    place = folder / "sub" / "m.json"
+    command = [sys.executable, "-P", "-m", "hashbench", "manifest", "--kernel", "hashlib", "."]
+    with place.open("wb") as file:
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: file}
+        done = subprocess.run(command, cwd=folder, check=True, **streams)
+    manifest = parse_manifest(place.read_bytes() if stream == "stdout" else done.stdout)
+    assert "sub/m.json" in manifest.exclusions
+    assert {file.path for file in manifest.files} == FILES.keys()
+
+
+def test_a_manifest_from_standard_input(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = run("manifest", folder)[1]
+
+    def typed(data: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+
+    typed(text)
+    assert run("verify", folder, "-")[0] == 0
+    typed(text)
+    assert run("manifest", folder, "--update", "-")[1] == text
+    typed(text[1:])
+    assert "standard input is not a valid manifest: not valid JSON" in the_error(run("verify", folder, "-"))
+
+
+def test_verdicts_as_json_follow_their_schema(run: Run, folder: Path, model: Path) -> None:
+    schema = json.loads(files("hashbench.model").joinpath("verdict.schema.json").read_text())
+    jsonschema_rs.meta.validate(schema)
+
+    def verdict(*arguments: Path | str) -> tuple[int, dict[str, Any]]:
+        code, output, _ = run("verify", "--json", *arguments)
+        found = json.loads(output)
+        jsonschema_rs.validate(schema, found)
+        return code, found
+
+    manifest, sidecar = folder.with_name("manifest"), folder.with_name("leaves")
+    code, output, _ = run("manifest", folder, "-o", manifest, "--leaves", sidecar, "--json")
+    told = json.loads(output)
+    assert (code, told["root"], told["files"], told["notes"]) == (0, read_manifest(manifest).root.hex(), 3, [])
+    code, good = verdict(folder, manifest)
+    assert (code, good["verified"], good["root"], good["files"]) == (0, True, told["root"], 3)
+    (folder / "config.json").write_bytes(b"[]")
+    (folder / ".hidden").unlink()
+    (folder / "evil").touch()
+    code, bad = verdict(folder, manifest, "--leaves", sidecar)
+    assert (code, bad["verified"], bad["missing"], bad["extra"]) == (1, False, [".hidden"], ["evil"])
+    size = {"size": 2}
+    assert bad["differs"] == [{"name": "config.json", "expected": size, "found": size, "chunks": [[0, 1]]}]
+    assert bad["counts"] == {"differs": 1, "missing": 1, "extra": 1, "ignored": 0}
+    code, failed = verdict(model, manifest, "--root", "00" * 32)
+    assert (code, failed["verified"]) == (1, False)
+    assert "is not trusted" in failed["problems"][0]
+
+
+def test_quiet_commands_print_what_is_wrong_alone(run: Run, folder: Path) -> None:
+    manifest = folder.with_name("manifest")
+    (folder / ".git").mkdir()
+    assert run("manifest", folder, "-o", manifest, "-q") == (0, "", "")
+    assert run("verify", folder, manifest, "--quiet") == (0, "", "")
+    (folder / "evil").touch()
+    assert run("verify", folder, manifest, "--quiet") == (1, "extra: evil\n", "")
+    assert "--json needs -o" in the_error(run("manifest", folder, "--json"))
 
 
 # Updates

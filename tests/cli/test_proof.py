@@ -181,6 +181,14 @@ def test_another_model_is_not_that_of_the_root(shell: Shell) -> None:
     assert shell("prove", shell.manifest, "embedding", "--chunk", 0, "--model", shard) == (1, "", wanted)
 
 
+def test_a_verdict_as_json_and_quietly(shell: Shell) -> None:
+    shell.prove("scale")
+    code, output, _ = shell.check(shell.model / "2.safetensors", "--json")
+    record = read_proof(shell.proof).entry.fields()
+    assert (code, json.loads(output)) == (0, {"proven": True, "record": record, "data": True, "start": 0, "bytes": 8})
+    assert shell.check("--quiet") == (0, "", "")
+
+
 def test_standard_output_takes_the_proof(shell: Shell) -> None:
     shell.prove("scale")
     assert shell("prove", shell.manifest, "scale") == (0, shell.proof.read_text(), "")

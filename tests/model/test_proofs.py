@@ -284,6 +284,8 @@ def test_there_is_no_proof_of_what_does_not_exist() -> None:
     manifest = model({"a": DATA, "empty": b""})
     with pytest.raises(ProofError, match="the manifest has no tensor or file 'b'"):
         prove(manifest, "b")
+    with pytest.raises(ProofError, match=r"no tensor or file 'empti'; did you mean 'empty'\?"):
+        prove(manifest, "empti")
     for index in (-1, 16):
         with pytest.raises(ProofError, match=f"tensor 'a' has no chunk {index}: it has 16, counted from 0"):
             prove_chunk(prove(manifest, "a"), index, leaves(DATA))

@@ -125,6 +125,16 @@ def test_a_name_cannot_pass_for_another_line() -> None:
     assert lines([replace(BIAS, name=name)], [], {}) == [r'missing: "x\nverified: \u001b[2J\""']
 
 
+def test_names_that_look_alike_are_told_apart() -> None:
+    composed, decomposed, other = "caf\u00e9.json", "cafe\u0301.json", "\u00e9"
+    ours = [replace(CONFIG, path=path) for path in (composed, other)]
+    assert lines(ours, [replace(CONFIG, path=decomposed)], {}) == [
+        f"missing: {composed} (Unicode form NFC)",
+        f"missing: {other}",
+        f"extra: {decomposed} (Unicode form NFD)",
+    ]
+
+
 def test_damage_is_reported_by_chunks_and_bytes() -> None:
     other = replace(WEIGHT, root=OTHER_ROOT)
     told = {
