@@ -68,7 +68,7 @@ def write_manifest(
 
     What is left out of a folder is recorded in the manifest: the files that --ignore names, what version control,
     downloads and file managers leave behind, and the manifest itself if it is written to the folder. A GLOB without a
-    slash is a name at any depth; one with a slash is a path in the folder.
+    slash is a name at any depth; one with a slash, which may be its first character, is a path in the folder.
 
     With --update, tensors and files that are described as in the older manifest are not hashed again unless --changed
     names them: the older manifest is trusted for these.
