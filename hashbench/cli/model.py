@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -19,12 +18,10 @@ from hashbench.hashing.atomic_write import write_atomically
 from hashbench.model.disk import EXTRA, Extra
 from hashbench.model.exclusions import DEFAULT, exactly
 from hashbench.model.manifest import ManifestError, read_manifest
-from hashbench.model.report import summary
+from hashbench.model.report import bounded, summary
 from hashbench.model.sidecar import is_sidecar
 
 _path = click.Path(path_type=Path)
-
-_SHOWN_NOTES = 20
 
 
 @click.command("manifest")
@@ -164,7 +161,7 @@ def verify_model(
     for line in report.lines():
         click.echo(line)
     _say(report.notes)
-    for problem in report.problems:
+    for problem in bounded(report.problems):
         click.echo(f"hashbench: {problem}", err=True)
     if not report.ok:
         context.exit(CHECK_FAILED)
@@ -172,10 +169,8 @@ def verify_model(
 
 def _say(notes: Sequence[str]) -> None:
     """Prints notes on one line of stderr each."""
-    for note in islice(notes, _SHOWN_NOTES):
+    for note in bounded(notes):
         click.echo(" ".join(note.split()), err=True)
-    if len(notes) > _SHOWN_NOTES:
-        click.echo(f"and {len(notes) - _SHOWN_NOTES:,} more such lines", err=True)
 
 
 def _path_in(model: Path, path: Path) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
-from hashbench.hashing.sources import FileParts, FileRange, Source
+from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, change
 from hashbench.model.components import name_tensors
 from hashbench.model.exclusions import Exclusions
 from hashbench.model.folder import ListedFile, list_folder
@@ -33,6 +33,27 @@ Files = Mapping[str, ListedFile]
 
 class ModelError(ValueError):
     """A model cannot be used as it is on disk; the message names the file and says why."""
+
+
+def check_same_files(before: Files, now: Files) -> None:
+    """Checks that files are still where they were, and what they were, so that all were there at one moment.
+
+    Args:
+        before: as they were listed before they were read.
+        now: as they are listed afterwards.
+
+    Raises:
+        ChangedWhileReadError: one appeared, disappeared, was replaced, as by a link to another file, or changed.
+    """
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before or name not in now:
+            how: str | None = "appeared" if name in now else "disappeared"
+        elif before[name].path != now[name].path:
+            how = "was replaced"
+        else:
+            how = change(before[name].status, now[name].status)
+        if how:
+            raise ChangedWhileReadError(f"{quoted(name)}: the file {how} while the model was read")
 
 
 class Part(NamedTuple):
