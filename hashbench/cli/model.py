@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -35,13 +34,11 @@ from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.disk import EXTRA, Extra
 from hashbench.model.exclusions import DEFAULT, exactly
 from hashbench.model.manifest import ManifestError, read_manifest
-from hashbench.model.report import summary
+from hashbench.model.report import bounded, summary
 from hashbench.model.sidecar import is_sidecar
 from hashbench.model.verdict import described, failure, verdict
 
 _path = click.Path(path_type=Path)
-
-_SHOWN_NOTES = 20
 
 
 @click.command("manifest")
@@ -89,7 +86,7 @@ def write_manifest(
 
     What is left out of a folder is recorded in the manifest: the files that --ignore names, what version control,
     downloads and file managers leave behind, and the manifest itself if it is written to the folder. A GLOB without a
-    slash is a name at any depth; one with a slash is a path in the folder.
+    slash is a name at any depth; one with a slash, which may be its first character, is a path in the folder.
 
     With --update, tensors and files that are described as in the older manifest are not hashed again unless --changed
     names them: the older manifest is trusted for these.
@@ -212,7 +209,7 @@ def verify_model(
             say(line)
         if not quiet:
             _say(report.notes)
-        for problem in report.problems:
+        for problem in bounded(report.problems):
             say(f"hashbench: {problem}", err=True)
     if not report.ok:
         context.exit(CHECK_FAILED)
@@ -220,10 +217,8 @@ def verify_model(
 
 def _say(notes: Sequence[str]) -> None:
     """Prints notes on one line of stderr each."""
-    for note in islice(notes, _SHOWN_NOTES):
+    for note in bounded(notes):
         say(" ".join(note.split()), err=True)
-    if len(notes) > _SHOWN_NOTES:
-        say(f"and {len(notes) - _SHOWN_NOTES:,} more such lines", err=True)
 
 
 def _redirected() -> list[Path]:

@@ -30,9 +30,9 @@ def shown(name: str) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bar
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(
-        TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True), transient=True
-    ) as bar:
-        label = printable(name)
-        task = bar.add_task(label if len(label) <= _LABEL else f"...{label[3 - _LABEL :]}", total=None)
+    description = TextColumn("{task.description}", markup=False)
+    label = printable(name)
+    label = label if len(label) <= _LABEL else f"...{label[3 - _LABEL :]}"
+    with Bar(description, *columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -52,7 +52,8 @@ def name_tensors(
     first file, and the others are named after their file.
 
     Args:
-        tensors: the names in each file, by the file's path relative to the model's folder.
+        tensors: the names in each file of weights, by the file's path relative to the model's folder; none for a file
+            that cannot be read, but that a loader might take.
         indexes: what each index says (`read_index`), by its path.
         files: paths of all files of the model, which are no tensors' names.
 
@@ -106,7 +107,7 @@ def _groups(files: Iterable[str], indexes: Mapping[str, Mapping[str, str]]) -> I
     for path in sorted(indexes, key=lambda path: (len(path), path)):  # an index before those of its variants
         folder, weights = _folder(path), weights_named_by(path.rpartition("/")[2])
         shards = sorted({_inside(folder) + shard for shard in indexes[path].values()} & left.keys())
-        if shards and weights:
+        if weights:
             yield _Group(path, weights, tuple(shards))
             for shard in shards:
                 del left[shard]

@@ -14,11 +14,11 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
-from hashbench.hashing.sources import FileParts, FileRange, Source
+from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, change
 from hashbench.model.components import name_tensors
 from hashbench.model.exclusions import Exclusions
 from hashbench.model.folder import ListedFile, list_folder
-from hashbench.model.formats import FoundTensors, find_tensors, not_covered_by
+from hashbench.model.formats import FoundTensors, find_tensors, not_covered_by, promises_tensors
 from hashbench.model.frame import gaps, separate
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
 from hashbench.model.pytorch_checkpoint import MAX_GATHERED
@@ -33,6 +33,27 @@ Files = Mapping[str, ListedFile]
 
 class ModelError(ValueError):
     """A model cannot be used as it is on disk; the message names the file and says why."""
+
+
+def check_same_files(before: Files, now: Files) -> None:
+    """Checks that files are still where they were, and what they were, so that all were there at one moment.
+
+    Args:
+        before: as they were listed before they were read.
+        now: as they are listed afterwards.
+
+    Raises:
+        ChangedWhileReadError: one appeared, disappeared, was replaced, as by a link to another file, or changed.
+    """
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before or name not in now:
+            how: str | None = "appeared" if name in now else "disappeared"
+        elif before[name].path != now[name].path:
+            how = "was replaced"
+        else:
+            how = change(before[name].status, now[name].status)
+        if how:
+            raise ChangedWhileReadError(f"{quoted(name)}: the file {how} while the model was read")
 
 
 class Part(NamedTuple):
@@ -87,7 +108,7 @@ def list_model(path: Path, exclusions: Exclusions, own: Iterable[Path] = ()) -> 
         raise ModelError(f"{path} is neither a file nor a folder")
     listing = list_folder(path, exclusions)
     top = path.resolve()
-    left_out = {place for file in own for place in (file.parent.resolve() / file.name, file.resolve())}
+    left_out = {_place(file, top) for file in own}
     files = {file.name: file for file in listing.files if top / file.name not in left_out}
     notes = (f"excluded: {_enumerated(listing.excluded)}",) if listing.excluded else ()
     problems = tuple(f"{quoted(name)} is refused: {reason}" for name, reason in listing.refused.items())
@@ -132,11 +153,18 @@ def read_contents(path: Path, exclusions: Exclusions) -> Contents:
         notes += _not_covered(path, indexes)
     tensors_of = {name: {tensor.name for tensor in of.tensors} for name, of in found.items()}
     notes += _mismatches(indexes, tensors_of)
-    names = name_tensors(tensors_of, indexes, files)
+    # Which file a loader takes does not depend on whether it can be read here.
+    names = name_tensors({name: tensors_of.get(name, ()) for name in files if promises_tensors(name)}, indexes, files)
     parts: list[Part] = []
     for name, file in files.items():
         parts += _parts(file, found[name], names[name]) if name in found else [_whole(file)]
     return Contents(files, tuple(notes), tuple(problems), tuple(parts))
+
+
+def _place(file: Path, top: Path) -> Path:
+    """Where a file is. A link in the folder is one of the model's files, and leads to another of them."""
+    place = file.parent.resolve() / file.name
+    return place if place.is_relative_to(top) else file.resolve()
 
 
 def _named_file(path: Path) -> ModelFiles:

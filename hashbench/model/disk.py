@@ -17,11 +17,11 @@ from hashbench.hashing.selection import kernel_for
 from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
-from hashbench.model.contents import ModelError, Part, read_contents
+from hashbench.model.contents import ModelError, Part, check_same_files, list_model, read_contents
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
 from hashbench.model.hints import did_you_mean
-from hashbench.model.located import alone, locate
+from hashbench.model.located import alone, check_unchanged, locate
 from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
 from hashbench.model.report import Report
 from hashbench.model.safetensors_header import SafetensorsError
@@ -114,6 +114,7 @@ def manifest(
     sizes = [(part.entry.name, part.entry.hashed) for part in sorted(parts, key=lambda part: part.entry.name)]
     with SidecarWriter(sidecar, sizes, algorithm, chunk_size) if sidecar else nullcontext() as writer:
         found = _hashed(parts, hasher, progress, kept, writer)
+        check_same_files(contents.files, list_model(path, exclusions).files)
         recorded = exclusions.patterns if path.is_dir() and not only_tensors else ()
         made = Manifest(algorithm, chunk_size, tuple(found.values()), recorded)
         if writer:
@@ -184,6 +185,7 @@ def verify(
     hasher = Hasher(kernel_for(kernel, device, manifest.algorithm), manifest.chunk_size)
     there = locate(path, manifest, own)
     found = {**there.known, **_hashed(there.parts, hasher, progress)}
+    check_unchanged(there, path, manifest, own, extra=extra == "fail")
     report = Report(
         manifest,
         found,

@@ -25,8 +25,8 @@ class Exclusions:
     """Patterns of names that are left out.
 
     A pattern is a glob as in the shell, case-sensitive; `*` also matches slashes. A pattern without a slash excludes
-    every file and folder of that name, at any depth. One with a slash excludes the file or folder with that path,
-    relative to the model's folder. An excluded folder is excluded with all that is in it.
+    every file and folder of that name, at any depth. One with a slash, which may be its first character, excludes the
+    file or folder with that path, relative to the model's folder. All that is in an excluded folder is excluded too.
 
     Args:
         patterns: the globs; duplicates count once.
@@ -35,8 +35,8 @@ class Exclusions:
         patterns: sorted, without duplicates.
 
     Raises:
-        ExclusionError: a pattern is empty, absolute, has a part "." or "..", is not valid Unicode, or is too long; or
-            there are too many.
+        ExclusionError: a pattern is empty, has a part that is empty, "." or "..", is not valid Unicode, or is too long;
+            or there are too many.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -47,7 +47,7 @@ class Exclusions:
             if problem := _problem(pattern):
                 raise ExclusionError(f"the pattern {pattern[:MAX_LENGTH]!a} is not accepted: {problem}")
         self._names = [pattern for pattern in self.patterns if "/" not in pattern]
-        self._paths = [pattern for pattern in self.patterns if "/" in pattern]
+        self._paths = [pattern.removeprefix("/") for pattern in self.patterns if "/" in pattern]
 
     def exclude(self, path: str) -> bool:
         """Whether a file or folder is left out, if the folder that it lies in is not.
@@ -62,12 +62,12 @@ class Exclusions:
 
 
 def exactly(path: str) -> str:
-    """The pattern that excludes the file with this path, and at the top of the folder no other.
+    """The pattern that excludes the file with this path, and no other.
 
     Args:
         path: relative to the model's folder, with slashes.
     """
-    return escape(path)
+    return f"/{escape(path)}"
 
 
 def _problem(pattern: str) -> str | None:
@@ -76,7 +76,7 @@ def _problem(pattern: str) -> str | None:
         return "it is empty"
     if len(pattern) > MAX_LENGTH:
         return f"it has more than {MAX_LENGTH} characters"
-    if not {"", ".", ".."}.isdisjoint(pattern.split("/")):
+    if not {"", ".", ".."}.isdisjoint(pattern.removeprefix("/").split("/")):
         return "it must be a name, or a path relative to the model's folder in its shortest form"
     try:
         pattern.encode()

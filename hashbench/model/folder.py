@@ -50,10 +50,11 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
 
     A link counts as the file that it leads to, if that lies in the folder or, for a snapshot in a Hugging Face cache,
     in the cache's `blobs` of the same repository. Refused are other links, links to folders and to nothing, whatever is
-    neither a file nor a folder (FIFOs, sockets, devices), and names that are not valid UTF-8.
+    neither a file nor a folder (FIFOs, sockets, devices), names that are not valid UTF-8, and folders below that cannot
+    be read, as those whose path is too long.
 
     Raises:
-        OSError: a folder cannot be read.
+        OSError: the folder cannot be read.
     """
     top = Path(folder).resolve(strict=True)
     roots = [top]
@@ -65,7 +66,14 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
     unseen = [""]
     while unseen:
         prefix = unseen.pop()
-        with os.scandir(top / prefix) as entries:
+        try:
+            entries = os.scandir(top / prefix)
+        except OSError as error:
+            if not prefix:
+                raise
+            refused[prefix] = f"it cannot be read: {error.strerror}"
+            continue
+        with entries:
             for entry in entries:
                 name = prefix + entry.name
                 if problem := _problem_of_name(name):
@@ -102,7 +110,8 @@ def _file(name: str, path: Path, roots: list[Path]) -> ListedFile | str:
                 return "it is a link that leads out of the folder"
         status = path.lstat()
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, up to Python 3.12
-        return "it is a link that leads nowhere" if path.is_symlink() else "it cannot be examined"
+        # Not `Path.is_symlink`, which raises an error for a path that is too long.
+        return "it is a link that leads nowhere" if os.path.islink(path) else "it cannot be examined"  # noqa: PTH114
     if stat.S_ISDIR(status.st_mode):
         return "it is a link to a folder; only links to files are accepted"
     if not stat.S_ISREG(status.st_mode):

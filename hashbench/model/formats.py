@@ -91,6 +91,12 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
     return FoundTensors()
 
 
+def promises_tensors(name: str) -> bool:
+    """Whether a file's name is one of a format whose tensors can be found."""
+    suffix = Path(name).suffix.lower()
+    return suffix in _PYTORCH or suffix in _HEADERS
+
+
 def not_covered_by(path: Path) -> tuple[str, ...]:
     """Files that a model in one file names as part of itself: the external data of an ONNX model.
 

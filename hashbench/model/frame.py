@@ -40,6 +40,8 @@ def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     found = []
     end = 0
     for start, nbytes in sorted(set(spans)):
+        if start + nbytes > size:
+            raise FrameError(f"a tensor ends at byte {start + nbytes} of {size}")
         if not nbytes:
             continue
         if start < end:
@@ -47,8 +49,6 @@ def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         if start > end:
             found.append((end, start - end))
         end = start + nbytes
-    if end > size:
-        raise FrameError(f"a tensor ends at byte {end} of {size}")
     if end < size:
         found.append((end, size - end))
     return found

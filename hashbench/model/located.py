@@ -13,8 +13,9 @@ from pathlib import Path
 
 from hashbench.hashing.sources import FileParts, FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.model.contents import Files, Part, list_model, read_contents
+from hashbench.model.contents import Files, Part, check_same_files, list_model, read_contents
 from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.formats import promises_tensors
 from hashbench.model.frame import gaps
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
@@ -31,6 +32,7 @@ class Located:
         missing: names that the manifest alone has, sorted.
         extra: names that the model alone has, sorted.
         notes, problems: as in `Report`.
+        files: those that were listed and can matter.
     """
 
     parts: Sequence[Part]
@@ -39,6 +41,7 @@ class Located:
     extra: Sequence[str]
     notes: tuple[str, ...]
     problems: tuple[str, ...]
+    files: Files
 
 
 def locate(path: Path, manifest: Manifest, own: Iterable[Path] = ()) -> Located:
@@ -57,6 +60,37 @@ def locate(path: Path, manifest: Manifest, own: Iterable[Path] = ()) -> Located:
     return _by_layout(path, manifest, own) if manifest.files else _by_name(path, manifest)
 
 
+def check_unchanged(there: Located, path: Path, manifest: Manifest, own: Iterable[Path], extra: bool) -> None:
+    """Checks, after all is hashed, that the model's files were all there at one moment, as they were listed.
+
+    Args:
+        there: what `locate` found, with the same arguments.
+        path: as for `locate`.
+        manifest: as for `locate`.
+        own: as for `locate`.
+        extra: whether it matters that there are more files now.
+
+    Raises:
+        ChangedWhileReadError: they are not.
+        OSError, ModelError: as for `locate`.
+    """
+    now = _that_matter(list_model(path, _exclusions(manifest), own).files, manifest)
+    told = set(there.extra) if manifest.files else ()
+    check_same_files(
+        {name: file for name, file in there.files.items() if name not in told},
+        {name: file for name, file in now.items() if name not in told and (extra or name in there.files)},
+    )
+
+
+def _exclusions(manifest: Manifest) -> Exclusions:
+    return Exclusions(manifest.exclusions if manifest.files else DEFAULT)
+
+
+def _that_matter(files: Files, manifest: Manifest) -> Files:
+    """For a manifest of tensors alone, files of weights alone."""
+    return files if manifest.files else {name: file for name, file in files.items() if promises_tensors(name)}
+
+
 def alone(part: Part) -> Part:
     """A tensor without its place in a file."""
     assert isinstance(part.entry, TensorEntry)
@@ -65,7 +99,7 @@ def alone(part: Part) -> Part:
 
 def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
     """What is there of a manifest with files."""
-    listed = list_model(path, Exclusions(manifest.exclusions), own)
+    listed = list_model(path, _exclusions(manifest), own)
     files, problems = dict(listed.files), list(listed.problems)
     expected = {file.path: file for file in manifest.files}
     if not path.is_dir():
@@ -99,12 +133,13 @@ def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
         extra=sorted(files.keys() - expected.keys()),
         notes=listed.notes,
         problems=tuple(problems),
+        files=listed.files,
     )
 
 
 def _by_name(path: Path, manifest: Manifest) -> Located:
     """What is there of a manifest of tensors alone."""
-    contents = read_contents(path, Exclusions(DEFAULT))
+    contents = read_contents(path, _exclusions(manifest))
     there = {part.entry.name: alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)}
     if not there:
         raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
@@ -124,6 +159,7 @@ def _by_name(path: Path, manifest: Manifest) -> Located:
         extra=sorted(there.keys() - manifest.by_name.keys()),
         notes=contents.notes,
         problems=contents.problems,
+        files=_that_matter(contents.files, manifest),
     )
 
 

@@ -234,6 +234,8 @@ class Manifest:
         """
         holding = {file.path for file in self.files if file.frame_bytes is not None}
         for tensor in self.tensors:
+            if tensor.file is None and self.files:
+                raise ManifestError(f"the entry {quoted(tensor.name)} is not accepted: it names no file, but others do")
             if tensor.file is not None and tensor.file not in holding:
                 raise ManifestError(
                     f"the entry {quoted(tensor.name)} is not accepted: {quoted(tensor.file)} is not a file with a frame"

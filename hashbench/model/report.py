@@ -60,7 +60,7 @@ class Report:
         return frozenset(name for name in self.differs if expected[name].root != self.found[name].root)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), *self.notes, *self.problems])
+        return "\n".join([*self.lines(), *bounded(self.notes), *bounded(self.problems)])
 
     def lines(self) -> Iterator[str]:
         """The lines of the text but for notes and problems; of each kind up to `MAX_LINES`, and then their number."""
@@ -115,6 +115,13 @@ class Report:
         ]
         more = f" and in {len(runs) - _SHOWN_RUNS:,} more runs" if len(runs) > _SHOWN_RUNS else ""
         return f"other bytes in {count:,} of {-(-end // size):,} chunks: {', '.join(shown)}{more}"
+
+
+def bounded(lines: Sequence[str]) -> Iterator[str]:
+    """Up to `MAX_LINES` lines, and then the number of the others."""
+    yield from lines[:MAX_LINES]
+    if len(lines) > MAX_LINES:
+        yield f"and {len(lines) - MAX_LINES:,} more such lines"
 
 
 def _up_to(kind: str, names: Sequence[str], line: Callable[[str], str]) -> Iterator[str]:

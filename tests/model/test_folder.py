@@ -60,6 +60,8 @@ def test_defaults_leave_out_what_tools_leave_behind(tmp_path: Path) -> None:
         ("a/*", ["b.bin", "d[1].pt"]),
         ("A", ["a/b.bin", "a/c.pt", "b.bin", "d[1].pt"]),
         ("a/b.bin", ["a/c.pt", "b.bin", "d[1].pt"]),
+        ("/*.bin", ["a/c.pt", "d[1].pt"]),
+        ("/b.bin", ["a/b.bin", "a/c.pt", "d[1].pt"]),
         (exactly("d[1].pt"), ["a/b.bin", "a/c.pt", "b.bin"]),
     ],
 )
@@ -69,7 +71,7 @@ def test_patterns(tmp_path: Path, pattern: str, left: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "/a", "a/", "a//b", ".", "../a", "a/./b", "\udc80", "a\0", "x" * (MAX_LENGTH + 1)]
+    "pattern", ["", "/", "//a", "a/", "a//b", ".", "../a", "a/./b", "\udc80", "a\0", "x" * (MAX_LENGTH + 1)]
 )
 def test_patterns_that_are_no_relative_path_are_refused(pattern: str) -> None:
     with pytest.raises(ExclusionError, match="is not accepted") as raised:

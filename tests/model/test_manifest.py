@@ -44,7 +44,7 @@ MANIFEST = Manifest(
     (
         TensorEntry("b", "BF16", (2, 3), 12, ROOT, "c.gguf", 5),
         FileEntry("a/é.json", 7, ROOT),
-        tensor("A"),
+        TensorEntry("A", "U8", (4,), 4, ROOT, "c.gguf"),
         FileEntry("c.gguf", 20, ROOT, 8),
         TensorEntry("d", "U8", (1,), 1, ROOT, "c.gguf"),
     ),
@@ -62,19 +62,22 @@ def manifests(draw: st.DrawFn) -> Manifest:
     algorithm = draw(st.sampled_from(list(ALGORITHMS.values())))
     roots = st.binary(min_size=algorithm.digest_size, max_size=algorithm.digest_size)
     entries: dict[str, Entry] = {}
+    files = draw(st.lists(paths, max_size=4))
     for name in draw(st.lists(names, max_size=4)):
         dtype = draw(st.sampled_from(list(DTYPE_BITS)))
         shape = (*draw(st.lists(st.integers(0, 1000), max_size=3)), 4)
-        entries[name] = TensorEntry(name, dtype, shape, tensor_nbytes(dtype, shape), draw(roots))
-    for path in draw(st.lists(paths, max_size=4)):
-        entries[path] = FileEntry(path, draw(st.integers(0, MAX_INTEGER)), draw(roots))
+        file = files[0] if files else None
+        entries[name] = TensorEntry(name, dtype, shape, tensor_nbytes(dtype, shape), draw(roots), file)
+    for path in files:
+        size = draw(st.integers(0, MAX_INTEGER))
+        entries[path] = FileEntry(path, size, draw(roots), size if path == files[0] else None)
     exclusions = draw(st.lists(paths, max_size=3))
     return Manifest(algorithm.name, 64 * draw(st.integers(1, 1 << 40)), tuple(entries.values()), tuple(exclusions))
 
 
 def test_a_manifest_is_the_bytes_that_the_design_says() -> None:
     records = [
-        b'{"dtype":"U8","name":"A","root":"%s","shape":[4]}',
+        b'{"dtype":"U8","file":"c.gguf","name":"A","root":"%s","shape":[4]}',
         '{"path":"a/é.json","root":"%s","size":7}'.encode(),
         b'{"dtype":"BF16","file":"c.gguf","name":"b","offset":5,"root":"%s","shape":[2,3]}',
         b'{"frame_bytes":8,"path":"c.gguf","root":"%s","size":20}',
@@ -110,7 +113,9 @@ def test_everything_that_gives_entries_their_meaning_is_under_the_root() -> None
         Manifest("sha256", 4096, entries),
         Manifest("sha256", 4096, entries, (".git",)),
         Manifest("sha256", 8192, entries, MANIFEST.exclusions),
-        Manifest("sha256", 4096, (*entries[:4], replace(elsewhere, file=None)), MANIFEST.exclusions),
+        Manifest(
+            "sha256", 4096, (*entries[:4], replace(elsewhere, file="e"), FileEntry("e", 0, ROOT, 0)), ("._*", ".git")
+        ),
         Manifest("sha256", 4096, (*entries[:2], replace(moved, offset=6), *entries[3:]), MANIFEST.exclusions),
         Manifest("sha256", 4096, entries[:4], MANIFEST.exclusions),
         Manifest("sha256", 4096, ()),
@@ -195,13 +200,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a file without the frame of its tensors": (
         lambda d: d["files"][1].pop("frame_bytes"),
-        "'b' is not accepted: 'c.gguf' is not a file with a frame",
+        "'A' is not accepted: 'c.gguf' is not a file with a frame",
     ),
     "a tensor in no file": (lambda d: d["tensors"][1].update(file="x"), "'x' is not a file with a frame"),
     "a tensor beyond its file": (lambda d: d["tensors"][1].update(offset=9), "a tensor ends at byte 21 of 20"),
     "a tensor before its file": (lambda d: d["tensors"][1].update(offset=-1), "schema at \\$.tensors\\[1\\].offset"),
     "tensors that overlap": (lambda d: d["tensors"][2].update(offset=16), "tensors overlap at byte 16"),
-    "an offset in no file": (lambda d: d["tensors"][0].update(offset=0), "it has an offset but no file"),
+    "an offset in no file": (
+        lambda d: (d.update(files=[]), [t.pop("file") for t in d["tensors"]]),
+        "an offset but no file",
+    ),
     "a version that is a text": (lambda d: d.update(version="1"), "its version is '1'"),
     "no version": (lambda d: d.pop("version"), 'schema at \\$: "version" is a required property'),
     "no root": (lambda d: d.pop("root"), 'schema at \\$: "root"'),
@@ -318,6 +326,8 @@ def test_a_missing_file_is_reported_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
+        ((tensor("a"), FileEntry("b", 4, ROOT)), "it names no file, but others do"),
+        ((TensorEntry("a", "U8", (0,), 0, ROOT, "b", 5), FileEntry("b", 4, ROOT, 4)), "a tensor ends at byte 5 of 4"),
         ((tensor("a"), FileEntry("a", 4, ROOT)), "two entries have the name 'a'"),
         ((tensor("\ud800"),), "not valid Unicode"),
         ((tensor("a", "C128", (1,), 16),), "dtype 'C128' is unknown: accepted are BOOL"),

@@ -47,7 +47,7 @@ def test_what_is_the_same_is_verified_on_one_line() -> None:
         ([], "nothing, 0 bytes, "),
         ([WEIGHT], "1 tensor, 12,000 bytes, "),
         ([CONFIG], "1 file, 100 bytes, "),
-        ([CONFIG, WEIGHT, BIAS], "1 file with 2 tensors, 100 bytes, "),
+        ([replace(CONFIG, frame_bytes=100), replace(BIAS, file=CONFIG.path)], "1 file with 1 tensor, 100 bytes, "),
     ],
 )
 def test_a_summary_counts(entries: Sequence[Entry], text: str) -> None:

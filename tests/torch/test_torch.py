@@ -374,7 +374,8 @@ def test_empty_tensors_are_tied_where_they_are_the_same(device: str) -> None:
 def test_a_file_that_a_manifest_names_is_no_tensor(device: str) -> None:
     weight = tensor_of(torch.uint8, (100,)).to(device)
     root = root_of(bytes_of(weight))
-    expected = Manifest("sha256", CHUNK_SIZE, (FileEntry("a", 100, root), TensorEntry("b", "U8", (100,), 100, root)))
+    held = TensorEntry("b", "U8", (100,), 100, root, "a", 0)
+    expected = Manifest("sha256", CHUNK_SIZE, (FileEntry("a", 100, root, 0), held))
     assert verify({"b": weight}, expected).ok
     assert verify({"a": weight.clone(), "b": weight}, expected).extra == ("a",)
 
