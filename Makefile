@@ -13,27 +13,23 @@ JOBS ?= auto
 # Modules are compiled when they are first imported: most of what is installed never is.
 INSTALL = $(BIN)python -m pip install --quiet --no-compile
 
-# What this machine's hardware needs: the CUDA packages of the driver's own version where NVIDIA's driver answers, and
-# elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
+# What the commands below need, and this machine's hardware: the CUDA packages of the driver's own version where NVIDIA's
+# driver answers, and elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
 ifeq ($(CUDA),)
-EXTRAS ?= bench,cpu,cuda-compilers,peers,test
+EXTRAS ?= bench,cpu,cuda-compilers,docs,lint,peers,test
 else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
-EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,peers,test
+EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,docs,lint,peers,test
 else
-EXTRAS ?= bench,cpu,cuda12,crosscheck,peers,test
+EXTRAS ?= bench,cpu,cuda12,crosscheck,docs,lint,peers,test
 endif
 
 ifeq ($(ENV),none)
 BIN :=
 STAMP :=
-LINT_STAMP :=
-DOCS_STAMP :=
 else
 BIN := $(ENV)/bin/
-STAMP := $(ENV)/.installed
-LINT_STAMP := $(ENV)/.installed-lint
-DOCS_STAMP := $(ENV)/.installed-docs
+STAMP := $(ENV)/.installed-$(EXTRAS)
 endif
 
 .DEFAULT_GOAL := help
@@ -59,7 +55,7 @@ figures: $(STAMP) ## draw the figures from the measurements under results/
 report: $(STAMP) ## write the report, one page of HTML, from the measurements and figures under results/
 	$(BIN)hashbench report $(ARGS)
 
-docs: $(STAMP) $(DOCS_STAMP) tree ## build the documentation site in build/site and check all its links
+docs: $(STAMP) tree ## build the documentation site in build/site and check all its links
 	rm -rf build/docs && mkdir -p build/docs/kernels
 	ln -s $(addprefix $(CURDIR)/,$(wildcard *.md) LICENSE docs examples results) build/docs/
 	ln -s $(CURDIR)/kernels/NOTES.md build/docs/kernels/
@@ -71,7 +67,7 @@ tree:
 	cp -rs $(CURDIR)/hashbench build/tree/hashbench
 	ln -s $(CURDIR)/kernels $(CURDIR)/experiments build/tree/hashbench/
 
-lint: $(STAMP) $(LINT_STAMP) tree ## check style and types
+lint: $(STAMP) tree ## check style and types
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)mypy -p hashbench
@@ -82,15 +78,7 @@ clean: ## remove the environment and everything built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(ENV)/.installed: pyproject.toml
+$(ENV)/.installed-$(EXTRAS): pyproject.toml
 	test -d $(ENV) || $(PYTHON) -m venv $(ENV)
 	$(INSTALL) --editable ".[$(EXTRAS)]"
-	@touch $@
-
-$(ENV)/.installed-lint: $(ENV)/.installed
-	$(INSTALL) --editable ".[lint]"
-	@touch $@
-
-$(ENV)/.installed-docs: $(ENV)/.installed
-	$(INSTALL) --editable ".[docs]"
 	@touch $@

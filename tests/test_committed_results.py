@@ -1,18 +1,23 @@
-"""Every results file that is committed can be read, and says where it comes from."""
+"""Every results file that is committed can be read and says where it comes from; tables and report are of its rows."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from drawings import keep_figures
 
 from hashbench.bench.comparison import check_comparable, disagreements
 from hashbench.bench.experiment import experiments
 from hashbench.bench.frames import Results
 from hashbench.bench.readings import SUFFIX, read_readings
 from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, machine_folders, read_rows, rows_files
+from hashbench.cli.bench import figures
 from hashbench.limits.static_model import FORMAT
+from hashbench.report.page import build
 
 RESULTS = Path(__file__).parent.parent / "results"
 MACHINES = sorted(path.parent for path in RESULTS.glob(f"*/{MACHINE_FILE}"))
@@ -58,3 +63,23 @@ def test_predictions_are_whole() -> None:
     predictions = FORMAT.read(RESULTS / "predictions.csv")
     assert {prediction.algorithm for prediction in predictions} == {"sha256", "sha384"}
     assert not any("dirty" in prediction.commit for prediction in predictions)
+
+
+def test_the_tables_of_the_figures_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_figures(monkeypatch)
+    drawn = tmp_path / "results"
+    shutil.copytree(RESULTS, drawn, ignore=shutil.ignore_patterns(FIGURES_FOLDER))
+    done = CliRunner().invoke(figures, ["--results", str(drawn)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    committed, now = (
+        {path.relative_to(top): path.read_text() for path in top.rglob(f"{FIGURES_FOLDER}/*.csv")}
+        for top in (RESULTS, drawn)
+    )
+    assert now.keys() == committed.keys(), "draw the figures again"
+    assert [str(path) for path in now if now[path] != committed[path]] == [], "draw the figures again"
+
+
+def test_the_report_is_that_of_the_rows() -> None:
+    committed = (RESULTS / "report.html").read_text()
+    same = build(RESULTS) == committed  # pytest would show where megabytes differ
+    assert same, "write the report again"
