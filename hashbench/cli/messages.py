@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from hashbench.hashing.printable import printable
+
 
 def say(line: str, *, err: bool = False) -> None:
     """Prints a line in which everything that is not printable is escaped: controls of the terminal, broken Unicode.
@@ -16,8 +18,3 @@ def say(line: str, *, err: bool = False) -> None:
         OSError: the stream takes no more.
     """
     click.echo(printable(line), err=err)
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that is not printable."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

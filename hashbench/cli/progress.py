@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hashbench.cli.messages import printable
 from hashbench.hashing.hasher import Progress
+from hashbench.hashing.printable import printable
 
 _LABEL = 40  # characters: the bar needs the rest of a line
 

@@ -16,7 +16,7 @@ This page has what `--help` prints; it is generated. [The command line](command-
 
 def reference() -> str:
     """The page, in Markdown."""
-    settings = hashbench.context_settings | {"terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    settings = {**hashbench.context_settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
     top = click.Context(hashbench, info_name="hashbench", **settings)
     sections = [_HEAD, _section("hashbench", top.get_help())]
     for name in COMMANDS:

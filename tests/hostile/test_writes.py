@@ -87,7 +87,7 @@ def test_a_manifest_on_standard_output_is_whole(unbuffered: str, model: Path, ma
 
 @pytest.mark.parametrize("command", ["hash", "manifest", "--help"])
 def test_a_standard_output_that_is_closed_is_an_error(command: str, model: Path) -> None:
-    arguments = {"hash": [model / "file-1.data", *HASHLIB], "manifest": [model, *HASHLIB]}
+    arguments: dict[str, list[str | Path]] = {"hash": [model / "file-1.data", *HASHLIB], "manifest": [model, *HASHLIB]}
     done = in_shell(">&-", command, *arguments.get(command, []))
     assert done.returncode == 2
     assert b"Bad file descriptor" in done.stderr
