@@ -241,7 +241,7 @@ def _draw_cost(panel: Axes, rows: pd.DataFrame, colour: str) -> None:
         if strategy == "tree":
             best = highest(points, "gb_per_s")
             text = f"{best.over_batched - 1:.1%} where it is\nfastest, at {format_size(best.chunk_size)}"
-            where = {"transform": panel.transAxes, "ha": "right", "va": "top"}
+            where: dict[str, Any] = {"transform": panel.transAxes, "ha": "right", "va": "top"}
             panel.text(0.98, 0.97, text, fontsize=style.SMALL, bbox=style.VALUE_BOX, **where)
     panel.axhline(0, color=_LOOKS["batched"]["color"], linewidth=0.9)
 

@@ -161,7 +161,7 @@ def _draw_panel(axes: Axes, readings: pd.DataFrame) -> None:
     times = readings[readings["quantity"] == SECONDS]
     for place, (subject, spread) in enumerate(zip(times["subject"], style.spreads(times, VALUES, 1e3), strict=True)):
         style.error_bar(axes, place, spread, **MARKS.get(subject, {}))
-        where = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+        where: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
         axes.annotate(f"{spread[1]:.4g}", (spread[1], place), fontsize=style.SMALL, bbox=style.VALUE_BOX, **where)
     ratios = readings["median"][readings["quantity"] == "ratio"]
     ratio = "".join(f": {ratio:.4f} times by NVBench" for ratio in ratios)

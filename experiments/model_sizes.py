@@ -7,6 +7,7 @@ from functools import partial
 from itertools import cycle, product, starmap
 from math import log10
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -262,7 +263,7 @@ def _tell_memory(panel: Axes, readings: pd.DataFrame) -> None:
     ]
     if told:
         text = style.wrapped(f"{PEAK_MEMORY}: {'; '.join(told)}", 1.2, style.SMALL)
-        look = {"fontsize": style.SMALL, "bbox": style.VALUE_BOX}
+        look: dict[str, Any] = {"fontsize": style.SMALL, "bbox": style.VALUE_BOX}
         panel.text(0.98, 0.03, text, transform=panel.transAxes, ha="right", va="bottom", **look)
 
 

@@ -120,7 +120,8 @@ _STYLE: dict[Any, Any] = {
 
 def kernel_colour(name: str, tint: float = 1.0) -> str:
     """The colour of a kernel, the same in every figure; or that colour mixed with white, of which `tint` is left."""
-    return to_hex([1 - tint * (1 - part) for part in to_rgb(KERNEL_COLOURS.get(name, OTHER_KERNEL))])
+    red, green, blue = (1 - tint * (1 - part) for part in to_rgb(KERNEL_COLOURS.get(name, OTHER_KERNEL)))
+    return to_hex((red, green, blue))
 
 
 def headline(figure: Figure, finding: str, what: str, **looks: Any) -> None:
@@ -175,12 +176,12 @@ def panels(heights: Sequence[float], columns: int = 1, **options: Any) -> tuple[
 
 def fit(figure: Figure) -> None:
     """Makes a figure as high as its panels and all that is written around them need."""
-    rows, columns = figure.axes[0].get_subplotspec().get_gridspec().get_geometry()
+    grid: Any = figure.axes[0].get_subplotspec()
+    grid = grid.get_gridspec()
     figure.draw_without_rendering()
-    drawn = sum(panel.get_position().height for panel in figure.axes[: rows * columns : columns])
-    wanted = sum(figure.axes[0].get_subplotspec().get_gridspec().get_height_ratios())
+    drawn = sum(panel.get_position().height for panel in figure.axes[: grid.nrows * grid.ncols : grid.ncols])
     height = figure.get_figheight()
-    figure.set_figheight(height + wanted - drawn * height)
+    figure.set_figheight(height + sum(grid.get_height_ratios()) - drawn * height)
 
 
 def style() -> Any:

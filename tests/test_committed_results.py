@@ -10,8 +10,8 @@ import pytest
 from hashbench.bench.comparison import check_comparable, disagreements
 from hashbench.bench.experiment import experiments
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import SUFFIX, read_readings
-from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, machine_folders, read_rows, rows_files
+from hashbench.bench.readings import READINGS
+from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, ROWS, machine_folders, rows_files
 from hashbench.limits.static_model import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -29,16 +29,16 @@ def test_a_machines_files_are_whole(machine: Path) -> None:
     assert description["cpu"]["name"]
     measured: set[str] = set()
     for path in sorted(machine.glob("*.csv")):
-        name = path.name.removesuffix(SUFFIX).removesuffix(".csv")
+        name = path.name.removesuffix(READINGS.suffix).removesuffix(".csv")
         assert name in experiments(), f"{path}: there is no such experiment"
         measured.add(name)
-        if path.name.endswith(SUFFIX):
-            for reading in read_readings(path):
+        if path.name.endswith(READINGS.suffix):
+            for reading in READINGS.read(path):
                 assert reading.experiment == name
                 assert reading.commit
                 assert "dirty" not in reading.commit
         else:
-            rows = read_rows(path)
+            rows = ROWS.read(path)
             check_comparable(Results.of(rows).rows)
             for row in rows:
                 assert row.experiment == name
@@ -50,7 +50,7 @@ def test_a_machines_files_are_whole(machine: Path) -> None:
 
 def test_one_input_has_one_digest_everywhere() -> None:
     """Across all kernels, devices and machines."""
-    rows = [row for machine in MACHINES for path in rows_files(machine) for row in read_rows(path)]
+    rows = [row for machine in MACHINES for path in rows_files(machine) for row in ROWS.read(path)]
     assert disagreements(Results.of(rows).rows) == []
 
 

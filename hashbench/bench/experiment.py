@@ -22,10 +22,10 @@ from hashbench.bench.frames import Results
 from hashbench.bench.machine import is_exact
 from hashbench.bench.measurement import PROTOCOL, Measurement, input_count, make_inputs, measure
 from hashbench.bench.output_check import LEAVES_AT_A_TIME, Coverage, check_output
-from hashbench.bench.readings import FORMAT as READING_FORMAT
-from hashbench.bench.readings import Reading, ReadingsFile
-from hashbench.bench.records import Samples
-from hashbench.bench.results import SCHEMA, ResultsFile, Row, RowPoint
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.records import RecordsFile, Samples
+from hashbench.bench.results import SCHEMA, Row, RowPoint
+from hashbench.hashing.printable import printable
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import Device, Kernel, OutOfDeviceMemory, Strategy, Unavailable, kernel_class
 from hashbench.kernels.working_directory import outside_working_directory
@@ -255,8 +255,8 @@ def run(
     experiment: Experiment,
     planned: Iterable[Point | Skip],
     readings: Iterator[Reading | Skip],
-    results: ResultsFile,
-    readings_file: ReadingsFile,
+    results: RecordsFile[Row],
+    readings_file: RecordsFile[Reading],
     commit: str,
     again: bool = False,
     on_start: Callable[[Point], None] = lambda point: None,
@@ -359,7 +359,7 @@ def _complete(reading: Reading, experiment: Experiment, commit: str) -> Reading:
         samples=_all_rounded(reading.samples),
         **texts,
     )
-    READING_FORMAT.check(complete)
+    READINGS.check(complete)
     return complete
 
 
@@ -508,8 +508,8 @@ def _now() -> str:
 
 
 def _one_line(text: str) -> str:
-    """`text` on one line, as a record is one line."""
-    return " ".join(text.split())
+    """`text` on one line, as a record is one line, and as it can be shown."""
+    return printable(" ".join(text.split()))
 
 
 def _rounded(value: float) -> float:

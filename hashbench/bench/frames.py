@@ -5,6 +5,7 @@ This is the one place where files of results are read for comparison, figures an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hashbench.bench.readings import SUFFIX, Reading, ReadingsFile, read_readings, readings_path
-from hashbench.bench.records import ResultsError
-from hashbench.bench.results import ResultsFile, Row, machine_folders, read_rows, rows_path
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.records import ResultsError, Tell, refuse
+from hashbench.bench.results import ROWS, Row, machine_folders
 
 Line = Any
 """One line of a DataFrame: the columns are its attributes."""
@@ -81,44 +82,59 @@ def together(parts: Iterable[Results]) -> Results:
     return Results(_joined([part.rows for part in parts]), _joined([part.readings for part in parts]))
 
 
-def read_experiment(results: Path, experiment: str) -> Results:
+def read_experiment(results: Path, experiment: str, tell: Tell = refuse) -> Results:
     """The results of one experiment on every machine under `results`.
 
+    Args:
+        results: the folder of results.
+        experiment: the experiment's name.
+        tell: is told of folders and files that cannot be used.
+
     Raises:
-        ResultsError: there is no machine's folder, or a file cannot be used.
+        ResultsError: there is no machine's folder.
     """
-    return together(read_machine(folder, experiment, folder.name) for folder in machine_folders(results))
+    return together(read_machine(folder, experiment, folder.name, tell) for folder in machine_folders(results, tell))
 
 
-def read_machine(folder: Path, experiment: str, machine: str = "") -> Results:
+def read_machine(folder: Path, experiment: str, machine: str = "", tell: Tell = refuse) -> Results:
     """The results of one experiment in a machine's folder.
 
     Args:
         folder: the machine's folder.
         experiment: the experiment's name.
         machine: the name of the machine, as the results give it.
-
-    Raises:
-        ResultsError: a file cannot be used.
+        tell: is told of files that cannot be used.
     """
-    rows = ResultsFile(rows_path(folder, experiment)).records
-    return Results.of(rows, ReadingsFile(readings_path(folder, experiment)).records, machine)
+    files = (form.path(folder, experiment) for form in (ROWS, READINGS))
+    return together(_read_files([file for file in files if os.path.lexists(file)], tell, machine))
 
 
-def read_run(path: Path) -> Results:
+def read_run(path: Path, tell: Tell = refuse) -> Results:
     """The results in a machine's folder, or in one file of results.
 
+    Args:
+        path: the folder or file.
+        tell: is told of files in the folder that cannot be used.
+
     Raises:
-        ResultsError: there are none, or a file cannot be used.
+        ResultsError: there are none, or the file cannot be used.
     """
-    files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-    found = together(
-        Results.of(readings=read_readings(file)) if file.name.endswith(SUFFIX) else Results.of(read_rows(file))
-        for file in files
-    )
+    found = together(_read_files(sorted(path.glob("*.csv")), tell) if path.is_dir() else _read_files([path], refuse))
     if found.empty:
         raise ResultsError(f"{path} has no rows or readings: nothing has been measured there yet")
     return found
+
+
+def _read_files(files: Iterable[Path], tell: Tell, machine: str = "") -> Iterator[Results]:
+    """The results in each of `files`, without those that cannot be used."""
+    for file in files:
+        try:
+            if file.name.endswith(READINGS.suffix):
+                yield Results.of(readings=READINGS.read(file), machine=machine)
+            else:
+                yield Results.of(ROWS.read(file), machine=machine)
+        except ResultsError as problem:
+            tell(problem)
 
 
 def lines(frame: pd.DataFrame) -> Iterator[Line]:

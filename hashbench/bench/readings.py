@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.measurement import Seconds
-from hashbench.bench.records import Format, RecordsFile, Samples
+from hashbench.bench.records import Format, Samples
 from hashbench.kernels import ALGORITHMS, Device
 
 SCHEMA = 2
 """The version of the file format. Version 1 had one column `conditions` for what now has columns of its own, and no
 samples."""
-
-SUFFIX = ".readings.csv"
-"""The end of the names of files of readings. No file of rows has such a name."""
 
 POINT = (
     *("experiment", "subject", "quantity", "kernel", "model", "workers", "files", "conditions", "storage", "memory"),
@@ -137,37 +133,11 @@ def _problem(reading: Reading) -> str | None:
     return None
 
 
-FORMAT = Format(
+READINGS = Format(
     Reading,
     SCHEMA,
     {"model": ("", *MODELS), "algorithm": ("", *ALGORITHMS), "device_kind": ("gpu", "cpu")},
     _problem,
+    suffix=".readings.csv",  # no file of rows has such a name
 )
-
-
-class ReadingsFile(RecordsFile[Reading]):
-    """The file of one experiment's readings on one machine, which is rewritten whenever a reading is added.
-
-    Args:
-        path: the file. If it does not exist yet, there are no readings.
-
-    Raises:
-        ResultsError: `read_readings` refuses the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, FORMAT)
-
-
-def read_readings(path: Path) -> list[Reading]:
-    """Reads the readings of a file.
-
-    Raises:
-        ResultsError: as for `Format.read`.
-    """
-    return FORMAT.read(path)
-
-
-def readings_path(folder: Path, experiment: str) -> Path:
-    """The file of an experiment's readings in a machine's folder."""
-    return folder / f"{experiment}{SUFFIX}"
+"""The files of readings."""

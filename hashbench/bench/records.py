@@ -1,7 +1,8 @@
 """Tidy CSV files of frozen dataclasses: one record per line, one column per field, written atomically.
 
-Reading is strict: a file with another schema, a truncated file, or a cell that its column does not accept is refused
-with a one-line error.
+Reading is strict, as files may come from anyone: a link, a file with another schema, a truncated file, or a cell that
+its column does not accept is refused with a one-line error. A text that is accepted can be shown anywhere: it holds
+nothing that a terminal or a spreadsheet would carry out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -17,6 +19,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
+from hashbench.hashing.printable import printable
+from hashbench.model.strict_json import quoted
 
 
 class ResultsError(ValueError):
@@ -38,8 +42,75 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 
+Tell = Callable[[ResultsError], None]
+"""Is told what cannot be used where all else can; it raises where that must not be."""
+
+LONGEST_LINE = 500
+"""Characters of a problem that are shown."""
+
+LARGEST_FILE = 64 << 20
+MOST_RECORDS = 100_000
+"""Of a file of records."""
+
+LARGEST_WHOLE_NUMBER = 2**63 - 1
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-30, 1e30
+"""Numbers in records, so that what is computed from them does not overflow."""
+
+FORMULAS = ("=", "+", "-", "@")
+"""What a cell begins with that a spreadsheet carries out."""
+
 Samples = tuple[float, ...]
 """Raw values, separated by semicolons in a file; an empty cell where they are not known."""
+
+
+def refuse(problem: ResultsError) -> None:
+    """The `Tell` for which nothing is left out."""
+    raise problem
+
+
+class LeftOut:
+    """The `Tell` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def __call__(self, problem: ResultsError) -> None:
+        self._lines[printable(str(problem))[:LONGEST_LINE]] = None
+
+    @property
+    def lines(self) -> list[str]:
+        """What cannot be used, and why: each on one line that can be shown, and once."""
+        return list(self._lines)
+
+
+def read_file(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """The content of a file that may come from anyone.
+
+    Args:
+        path: a plain file. Links are not followed, and pipes not waited for.
+        largest: the most bytes that it may have.
+
+    Raises:
+        ResultsError: it is something else, or larger, or cannot be read.
+    """
+    try:
+        content = read_regular(path, largest + 1, links=False)
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > largest:
+        raise ResultsError(f"{path} has more than the {largest:,} bytes that are accepted")
+    return content
+
+
+def check_text(what: str, text: str) -> None:
+    """Checks that a text can be shown in a terminal and in a spreadsheet.
+
+    Raises:
+        ResultsError: it cannot; the message begins with `what`.
+    """
+    if not text.isprintable() or text.startswith(FORMULAS):
+        accepted = f"accepted are printable characters, the first of them none of {' '.join(FORMULAS)}"
+        raise ResultsError(f"{what} is {quoted(text)}; {accepted}")
 
 
 class Format(Generic[R]):
@@ -50,9 +121,11 @@ class Format(Generic[R]):
         schema: the version of the format, which is the first cell of every line.
         words: for each column that accepts only certain texts, those texts.
         problem: checks a whole record whose cells are valid, and returns what is wrong with it, or None.
+        suffix: the end of the names of its files, which begin with the experiment's.
 
     Attributes:
         columns: the names of the columns.
+        suffix: as given.
     """
 
     def __init__(
@@ -61,7 +134,9 @@ class Format(Generic[R]):
         schema: int,
         words: Mapping[str, Sequence[str]],
         problem: Callable[[R], str | None] = lambda record: None,
+        suffix: str = ".csv",
     ) -> None:
+        self.suffix = suffix
         self.columns = tuple(field.name for field in fields(kind))
         self._kind = kind
         self._schema = schema
@@ -69,6 +144,18 @@ class Format(Generic[R]):
         self._problem = problem
         self._types = get_type_hints(kind)
         self._accepted = f"accepted are files of schema {schema}, as `hashbench` writes them"
+
+    def path(self, folder: Path, experiment: str) -> Path:
+        """The file of an experiment in a machine's folder."""
+        return folder / f"{experiment}{self.suffix}"
+
+    def file(self, path: Path) -> RecordsFile[R]:
+        """A file of records. If it does not exist yet, there are no records.
+
+        Raises:
+            ResultsError: as for `read`.
+        """
+        return RecordsFile(path, self)
 
     def read(self, path: Path) -> list[R]:
         """Reads the records of a file.
@@ -78,11 +165,11 @@ class Format(Generic[R]):
                 one point.
         """
         try:
-            text = read_regular(path).decode()
+            text = read_file(path).decode()
         except UnicodeDecodeError:
             raise ResultsError(f"{path} is not a results file: it is not text; {self._accepted}") from None
-        except OSError as error:
-            raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
+        if text.count("\n") > MOST_RECORDS:
+            raise ResultsError(f"{path} has more than the {MOST_RECORDS:,} lines that are accepted")
         lines = csv.reader(io.StringIO(text))
         try:
             header = tuple(next(lines, []))
@@ -94,7 +181,7 @@ class Format(Generic[R]):
             raise ResultsError(f"{path} is not a results file: {error}; {self._accepted}") from None
         for line in cells:  # before the columns, which another schema may have changed
             if line and line[0] != str(self._schema):
-                raise ResultsError(f"{path} has schema {line[0]!r}; {self._accepted}")
+                raise ResultsError(f"{path} has schema {quoted(line[0])}; {self._accepted}")
         if not text.endswith("\n"):
             raise ResultsError(f"{path} is truncated: its last line does not end; {self._accepted}")
         self._check_columns(path, header)
@@ -129,7 +216,8 @@ class Format(Generic[R]):
         missing = [name for name in self.columns if name not in header]
         for what, names in (("unknown", unknown), ("missing", missing)):
             if names:
-                raise ResultsError(f"{path} has {what} columns: {', '.join(names)}; {self._accepted}")
+                named = ", ".join(map(quoted, names[:9]))
+                raise ResultsError(f"{path} has {what} columns: {named}; {self._accepted}")
         if tuple(header) != self.columns:
             raise ResultsError(f"{path} has its columns in another order, or one of them twice; {self._accepted}")
 
@@ -152,22 +240,23 @@ class Format(Generic[R]):
             accepted = self._words.get(column)
             if accepted is not None and cell not in accepted:
                 named = ", ".join(word or "an empty cell" for word in accepted)
-                raise ResultsError(f"{place}: {column} is {cell!r}; accepted are {named}")
+                raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted are {named}")
+            check_text(f"{place}: {column}", cell)
             return cell
         if kind is float:
             value = _number(cell)
-            if not (math.isfinite(value) and value > 0):
-                raise ResultsError(f"{place}: {column} is {cell!r}; accepted is a positive number")
+            if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+                raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted is a positive number")
             return value
         if kind == Samples:
             values = tuple(map(_number, cell.split(";"))) if cell else ()
-            if not all(map(math.isfinite, values)):
-                raise ResultsError(f"{place}: {column} is {cell!r}; accepted are numbers separated by semicolons")
+            if not all(abs(value) <= LARGEST_NUMBER for value in values):
+                raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted are numbers separated by semicolons")
             return values
         if kind is not int and cell == "":
             return None
-        if not (cell.isascii() and cell.isdigit() and int(cell) > 0):
-            raise ResultsError(f"{place}: {column} is {cell!r}; accepted is a positive whole number")
+        if not (cell.isascii() and cell.isdigit() and len(cell) < 20 and 0 < int(cell) <= LARGEST_WHOLE_NUMBER):
+            raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted is a positive whole number")
         return int(cell)
 
 
@@ -209,7 +298,7 @@ class RecordsFile(Generic[R]):
     def __init__(self, path: Path, format: Format[R]) -> None:
         self.path = path
         self.format = format
-        self._records = {record.point: record for record in format.read(path)} if path.exists() else {}
+        self._records = {record.point: record for record in format.read(path)} if os.path.lexists(path) else {}
 
     @property
     def records(self) -> list[R]:

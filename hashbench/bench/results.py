@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.output_check import COVERAGES
-from hashbench.bench.readings import SUFFIX as READINGS_SUFFIX
-from hashbench.bench.records import Format, RecordsFile, ResultsError, Samples
+from hashbench.bench.readings import READINGS
+from hashbench.bench.records import Format, ResultsError, Samples, Tell, check_text, read_file, refuse
 from hashbench.hashing.atomic_write import write_atomically
-from hashbench.hashing.opening import read_regular
 from hashbench.kernels import ALGORITHMS, STRATEGIES
+from hashbench.model.strict_json import StrictJsonError, loads
 
 SCHEMA = 3
 """The version of the file format. Version 1 had no `model` and no `digest`, version 2 no samples."""
@@ -28,6 +29,8 @@ REFERENCE = ("hashlib", "1-thread")
 """The kernel and the device that speed-ups are relative to: hashlib on one core."""
 
 MACHINE_FILE = "machine.json"
+
+_LARGEST_DESCRIPTION = 1 << 20
 
 FIGURES_FOLDER = "figures"
 """In a machine's folder for its own figures; beside the machines' folders for figures of all machines."""
@@ -130,7 +133,7 @@ def _problem(row: Row) -> str | None:
     return None
 
 
-FORMAT = Format(
+ROWS = Format(
     Row,
     SCHEMA,
     {
@@ -142,63 +145,83 @@ FORMAT = Format(
     },
     _problem,
 )
-
-
-class ResultsFile(RecordsFile[Row]):
-    """The file of one experiment's rows on one machine, which is rewritten whenever a row is added.
-
-    Args:
-        path: the file. If it does not exist yet, there are no rows.
-
-    Raises:
-        ResultsError: `read_rows` refuses the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, FORMAT)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Reads the rows of a file.
-
-    Raises:
-        ResultsError: as for `Format.read`.
-    """
-    return FORMAT.read(path)
-
-
-def rows_path(folder: Path, experiment: str) -> Path:
-    """The file of an experiment's rows in a machine's folder."""
-    return folder / f"{experiment}.csv"
+"""The files of rows."""
 
 
 def rows_files(folder: Path) -> list[Path]:
     """The files of rows in a machine's folder, by name."""
-    return sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS_SUFFIX))
+    return sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS.suffix))
 
 
 def experiment_names(folder: Path) -> list[str]:
     """The experiments that have rows or readings in a machine's folder, by name."""
-    return sorted({file.name.removesuffix(READINGS_SUFFIX).removesuffix(".csv") for file in folder.glob("*.csv")})
+    return sorted({file.name.removesuffix(READINGS.suffix).removesuffix(ROWS.suffix) for file in folder.glob("*.csv")})
 
 
-def found_machine_folders(results: Path) -> list[Path]:
-    """The machines' folders under `results`, by name."""
-    return sorted({file.parent for file in results.glob("*/*.csv")} - {results / FIGURES_FOLDER})
-
-
-def machine_folders(results: Path) -> list[Path]:
+def found_machine_folders(results: Path, tell: Tell = refuse) -> list[Path]:
     """The machines' folders under `results`, by name.
+
+    Args:
+        results: the folder of results.
+        tell: is told of folders that are links or have names that cannot be shown.
+    """
+    found = []
+    for folder in sorted(results.glob("*")):
+        if folder.name != FIGURES_FOLDER and next(folder.glob("*.csv"), None):
+            try:
+                if folder.is_symlink():
+                    raise ResultsError(f"{folder} is not accepted: it is a link")
+                check_text("the name of a machine's folder", folder.name)
+                found.append(folder)
+            except ResultsError as problem:
+                tell(problem)
+    return found
+
+
+def machine_folders(results: Path, tell: Tell = refuse) -> list[Path]:
+    """The machines' folders under `results`, by name.
+
+    Args:
+        results: the folder of results.
+        tell: as for `found_machine_folders`.
 
     Raises:
         ResultsError: `results` is not a folder, or holds no results.
     """
     if not results.is_dir():
         raise ResultsError(f"{results} is not a folder; accepted is the folder that `hashbench bench` writes to")
-    found = found_machine_folders(results)
+    found = found_machine_folders(results, tell)
     if not found:
         raise ResultsError(f"{results} holds no results: run `hashbench bench` first")
     return found
+
+
+def figures_folder(folder: Path) -> Path:
+    """The folder of figures in a machine's folder, or in the folder of results.
+
+    Raises:
+        ResultsError: it is a link.
+    """
+    figures = folder / FIGURES_FOLDER
+    if figures.is_symlink():
+        raise ResultsError(f"{figures} is not accepted: it is a link")
+    return figures
+
+
+def read_description(folder: Path) -> Mapping[str, Any]:
+    """A machine's description, of which nothing is known but that it is a JSON object.
+
+    Raises:
+        ResultsError: it is none, or cannot be read.
+    """
+    path = folder / MACHINE_FILE
+    try:
+        description = loads(read_file(path, _LARGEST_DESCRIPTION), max_depth=20, floats=True)
+    except StrictJsonError as error:
+        raise ResultsError(f"{path} is not a machine's description: {error}") from None
+    if not isinstance(description, dict):
+        raise ResultsError(f"{path} is not a machine's description: it is not a JSON object")
+    return description
 
 
 def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
@@ -215,12 +238,12 @@ def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
         ResultsError: the folder belongs to another machine, or its description cannot be read.
     """
     path = folder / MACHINE_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     try:
-        theirs, ours = (_hardware(found) for found in (json.loads(read_regular(path)), description))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ResultsError(f"{path} cannot be read: accepted is what `hashbench bench` writes there") from None
+        theirs, ours = (_hardware(found) for found in (read_description(folder), description))
+    except (KeyError, TypeError):
+        raise ResultsError(f"{path} is not a machine's description, as `hashbench bench` writes it") from None
     same_gpus = theirs.gpus & ours.gpus or theirs.gpus == ours.gpus
     if theirs.processor != ours.processor or not same_gpus:
         raise ResultsError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -26,19 +27,20 @@ from hashbench.bench.experiment import (
     run,
 )
 from hashbench.bench.frames import Results, read_experiment, read_machine
-from hashbench.bench.readings import Reading, ReadingsFile, readings_path
-from hashbench.bench.records import check_writable
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.records import LeftOut, RecordsFile, ResultsError, Tell, check_writable, refuse
 from hashbench.bench.results import (
     FIGURES_FOLDER,
-    ResultsFile,
+    ROWS,
+    Row,
     check_machine,
     experiment_names,
+    figures_folder,
     machine_folders,
-    rows_path,
     write_machine,
 )
 from hashbench.bench.tables import print_table, readings_table, rows_table
-from hashbench.cli.exit_codes import CHECK_FAILED
+from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.hashing import selection
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, KERNELS, Device, Unavailable
@@ -116,9 +118,11 @@ def bench(
             kept = len(done.rows) + len(done.readings)
             click.echo(f"interrupted: {kept} rows and readings were measured and kept", err=True)
             raise KeyboardInterrupt
+    left_out = LeftOut()  # of other machines
     for experiment, done in zip(chosen, runs, strict=True):
         if done.current or done.readings:
-            _draw_overview(experiment, results)
+            _draw_overview(experiment.name, results, left_out)
+    tell_left_out(left_out)
     errors = [failure.error for done in runs for failure in done.failures]
     if any(isinstance(error, VerificationError) for error in errors):
         context.exit(CHECK_FAILED)
@@ -131,14 +135,36 @@ def bench(
 
 @click.command()
 @results_option
-def figures(results: Path) -> None:
-    """Draw all figures from the results."""
-    folders = {folder: experiment_names(folder) for folder in machine_folders(results)}
-    for folder, names in folders.items():
-        for name in names:
-            _draw(experiment_named(name), folder)
-    for name in sorted({name for names in folders.values() for name in names}):
-        _draw_overview(experiment_named(name), results)
+@click.pass_context
+def figures(context: click.Context, results: Path) -> None:
+    """Draw all figures from the results.
+
+    What cannot be used or drawn is left out, and named.
+
+    Exit codes: 0 drawn; 1 digests of the same input differ; 2 unusable arguments, or something was left out.
+    """
+    left_out = LeftOut()
+    wrong = False
+    folders = {folder: experiment_names(folder) for folder in machine_folders(results, left_out)}
+    drawings = [partial(_draw, name, folder, left_out) for folder, names in folders.items() for name in names]
+    overviews = sorted({name for names in folders.values() for name in names})
+    for draw in (*drawings, *(partial(_draw_overview, name, results, left_out) for name in overviews)):
+        try:
+            draw()
+        except VerificationError as error:
+            click.echo(str(error), err=True)
+            wrong = True
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            left_out(ResultsError(f"{draw.args[1] / draw.args[0]}: no figure can be drawn: {error}"))
+    tell_left_out(left_out)
+    if wrong or left_out.lines:
+        context.exit(CHECK_FAILED if wrong else UNUSABLE)
+
+
+def tell_left_out(left_out: LeftOut) -> None:
+    """Prints what could not be used."""
+    for line in left_out.lines:
+        click.echo(f"left out: {line}", err=True)
 
 
 def _wanted(found: Sequence[Device], kernels: Sequence[str], ids: Sequence[str]) -> list[Device]:
@@ -161,16 +187,16 @@ def _machine_name(name: str) -> str:
     return name
 
 
-def _files(experiment: Experiment, folder: Path) -> tuple[ResultsFile, ReadingsFile]:
+def _files(experiment: Experiment, folder: Path) -> tuple[RecordsFile[Row], RecordsFile[Reading]]:
     """The files of an experiment's rows and readings in a machine's folder."""
-    return ResultsFile(rows_path(folder, experiment.name)), ReadingsFile(readings_path(folder, experiment.name))
+    return ROWS.file(ROWS.path(folder, experiment.name)), READINGS.file(READINGS.path(folder, experiment.name))
 
 
 def _run(
     experiment: Experiment,
     planned: Sequence[Point | Skip],
     readings: Iterator[Reading | Skip],
-    files: tuple[ResultsFile, ReadingsFile],
+    files: tuple[RecordsFile[Row], RecordsFile[Reading]],
     commit: str,
     again: bool,
 ) -> Run:
@@ -215,26 +241,27 @@ def _show(done: Run, folder: Path, experiment: Experiment) -> None:
         click.echo(f"{experiment.name}: skipped {points} already measured at this commit (see --again)", err=True)
     if done.current:
         print_table(rows_table(Results.of(done.current).rows))
-        click.echo(f"rows: {rows_path(folder, experiment.name)}")
+        click.echo(f"rows: {ROWS.path(folder, experiment.name)}")
     if done.readings:
         print_table(readings_table(Results.of(readings=done.readings).readings))
-        click.echo(f"readings: {readings_path(folder, experiment.name)}")
+        click.echo(f"readings: {READINGS.path(folder, experiment.name)}")
     if done.current or done.readings:
-        _draw(experiment, folder)
+        _draw(experiment.name, folder, refuse)
 
 
-def _draw(experiment: Experiment, folder: Path) -> None:
+def _draw(name: str, folder: Path, tell: Tell) -> None:
     """Draws an experiment's figure from its files in a machine's folder."""
-    results = read_machine(folder, experiment.name)
+    results = read_machine(folder, name, tell=tell)
     comparison.check_comparable(results.rows)
-    if not results.empty:
-        for written in experiment.figure(results, folder / FIGURES_FOLDER / experiment.name):
-            click.echo(f"figure: {written}")
+    _draw_with(experiment_named(name).figure, results, name, folder)
 
 
-def _draw_overview(experiment: Experiment, results: Path) -> None:
+def _draw_overview(name: str, results: Path, tell: Tell) -> None:
     """Draws an experiment's figure of all machines, if it has one."""
-    found = read_experiment(results, experiment.name)
+    _draw_with(experiment_named(name).overview, read_experiment(results, name, tell), name, results)
+
+
+def _draw_with(draw: Callable[[Results, Path], list[Path]], found: Results, name: str, folder: Path) -> None:
     if not found.empty:
-        for written in experiment.overview(found, results / FIGURES_FOLDER / experiment.name):
+        for written in draw(found, figures_folder(folder) / name):
             click.echo(f"figure: {written}")

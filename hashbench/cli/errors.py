@@ -6,6 +6,8 @@ import traceback
 
 import click
 
+from hashbench.hashing.printable import printable
+
 
 def complain(error: Exception, name: str | None, debug: bool) -> None:
     """Prints an error on one line of stderr.
@@ -19,7 +21,7 @@ def complain(error: Exception, name: str | None, debug: bool) -> None:
         traceback.print_exception(error)
         return
     about = f"{name}: " if name else ""
-    click.echo(f"hashbench: {about}{' '.join(_reason(error).split())}", err=True)
+    click.echo(f"hashbench: {printable(about)}{printable(' '.join(_reason(error).split()))}", err=True)
 
 
 def _reason(error: Exception) -> str:

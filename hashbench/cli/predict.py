@@ -17,7 +17,7 @@ from rich.table import Table
 from hashbench.bench import machine
 from hashbench.bench.frames import Line, Results, together
 from hashbench.bench.records import check_writable
-from hashbench.bench.results import found_machine_folders, read_rows, rows_files
+from hashbench.bench.results import ROWS, found_machine_folders, rows_files
 from hashbench.bench.tables import print_table, text_table
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS
@@ -99,7 +99,7 @@ def _predictions(wanted: Sequence[GPU], algorithms: Sequence[str], variants: Seq
 
 def _rows(results: Path) -> pd.DataFrame:
     files = (file for folder in found_machine_folders(results) for file in rows_files(folder))
-    return together(Results.of(read_rows(file)) for file in files).rows
+    return together(Results.of(ROWS.read(file)) for file in files).rows
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:

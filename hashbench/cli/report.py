@@ -9,10 +9,10 @@ import click
 
 from hashbench.bench import comparison
 from hashbench.bench.frames import read_run, together
-from hashbench.bench.records import check_writable
+from hashbench.bench.records import LeftOut, check_writable
 from hashbench.bench.tables import comparisons_table, print_table, summaries_table
-from hashbench.cli.bench import results_option
-from hashbench.cli.exit_codes import CHECK_FAILED
+from hashbench.cli.bench import results_option, tell_left_out
+from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.hashing.atomic_write import write_atomically
 
 
@@ -25,14 +25,15 @@ def compare(context: click.Context, runs: Sequence[str], points: bool, results: 
     """Compare machines or runs with A.
 
     Each run is a machine's folder, given by its path or by its name under RESULTS, or one results file. Throughputs are
-    compared by kernel and experiment.
+    compared by kernel and experiment. Files of a folder that cannot be used are left out, and named.
 
-    Exit codes: 0 compared; 1 digests of the same input differ; 2 unusable arguments or files.
+    Exit codes: 0 compared; 1 digests of the same input differ; 2 unusable arguments, or something was left out.
     """
     if len(runs) < 2:
         raise click.UsageError("compare needs at least two runs: each a machine's folder or a results file")
     paths = [Path(run) if Path(run).exists() else results / run for run in runs]
-    base, *others = map(read_run, paths)
+    left_out = LeftOut()
+    base, *others = (read_run(path, left_out) for path in paths)
     tables = []
     wrong: list[str] = []
     for name, other in zip(runs[1:], others, strict=True):
@@ -50,8 +51,9 @@ def compare(context: click.Context, runs: Sequence[str], points: bool, results: 
         print_table(table)
     for line in dict.fromkeys(wrong):
         click.echo(line, err=True)
-    if wrong:
-        context.exit(CHECK_FAILED)
+    tell_left_out(left_out)
+    if wrong or left_out.lines:
+        context.exit(CHECK_FAILED if wrong else UNUSABLE)
 
 
 @click.command()
@@ -62,16 +64,23 @@ def compare(context: click.Context, runs: Sequence[str], points: bool, results: 
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file to write.  [default: RESULTS/report.html]",
 )
-def report(results: Path, output: Path | None) -> None:
+@click.pass_context
+def report(context: click.Context, results: Path, output: Path | None) -> None:
     """Write the report: one self-contained HTML page.
 
     It shows the claims, their verdicts and the measurements behind them, computed from the results, and the figures
-    that `hashbench figures` has drawn.
+    that `hashbench figures` has drawn. Files that cannot be used are left out, and named.
+
+    Exit codes: 0 written; 2 unusable arguments, or something was left out.
     """
     from hashbench.report.page import build  # imports jinja2 and the static model
 
     path = output or results / "report.html"
-    page = build(results)
+    left_out = LeftOut()
+    page = build(results, left_out)
     check_writable(path.parent)
     write_atomically(path, page.encode())
     click.echo(f"report: {path}")
+    tell_left_out(left_out)
+    if left_out.lines:
+        context.exit(UNUSABLE)

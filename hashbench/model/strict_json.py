@@ -11,6 +11,8 @@ import re
 import reprlib
 from typing import Any
 
+from hashbench.hashing.printable import printable
+
 MAX_INTEGER = (1 << 53) - 1
 """The largest integer that RFC 7493 section 2.2 calls exact, and so the largest that RFC 8785 can write."""
 
@@ -38,7 +40,7 @@ def quoted(value: object) -> str:
 
 def one_line(text: str) -> str:
     """Shows the beginning of any text in an error message: escaped, on one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: _short.maxstring])
+    return printable(text[: _short.maxstring])
 
 
 def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:

@@ -7,7 +7,6 @@ relative to the results folder, where the page belongs. The same results give th
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,15 +23,22 @@ from markupsafe import Markup
 
 from hashbench.bench import measurement, output_check
 from hashbench.bench.frames import Results, read_experiment, together
-from hashbench.bench.readings import readings_path
-from hashbench.bench.records import ResultsError
-from hashbench.bench.results import FIGURES_FOLDER, MACHINE_FILE, experiment_names, machine_folders, rows_path
-from hashbench.hashing.opening import read_regular
+from hashbench.bench.readings import READINGS
+from hashbench.bench.records import LeftOut, ResultsError, Tell
+from hashbench.bench.results import (
+    MACHINE_FILE,
+    ROWS,
+    experiment_names,
+    figures_folder,
+    machine_folders,
+    read_description,
+)
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.gpus import gpus
 from hashbench.report.claims import CLAIMS, Claim
+from hashbench.report.drawn_svg import read_drawn
 from hashbench.report.findings import Finding, Table, Verdict, number
 
 Facts = Sequence[tuple[str, str]]
@@ -88,19 +94,23 @@ class Machine:
     measured: Sequence[Measured]
 
 
-def build(results: Path) -> str:
+def build(results: Path, left_out: LeftOut | None = None) -> str:
     """Returns the page as HTML.
 
     Args:
         results: the results folder, with the figures that `hashbench figures` drew.
+        left_out: is told of files and folders that cannot be used. The page lists them.
 
     Raises:
-        ResultsError: there are no results, or a file is unusable.
+        ResultsError: there are no results.
     """
-    folders = machine_folders(results)
+    left_out = left_out or LeftOut()
+    folders = machine_folders(results, left_out)
     names = sorted({name for folder in folders for name in experiment_names(folder)})
-    measured = {name: read_experiment(results, name) for name in names}
-    sections = [_section(claim, measured, results) for claim in CLAIMS]
+    measured = {name: read_experiment(results, name, left_out) for name in names}
+    sections = [_section(claim, measured, results, left_out) for claim in CLAIMS]
+    machines = [_machine(folder, measured, results, left_out) for folder in folders]
+    predictions = _predictions(results / static_model.PREDICTIONS_FILE, together(measured.values()).rows, left_out)
     verdicts = Counter(section.finding.verdict for section in sections)
     every = together(measured.values())
     template = Environment(
@@ -114,10 +124,11 @@ def build(results: Path) -> str:
         policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
         sections=sections,
         verdicts=[(verdict, verdicts[verdict]) for verdict in Verdict if verdicts[verdict]],
-        machines=[_machine(folder, measured, results) for folder in folders],
+        machines=machines,
+        left_out=left_out.lines,
         rows=len(every.rows),
         readings=len(every.readings),
-        predictions=_predictions(results / static_model.PREDICTIONS_FILE, every.rows),
+        predictions=predictions,
         protocol=measurement,
         output_check=output_check,
         commits=sorted(set(every.rows["commit"])),
@@ -137,60 +148,60 @@ def _source(text: str) -> str:
 
 def _link(path: Path, results: Path) -> str:
     """A link from the results folder to a file in it; "" where there is no such file."""
-    return quote(path.relative_to(results).as_posix()) if path.is_file() else ""
+    return quote(path.relative_to(results).as_posix()) if path.is_file() and not path.is_symlink() else ""
 
 
-def _section(claim: Claim, measured: Mapping[str, Results], results: Path) -> Section:
+def _section(claim: Claim, measured: Mapping[str, Results], results: Path, tell: Tell) -> Section:
     finding = claim.finding(measured)
     if not claim.experiment:
         return Section(claim, finding, (), ())
     places = [results / name for name in finding.machines]
-    paths = [path(place, claim.experiment) for place in places for path in (rows_path, readings_path)]
+    paths = [form.path(place, claim.experiment) for place in places for form in (ROWS, READINGS)]
     sources = [link for link in (_link(path, results) for path in paths) if link]
-    return Section(claim, finding, list(_pictures(claim, finding, results)), sources)
+    return Section(claim, finding, list(_pictures(claim, finding, results, tell)), sources)
 
 
-def _pictures(claim: Claim, finding: Finding, results: Path) -> Iterator[Picture]:
+def _pictures(claim: Claim, finding: Finding, results: Path, tell: Tell) -> Iterator[Picture]:
     """The experiment's figures over all machines; without one, those of each machine that the verdict rests on."""
     of_machines = [
-        picture for name in finding.machines for picture in _pictures_in(results / name, claim, name, results)
+        picture for name in finding.machines for picture in _pictures_in(results / name, claim, name, results, tell)
     ]
-    yield from list(_pictures_in(results, claim, "all machines", results)) or of_machines
+    yield from list(_pictures_in(results, claim, "all machines", results, tell)) or of_machines
 
 
-def _pictures_in(folder: Path, claim: Claim, where: str, results: Path) -> Iterator[Picture]:
-    figures = folder / FIGURES_FOLDER
-    for path in [figures / f"{claim.experiment}.svg", *sorted(figures.glob(f"{claim.experiment}_*.svg"))]:
-        if not path.exists():
+def _pictures_in(folder: Path, claim: Claim, where: str, results: Path, tell: Tell) -> Iterator[Picture]:
+    try:
+        figures = figures_folder(folder)
+    except ResultsError as problem:
+        tell(problem)
+        return
+    for path in sorted([*figures.glob(f"{claim.experiment}.svg"), *figures.glob(f"{claim.experiment}_*.svg")]):
+        try:
+            drawn = read_drawn(path)
+        except ResultsError as problem:
+            tell(problem)
             continue
         part = path.stem.removeprefix(claim.experiment).replace("_", " ").strip()
         title = ", ".join(filter(None, (claim.name, where, part)))
         yield Picture(
-            source=f"data:image/svg+xml;base64,{b64encode(_read(path)).decode()}",
+            source=f"data:image/svg+xml;base64,{b64encode(drawn).decode()}",
             alt=f"Figure for {title}. {claim.shows} The numbers are in this claim's table.",
             caption=f"{title}. {claim.shows}",
             data=_link(path.with_suffix(".csv"), results),
         )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return read_regular(path)
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
-
-
 # Machines ------------------------------------------------------------------------------------------------------------
 
 
-def _machine(folder: Path, measured: Mapping[str, Results], results: Path) -> Machine:
+def _machine(folder: Path, measured: Mapping[str, Results], results: Path, tell: Tell) -> Machine:
     lines = [
         Measured(
             experiment=name,
             rows=len(rows),
-            rows_file=_link(rows_path(folder, name), results),
+            rows_file=_link(ROWS.path(folder, name), results),
             readings=len(readings),
-            readings_file=_link(readings_path(folder, name), results),
+            readings_file=_link(READINGS.path(folder, name), results),
             dates=_dates([*rows["date"], *readings["date"]]),
             commits=", ".join(sorted({*rows["commit"], *readings["commit"]})),
         )
@@ -198,18 +209,15 @@ def _machine(folder: Path, measured: Mapping[str, Results], results: Path) -> Ma
         for rows, readings in [[part[part["machine"] == folder.name] for part in (found.rows, found.readings)]]
         if len(rows) or len(readings)
     ]
-    return Machine(folder.name, _facts(_description(folder / MACHINE_FILE)), lines)
-
-
-def _description(path: Path) -> Mapping[str, Any]:
-    text = _read(path)
     try:
-        description = json.loads(text)
-    except ValueError:
-        raise ResultsError(f"{path} is not valid JSON; expected what `hashbench bench` writes") from None
-    if not isinstance(description, dict):
-        raise ResultsError(f"{path} is not a JSON object; expected what `hashbench bench` writes")
-    return description
+        facts = _facts(read_description(folder))
+    except ResultsError as problem:
+        tell(problem)
+        facts = []
+    except (ArithmeticError, AttributeError, TypeError, ValueError):  # of a value of a kind that is not expected there
+        tell(ResultsError(f"{folder / MACHINE_FILE} is not a machine's description, as `hashbench bench` writes it"))
+        facts = []
+    return Machine(folder.name, facts, lines)
 
 
 def _facts(description: Mapping[str, Any]) -> Facts:
@@ -261,12 +269,15 @@ def _dates(dates: Iterable[str]) -> str:
 # Predictions ---------------------------------------------------------------------------------------------------------
 
 
-def _predictions(path: Path, rows: pd.DataFrame) -> Table | None:
+def _predictions(path: Path, rows: pd.DataFrame, tell: Tell) -> Table | None:
     """The predictions for the default variant, and in separate columns the rows that check them; None without any."""
-    if not path.exists():
+    try:
+        predictions = static_model.FORMAT.file(path).records
+    except ResultsError as problem:
+        tell(problem)
         return None
     default, known = next(iter(VARIANTS)), gpus()
-    found = [p for p in static_model.FORMAT.read(path) if p.variant == default and p.gpu in known]
+    found = [p for p in predictions if p.variant == default and p.gpu in known]
     checks = {prediction.point: row for prediction, row in static_model.checks(found, known, rows)}
     lines = [
         (

@@ -21,7 +21,7 @@ from hashbench.bench.comparison import (
 )
 from hashbench.bench.frames import Line, Results, lines
 from hashbench.bench.readings import Reading
-from hashbench.bench.results import ResultsFile, Row
+from hashbench.bench.results import ROWS, Row
 from hashbench.bench.tables import speed_ups
 from hashbench.cli import report as report_commands
 
@@ -234,7 +234,7 @@ def run_compare(tmp_path: Path, a: Row, b: Row, *arguments: str) -> Result:
     """The command over two machines of one row each."""
     for name, one in (("a", a), ("b", b)):
         (tmp_path / name).mkdir()
-        ResultsFile(tmp_path / name / "throughput.csv").add(one)
+        ROWS.file(tmp_path / name / "throughput.csv").add(one)
     return CliRunner().invoke(report_commands.compare, ["a", "b", "--results", str(tmp_path), *arguments])
 
 

@@ -30,9 +30,9 @@ from hashbench.bench.experiment import (
     run,
 )
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import Reading, ReadingsFile, read_readings
+from hashbench.bench.readings import READINGS, Reading
 from hashbench.bench.records import ResultsError
-from hashbench.bench.results import ResultsFile, Row, read_rows
+from hashbench.bench.results import ROWS, Row
 from hashbench.bench.tables import rows_table
 from hashbench.cli import bench as bench_commands
 from hashbench.cli import report as report_commands
@@ -104,8 +104,8 @@ def run_all(
         of,
         plan(of, devices, algorithms, quick=False),
         of.readings(list(devices), quick=False),
-        ResultsFile(folder / f"{of.name}.csv"),
-        ReadingsFile(folder / f"{of.name}.readings.csv"),
+        ROWS.file(folder / f"{of.name}.csv"),
+        READINGS.file(folder / f"{of.name}.readings.csv"),
         commit,
         again,
     )
@@ -114,7 +114,7 @@ def run_all(
 def test_every_point_becomes_a_row(tmp_path: Path) -> None:
     report = run_small(tmp_path)
     assert [type(outcome) for outcome in report.outcomes] == [Row] * 6
-    assert report.rows == read_rows(tmp_path / "small.csv")
+    assert report.rows == ROWS.read(tmp_path / "small.csv")
     assert [(r.algorithm, r.strategy, r.bytes, r.chunk_size, r.segments) for r in report.rows] == [
         (algorithm, *point)
         for algorithm in ("sha256", "sha384")
@@ -183,13 +183,13 @@ def test_points_of_this_commit_are_not_measured_again(tmp_path: Path, monkeypatc
         report = run_small(tmp_path)
     assert report.outcomes == [Kept(row) for row in before]
     assert (report.rows, report.kept, report.current) == ([], before, before)
-    assert read_rows(tmp_path / "small.csv") == before
+    assert ROWS.read(tmp_path / "small.csv") == before
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     first = run_small(tmp_path, algorithms=["sha256"])
     assert [type(outcome) for outcome in run_small(tmp_path).outcomes] == [Kept] * 3 + [Row] * 3
-    assert read_rows(tmp_path / "small.csv")[:3] == first.rows
+    assert ROWS.read(tmp_path / "small.csv")[:3] == first.rows
 
 
 @pytest.mark.parametrize("change", ["again", "commit", "driver", "framework", "name"])
@@ -199,7 +199,7 @@ def test_points_are_measured_again_where_anything_changed(tmp_path: Path, change
     commit = "decaf" if change == "commit" else "c0ffee"
     report = run_all(Small(), tmp_path, [replace(ONE_CORE, **changes)], commit=commit, again=change == "again")
     assert [type(outcome) for outcome in report.outcomes] == [Row] * 6
-    assert len(read_rows(tmp_path / "small.csv")) == 6
+    assert len(ROWS.read(tmp_path / "small.csv")) == 6
 
 
 @pytest.mark.parametrize("commit", ["c0ffee-dirty", "unknown", "0.1.0"])
@@ -273,7 +273,7 @@ def test_wrong_output_is_never_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     report = run_small(tmp_path)
     assert [type(outcome) for outcome in report.outcomes] == [Failure, Row, Row] * 2
     assert all("differs from the reference" in str(failure.error) for failure in report.failures)
-    assert {r.strategy for r in read_rows(tmp_path / "small.csv")} == {"batched"}
+    assert {r.strategy for r in ROWS.read(tmp_path / "small.csv")} == {"batched"}
 
 
 class BreaksDown(HashlibCpu):
@@ -300,7 +300,7 @@ def test_an_interrupt_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     report = run_small(tmp_path)
     assert report.interrupted
     assert len(report.rows) == 2
-    assert read_rows(tmp_path / "small.csv") == report.rows
+    assert ROWS.read(tmp_path / "small.csv") == report.rows
 
 
 def test_out_of_memory_is_a_skip_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ def test_readings_become_records_with_where_they_are_from(tmp_path: Path) -> Non
     odd = replace(READING, subject="SHF", note="two\nlines", experiment="other", **values)
     report = run_all(read_by(READING, odd), tmp_path)
     first, second = report.readings
-    assert report.readings == report.outcomes == read_readings(tmp_path / "pipes.readings.csv")
+    assert report.readings == report.outcomes == READINGS.read(tmp_path / "pipes.readings.csv")
     assert (first.experiment, first.commit, first.median) == ("pipes", "c0ffee", READING.median)
     assert (second.experiment, second.note, second.median) == ("pipes", "two lines", 0.3333333)
     assert second.samples == (0.3333333, -0.1428571)
@@ -405,7 +405,7 @@ def test_each_reading_is_saved_before_the_next_is_taken(tmp_path: Path) -> None:
         def readings(self, devices: Sequence[Device], *, quick: bool) -> Iterator[Reading | Skip]:
             for subject in ("LOP3", "SHF"):
                 yield replace(READING, subject=subject)
-                assert [r.subject for r in read_readings(tmp_path / "pipes.readings.csv")][-1] == subject
+                assert [r.subject for r in READINGS.read(tmp_path / "pipes.readings.csv")][-1] == subject
 
     report = run_all(Watched(), tmp_path)
     assert [type(outcome) for outcome in report.outcomes] == [Reading, Reading]
@@ -418,8 +418,8 @@ def test_rows_and_readings_of_one_experiment_do_not_mix(tmp_path: Path) -> None:
 
     report = run_all(Both(), tmp_path)
     assert [type(outcome) for outcome in report.outcomes] == [Row] * 6 + [Reading]
-    assert len(read_rows(tmp_path / "small.csv")) == 6
-    assert read_readings(tmp_path / "small.readings.csv") == report.readings
+    assert len(ROWS.read(tmp_path / "small.csv")) == 6
+    assert READINGS.read(tmp_path / "small.readings.csv") == report.readings
 
 
 def test_a_reading_that_raises_fails_alone(tmp_path: Path) -> None:
@@ -432,13 +432,13 @@ def test_a_reading_that_raises_fails_alone(tmp_path: Path) -> None:
     assert report.failures[1].what == "pipes: the reading after LOP3 instruction rate (8 chains)"
     assert "median is '0.0'; accepted is a positive number" in str(report.failures[1].error)
     assert "5 bytes were asked for" in report.skips[0].reason
-    assert [r.subject for r in read_readings(tmp_path / "pipes.readings.csv")] == ["LOP3", "SHF"]
+    assert [r.subject for r in READINGS.read(tmp_path / "pipes.readings.csv")] == ["LOP3", "SHF"]
 
 
 def test_an_interrupt_keeps_the_readings(tmp_path: Path) -> None:
     report = run_all(read_by(READING, KeyboardInterrupt(), READING), tmp_path)
     assert report.interrupted
-    assert report.readings == read_readings(tmp_path / "pipes.readings.csv")
+    assert report.readings == READINGS.read(tmp_path / "pipes.readings.csv")
     assert len(report.readings) == 1
 
 
@@ -470,7 +470,7 @@ def test_bench_writes_rows_machine_and_figures(tmp_path: Path) -> None:
     done = bench("throughput", "--quick", *kernels, "--machine", "here", "--results", tmp_path)
     assert done.exit_code == 0, done.output
     available = [d for d in selection.devices() if d.kernel in ("hashlib", "cupy")]
-    rows = read_rows(tmp_path / "here" / "throughput.csv")
+    rows = ROWS.read(tmp_path / "here" / "throughput.csv")
     assert len(rows) == 4 * sum(d.unavailable is None for d in available)
     for device in available:
         assert device.unavailable is None or f"skipped {device.kernel}: {device.unavailable}" in done.stderr
@@ -492,13 +492,13 @@ def test_bench_measures_what_was_asked_for(tmp_path: Path) -> None:
     assert bench("throughput", "--quick", *only, "--results", tmp_path).exit_code == 0
     (folder,) = tmp_path.iterdir()
     assert folder.name == machine.slug(selection.devices())
-    rows = read_rows(folder / "throughput.csv")
+    rows = ROWS.read(folder / "throughput.csv")
     assert [(r.device, r.algorithm, r.strategy) for r in rows] == [
         ("1-thread", "sha384", "batched"),
         ("1-thread", "sha384", "tree"),
     ]
     assert bench("throughput", "--quick", *only, "--results", tmp_path).exit_code == 0
-    assert len(read_rows(folder / "throughput.csv")) == 2
+    assert len(ROWS.read(folder / "throughput.csv")) == 2
 
 
 @pytest.mark.parametrize(
@@ -540,7 +540,7 @@ def test_bench_ends_with_1_where_output_was_wrong(tmp_path: Path, monkeypatch: p
     done = bench("throughput", "--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
     assert done.exit_code == 1
     assert "wrong output, not recorded: hashlib 1-thread: sha256 tree" in done.stderr
-    assert {r.strategy for r in read_rows(tmp_path / "here" / "throughput.csv")} == {"batched"}
+    assert {r.strategy for r in ROWS.read(tmp_path / "here" / "throughput.csv")} == {"batched"}
 
 
 def test_bench_ends_with_the_error_where_a_kernel_broke_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,7 +548,7 @@ def test_bench_ends_with_the_error_where_a_kernel_broke_down(tmp_path: Path, mon
     done = bench("throughput", "--quick", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
     assert isinstance(done.exception, RuntimeError)
     assert ": RuntimeError: the driver is gone\n" in done.stderr
-    assert {r.strategy for r in read_rows(tmp_path / "here" / "throughput.csv")} == {"batched"}
+    assert {r.strategy for r in ROWS.read(tmp_path / "here" / "throughput.csv")} == {"batched"}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *installed: Experiment) -> None:
@@ -591,9 +591,9 @@ def test_overviews_are_drawn_over_all_machines(tmp_path: Path, monkeypatch: pyte
 
     install(monkeypatch, Seen(), read_by(READING))
     (tmp_path / "other").mkdir()
-    ReadingsFile(tmp_path / "other" / "small.readings.csv").add(READING)
+    READINGS.file(tmp_path / "other" / "small.readings.csv").add(READING)
     (tmp_path / "empty").mkdir()
-    ReadingsFile(tmp_path / "empty" / "pipes.readings.csv").add(READING)
+    READINGS.file(tmp_path / "empty" / "pipes.readings.csv").add(READING)
     only = ("--kernel", "hashlib", "--device", "1-thread", "--machine", "here")
     done = bench("small", "--quick", *only, "--results", tmp_path)
     assert done.exit_code == 0, done.output
@@ -625,18 +625,18 @@ def test_bench_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     only = ("throughput", "--quick", "--kernel", "hashlib", "--device", "1-thread", "--machine", "here")
     told = "throughput: skipped 4 points already measured at this commit (see --again)\n"
     assert told not in bench(*only, "--results", tmp_path).stderr
-    before = read_rows(tmp_path / "here" / "throughput.csv")
+    before = ROWS.read(tmp_path / "here" / "throughput.csv")
     drawn = tmp_path / "here" / "figures" / "throughput.csv"
     drawn.unlink()
     done = bench(*only, "--results", tmp_path)
     assert done.exit_code == 0, done.output
     assert told in done.stderr
-    assert read_rows(tmp_path / "here" / "throughput.csv") == before
+    assert ROWS.read(tmp_path / "here" / "throughput.csv") == before
     assert drawn.exists()
     assert all(f"{row.gb_per_s:.4g}" in done.stdout for row in before)
     monkeypatch.setattr(experiment, "_now", lambda: "2030-01-01T00:00:00Z")
     assert told not in bench(*only, "--again", "--results", tmp_path).stderr
-    assert {row.date for row in read_rows(tmp_path / "here" / "throughput.csv")} == {"2030-01-01T00:00:00Z"}
+    assert {row.date for row in ROWS.read(tmp_path / "here" / "throughput.csv")} == {"2030-01-01T00:00:00Z"}
 
 
 def test_bench_that_measured_nothing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,7 +652,7 @@ def test_an_interrupted_bench_says_what_it_kept(tmp_path: Path, monkeypatch: pyt
     done = bench("pipes", "--kernel", "hashlib", "--machine", "here", "--results", tmp_path)
     assert done.exit_code != 0
     assert "interrupted: 1 rows and readings were measured and kept\n" in done.stderr
-    assert len(read_readings(tmp_path / "here" / "pipes.readings.csv")) == 1
+    assert len(READINGS.read(tmp_path / "here" / "pipes.readings.csv")) == 1
 
 
 def test_bench_reads_nothing_into_a_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,8 +667,8 @@ def test_bench_reads_nothing_into_a_file_that_is_none(tmp_path: Path, monkeypatc
 def test_compare_shows_rows_and_readings(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        ResultsFile(tmp_path / name / "throughput.csv").add(machine_rows()[0])
-        ReadingsFile(tmp_path / name / "throughput.readings.csv").add(READING)
+        ROWS.file(tmp_path / name / "throughput.csv").add(machine_rows()[0])
+        READINGS.file(tmp_path / name / "throughput.readings.csv").add(READING)
     done = CliRunner().invoke(report_commands.compare, ["a", "b", "--points", "--results", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert points_of_ratio("1.000", done.stdout) == 1
@@ -684,7 +684,7 @@ def points_of_ratio(ratio: str, printed: str) -> int:
 def test_compare_prints_the_points_of_both(tmp_path: Path) -> None:
     for name, factor in (("a", 1.0), ("b", 2.0)):
         (tmp_path / name).mkdir()
-        file = ResultsFile(tmp_path / name / "throughput.csv")
+        file = ROWS.file(tmp_path / name / "throughput.csv")
         for one in machine_rows():
             file.add(
                 replace(

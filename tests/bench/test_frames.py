@@ -12,9 +12,9 @@ from rows import READING, row
 
 from hashbench.bench.comparison import disagreements
 from hashbench.bench.frames import Results, highest, lines, read_experiment, read_run, together, with_twins
-from hashbench.bench.readings import ReadingsFile
+from hashbench.bench.readings import READINGS
 from hashbench.bench.records import ResultsError
-from hashbench.bench.results import SCHEMA, ResultsFile
+from hashbench.bench.results import ROWS, SCHEMA
 
 
 def test_rows_have_their_columns_and_what_is_computed_from_them() -> None:
@@ -73,8 +73,8 @@ def test_the_highest_line_is_the_first_of_several() -> None:
 def test_an_experiment_is_read_from_every_machine(tmp_path: Path) -> None:
     for machine in ("b", "a"):
         (tmp_path / machine).mkdir()
-        ResultsFile(tmp_path / machine / "throughput.csv").add(row())
-    ReadingsFile(tmp_path / "a" / "other.readings.csv").add(READING)
+        ROWS.file(tmp_path / machine / "throughput.csv").add(row())
+    READINGS.file(tmp_path / "a" / "other.readings.csv").add(READING)
     assert list(read_experiment(tmp_path, "throughput").rows["machine"]) == ["a", "b"]
     assert read_experiment(tmp_path, "other").machines == ["a"]
     assert read_experiment(tmp_path, "none").empty
@@ -82,10 +82,10 @@ def test_an_experiment_is_read_from_every_machine(tmp_path: Path) -> None:
 
 def test_a_run_is_a_folder_or_a_file(tmp_path: Path) -> None:
     for name in ("throughput", "other"):
-        ResultsFile(tmp_path / f"{name}.csv").add(row(experiment=name))
+        ROWS.file(tmp_path / f"{name}.csv").add(row(experiment=name))
     assert list(read_run(tmp_path).rows["experiment"]) == ["other", "throughput"]
     assert list(read_run(tmp_path / "other.csv").rows["experiment"]) == ["other"]
-    file = ReadingsFile(tmp_path / "other.readings.csv")
+    file = READINGS.file(tmp_path / "other.readings.csv")
     file.add(replace(READING, experiment="other"))
     assert list(read_run(file.path).readings["subject"]) == ["LOP3"]
     whole = read_run(tmp_path)
@@ -94,7 +94,7 @@ def test_a_run_is_a_folder_or_a_file(tmp_path: Path) -> None:
 
 def test_another_schema_and_an_empty_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "throughput.csv"
-    ResultsFile(path).add(row())
+    ROWS.file(path).add(row())
     text = path.read_text()
     path.write_text(text.replace(f"\n{SCHEMA},", "\n9,"))
     with pytest.raises(ResultsError, match="has schema '9'"):

@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rows import READING, ROW
+from rows import NUMBERS, POSITIVE_NUMBERS, READING, ROW, TEXTS, WHOLE_NUMBERS
 
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS
-from hashbench.bench.readings import FORMAT, POINT, SCHEMA, SUFFIX, Reading, ReadingsFile, read_readings, readings_path
+from hashbench.bench.readings import POINT, READINGS, SCHEMA, Reading
 from hashbench.bench.records import ResultsError
-from hashbench.bench.results import ResultsFile, experiment_names, machine_folders, read_rows, rows_files, rows_path
+from hashbench.bench.results import ROWS, experiment_names, machine_folders, rows_files
 from hashbench.bench.tables import readings_table
 
 by_type = {
-    "int": st.integers(1, 2**63),
-    "float": st.floats(0, exclude_min=True, allow_infinity=False),
-    "str": st.text(st.characters(exclude_categories=["Cc", "Cs"])),
-    "int | None": st.none() | st.integers(1, 2**63),
+    "int": WHOLE_NUMBERS,
+    "float": POSITIVE_NUMBERS,
+    "str": TEXTS,
+    "int | None": st.none() | WHOLE_NUMBERS,
 }
 by_name = {
     "schema": st.just(SCHEMA),
@@ -36,7 +36,7 @@ by_name = {
 
 def with_samples(one: Reading) -> st.SearchStrategy[Reading]:
     """`one` without samples, and with as many as it needs."""
-    values = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5)
+    values = st.lists(NUMBERS, min_size=1, max_size=5)
     return st.just(one) | values.map(lambda samples: replace(one, samples=tuple(samples), repeats=len(samples)))
 
 
@@ -48,7 +48,7 @@ any_reading = st.builds(Reading, **columns).flatmap(with_samples)
 def path(tmp_path: Path) -> Path:
     """A file of three readings."""
     (tmp_path / "here").mkdir()
-    file = ReadingsFile(readings_path(tmp_path / "here", "roofline"))
+    file = READINGS.file(READINGS.path(tmp_path / "here", "roofline"))
     for subject in ("LOP3", "SHF", "IMAD"):
         file.add(replace(READING, subject=subject))
     return file.path
@@ -57,34 +57,34 @@ def path(tmp_path: Path) -> Path:
 @given(readings=st.lists(any_reading, min_size=1, max_size=4, unique_by=lambda r: r.point))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_readings_come_back_as_they_were(tmp_path: Path, readings: list[Reading]) -> None:
-    path = readings_path(tmp_path, "any")
+    path = READINGS.path(tmp_path, "any")
     path.unlink(missing_ok=True)
-    file = ReadingsFile(path)
+    file = READINGS.file(path)
     for one in readings:
         file.add(one)
-    assert read_readings(path) == readings == ReadingsFile(path).records
+    assert READINGS.read(path) == readings == READINGS.file(path).records
 
 
 def test_the_columns_are_the_fields_in_order(path: Path) -> None:
     frame = pd.read_csv(path)
-    assert tuple(frame.columns) == FORMAT.columns == tuple(field.name for field in fields(Reading))
-    assert FORMAT.columns[:5] == ("schema", "experiment", "subject", "quantity", "unit")
+    assert tuple(frame.columns) == READINGS.columns == tuple(field.name for field in fields(Reading))
+    assert READINGS.columns[:5] == ("schema", "experiment", "subject", "quantity", "unit")
     assert frame["median"].tolist() == [READING.median] * 3
 
 
 def test_the_same_point_replaces_its_reading(path: Path) -> None:
-    file = ReadingsFile(path)
+    file = READINGS.file(path)
     before = file.records
     again = replace(before[1], median=1.0, source="later", note="", date="2027-01-01T00:00:00Z")
     file.add(again)
-    assert read_readings(path) == [before[0], again, before[2]]
+    assert READINGS.read(path) == [before[0], again, before[2]]
 
 
 @pytest.mark.parametrize("name", POINT)
 def test_another_point_is_another_reading(path: Path, name: str) -> None:
     values: dict[str, Any] = {"model": "gpt-2", "files": 2, "algorithm": "sha256"}
-    ReadingsFile(path).add(replace(READING, **{name: values.get(name, "another")}))
-    assert len(read_readings(path)) == 4
+    READINGS.file(path).add(replace(READING, **{name: values.get(name, "another")}))
+    assert len(READINGS.read(path)) == 4
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_another_point_is_another_reading(path: Path, name: str) -> None:
 )
 def test_what_would_not_read_back_is_not_written(path: Path, change: dict[str, Any], message: str) -> None:
     before = path.read_bytes()
-    file = ReadingsFile(path)
+    file = READINGS.file(path)
     with pytest.raises(ResultsError) as raised:
         file.add(replace(READING, **change))
     assert str(raised.value) == f"a reading: {message}"
@@ -112,22 +112,22 @@ def test_what_would_not_read_back_is_not_written(path: Path, change: dict[str, A
 
 
 def test_rows_are_no_readings_and_readings_no_rows(path: Path) -> None:
-    rows = ResultsFile(rows_path(path.parent, "roofline"))
+    rows = ROWS.file(ROWS.path(path.parent, "roofline"))
     rows.add(ROW)
     with pytest.raises(ResultsError, match="has schema '3'; accepted are files of schema 2"):
-        read_readings(rows.path)
+        READINGS.read(rows.path)
     with pytest.raises(ResultsError, match="has schema '2'; accepted are files of schema 3"):
-        read_rows(path)
+        ROWS.read(path)
 
 
 def test_files_of_readings_are_told_from_files_of_rows(path: Path) -> None:
     folder = path.parent
-    assert path.name == f"roofline{SUFFIX}"
+    assert path.name == f"roofline{READINGS.suffix}"
     assert machine_folders(folder.parent) == [folder]
     assert experiment_names(folder) == ["roofline"]
     assert rows_files(folder) == []
     for name in ("roofline", "throughput"):
-        ResultsFile(rows_path(folder, name)).add(ROW)
+        ROWS.file(ROWS.path(folder, name)).add(ROW)
     assert rows_files(folder) == [folder / "roofline.csv", folder / "throughput.csv"]
     assert experiment_names(folder) == ["roofline", "throughput"]
 

@@ -11,31 +11,19 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rows import ROW, row
+from rows import POSITIVE_NUMBERS, ROW, TEXTS, WHOLE_NUMBERS, row
 
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.records import ResultsError, check_writable
-from hashbench.bench.results import (
-    FORMAT,
-    MACHINE_FILE,
-    ResultsFile,
-    Row,
-    check_machine,
-    machine_folders,
-    read_rows,
-    rows_files,
-    write_machine,
-)
+from hashbench.bench.results import MACHINE_FILE, ROWS, Row, check_machine, machine_folders, rows_files, write_machine
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS
 
-whole = st.integers(1, 2**63)
-positive = st.floats(0, exclude_min=True, allow_infinity=False)
 by_type = {
-    "int": whole,
-    "float": positive,
-    "str": st.text(st.characters(exclude_categories=["Cc", "Cs"])),
-    "int | None": st.none() | whole,
+    "int": WHOLE_NUMBERS,
+    "float": POSITIVE_NUMBERS,
+    "str": TEXTS,
+    "int | None": st.none() | WHOLE_NUMBERS,
     "Samples": st.just(()),
 }
 by_name = {
@@ -56,7 +44,7 @@ def digests_of(one: Row) -> st.SearchStrategy[Row]:
 
 def samples_of(one: Row) -> st.SearchStrategy[Row]:
     """`one` without samples, and with one for each of its runs."""
-    samples = st.lists(positive, min_size=1, max_size=5).map(tuple)
+    samples = st.lists(POSITIVE_NUMBERS, min_size=1, max_size=5).map(tuple)
     both = samples.map(lambda s: replace(one, seconds_samples=s, wall_seconds_samples=s[::-1], repeats=len(s)))
     return st.just(one) | both
 
@@ -71,7 +59,7 @@ any_row = (
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file of three rows."""
-    file = ResultsFile(tmp_path / "throughput.csv")
+    file = ROWS.file(tmp_path / "throughput.csv")
     for strategy, chunk_size in (("tree", 4096), ("batched", 4096), ("batched", None)):
         file.add(replace(ROW, strategy=strategy, chunk_size=chunk_size))
     return file.path
@@ -82,25 +70,25 @@ def path(tmp_path: Path) -> Path:
 def test_rows_come_back_as_they_were(tmp_path: Path, rows: list[Row]) -> None:
     path = tmp_path / "any.csv"
     path.unlink(missing_ok=True)
-    file = ResultsFile(path)
+    file = ROWS.file(path)
     for one in rows:
         file.add(one)
-    assert read_rows(path) == rows == ResultsFile(path).records
+    assert ROWS.read(path) == rows == ROWS.file(path).records
 
 
 def test_pandas_reads_the_file(path: Path) -> None:
     frame = pd.read_csv(path)
-    assert tuple(frame.columns) == FORMAT.columns
+    assert tuple(frame.columns) == ROWS.columns
     assert frame["gb_per_s"].tolist() == [ROW.gb_per_s] * 3
     assert frame["driver"].tolist() == [ROW.driver] * 3
 
 
 def test_the_same_point_replaces_its_row(path: Path) -> None:
-    file = ResultsFile(path)
+    file = ROWS.file(path)
     before = file.records
     again = replace(before[1], seconds_median=1.0, date="2027-01-01T00:00:00Z", commit="later")
     file.add(again)
-    assert read_rows(path) == [before[0], again, before[2]]
+    assert ROWS.read(path) == [before[0], again, before[2]]
 
 
 @pytest.mark.parametrize(
@@ -116,9 +104,9 @@ def test_the_same_point_replaces_its_row(path: Path) -> None:
     ],
 )
 def test_another_point_is_another_row(path: Path, change: dict[str, Any]) -> None:
-    file = ResultsFile(path)
+    file = ROWS.file(path)
     file.add(replace(ROW, **change))
-    assert len(read_rows(path)) == 4
+    assert len(ROWS.read(path)) == 4
 
 
 def test_a_point_that_occurs_twice_is_named(path: Path) -> None:
@@ -126,7 +114,7 @@ def test_a_point_that_occurs_twice_is_named(path: Path) -> None:
     path.write_text("".join([*lines, lines[2].replace(ROW.date, "2027-01-01T00:00:00Z")]))
     named = "throughput, opencl, plain, batched, sha256, 1073741824, 4096, 1, 0:0"
     with pytest.raises(ResultsError, match=rf"throughput\.csv, line 5: repeats the point of line 3: {named}$"):
-        read_rows(path)
+        ROWS.read(path)
 
 
 def test_a_cut_file_is_truncated(path: Path) -> None:
@@ -136,28 +124,28 @@ def test_a_cut_file_is_truncated(path: Path) -> None:
             continue  # then fewer rows were written
         path.write_bytes(data[:end])
         with pytest.raises(ResultsError, match=r"throughput\.csv"):
-            read_rows(path)
+            ROWS.read(path)
 
 
 def test_a_short_line_is_named(path: Path) -> None:
     path.write_text(path.read_text().replace(f",{ROW.date},,\n", "\n", 1))
-    with pytest.raises(ResultsError, match=rf"line 2 is truncated: it has {len(FORMAT.columns) - 3} columns"):
-        read_rows(path)
+    with pytest.raises(ResultsError, match=rf"line 2 is truncated: it has {len(ROWS.columns) - 3} columns"):
+        ROWS.read(path)
 
 
 def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
     text = path.read_text().replace("seconds_min", "seconds_least").replace("\n3,", "\n1,")
     path.write_text(text)
     with pytest.raises(ResultsError, match=r"has schema '1'; accepted are files of schema 3"):
-        read_rows(path)
+        ROWS.read(path)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("schema,", "scheme,", "is not a results file"),
-        (",date,", ",day,", "unknown columns: day"),
-        (",commit,date,", ",commit,", "missing columns: date"),
+        (",date,", ",day,", "unknown columns: 'day'"),
+        (",commit,date,", ",commit,", "missing columns: 'date'"),
         ("kernel,variant", "variant,kernel", "another order"),
         (",throughput,,", ",throughput,my-model,", "model is 'my-model'; accepted are an empty cell, bert-base, "),
         (",tree,", ",forest,", "strategy is 'forest'; accepted are batched, leaves, tree"),
@@ -170,7 +158,7 @@ def test_another_schema_is_refused_whatever_its_columns(path: Path) -> None:
         (",0.0021,", ",0,", "seconds_q3 is '0'"),
         (",1073741824,", ",1e9,", "bytes is '1e9'"),
         (",1073741824,", ",,", "bytes is ''"),
-        (",0123456789,", ",0123456789,0,", f"has {len(FORMAT.columns) + 1} columns"),
+        (",0123456789,", ",0123456789,0,", f"has {len(ROWS.columns) + 1} columns"),
         (f"{ROW.date},,", f"{ROW.date},1;,", "seconds_samples is '1;'; accepted are numbers separated by semicolons"),
         (f"{ROW.date},,", f"{ROW.date},,inf", "wall_seconds_samples is 'inf'; accepted are numbers"),
         (f"{ROW.date},,", f"{ROW.date},1;2,", "seconds_samples has 2 values; accepted are 9, one per run"),
@@ -181,30 +169,30 @@ def test_what_is_wrong_is_said_on_one_line(path: Path, old: str, new: str, messa
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ResultsError, match=message) as raised:
-        read_rows(path)
+        ROWS.read(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
     with pytest.raises(ResultsError, match=message):
-        ResultsFile(path)  # nothing is measured into it either
+        ROWS.file(path)  # nothing is measured into it either
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\x89PNG\r\n\x1a\n\xff", b'"never closed', b"kernel,gb_per_s\na,1\n"])
 def test_other_files_are_not_results(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(ResultsError, match="is not a results file"):
-        read_rows(path)
+        ROWS.read(path)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"none\.csv cannot be read: No such file"):
-        read_rows(tmp_path / "none.csv")
+        ROWS.read(tmp_path / "none.csv")
     with pytest.raises(ResultsError, match="cannot be read: Is a directory"):
-        read_rows(tmp_path)
+        ROWS.read(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
-    file = ResultsFile(path)
+    file = ROWS.file(path)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -237,7 +225,7 @@ def test_folders_are_listed(tmp_path: Path) -> None:
         write_machine(tmp_path / machine, {"cpu": "ü"})
     assert rows_files(tmp_path / "a") == []
     for machine in ("b", "a"):
-        ResultsFile(tmp_path / machine / "throughput.csv").add(ROW)
+        ROWS.file(tmp_path / machine / "throughput.csv").add(ROW)
     check_writable(tmp_path / "figures")
     write_atomically(tmp_path / "figures" / "throughput.csv", b"drawn over all machines")
     assert machine_folders(tmp_path) == [tmp_path / "a", tmp_path / "b"]
@@ -293,5 +281,5 @@ def test_another_machines_folder_is_refused_on_one_line(tmp_path: Path, other: d
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cpu": 1, "gpus": [], "devices": []}', "\x00"])
 def test_a_description_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MACHINE_FILE).write_text(text)
-    with pytest.raises(ResultsError, match=r"machine\.json cannot be read: accepted is what `hashbench bench` writes"):
+    with pytest.raises(ResultsError, match=r"machine\.json is not a machine's description"):
         check_machine(tmp_path, H200)

@@ -16,7 +16,7 @@ from rows import READING, row
 
 from hashbench.bench.experiment import Point, Skip
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import FORMAT, Reading
+from hashbench.bench.readings import READINGS, Reading
 from hashbench.bench.results import Row
 from hashbench.experiments import architectures, roofline
 from hashbench.experiments.architectures import COLUMNS, DEFAULT, EXPERIMENT, LIMIT
@@ -208,7 +208,7 @@ def test_the_limit_is_computed_from_the_measured_pipes(monkeypatch: pytest.Monke
     taken = [reading for reading in found if isinstance(reading, Reading)]
     assert len(taken) == len(found) == len(ALGORITHMS)
     for reading in taken:
-        FORMAT.check(reading)
+        READINGS.check(reading)
         needed = operations(ALGORITHMS[reading.algorithm])
         # All that is issued at 64 a clock: every instruction, and of ADD64 two.
         clocks = (needed.total() + needed["add64"]) / 64

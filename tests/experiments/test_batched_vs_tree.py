@@ -19,8 +19,8 @@ from rows import row
 from hashbench.bench import measurement
 from hashbench.bench.experiment import plan, run
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import ReadingsFile
-from hashbench.bench.results import ResultsFile, Row
+from hashbench.bench.readings import READINGS
+from hashbench.bench.results import ROWS, Row
 from hashbench.experiments import batched_vs_tree
 from hashbench.experiments.batched_vs_tree import EXPERIMENT
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
@@ -69,8 +69,8 @@ def test_every_point_becomes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         EXPERIMENT,
         plan(EXPERIMENT, kernel_class("hashlib").devices()[:1], list(ALGORITHMS), quick=True),
         iter(()),
-        ResultsFile(tmp_path / "batched-vs-tree.csv"),
-        ReadingsFile(tmp_path / "batched-vs-tree.readings.csv"),
+        ROWS.file(tmp_path / "batched-vs-tree.csv"),
+        READINGS.file(tmp_path / "batched-vs-tree.readings.csv"),
         "c0ffee",
     )
     assert len(done.rows) == len(done.outcomes) == 2 * (3 * 3 + 2)

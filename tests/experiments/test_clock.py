@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from hashbench.bench import measurement
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import FORMAT, Reading
+from hashbench.bench.readings import READINGS, Reading
 from hashbench.experiments import clock, nvbench_program
 from hashbench.experiments.nvbench_program import NVBenchError
 from hashbench.kernels import Device
@@ -143,7 +143,7 @@ def test_both_times_and_their_ratio_are_readings(taken: list[Reading]) -> None:
         for subject in ("hashbench", "NVBench", "NVBench over hashbench")
     ]
     for reading in taken:
-        FORMAT.check(reading)
+        READINGS.check(reading)
         assert reading.conditions == "batched, 8GiB in chunks of 4KiB"
     ours, theirs, ratio = taken[:3]
     assert [ours.q1, ours.median, ours.q3] == pytest.approx([0.009, 0.01, 0.011])

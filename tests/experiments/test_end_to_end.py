@@ -18,8 +18,8 @@ from rows import READING
 from hashbench.bench.experiment import Failure, Skip, run
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import Model, Tensor
-from hashbench.bench.readings import Reading, ReadingsFile, read_readings
-from hashbench.bench.results import ResultsFile
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.results import ROWS
 from hashbench.experiments import end_to_end
 from hashbench.experiments.end_to_end import (
     COPIED_BACK,
@@ -163,11 +163,11 @@ def test_reading_alone_is_reading_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_run_saves_each_reading(tmp_path: Path) -> None:
-    file = ReadingsFile(tmp_path / "end-to-end.readings.csv")
-    results = ResultsFile(tmp_path / "end-to-end.csv")
+    file = READINGS.file(tmp_path / "end-to-end.readings.csv")
+    results = ROWS.file(tmp_path / "end-to-end.csv")
     report = run(EXPERIMENT, [], EXPERIMENT.readings([ONE_CORE], quick=True), results, file, "c0ffee")
     assert report.failures == []
-    assert read_readings(file.path) == report.readings
+    assert READINGS.read(file.path) == report.readings
     assert report.readings
 
 
@@ -195,8 +195,8 @@ def failed(tmp_path: Path) -> tuple[list[str], list[Failure]]:
         EXPERIMENT,
         [],
         EXPERIMENT.readings([ONE_CORE], quick=True),
-        ResultsFile(tmp_path / "x.csv"),
-        ReadingsFile(tmp_path / "x.readings.csv"),
+        ROWS.file(tmp_path / "x.csv"),
+        READINGS.file(tmp_path / "x.readings.csv"),
         "c0ffee",
     )
     return [r.subject for r in report.readings], report.failures

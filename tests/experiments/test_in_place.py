@@ -17,8 +17,8 @@ from rows import READING, row
 from hashbench.bench.experiment import Failure, Skip, run
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS, Model, Tensor
-from hashbench.bench.readings import Reading, ReadingsFile, read_readings
-from hashbench.bench.results import ResultsFile
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.results import ROWS
 from hashbench.experiments import in_place
 from hashbench.experiments.in_place import (
     EXPERIMENT,
@@ -97,11 +97,11 @@ def test_every_model_can_be_a_module(name: str) -> None:
 
 
 def test_each_module_has_its_readings(tmp_path: Path) -> None:
-    file = ReadingsFile(tmp_path / "in-place.readings.csv")
-    results = ResultsFile(tmp_path / "in-place.csv")
+    file = READINGS.file(tmp_path / "in-place.readings.csv")
+    results = ROWS.file(tmp_path / "in-place.csv")
     report = run(EXPERIMENT, [], EXPERIMENT.readings([ONE_CORE], quick=True), results, file, "c0ffee")
     assert report.failures == []
-    assert read_readings(file.path) == report.readings
+    assert READINGS.read(file.path) == report.readings
     kinds = [(r.subject, r.quantity, r.repeats) for r in report.readings]
     quantities = [f"{name} seconds" for name in (VERDICT, NAMED)]
     assert kinds == [(subject, quantity, 3) for subject in (IN_PLACE, SMALL) for quantity in quantities]
@@ -148,7 +148,7 @@ def test_a_model_that_does_not_fit_is_skipped(monkeypatch: pytest.MonkeyPatch) -
 
 def failures(tmp_path: Path) -> list[Failure]:
     readings = EXPERIMENT.readings([ONE_CORE], quick=True)
-    files = ResultsFile(tmp_path / "x.csv"), ReadingsFile(tmp_path / "x.readings.csv")
+    files = ROWS.file(tmp_path / "x.csv"), READINGS.file(tmp_path / "x.readings.csv")
     return run(EXPERIMENT, [], readings, *files, "c0ffee").failures
 
 

@@ -18,8 +18,8 @@ from hashbench.bench import measurement
 from hashbench.bench.experiment import Point, Skip, plan, run
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS, Model, Tensor
-from hashbench.bench.readings import FORMAT, Reading, ReadingsFile
-from hashbench.bench.results import ResultsFile, Row
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.results import ROWS, Row
 from hashbench.experiments import model_sizes
 from hashbench.experiments.device_memory import Peak
 from hashbench.experiments.model_sizes import EXPERIMENT, PEAK_MEMORY
@@ -77,8 +77,8 @@ def test_rows_say_which_model_they_are_of(tmp_path: Path, monkeypatch: pytest.Mo
         EXPERIMENT,
         plan(EXPERIMENT, kernel_class("hashlib").devices()[:1], list(ALGORITHMS), quick=False),
         iter(()),
-        ResultsFile(tmp_path / "model-sizes.csv"),
-        ReadingsFile(tmp_path / "model-sizes.readings.csv"),
+        ROWS.file(tmp_path / "model-sizes.csv"),
+        READINGS.file(tmp_path / "model-sizes.readings.csv"),
         "c0ffee",
     )
     assert [outcome for outcome in done.outcomes if not isinstance(outcome, Row)] == []
@@ -115,7 +115,7 @@ def test_the_peak_is_read_for_each_gpu_and_algorithm(monkeypatch: pytest.MonkeyP
     assert [(one.algorithm, one.subject) for one in of_cupy] == [(algorithm, "cupy") for algorithm in ALGORITHMS]
     assert [one.median for one in of_cupy] == pytest.approx([1.2345, 1.2345])
     for one in of_cupy:
-        FORMAT.check(replace(one, experiment="model-sizes", commit="c0ffee", date="now"))
+        READINGS.check(replace(one, experiment="model-sizes", commit="c0ffee", date="now"))
         assert (one.quantity, one.unit, one.device_name) == ("peak device memory beside the input", "GB", H200)
         assert one.how == "llama-3.1-70b, chunks of 4KiB"
     assert found[2:] == [

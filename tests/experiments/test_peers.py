@@ -21,8 +21,8 @@ from rows import row
 
 from hashbench.bench.experiment import Experiment, Skip, plan, run
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import Reading, ReadingsFile, read_readings
-from hashbench.bench.results import ResultsFile
+from hashbench.bench.readings import READINGS, Reading
+from hashbench.bench.results import ROWS
 from hashbench.bench.sweeps import STRATEGIES
 from hashbench.experiments import peers
 from hashbench.experiments.peers import hashcat_devices, hashcat_rates, openssl_rate
@@ -420,13 +420,13 @@ def test_points_put_the_kernels_beside(kind: Any) -> None:
 def test_a_run_saves_each_reading(tmp_path: Path, programs: Path) -> None:
     make(programs, "openssl", FAKE_OPENSSL)
     experiment: Experiment = peers.EXPERIMENT
-    file = ReadingsFile(tmp_path / "peers.readings.csv")
+    file = READINGS.file(tmp_path / "peers.readings.csv")
     planned = plan(experiment, [], list(ALGORITHMS), quick=True)
     report = run(
-        experiment, planned, experiment.readings([], quick=True), ResultsFile(tmp_path / "peers.csv"), file, "c0ffee"
+        experiment, planned, experiment.readings([], quick=True), ROWS.file(tmp_path / "peers.csv"), file, "c0ffee"
     )
     assert report.failures == []
-    assert read_readings(file.path) == report.readings
+    assert READINGS.read(file.path) == report.readings
     assert {r.commit for r in report.readings} == {"c0ffee"}
     assert {"OpenSSL", "hashlib"} <= {r.subject for r in report.readings}
 

@@ -20,7 +20,7 @@ from rows import READING, row
 
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results
-from hashbench.bench.readings import FORMAT, Reading
+from hashbench.bench.readings import READINGS, Reading
 from hashbench.experiments import roofline as experiment
 from hashbench.kernels import ALGORITHMS, Buffer, Device
 from hashbench.limits.microbenchmarks import PIPES, Pipe, Run
@@ -322,7 +322,7 @@ def test_what_is_measured_becomes_readings_that_give_the_rates(monkeypatch: pyte
     assert all(isinstance(reading, Reading) for reading in found)
     taken = [reading for reading in found if isinstance(reading, Reading)]
     for reading in taken:
-        FORMAT.check(reading)
+        READINGS.check(reading)
     assert {r.subject for r in taken if r.quantity == "instruction rate"} == set(PIPES)
     rates = Rates.of(Results.of(readings=taken).readings)
     assert rates is not None

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from rows import row
 
 from hashbench.bench.frames import Results
-from hashbench.bench.results import Row, read_rows
+from hashbench.bench.results import ROWS, Row
 from hashbench.cli.predict import predict
 from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
@@ -208,7 +208,7 @@ def toolchain() -> str:
 
 @pytest.mark.covers("static-model")
 def test_the_prediction_for_the_h200_is_a_limit_near_what_it_measured(toolchain: str) -> None:
-    rows = Results.of(read_rows(ROWS_OF_THE_H200)).rows
+    rows = Results.of(ROWS.read(ROWS_OF_THE_H200)).rows
     of_cupy = rows[rows["kernel"] == "cupy"]
     gpu = gpu_named("H200")
     found = [
@@ -243,7 +243,7 @@ def test_the_command_writes_and_shows_predictions(toolchain: str, tmp_path: Path
     assert "predicted, not measured" in output
     (found,) = FORMAT.read(tmp_path / static_model.PREDICTIONS_FILE)
     assert (found.gpu, found.algorithm, found.variant, found.bound) == ("H200", "sha256", "paired", "ALU")
-    checking = measured(found, gpu_named("H200"), Results.of(read_rows(ROWS_OF_THE_H200)).rows)
+    checking = measured(found, gpu_named("H200"), Results.of(ROWS.read(ROWS_OF_THE_H200)).rows)
     assert checking is not None
     assert f"{100 * error(found, checking):+.1f} %" in output
 

@@ -17,14 +17,21 @@ import pytest
 from claim_results import supporting
 from click.testing import CliRunner, Result
 
-from hashbench.bench.readings import ReadingsFile, readings_path
+from hashbench.bench.readings import READINGS
 from hashbench.bench.records import ResultsError
-from hashbench.bench.results import ResultsFile, rows_path
+from hashbench.bench.results import ROWS
 from hashbench.cli import report as report_commands
 from hashbench.limits.static_model import FORMAT, Prediction
 from hashbench.report.page import build
 
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg">'
+"""The beginning of a figure."""
+
+
+def picture(name: str) -> bytes:
+    """A figure in SVG."""
+    return SVG + f"<text>{name}</text></svg>".encode()
+
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -89,12 +96,12 @@ def supported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for machine in machines:
             name = "amd-mi300x" if "AMD" in machine.name else "nvidia-h200"
             (folder / name / "figures").mkdir(parents=True, exist_ok=True)
-            (folder / name / "figures" / f"{experiment}.svg").write_bytes(SVG + experiment.encode())
+            (folder / name / "figures" / f"{experiment}.svg").write_bytes(picture(experiment))
             (folder / name / "figures" / f"{experiment}.csv").write_text("a column\n")
             for row in machine.rows:
-                ResultsFile(rows_path(folder / name, experiment)).add(row)
+                ROWS.file(ROWS.path(folder / name, experiment)).add(row)
             for reading in machine.readings:
-                ReadingsFile(readings_path(folder / name, experiment)).add(reading)
+                READINGS.file(READINGS.path(folder / name, experiment)).add(reading)
             description = {
                 "cpu": {"name": "Tom & Jerry <CPU>", "physical_cores": 8, "logical_cores": 16},
                 "memory_bytes": 135e9,
@@ -174,22 +181,22 @@ def test_every_figure_is_embedded_and_described(text: str) -> None:
 
 def test_a_figure_over_all_machines_replaces_those_of_each(results: Path) -> None:
     (results / "figures").mkdir()
-    (results / "figures" / "vendors.svg").write_bytes(SVG)
-    (results / "nvidia-h200" / "figures" / "model-sizes_cpu.svg").write_bytes(SVG)
+    (results / "figures" / "vendors.svg").write_bytes(picture("of all"))
+    (results / "nvidia-h200" / "figures" / "model-sizes_cpu.svg").write_bytes(picture("of all"))
     captions = re.findall(r"<figcaption>(C[14], [^.]*)\.", build(results))
     assert captions == ["C1, nvidia-h200", "C1, nvidia-h200, cpu", "C4, all machines"]
 
 
 def test_the_verdicts_are_those_of_the_claims(results: Path, text: str) -> None:
     assert "6 are supported and 2 are not measured" in " ".join(text.split())
-    rows_path(results / "nvidia-h200", "batched-vs-tree").unlink()
+    ROWS.path(results / "nvidia-h200", "batched-vs-tree").unlink()
     text = build(results)
     assert "5 are supported and 3 are not measured" in " ".join(text.split())
     assert "<b>Not answered.</b> Batched and tree were not measured at one point of a GPU." in text
 
 
 def test_numbers_come_from_the_rows(results: Path, text: str) -> None:
-    path = rows_path(results / "nvidia-h200", "model-sizes")
+    path = ROWS.path(results / "nvidia-h200", "model-sizes")
     assert "0.153 s for llama-3.1-70b" in text
     seconds = "0.153377"
     rows = path.read_text()
@@ -226,12 +233,12 @@ def test_predictions_are_marked_and_in_their_own_section(results: Path, text: st
 
 def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
     (results / "predictions.csv").write_bytes(FORMAT.text([replace(PREDICTION, predicted_gb_per_s=1056)]))
-    path = rows_path(results / "nvidia-h200", "architectures")
-    (row,) = (r for r in ResultsFile(path).records if r.algorithm == "sha256")
+    path = ROWS.path(results / "nvidia-h200", "architectures")
+    (row,) = (r for r in ROWS.file(path).records if r.algorithm == "sha256")
     drawn = replace(row, kernel="cupy", variant="paired")
-    ResultsFile(path).add(drawn)
+    ROWS.file(path).add(drawn)
     other = replace(drawn, experiment="throughput", gb_per_s=1100.0)
-    ResultsFile(rows_path(results / "nvidia-h200", "throughput")).add(other)
+    ROWS.file(ROWS.path(results / "nvidia-h200", "throughput")).add(other)
     section = build(results).partition('<section id="predictions">')[2]
     assert "+10.0%" in section
     assert "-4.0%" not in section
@@ -247,23 +254,20 @@ def test_the_command_writes_to_the_results_or_to_a_given_path(results: Path, tex
     assert (tmp_path / "new" / "page.html").read_text() == text
 
 
-def test_results_that_cannot_be_read_leave_the_older_page(results: Path) -> None:
-    page = results / "report.html"
-    page.write_text("older")
+def test_what_cannot_be_used_is_left_out_and_named(results: Path) -> None:
     machine = results / "nvidia-h200" / "machine.json"
-    whole = machine.read_text()
     machine.write_text("{")
-    with pytest.raises(ResultsError, match=r"machine\.json is not valid JSON;"):
-        build(results)
-    machine.write_text("[]")
-    with pytest.raises(ResultsError, match=r"machine\.json is not a JSON object;"):
-        build(results)
-    machine.unlink()
-    assert re.search(r"machine\.json cannot be read: No such file", str(run_report(results).exception))
-    machine.write_text(whole)
-    rows_path(results / "nvidia-h200", "vendors").write_text("schema\n9\n")
-    assert "has schema '9'" in str(run_report(results).exception)
-    assert page.read_text() == "older"
+    ROWS.path(results / "nvidia-h200", "vendors").write_text("schema\n9\n")
+    done = run_report(results)
+    assert done.exit_code == 2
+    told = done.stderr.splitlines()
+    assert len(told) == 2
+    assert re.search(r"vendors\.csv has schema '9'", told[0])
+    assert re.search(r"machine\.json is not a machine's description: not valid JSON", told[1])
+    page = (results / "report.html").read_text()
+    section = page.partition('<section id="left-out">')[2].partition("</section>")[0]
+    assert section.count("<li>") == 2
+    assert "0.153 s for llama-3.1-70b" in page  # by the same machine
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def check_legible(figure: Figure) -> None:
     texts = [t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_visible() and t.get_text().strip()]
     boxes = [(text, Text.get_window_extent(text)) for text in texts if text not in hidden]  # without what it points to
     page = figure.bbox.padded(1)
-    small = [text.get_text() for text, _ in boxes if text.get_fontsize() < style.SMALL]
+    small = [text.get_text() for text, _ in boxes if float(text.get_fontsize()) < style.SMALL]
     outside = [text.get_text() for text, box in boxes if not (page.contains(*box.min) and page.contains(*box.max))]
     inner = [(text.get_text(), box.shrunk(0.9, 0.9)) for text, box in boxes if text.get_text() != figure.get_suptitle()]
     over = [(one, other) for (one, box), (other, second) in combinations(inner, 2) if box.overlaps(second)]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hypothesis import strategies as st
+
 from hashbench.bench.readings import Reading
+from hashbench.bench.records import FORMULAS, LARGEST_NUMBER, LARGEST_WHOLE_NUMBER, SMALLEST_NUMBER
 from hashbench.bench.results import SCHEMA, Row
 from hashbench.kernels import ALGORITHMS
 
@@ -90,3 +93,12 @@ def machine_rows() -> list[Row]:
         for strategy in ("batched", "tree")
         for algorithm in ("sha256", "sha384")
     ]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" ")).filter(
+    lambda t: not t.startswith(FORMULAS)
+)
+WHOLE_NUMBERS = st.integers(1, LARGEST_WHOLE_NUMBER)
+POSITIVE_NUMBERS = st.floats(SMALLEST_NUMBER, LARGEST_NUMBER)
+NUMBERS = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
+"""What cells of each kind accept."""
