@@ -124,6 +124,8 @@ class Row:
 
 
 def _problem(row: Row) -> str | None:
+    if row.chunk_size is None and row.strategy != "batched":
+        return f"chunk_size is empty; accepted is that where each segment was one message, not for {row.strategy!r}"
     digits = 2 * ALGORITHMS[row.algorithm].digest_size
     if row.digest and not re.fullmatch(f"[0-9a-f]{{{digits}}}", row.digest):
         return f"digest is {row.digest!r}; accepted are {digits} lower-case hex digits, or an empty cell"
@@ -153,9 +155,21 @@ def rows_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.csv") if not file.name.endswith(READINGS.suffix))
 
 
-def experiment_names(folder: Path) -> list[str]:
-    """The experiments that have rows or readings in a machine's folder, by name."""
-    return sorted({file.name.removesuffix(READINGS.suffix).removesuffix(ROWS.suffix) for file in folder.glob("*.csv")})
+def experiment_names(folder: Path, tell: Tell = refuse) -> list[str]:
+    """The experiments that have rows or readings in a machine's folder, by name.
+
+    Args:
+        folder: the machine's folder.
+        tell: is told of files with names that cannot be shown.
+    """
+    found = set()
+    for file in sorted(folder.glob("*.csv")):
+        try:
+            check_text("the name of a file of results", file.name)
+            found.add(file.name.removesuffix(READINGS.suffix).removesuffix(ROWS.suffix))
+        except ResultsError as problem:
+            tell(problem)
+    return sorted(found)
 
 
 def found_machine_folders(results: Path, tell: Tell = refuse) -> list[Path]:

@@ -145,7 +145,7 @@ def figures(context: click.Context, results: Path) -> None:
     """
     left_out = LeftOut()
     wrong = False
-    folders = {folder: experiment_names(folder) for folder in machine_folders(results, left_out)}
+    folders = {folder: experiment_names(folder, left_out) for folder in machine_folders(results, left_out)}
     drawings = [partial(_draw, name, folder, left_out) for folder, names in folders.items() for name in names]
     overviews = sorted({name for names in folders.values() for name in names})
     for draw in (*drawings, *(partial(_draw_overview, name, results, left_out) for name in overviews)):

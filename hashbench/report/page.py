@@ -106,7 +106,7 @@ def build(results: Path, left_out: LeftOut | None = None) -> str:
     """
     left_out = left_out or LeftOut()
     folders = machine_folders(results, left_out)
-    names = sorted({name for folder in folders for name in experiment_names(folder)})
+    names = sorted({name for folder in folders for name in experiment_names(folder, left_out)})
     measured = {name: read_experiment(results, name, left_out) for name in names}
     sections = [_section(claim, measured, results, left_out) for claim in CLAIMS]
     machines = [_machine(folder, measured, results, left_out) for folder in folders]

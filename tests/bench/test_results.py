@@ -51,6 +51,7 @@ def samples_of(one: Row) -> st.SearchStrategy[Row]:
 
 any_row = (
     st.builds(Row, **{f.name: by_name.get(f.name, by_type[str(f.type)]) for f in fields(Row)})
+    .map(lambda one: replace(one, strategy="batched") if one.chunk_size is None else one)
     .flatmap(digests_of)
     .flatmap(samples_of)
 )

@@ -95,9 +95,8 @@ def machine_rows() -> list[Row]:
     ]
 
 
-TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" ")).filter(
-    lambda t: not t.startswith(FORMULAS)
-)
+_SHOWN = st.characters(exclude_categories=["C", "Z"]) | st.just(" ")
+TEXTS = st.text(_SHOWN).filter(lambda text: not text.startswith(FORMULAS))
 WHOLE_NUMBERS = st.integers(1, LARGEST_WHOLE_NUMBER)
 POSITIVE_NUMBERS = st.floats(SMALLEST_NUMBER, LARGEST_NUMBER)
 NUMBERS = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
