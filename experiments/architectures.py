@@ -32,15 +32,14 @@ from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks
 from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, as_written
 from hashbench.limits.static_model import Prediction
 from hashbench.report.findings import (
-    GPU,
     MARGIN,
     ONE_IS_WRONG,
     ClaimExperiment,
     Columns,
     Finding,
     by_algorithm,
-    fastest,
     number,
+    of_each_gpu,
     titles,
     worst,
 )
@@ -123,7 +122,7 @@ class Architectures(ClaimExperiment):
     def finding(self, results: Results) -> Finding:
         """The share of its own limit that each GPU reaches."""
         rows = _with_limits(results).query("device_kind == 'gpu' and strategy == 'batched' and limit.notna()")
-        gpus = fastest(rows, "algorithm", *GPU).sort_index()
+        best = of_each_gpu(rows, lambda gpu: gpu.nlargest(1, "gb_per_s"))
         checks = [
             worst(
                 part,
@@ -134,9 +133,8 @@ class Architectures(ClaimExperiment):
                 at_least=LIMIT_SHARE,
                 impossible=lambda row: f"{row.share:.1%} by {where(row)}. A limit cannot be passed: {ONE_IS_WRONG}",
             )
-            for title, part in by_algorithm(gpus)
+            for title, part in by_algorithm(best)
         ]
-        best = pd.concat(part for _, part in by_algorithm(gpus))
         columns: Columns = {
             "GPU": best["device_name"],
             **titles(best),

@@ -28,6 +28,7 @@ from hashbench.report.findings import (
     by_algorithm,
     fastest,
     number,
+    of_each_gpu,
     on_gpus,
     titles,
     worst,
@@ -106,13 +107,10 @@ class BatchedVsTree(ClaimExperiment):
     def finding(self, results: Results) -> Finding:
         """What the tree costs at its best chunk size."""
         trees = _over_batched(on_gpus(results, "batched", "tree")).query("strategy == 'tree' and over_batched.notna()")
-        ordered = [gpu for _, part in by_algorithm(trees) for _, gpu in part.groupby(GPU, sort=False)]
-        shown = pd.concat([trees[:0], *map(_of_fastest, ordered)])
-        of_gpu = ["algorithm", *GPU]
-        best = fastest(shown, *of_gpu).merge(
-            fastest(shown, *of_gpu, speed="gb_per_s_batched"), on=of_gpu, suffixes=("", "_of_digests")
-        )
-        best = best.assign(cost=best["over_batched"] - 1)
+        shown = of_each_gpu(trees.assign(cost=trees["over_batched"] - 1), _of_fastest)
+        gpu = ["algorithm", *GPU]
+        digests = fastest(shown, *gpu, speed="gb_per_s_batched")
+        best = fastest(shown, *gpu).merge(digests, on=gpu, suffixes=("", "_of_digests"))
         checks = [
             worst(
                 part,
@@ -131,7 +129,7 @@ class BatchedVsTree(ClaimExperiment):
             "input": shown["bytes"].map(format_size),
             "batched, GB/s": shown["gb_per_s_batched"].map(number),
             "tree, GB/s": shown["gb_per_s"].map(number),
-            "cost in time": (shown["over_batched"] - 1).map("{:+.1%}".format),
+            "cost in time": shown["cost"].map("{:+.1%}".format),
         }
         columns = {**titles(shown), **numbers, "kernel and device": map(where, lines(shown))}
         return Finding.of(checks, shown, columns, numbers)

@@ -45,13 +45,13 @@ from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 from hashbench.report.findings import (
-    GPU,
     ClaimExperiment,
     Columns,
     Finding,
     by_algorithm,
     fastest,
     number,
+    of_each_gpu,
     on_gpus,
     titles,
     worst,
@@ -129,8 +129,8 @@ class CpuSpeedup(ClaimExperiment):
             worst(
                 part[part["cores"] == cores],
                 "ratio",
-                f"{title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the fastest program on {cores} "
-                "of the same machine?",
+                f"{title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the fastest program on "
+                f"{cores} of the same machine?",
                 lambda pair: (
                     f"{number(pair.ratio)} times at least: {pair.model} by {where(pair)}, against {pair.program}."
                 ),
@@ -162,11 +162,7 @@ EXPERIMENT = CpuSpeedup()
 def _fastest_on_gpus(results: Results) -> pd.DataFrame:
     """The fastest row of each model on each GPU, smaller models first."""
     rows = on_gpus(results, "tree").query("model != ''")
-    gpus = rows.assign(gpu=rows.groupby(GPU, sort=False).ngroup())
-    best = fastest(gpus, "algorithm", "gpu", "model", speed="wall_gb_per_s").sort_values(
-        ["gpu", "bytes"], kind="stable"
-    )
-    return pd.concat(part for _, part in by_algorithm(best))
+    return of_each_gpu(rows, lambda gpu: fastest(gpu, "model", speed="wall_gb_per_s").sort_values("bytes"))
 
 
 def _fastest_programs(results: Results) -> pd.DataFrame:

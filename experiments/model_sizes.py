@@ -31,6 +31,7 @@ from hashbench.report.findings import (
     Finding,
     by_algorithm,
     number,
+    of_each_gpu,
     on_gpus,
     titles,
     worst,
@@ -134,8 +135,7 @@ class ModelSizes(ClaimExperiment):
     def finding(self, results: Results) -> Finding:
         """How soon the roots of a large model are there, and whether throughput keeps with the model's size."""
         rows = on_gpus(results, "tree").query("model != ''")
-        gpus = [gpu for _, part in by_algorithm(rows) for _, gpu in part.groupby(GPU, sort=False)]
-        best = pd.concat([rows[:0], *map(_best_lane, gpus)])
+        best = of_each_gpu(rows, _best_lane)
         checks = [check(title, part) for title, part in by_algorithm(best) for check in (_reaches, _keeps)]
         quartiles = zip(best["wall_seconds_q1"], best["wall_seconds_q3"], strict=True)
         numbers: Columns = {

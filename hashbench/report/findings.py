@@ -148,6 +148,12 @@ def fastest(measured: pd.DataFrame, *of: str, speed: str = "gb_per_s") -> pd.Dat
     return measured.sort_values(speed, ascending=False, kind="stable").drop_duplicates(list(of))
 
 
+def of_each_gpu(measured: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """What `pick` leaves of the measurements of each algorithm and GPU, algorithm by algorithm."""
+    gpus = (gpu for _, part in by_algorithm(measured) for _, gpu in part.groupby(GPU, sort=False))
+    return pd.concat([measured[:0], *map(pick, gpus)])
+
+
 def worst(
     measured: pd.DataFrame,
     column: str,
