@@ -202,7 +202,7 @@ def test_a_pipe_that_takes_a_files_place_is_not_read(
     path = tmp_path / "file"
     path.write_bytes(b"content")
     regular = path.stat()
-    monkeypatch.setattr(os, "stat", lambda path: regular)
+    monkeypatch.setattr(os, "stat", lambda path, **options: regular)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     with pytest.raises(OSError, match="Not a regular file"):
         open_regular(pipe)
