@@ -44,7 +44,18 @@ from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
-from hashbench.report.findings import GPU, ClaimExperiment, Columns, Finding, extreme, number, on_gpus, titles
+from hashbench.report.findings import (
+    ClaimExperiment,
+    Columns,
+    Finding,
+    by_algorithm,
+    fastest,
+    number,
+    of_each_gpu,
+    on_gpus,
+    titles,
+    worst,
+)
 
 MAGNITUDE = 10.0
 """How many times faster an order of magnitude is."""
@@ -114,21 +125,21 @@ class CpuSpeedup(ClaimExperiment):
         """How many times as fast as the CPU of the same machine, all by the wall clock."""
         pairs = _fastest_on_gpus(results).merge(_fastest_programs(results), on=["machine", "algorithm"])
         pairs["ratio"] = pairs["wall_gb_per_s"] / pairs["program_gb_per_s"]
-        checks = []
-        for algorithm, cores in product(ALGORITHMS, ("one core", "all cores")):
-            question = (
-                f"{ALGORITHMS[algorithm].title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the "
-                f"fastest program on {cores} of the same machine?"
+        checks = [
+            worst(
+                part[part["cores"] == cores],
+                "ratio",
+                f"{title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the fastest program on "
+                f"{cores} of the same machine?",
+                lambda pair: (
+                    f"{number(pair.ratio)} times at least: {pair.model} by {where(pair)}, against {pair.program}."
+                ),
+                "No GPU and CPU program of one machine were measured.",
+                at_least=MAGNITUDE,
             )
-            answers = [
-                (
-                    pair.ratio,
-                    f"{number(pair.ratio)} times at least: {pair.model} by {where(pair)}, against {pair.program}.",
-                )
-                for pair in lines(pairs[(pairs["algorithm"] == algorithm) & (pairs["cores"] == cores)])
-            ]
-            missing = "No GPU and CPU program of one machine were measured."
-            checks.append(extreme(question, answers, missing, at_least=MAGNITUDE))
+            for title, part in by_algorithm(pairs)
+            for cores in ("one core", "all cores")
+        ]
         columns: Columns = {
             **titles(pairs),
             "model": pairs["model"],
@@ -151,10 +162,7 @@ EXPERIMENT = CpuSpeedup()
 def _fastest_on_gpus(results: Results) -> pd.DataFrame:
     """The fastest row of each model on each GPU, smaller models first."""
     rows = on_gpus(results, "tree").query("model != ''")
-    order = rows.assign(
-        rank=rows["algorithm"].map(list(ALGORITHMS).index), gpu=rows.groupby(GPU, sort=False).ngroup()
-    ).sort_values(["rank", "gpu", "bytes", "wall_gb_per_s"], kind="stable")
-    return order.drop_duplicates(["algorithm", "gpu", "model"], keep="last")
+    return of_each_gpu(rows, lambda gpu: fastest(gpu, "model", speed="wall_gb_per_s").sort_values("bytes"))
 
 
 def _fastest_programs(results: Results) -> pd.DataFrame:
@@ -177,8 +185,7 @@ def _fastest_programs(results: Results) -> pd.DataFrame:
         ]
     )
     programs["cores"] = (programs["device"] == REFERENCE[1]).map({True: "one core", False: "all cores"})
-    fastest_first = programs.sort_values("program_gb_per_s", ascending=False, kind="stable")
-    best = fastest_first.drop_duplicates(["machine", "algorithm", "cores"]).drop(columns="device")
+    best = fastest(programs, "machine", "algorithm", "cores", speed="program_gb_per_s").drop(columns="device")
     return best.sort_values("cores", ascending=False, kind="stable")
 
 

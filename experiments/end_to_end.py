@@ -41,7 +41,7 @@ from hashbench.hashing.selection import FASTEST_FIRST
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
-from hashbench.report.findings import Check, ClaimExperiment, Columns, Finding, extreme, titles
+from hashbench.report.findings import Check, ClaimExperiment, Columns, Finding, titles, worst
 
 IN_PLACE_SHARE = 0.10
 """The largest share of another way's time that hashing in place may take."""
@@ -164,15 +164,17 @@ def _saves(way: str, pairs: pd.DataFrame) -> Check:
     question = f"Does hashing in place take at most {IN_PLACE_SHARE:.0%} of the time of every way {OTHER_WAYS[way]}?"
     memories = [memory for memory in (PAGE_LOCKED, PAGEABLE) if (pairs["memory"] == memory).any()]
     through = f" Measured through {' and '.join(memories)} memory." if memories else ""
-    answers = [
-        (
-            pair.share,
+    return worst(
+        pairs,
+        "share",
+        question,
+        lambda pair: (
             f"{pair.share:.2%} at most: {pair.model}, {pair.median_in_place:.3g} s in place and {pair.median:.3g} s "
-            f"{way} ({_how(pair)}), by {where(pair)}.{through}",
-        )
-        for pair in lines(pairs)
-    ]
-    return extreme(question, answers, "The two ways were not measured on one GPU.", at_most=IN_PLACE_SHARE)
+            f"{way} ({_how(pair)}), by {where(pair)}.{through}"
+        ),
+        "The two ways were not measured on one GPU.",
+        at_most=IN_PLACE_SHARE,
+    )
 
 
 def _one_of_each_kind(devices: Sequence[Device]) -> list[Device]:

@@ -23,7 +23,19 @@ from hashbench.experiments import style
 from hashbench.experiments.device_memory import peak_beside_model
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
-from hashbench.report.findings import GPU, Check, ClaimExperiment, Columns, Finding, extreme, number, on_gpus, titles
+from hashbench.report.findings import (
+    GPU,
+    Check,
+    ClaimExperiment,
+    Columns,
+    Finding,
+    by_algorithm,
+    number,
+    of_each_gpu,
+    on_gpus,
+    titles,
+    worst,
+)
 
 LARGE_BYTES = 100e9
 LARGE_SECONDS = 1.0
@@ -123,12 +135,8 @@ class ModelSizes(ClaimExperiment):
     def finding(self, results: Results) -> Finding:
         """How soon the roots of a large model are there, and whether throughput keeps with the model's size."""
         rows = on_gpus(results, "tree").query("model != ''")
-        checks, shown = [], [rows[:0]]
-        for algorithm in ALGORITHMS:
-            gpus = [_best_lane(gpu) for _, gpu in rows[rows["algorithm"] == algorithm].groupby(GPU, sort=False)]
-            checks += [_reaches(algorithm, gpus), _keeps(algorithm, gpus)]
-            shown += gpus
-        best = pd.concat(shown)
+        best = of_each_gpu(rows, _best_lane)
+        checks = [check(title, part) for title, part in by_algorithm(best) for check in (_reaches, _keeps)]
         quartiles = zip(best["wall_seconds_q1"], best["wall_seconds_q3"], strict=True)
         numbers: Columns = {
             "GB": (1e-9 * best["bytes"]).map(number),
@@ -155,44 +163,39 @@ def _best_lane(rows: pd.DataFrame) -> pd.DataFrame:
     return max(lanes, key=lambda lane: (lane["bytes"].iloc[-1], len(lane), lane["gb_per_s"].iloc[-1]))
 
 
-def _reaches(algorithm: str, gpus: Sequence[pd.DataFrame]) -> Check:
-    question = (
-        f"{ALGORITHMS[algorithm].title}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most "
-        f"{LARGE_SECONDS:g} s?"
+def _reaches(title: str, best: pd.DataFrame) -> Check:
+    missing = "No model was measured on a GPU."
+    if not best.empty:
+        row = highest(best, "bytes")
+        missing = f"The largest model measured is {row.model}, {number(1e-9 * row.bytes)} GB."
+    largest = best.drop_duplicates(GPU, keep="last")
+    return worst(
+        largest[largest["bytes"] >= LARGE_BYTES],  # other GPUs may not have the memory
+        "wall_seconds_median",
+        f"{title}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most {LARGE_SECONDS:g} s?",
+        lambda row: f"{row.wall_seconds_median:.3g} s for {row.model}, {number(1e-9 * row.bytes)} GB, by {where(row)}.",
+        missing,
+        at_most=LARGE_SECONDS,
     )
-    largest = [highest(lane, "bytes") for lane in gpus]
-    if not largest:
-        return Check(question, "No model was measured on a GPU.", None)
-    found = [
-        (
-            row.wall_seconds_median,
-            f"{row.wall_seconds_median:.3g} s for {row.model}, {number(1e-9 * row.bytes)} GB, by {where(row)}.",
-        )
-        for row in largest
-        if row.bytes >= LARGE_BYTES  # other GPUs may not have the memory
-    ]
-    row = max(largest, key=lambda row: row.bytes)
-    missing = f"The largest model measured is {row.model}, {number(1e-9 * row.bytes)} GB."
-    return extreme(question, found, missing, at_most=LARGE_SECONDS)
 
 
-def _keeps(algorithm: str, gpus: Sequence[pd.DataFrame]) -> Check:
-    question = (
-        f"{ALGORITHMS[algorithm].title}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more "
-        f"keep within {SCALING_SHARE:.0%} of the largest's?"
+def _keeps(title: str, best: pd.DataFrame) -> Check:
+    filling = best[best["bytes"] >= FILLING_BYTES]
+    speeds = filling.groupby(GPU)["gb_per_s"]
+    filling = filling.assign(models=speeds.transform("size"), largest=speeds.transform("last"))
+    filling["change"] = filling["gb_per_s"] / filling["largest"] - 1
+    return worst(
+        filling.assign(distance=filling["change"].abs())[filling["models"] > 1],
+        "distance",
+        f"{title}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more keep within "
+        f"{SCALING_SHARE:.0%} of the largest's?",
+        lambda row: (
+            f"{row.models} models; furthest from the largest's {number(row.largest)} GB/s is {row.model} with "
+            f"{number(row.gb_per_s)} GB/s ({row.change:+.1%}), by {where(row)}."
+        ),
+        "Fewer than two such models were measured on one GPU.",
+        at_most=SCALING_SHARE,
     )
-    changes: list[tuple[float, str]] = []
-    for filling in (lane[lane["bytes"] >= FILLING_BYTES] for lane in gpus):
-        if len(filling) > 1:
-            largest = filling["gb_per_s"].iloc[-1]
-            change = filling["gb_per_s"] / largest - 1
-            furthest = highest(filling.assign(change=change, distance=change.abs()), "distance")
-            answer = (
-                f"{len(filling)} models; furthest from the largest's {number(largest)} GB/s is {furthest.model} with "
-                f"{number(furthest.gb_per_s)} GB/s ({furthest.change:+.1%}), by {where(furthest)}."
-            )
-            changes.append((furthest.distance, answer))
-    return extreme(question, changes, "Fewer than two such models were measured on one GPU.", at_most=SCALING_SHARE)
 
 
 # Readings and figure -------------------------------------------------------------------------------------------------

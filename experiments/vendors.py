@@ -93,32 +93,38 @@ class Vendors(ClaimExperiment):
     def finding(self, results: Results) -> Finding:
         """Whether digests agree, in all experiments, and which vendors and frameworks were measured."""
         rows = results.rows
-        gpus = rows[rows["device_kind"] == "gpu"]
         compared = _compared(rows)
-        devices = [of for _, of in _gpus_first(rows).groupby(GPU, sort=False)]
-        names = [of["device_name"].iloc[0] for of in devices]
+        ordered = rows.assign(is_gpu=rows["device_kind"] == "gpu", equal=compared["equal"].astype(float)).sort_values(
+            ["is_gpu", "device_name"], ascending=[False, True], kind="stable"
+        )
+        devices = ordered.groupby(GPU, sort=False).agg(
+            kind=("device_kind", "first"),
+            kernels=("kernel", lambda names: ", ".join(sorted(set(names)))),
+            equal=("equal", "min"),
+        )
+        trees = rows[rows["strategy"] == "tree"].pivot_table("gb_per_s", GPU, "algorithm", "max")
+        devices = devices.join(trees.reindex(columns=list(ALGORITHMS))).reset_index()
         speeds = {
-            f"{algorithm.title}, fastest tree, GB/s": [_fastest_tree(of, algorithm.name) for of in devices]
-            for algorithm in ALGORITHMS.values()
+            f"{algorithm.title}, fastest tree, GB/s": [
+                "" if pd.isna(speed) else number(speed) for speed in devices[name]
+            ]
+            for name, algorithm in ALGORITHMS.items()
         }
         columns: Columns = {
-            "device": names,
-            "kind": [of["device_kind"].iloc[0].upper() for of in devices],
-            "vendor": map(vendor_of, names),
-            "kernels": [", ".join(sorted(set(of["kernel"]))) for of in devices],
+            "device": devices["device_name"],
+            "kind": devices["kind"].str.upper(),
+            "vendor": map(vendor_of, devices["device_name"]),
+            "kernels": devices["kernels"],
             **speeds,
-            "digests": [_agreement(compared[compared.index.isin(of.index)]) for of in devices],
-            "machine": [of["machine"].iloc[0] for of in devices],
+            "digests": devices["equal"].map({1.0: "equal", 0.0: "differ"}).fillna("not compared"),
+            "machine": devices["machine"],
         }
+        gpus = rows[rows["device_kind"] == "gpu"]
         checks = (_equal_digests(compared), _frameworks(gpus), _vendors(gpus))
         return Finding.of(checks, rows, columns, speeds)
 
 
 EXPERIMENT = Vendors()
-
-
-def _gpus_first(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(is_cpu=rows["device_kind"] != "gpu").sort_values(["is_cpu", "device_name"], kind="stable")
 
 
 # The claim -----------------------------------------------------------------------------------------------------------
@@ -129,13 +135,6 @@ def _compared(rows: pd.DataFrame) -> pd.DataFrame:
     twins = with_twins(rows)
     who = (twins["kernel"] + "\n" + twins["device_name"]).groupby(twins["input"]).transform("nunique")
     return twins[(who > 1) | ~twins["equal"]]
-
-
-def _agreement(compared: pd.DataFrame) -> str:
-    """Whether digests of the inputs of some rows differ somewhere. Digests alone do not tell which are right."""
-    if compared.empty:
-        return "not compared"
-    return "equal" if compared["equal"].all() else "differ"
 
 
 def _equal_digests(compared: pd.DataFrame) -> Check:
@@ -167,11 +166,6 @@ def _vendors(gpus: pd.DataFrame) -> Check:
     if not vendors:
         return Check(question, "No GPU of a known vendor was measured.", None)
     return Check(question, f"{len(vendors)}: {', '.join(sorted(vendors))}.", len(vendors) >= VENDORS)
-
-
-def _fastest_tree(rows: pd.DataFrame, algorithm: str) -> str:
-    speeds = rows["gb_per_s"][(rows["strategy"] == "tree") & (rows["algorithm"] == algorithm)]
-    return number(speeds.max()) if len(speeds) else ""
 
 
 # The figure ----------------------------------------------------------------------------------------------------------

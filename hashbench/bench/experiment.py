@@ -265,8 +265,8 @@ def run(
     """Verifies and measures the points of `planned`, then takes `readings`. Each result is written immediately.
 
     A point that has a row of the same commit, driver and framework is not measured again, unless `again` is given or
-    `commit` does not identify one state of the code. Readings are always taken again: which ones there will be is known
-    only once they are taken.
+    `commit` does not identify one state of the code. Readings are always taken again, and all together: limits, ratios
+    and stages are computed from one another, and half of them from another run would mean nothing.
 
     A point that does not fit in the device's free memory is skipped. If it has one segment, the half of it that fits
     (or half of that, and so on) is measured instead. A kernel that fails, fails that point alone; a reading that raises

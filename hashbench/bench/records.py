@@ -8,11 +8,9 @@ nothing that a terminal or a spreadsheet would carry out.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import math
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.opening import read_regular
 from hashbench.hashing.printable import printable
 from hashbench.model.strict_json import quoted
 
@@ -95,21 +94,12 @@ def read_file(path: Path, largest: int = LARGEST_FILE) -> bytes:
         ResultsError: it is something else, or larger, or cannot be read.
     """
     try:
-        with open(path, "rb", opener=_open) as file:  # Path.open takes no opener
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ResultsError(f"{path} is not accepted: it is not a plain file")
-            content = file.read(largest + 1)
+        content = read_regular(path, largest + 1, links=False)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ResultsError(f"{path} is not accepted: it is a link") from None
         raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
     if len(content) > largest:
         raise ResultsError(f"{path} has more than the {largest:,} bytes that are accepted")
     return content
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def check_text(what: str, text: str) -> None:

@@ -6,33 +6,38 @@ import errno
 import io
 import os
 import stat
+from functools import partial
 
 
-def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+def open_regular(path: str | os.PathLike[str], *, links: bool = True) -> io.FileIO:
     """Opens a regular file for reading, without a buffer.
 
     Pipes would wait for a writer, and devices may do anything when they are opened.
 
+    Args:
+        path: the file.
+        links: whether `path` may be a link to it.
+
     Raises:
         OSError: the path cannot be opened, or is not a regular file. It names the path.
     """
-    return io.FileIO(path, opener=_open)
+    return io.FileIO(path, opener=partial(_open, links=links))
 
 
-def read_regular(path: str | os.PathLike[str], max_size: int = -1) -> bytes:
-    """The first `max_size` bytes of a regular file, or all of it.
+def read_regular(path: str | os.PathLike[str], max_size: int = -1, *, links: bool = True) -> bytes:
+    """The first `max_size` bytes of a regular file, or all of it; `links` as for `open_regular`.
 
     Raises:
         OSError: it cannot be read, or is not a regular file. It names the path.
     """
-    with io.BufferedReader(open_regular(path)) as file:
+    with io.BufferedReader(open_regular(path, links=links)) as file:
         return file.read(max_size)
 
 
-def _open(path: str | os.PathLike[str], flags: int) -> int:
-    _check_regular(os.stat(path), path)  # noqa: PTH116  # of many thousand files
+def _open(path: str | os.PathLike[str], flags: int, *, links: bool) -> int:
+    _check_regular(os.stat(path, follow_symlinks=links), path)  # noqa: PTH116  # of many thousand files
     # Another file may have its name by now.
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | (0 if links else os.O_NOFOLLOW))
     try:
         _check_regular(os.fstat(descriptor), path)
     except OSError:

@@ -10,8 +10,9 @@ except for digests, which are compared wherever they come from. Predictions neve
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -19,7 +20,7 @@ from typing import ClassVar
 import pandas as pd
 
 from hashbench.bench.experiment import Experiment
-from hashbench.bench.frames import Results
+from hashbench.bench.frames import Line, Results, lines
 from hashbench.kernels import ALGORITHMS
 
 GPU = ["machine", "device_name"]
@@ -29,6 +30,7 @@ MARGIN = 0.02
 """The measurement error that is allowed for a number that has a natural bound. Beyond it the number must be wrong, and
 the check has no answer."""
 
+ONE_IS_WRONG = "one of the two numbers is wrong."
 
 Columns = Mapping[str, Iterable[object]]
 """The cells of a table's columns, by name."""
@@ -136,30 +138,54 @@ def on_gpus(results: Results, *strategies: str) -> pd.DataFrame:
     return rows[(rows["device_kind"] == "gpu") & rows["strategy"].isin(strategies)]
 
 
-def extreme(
+def by_algorithm(measured: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The title of each algorithm, and its measurements."""
+    return ((algorithm.title, measured[measured["algorithm"] == name]) for name, algorithm in ALGORITHMS.items())
+
+
+def fastest(measured: pd.DataFrame, *of: str, speed: str = "gb_per_s") -> pd.DataFrame:
+    """The fastest of the measurements that agree in the columns `of`, the fastest of all first."""
+    return measured.sort_values(speed, ascending=False, kind="stable").drop_duplicates(list(of))
+
+
+def of_each_gpu(measured: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """What `pick` leaves of the measurements of each algorithm and GPU, algorithm by algorithm."""
+    gpus = (gpu for _, part in by_algorithm(measured) for _, gpu in part.groupby(GPU, sort=False))
+    return pd.concat([measured[:0], *map(pick, gpus)])
+
+
+def worst(
+    measured: pd.DataFrame,
+    column: str,
     question: str,
-    answers: Sequence[tuple[float, str]],
+    answer: Callable[[Line], str],
     missing: str,
     *,
-    at_most: float | None = None,
-    at_least: float | None = None,
+    at_most: float = math.inf,
+    at_least: float = -math.inf,
+    impossible: Callable[[Line], str] | None = None,
 ) -> Check:
-    """A check that the worst of several values decides.
+    """A check that the worst of several measurements decides.
 
     Args:
+        measured: the measurements.
+        column: the value that counts.
         question: the check's question.
-        answers: each value, and the answer if it is the worst.
-        missing: the answer if there are no values.
-        at_most: the threshold that the highest value decides; or
-        at_least: the threshold that the lowest value decides.
+        answer: the answer if a measurement is the worst.
+        missing: the answer without measurements.
+        at_most: the threshold for the highest value; or
+        at_least: the threshold for the lowest value.
+        impossible: what is wrong with a measurement, if no value of the column can be better than its natural bound:
+            1 where it must be high, 0 where it must be low. Then there is no answer.
     """
-    if not answers:
+    if measured.empty:
         return Check(question, missing, None)
-    if at_most is not None:
-        value, answer = max(answers)
-        return Check(question, answer, bool(value <= at_most))
-    value, answer = min(answers)
-    return Check(question, answer, bool(at_least is not None and value >= at_least))
+    high_is_good = at_most == math.inf
+    best_first = list(lines(measured.sort_values(column, ascending=not high_is_good, kind="stable")))
+    best, last = getattr(best_first[0], column), getattr(best_first[-1], column)
+    if impossible and (best > 1 + MARGIN if high_is_good else best < -MARGIN):
+        return Check(question, impossible(best_first[0]), None)
+    return Check(question, answer(best_first[-1]), bool(at_least <= last <= at_most))
 
 
 def titles(measured: pd.DataFrame) -> Columns:

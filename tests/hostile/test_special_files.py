@@ -204,7 +204,7 @@ def test_a_pipe_that_takes_a_files_place_is_not_read(
     regular = path.stat()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     with monkeypatch.context() as racing:
-        racing.setattr(os, "stat", lambda path: regular)
+        racing.setattr(os, "stat", lambda path, **options: regular)
         with pytest.raises(OSError, match="Not a regular file"):
             open_regular(pipe)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
