@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from hashbench.kernels import caches, opencl_drivers
+from hashbench.kernels import opencl_drivers, program_cache
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import (
     Buffer,
@@ -28,6 +27,7 @@ from hashbench.kernels.contract import (
 )
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
+from hashbench.kernels.opencl_drivers import environment
 from hashbench.kernels.source import device_source
 from hashbench.kernels.working_directory import outside_working_directory
 
@@ -50,9 +50,9 @@ class _Loaded(NamedTuple):
 
 @cache
 def _load() -> _Loaded:
-    if not caches.are_private("pyopencl", "pytools"):
-        os.environ.setdefault("PYOPENCL_NO_CACHE", "1")
-    with opencl_drivers.announced_to_opencl() as refused:
+    # PyOpenCL's own cache holds pickles, waits up to minutes for a lock that a killed process left, and fails where
+    # it cannot be written. Programs are kept by `program_cache` instead.
+    with environment("PYOPENCL_NO_CACHE", "1"), opencl_drivers.announced_to_opencl() as refused:
         import pyopencl
 
         with suppress(pyopencl.Error):  # of a machine without platforms, which `devices` reports
@@ -103,12 +103,25 @@ class OpenCL(DeviceKernel):
         self.context = cl.Context([self._device])
         self._queue = cl.CommandQueue(self.context, properties=self._queue_properties())
         source = device_source(self.algorithm, self.variant)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", cl.CompilerWarning)  # Intel's and NVIDIA's compilers report success
-            program = cl.Program(self.context, source).build(options=["-cl-std=CL1.2", *self._architecture()])
+        program = self._program(source, ["-cl-std=CL1.2", *self._architecture()])
         self._functions = {kernel.function_name: kernel for kernel in program.all_kernels()}
         if self.variant == "paired" and "NVIDIA" in device.vendor:
             self.paired_up_to = half_of_the_schedulers(self._device.max_compute_units)
+
+    def _program(self, source: str, options: list[str]) -> Any:
+        """The program, compiled by this driver for this device now or in an earlier process."""
+        cl, platform = self._cl, self._device.platform
+        about = (platform.name, platform.version, self._device.name, self._device.driver_version, self._device.version)
+        key = program_cache.program_key(("opencl", *about, *options, source))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", cl.CompilerWarning)  # Intel's and NVIDIA's compilers report success
+            if binary := program_cache.load(key):
+                with suppress(cl.Error):  # of a driver that takes no such program any more
+                    return cl.Program(self.context, [self._device], [binary]).build(options=options)
+            program = cl.Program(self.context, source).build(options=options)
+        (binary,) = program.get_info(cl.program_info.BINARIES)
+        program_cache.store(key, binary)
+        return program
 
     @classmethod
     @outside_working_directory(*opencl_drivers.READS)

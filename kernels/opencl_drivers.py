@@ -33,7 +33,7 @@ def announced_to_sycl() -> Iterator[list[str]]:
         Why drivers are left out that are installed. The loader reads the environment when platforms are first listed.
     """
     usable, refused = _checked([str(library) for library in _intel_cpu_runtime()])
-    with _environment("OCL_ICD_FILENAMES", ":".join(usable)):
+    with environment("OCL_ICD_FILENAMES", ":".join(usable)):
         yield refused
 
 
@@ -51,10 +51,14 @@ def announced_to_opencl() -> Iterator[list[str]]:
     names = {Path(library).name for library in registered}
     missing = [library for library in [*map(str, _intel_cpu_runtime()), _NVIDIA] if Path(library).name not in names]
     usable, refused = _checked([*registered, *missing])
+    if len(usable) == 1:  # the loader takes one library by its name, which needs no folder
+        with environment("OCL_ICD_VENDORS", usable[0]):
+            yield refused
+        return
     with tempfile.TemporaryDirectory(prefix="hashbench-opencl-") as vendors:
         for number, library in enumerate(usable):
             Path(vendors, f"{number}.icd").write_text(f"{library}\n")
-        with _environment("OCL_ICD_VENDORS", vendors if usable or refused else ""):
+        with environment("OCL_ICD_VENDORS", vendors if usable or refused else ""):
             yield refused
 
 
@@ -81,7 +85,7 @@ def _checked(libraries: list[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment(name: str, value: str) -> Iterator[None]:
     """Sets a variable, unless it is set or the value is empty, and removes it afterwards."""
     if name in os.environ or not value:
         yield

@@ -7,7 +7,9 @@ stderr.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -85,8 +87,21 @@ def hashbench(context: click.Context, debug: bool) -> None:
 def main() -> None:
     """Runs the command line and exits."""
     make_safe()
+    signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
+    warnings.showwarning = lambda message, category, *_: _show(message, category)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python processes that it starts import nothing from their folder
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _show(message: Warning | str, category: type[Warning]) -> None:
+    """Prints a warning of this project on one line, and no other: they are for developers."""
+    if category.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        with suppress(OSError):
+            say(f"hashbench: {' '.join(str(message).split())}", err=True)
 
 
 def run(arguments: Sequence[str]) -> int:

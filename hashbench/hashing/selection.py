@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -17,13 +18,17 @@ FASTEST_FIRST = {
 """Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not listed come last."""
 
 
+class FallbackWarning(UserWarning):
+    """The fastest kernel cannot be used, so that another one was chosen."""
+
+
 class UsageError(ValueError):
     """A name is unknown; the message lists the accepted ones."""
 
 
 def devices() -> list[Device]:
     """Every device of every kernel, including unavailable ones, in the registry's order."""
-    return [device for name in KERNELS for device in _devices_of(name)]
+    return [device for name in KERNELS for device in devices_of(name)]
 
 
 def available() -> list[Device]:
@@ -43,14 +48,29 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
         UsageError: the kernel or device is unknown.
         ValueError: the algorithm is unknown.
         Unavailable: the framework is missing, or the device cannot be used.
+
+    Warns:
+        FallbackWarning: neither kernel nor device was named, and a faster kernel than the returned one failed to start.
     """
     if kernel is not None and kernel not in KERNELS:
         raise UsageError(f"unknown kernel {kernel!r}: accepted are {', '.join(KERNELS)}")
     names = tuple(KERNELS) if kernel is None else (kernel,)
+    algorithm_named(algorithm)
+    lost = []
     for found in _by_preference(names):
-        if device in (None, found.id):
-            return kernel_class(found.kernel)(found, algorithm)
-    raise _refusal(names, device)
+        if device not in (None, found.id):
+            continue
+        try:
+            chosen = kernel_class(found.kernel)(found, algorithm)
+        except Exception as error:  # a compiler or a driver that does not work here, though it is installed
+            if kernel is not None or device is not None:
+                raise
+            lost.append(f"{found.kernel} on {found.id} cannot be used ({type(error).__name__}: {error})")
+            continue
+        for reason in lost:
+            warnings.warn(f"{reason}: {found.kernel} on {found.id} is used instead", FallbackWarning, stacklevel=2)
+        return chosen
+    raise Unavailable("; ".join(lost)) if lost else _refusal(names, device)
 
 
 def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) -> Kernel:
@@ -71,24 +91,28 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) 
 
 
 @cache
-def _devices_of(name: str) -> tuple[Device, ...]:
+def devices_of(name: str) -> tuple[Device, ...]:
+    """Every device of one kernel. A framework that is there but broken has one that is unavailable, with the reason."""
     try:
         return tuple(kernel_class(name).devices())
     except Unavailable as error:
         return (Device(name, unavailable=str(error)),)
+    except Exception as error:  # whatever a framework raises that does not fit the others installed
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return (Device(name, unavailable=f"its framework is broken ({reason}): install it again"),)
 
 
 def _by_preference(names: Sequence[str]) -> Iterator[Device]:
     """The available devices of these kernels, the one expected to be the fastest first; imports frameworks lazily."""
     for kind, order in FASTEST_FIRST.items():
         for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order)):
-            usable = [d for d in _devices_of(name) if d.unavailable is None and d.kind == kind]
+            usable = [d for d in devices_of(name) if d.unavailable is None and d.kind == kind]
             yield from reversed(usable) if kind == "cpu" else usable  # a CPU with more threads is listed later
 
 
 def _refusal(names: Sequence[str], device: str | None) -> Exception:
     """Why none of these kernels has `device`, or any device if it is None."""
-    listed = [found for name in names for found in _devices_of(name)]
+    listed = [found for name in names for found in devices_of(name)]
     unusable = [d for d in listed if d.unavailable is not None]
     accepted = [d.id if len(names) == 1 else f"{d.id} ({d.kernel})" for d in listed if d.unavailable is None]
     named = [d for d in unusable if device in (None, d.id)]

@@ -18,7 +18,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def has(*devices: Device) -> None:
         found = {name: tuple(d for d in devices if d.kernel == name) for name in KERNELS}
         missing = {name: (Device(name, unavailable=f"no {name} here"),) for name in KERNELS}
-        monkeypatch.setattr(selection, "_devices_of", lambda name: found[name] or missing[name])
+        monkeypatch.setattr(selection, "devices_of", lambda name: found[name] or missing[name])
 
     return has
 

@@ -193,11 +193,11 @@ def test_a_kernel_that_would_read_the_directory_is_unavailable_and_the_others_ar
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cl.cfg").touch()
-    selection._devices_of.cache_clear()
+    selection.devices_of.cache_clear()
     try:
         found = {device.kernel: device.unavailable for device in selection.devices()}
     finally:
-        selection._devices_of.cache_clear()
+        selection.devices_of.cache_clear()
     assert found["hashlib"] is None
     assert "has cl.cfg" in str(found["opencl"])
     assert "has cl.cfg" in str(found["dpnp"])

@@ -1,0 +1,108 @@
+"""Commands run where little is allowed: no home, no cache, no temporary folder, broken frameworks, and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import in_own_process
+
+from hashbench.hashing import selection
+from hashbench.hashing.selection import FallbackWarning, choose, devices_of
+from hashbench.kernels import Device, Unavailable, kernel_class
+from hashbench.kernels.hashlib_cpu import HashlibCpu
+
+NOWHERE = "/proc/none"
+OPENCL = pytest.mark.skipif(
+    all(device.unavailable for device in devices_of("opencl")), reason=f"opencl: {devices_of('opencl')[0].unavailable}"
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    return path
+
+
+@OPENCL
+@pytest.mark.covers("opencl")
+def test_nothing_needs_a_home_a_cache_or_a_temporary_folder(file: Path) -> None:
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR", "NUMBA_CACHE_DIR"), NOWHERE)
+    environment = os.environ | nowhere
+    done = in_own_process("hash", "--kernel", "opencl", file, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == in_own_process("hash", "--kernel", "hashlib", file).stdout
+    done = in_own_process("devices", "--json", env=environment)
+    assert done.returncode == 0
+    assert {device["kernel"] for device in json.loads(done.stdout)} >= {"hashlib", "opencl"}
+
+
+def test_a_framework_that_is_broken_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[Device]:
+        raise AttributeError("module 'numpy' has no attribute\n'row_stack'")
+
+    monkeypatch.setattr(kernel_class("opencl"), "devices", broken)
+    devices_of.cache_clear()
+    try:
+        (device,) = devices_of("opencl")
+        reason = (
+            "its framework is broken (AttributeError: module 'numpy' has no attribute 'row_stack'): install it again"
+        )
+        assert (device.kernel, device.unavailable) == ("opencl", reason)
+        with pytest.raises(Unavailable, match="opencl is not available: its framework is broken"):
+            choose("opencl")
+        assert choose().name != "opencl"
+    finally:
+        monkeypatch.undo()
+        devices_of.cache_clear()
+
+
+def test_a_kernel_that_does_not_start_is_replaced_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(HashlibCpu):
+        def __init__(self, *arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    hashlib = HashlibCpu.devices()[0]
+    fast = Device("fast", id="0", kind="gpu")
+    monkeypatch.setattr(selection, "_by_preference", lambda names: iter([fast, hashlib]))
+    monkeypatch.setattr(selection, "kernel_class", lambda name: Broken if name == "fast" else HashlibCpu)
+    said = r"fast on 0 cannot be used \(OSError: .*No space left on device\): hashlib on 1-thread is used instead"
+    with pytest.warns(FallbackWarning, match=said):
+        assert choose().device == hashlib
+    monkeypatch.setattr(selection, "_by_preference", lambda names: iter([fast]))
+    with pytest.raises(Unavailable, match="fast on 0 cannot be used"):
+        choose()
+
+
+def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
+    model, output = tmp_path / "model", tmp_path / "output"
+    output.mkdir()
+    model.write_bytes(b"content")
+    program = """if True:
+        import sys, time
+        from hashbench.cli import main
+        from hashbench.hashing.hasher import Hasher
+        def roots(*arguments):
+            print("hashing", flush=True)
+            time.sleep(60)
+        Hasher.roots = roots
+        main.main()
+    """
+    arguments = ["manifest", "--kernel", "hashlib", str(model), "-o", str(output / "m"), "--leaves", str(output / "l")]
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"hashing\n"
+        assert list(output.iterdir())  # the leaf hashes, under a temporary name
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        assert time.monotonic() - began < 30
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(output.iterdir()) == []
