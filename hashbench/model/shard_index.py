@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from hashbench.hashing.opening import read_regular
 from hashbench.model.strict_json import StrictJsonError, loads, quoted
 
 MAX_SIZE = 100_000_000
@@ -48,8 +49,7 @@ def read_index(path: str | os.PathLike[str]) -> Mapping[str, str]:
             plain names of files.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        text = file.read(MAX_SIZE + 1)
+    text = read_regular(path, MAX_SIZE + 1)
     if len(text) > MAX_SIZE:
         raise ShardIndexError(f"{path} is not an index: it has more than {MAX_SIZE} bytes")
     try:

@@ -95,6 +95,9 @@ def test_a_pipe_is_not_hashed(pipe: Path, model: Path) -> None:
 def test_a_pipe_is_no_model(pipe: Path, manifest: Path) -> None:
     assert "pipe" in refused("manifest", *HASHLIB, pipe)
     assert "/dev/zero" in refused("manifest", *HASHLIB, "/dev/zero")
+    index = pipe.rename(pipe.with_name("model.safetensors.index.json"))
+    assert index.name in refused("manifest", *HASHLIB, index)
+    pipe = index
     for path in pipe, "/dev/zero":
         done = in_process("verify", *HASHLIB, path, manifest)
         assert done.returncode in (1, 2)

@@ -140,15 +140,21 @@ def test_names_change_nothing_on_a_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "\x1b[31mred\x07\u202e"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"not a model")
-    for code, arguments in (
-        (0, ["manifest", *HASHLIB, folder]),
-        (2, ["hash", *HASHLIB, folder]),
-        (2, ["hash", "--kernel", folder.name, "x"]),
+    manifest = tmp_path / "manifest.json"
+    for arguments, code in (
+        (["manifest", *HASHLIB, folder.parent, "-o", manifest], 0),
+        (["hash", *HASHLIB, folder], 2),
+        (["hash", "--kernel", folder.name, "x"], 2),
     ):
         done = in_process(*arguments)
         assert done.returncode == code
         assert r"\x1b[31mred\x07\u202e" in done.stderr.decode()
-        assert b"\x1b" not in done.stderr
+        assert b"\x1b" not in done.stdout + done.stderr
+    (folder / "model.safetensors").unlink()
+    done = in_process("verify", *HASHLIB, folder.parent, manifest)
+    assert done.returncode == 1
+    assert rb"\u202e" in done.stdout
+    assert b"\x1b" not in done.stdout + done.stderr
 
 
 def test_a_name_that_is_not_unicode_is_escaped(tmp_path: Path) -> None:
