@@ -162,8 +162,8 @@ def test_a_model_that_is_no_file_is_an_error_at_once(tmp_path: Path) -> None:
 
 
 def relinked(folder: Path) -> None:
-    os.symlink("evil", folder / "new")
-    os.replace(folder / "new", folder / "model.safetensors")
+    (folder / "new").symlink_to("evil")
+    (folder / "new").replace(folder / "model.safetensors")
 
 
 def added(folder: Path) -> None:
@@ -180,7 +180,7 @@ def removed(folder: Path) -> None:
 
 def replaced(folder: Path) -> None:
     write(folder, {"new": b"a"})
-    os.replace(folder / "new", folder / "a.txt")
+    (folder / "new").replace(folder / "a.txt")
 
 
 EXCHANGES = {relinked: "was replaced", added: "appeared", renamed: "appeared", removed: r"a\.txt", replaced: "replaced"}
