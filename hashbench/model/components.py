@@ -10,7 +10,7 @@ to one after the tensor's file, which always is unique: no file is in another.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -87,18 +87,26 @@ def component_of(name: str, file: str, files: Collection[str]) -> str:
 
 
 def _unique(named: dict[str, dict[str, str]], files: Collection[str]) -> dict[str, dict[str, str]]:
-    """The names; those that are not unique are after their file."""
-    while True:
-        counts = Counter(iter(files))
-        for names in named.values():
-            counts.update(names.values())
-        renamed = {
-            file: {name: given if counts[given] == 1 else f"{file}/{name}" for name, given in names.items()}
-            for file, names in named.items()
-        }
-        if renamed == named:
-            return named
-        named = renamed
+    """The names; those that are not unique are after their file, which may take the place of others."""
+    unique = {file: dict(names) for file, names in named.items()}
+    holders: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for file, names in named.items():
+        for name, given in names.items():
+            holders[given].append((file, name))
+    paths = set(files)
+    to_check = list(holders)
+    while to_check:
+        given = to_check.pop()
+        if len(holders[given]) + (given in paths) < 2:
+            continue
+        for file, name in holders[given]:
+            after_file = f"{file}/{name}"
+            if after_file != given:
+                unique[file][name] = after_file
+                holders[after_file].append((file, name))
+                to_check.append(after_file)
+        holders[given] = [(file, name) for file, name in holders[given] if f"{file}/{name}" == given]
+    return unique
 
 
 def _groups(files: Iterable[str], indexes: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:

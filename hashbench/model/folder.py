@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hashbench.model.exclusions import Exclusions
+from hashbench.model.strict_json import MAX_INTEGER
+
+MAX_SIZE = MAX_INTEGER
+"""The size of the largest file that a manifest can describe, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
 
     A link counts as the file that it leads to, if that lies in the folder or, for a snapshot in a Hugging Face cache,
     in the cache's `blobs` of the same repository. Refused are other links, links to folders and to nothing, whatever is
-    neither a file nor a folder (FIFOs, sockets, devices), names that are not valid UTF-8, and folders below that cannot
-    be read, as those whose path is too long.
+    neither a file nor a folder (FIFOs, sockets, devices), files larger than `MAX_SIZE`, names that are not valid UTF-8,
+    and folders below that cannot be read, as those whose path is too long.
 
     Raises:
         OSError: the folder cannot be read.
@@ -116,4 +120,6 @@ def _file(name: str, path: Path, roots: list[Path]) -> ListedFile | str:
         return "it is a link to a folder; only links to files are accepted"
     if not stat.S_ISREG(status.st_mode):
         return "it is neither a file nor a folder"
+    if status.st_size > MAX_SIZE:
+        return f"it has more than {MAX_SIZE} bytes"
     return ListedFile(name, path, status)

@@ -105,7 +105,7 @@ def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
     if not path.is_dir():
         if len(expected) == 1 == len(files):  # whatever its name: it is the one that was named
             files = {name: replace(file, name=name) for name, file in zip(expected, files.values(), strict=True)}
-        elif len(files) == 1:
+        elif len(files) == 1 and not problems:  # an index without its shards has some
             raise VerificationError(f"the manifest is of {len(expected):,} files in a folder, and {path} is one file")
     elif len(expected) == 1 and expected.keys() < files.keys() and not manifest.exclusions:
         (name,) = expected

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from hashbench.hashing.opening import read_regular
+from hashbench.model.opened import opened
 from hashbench.model.strict_json import StrictJsonError, loads, quoted
 
 MAX_SIZE = 100_000_000
@@ -49,7 +49,9 @@ def read_index(path: str | os.PathLike[str]) -> Mapping[str, str]:
             plain names of files.
     """
     path = Path(path)
-    text = read_regular(path, MAX_SIZE + 1)
+    with opened(path) as (file, status):
+        assert status is not None
+        text = file.read(min(status.st_size, MAX_SIZE) + 1)
     if len(text) > MAX_SIZE:
         raise ShardIndexError(f"{path} is not an index: it has more than {MAX_SIZE} bytes")
     try:
