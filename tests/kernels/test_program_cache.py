@@ -47,7 +47,7 @@ def test_what_is_no_program_is_not_loaded(folder: Path, damage: str) -> None:
         path.mkdir()
     else:
         data[3] ^= 1
-        path.write_bytes({"short": data[:-1], "flipped": data, "empty": b""}[damage])
+        path.write_bytes({"short": bytes(data[:-1]), "flipped": bytes(data), "empty": b""}[damage])
     assert program_cache.load(KEY) is None
 
 
