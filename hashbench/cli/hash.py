@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from hashbench.cli.errors import complain
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
+from hashbench.cli.messages import say
 from hashbench.cli.options import algorithm_option, chunk_size_option, device_option, kernel_option
 from hashbench.cli.progress import shown
 from hashbench.hashing.hasher import Hasher
@@ -148,7 +149,7 @@ def _check(
             verdict = "FAILED: not readable"
         report.append({"name": expected.name, "ok": verdict == "OK"})
         if not as_json and not (quiet and verdict == "OK"):
-            click.echo(expected.verdict(verdict))
+            say(f"{expected.name}: {verdict}")
     if as_json:
         click.echo(json.dumps(report, indent=2))
     wrong = sum(not checked["ok"] for checked in report)

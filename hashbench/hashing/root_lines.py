@@ -58,11 +58,6 @@ class RootLine(NamedTuple):
             return os.fsencode(f"{mark}{self.root.hex()}  {name}{part}")
         return os.fsencode(f"{mark}{self.algorithm.upper()}-RFC9162-{self.chunk_size} ({name}) = {self.root.hex()}")
 
-    def verdict(self, text: str) -> bytes:
-        """The line that says whether the file is right, without a line feed."""
-        mark, name = _escaped(self.name)
-        return os.fsencode(f"{mark}{name}: {text}")
-
 
 def _escaped(name: str) -> tuple[str, str]:
     """The mark at the beginning of a name's line, and the name as it stands there."""

@@ -702,5 +702,8 @@ def test_compare_prints_the_points_of_both(tmp_path: Path) -> None:
     for done in (compare(tmp_path / "a", tmp_path / "b"), compare("a", "b", "--results", tmp_path)):
         assert done.exit_code == 0, done.output
         assert points_of_ratio("0.500", done.stdout) == len(machine_rows())
+    (document,) = json.loads(compare(tmp_path / "a", tmp_path / "b", "--json").stdout)
+    assert (len(document["rows"]), document["readings"]) == (len(machine_rows()), [])
+    assert {row["ratio"] for row in document["rows"]} == {0.5}
     assert "none cannot be read: No such file" in str(compare("a", "none", "--results", tmp_path).exception)
     assert compare(tmp_path / "a").exit_code == 2

@@ -29,7 +29,6 @@ def test_what_is_written_is_read_back(line: RootLine) -> None:
     text = line.text()
     assert b"\n" not in text
     assert parse_line(text) == line
-    assert b"\n" not in line.verdict("OK")
 
 
 @given(root_lines(), st.data())
