@@ -56,9 +56,10 @@ report: $(STAMP) ## write the report, one page of HTML, from the measurements an
 	$(BIN)hashbench report $(ARGS)
 
 docs: $(STAMP) tree ## build the documentation site in build/site and check all its links
-	rm -rf build/docs && mkdir -p build/docs/kernels
+	rm -rf build/docs && mkdir -p build/docs/kernels build/docs/hashbench/model
 	ln -s $(addprefix $(CURDIR)/,$(wildcard *.md) LICENSE docs examples results) build/docs/
 	ln -s $(CURDIR)/kernels/NOTES.md build/docs/kernels/
+	ln -s $(wildcard $(CURDIR)/hashbench/model/*.schema.json) build/docs/hashbench/model/
 	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict
 
 # The three folders as the one package that they install as, for mypy and mkdocstrings.
