@@ -54,7 +54,7 @@ PAIRS: dict[str, tuple[str, bytes, bytes]] = {
     "PyTorch, another record": (
         "m.pt",
         archive(checkpoint(pickled(w=T))),
-        archive(checkpoint(pickled(w=T), None, **{"_data/serialization_id": b"1"})),  # type: ignore[arg-type]
+        archive(checkpoint(pickled(w=T), None, **{"_data/serialization_id": b"1"})),
     ),
     "PyTorch, another folder": (
         "m.pt",
