@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hashbench.hashing.opening import read_regular
-from hashbench.model.strict_json import StrictJsonError, loads, one_line, quoted
+from hashbench.model.strict_json import MAX_VALUES, StrictJsonError, loads, one_line, quoted
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -22,7 +22,9 @@ class DocumentError(ValueError):
     """A text is not a document of its kind; the message says why."""
 
 
-def parse_document(data: bytes, kind: str, *, version: int, max_size: int, max_depth: int) -> Any:
+def parse_document(
+    data: bytes, kind: str, *, version: int, max_size: int, max_depth: int, max_values: int = MAX_VALUES
+) -> Any:
     """Parses a document and validates it against `<kind>.schema.json`.
 
     Args:
@@ -31,6 +33,7 @@ def parse_document(data: bytes, kind: str, *, version: int, max_size: int, max_d
         version: the accepted version.
         max_size: the most bytes accepted.
         max_depth: the deepest nesting accepted.
+        max_values: the most values accepted.
 
     Raises:
         DocumentError: it is larger, not strict JSON, of another version, or does not follow the schema.
@@ -40,7 +43,7 @@ def parse_document(data: bytes, kind: str, *, version: int, max_size: int, max_d
     if len(data) > max_size:
         raise DocumentError(f"it has more than {max_size} bytes")
     try:
-        document = loads(data, max_depth=max_depth)
+        document = loads(data, max_depth=max_depth, max_values=max_values)
     except StrictJsonError as error:
         raise DocumentError(str(error)) from None
     if isinstance(document, dict) and document.get("version", version) != version:

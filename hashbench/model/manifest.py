@@ -45,6 +45,7 @@ TREE = "rfc9162"
 MAX_SIZE = 256 << 20
 """The largest manifest that is written or read, in bytes: some million and a half entries."""
 
+_MAX_VALUES = 1 << 24  # of its JSON: the tensors of the largest header of a safetensors file have 12 million
 _ROOT_PREFIX = b"\x02"  # RFC 9162 has 0x00 for leaves and 0x01 for nodes
 _MAX_DEPTH = 4  # manifest, tensors, tensor, shape
 
@@ -364,7 +365,9 @@ def parse_manifest(data: bytes) -> Manifest:
             `Manifest` does not accept, has another root than its entries, or is not canonical.
     """
     try:
-        document = parse_document(data, "manifest", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
+        document = parse_document(
+            data, "manifest", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH, max_values=_MAX_VALUES
+        )
     except DocumentError as error:
         raise ManifestError(str(error)) from None
     manifest = Manifest(

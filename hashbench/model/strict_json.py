@@ -43,13 +43,14 @@ def one_line(text: str) -> str:
     return printable(text[: _short.maxstring])
 
 
-def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:
+def loads(data: bytes, *, max_depth: int, floats: bool = False, max_values: int = MAX_VALUES) -> Any:
     """Parses a JSON text.
 
     Args:
         data: The text, in UTF-8 without a byte order mark.
         max_depth: How deep lists and objects may nest.
         floats: Whether numbers with a fraction or an exponent are accepted.
+        max_values: The most values that the text may have.
 
     Returns:
         Its value.
@@ -59,7 +60,7 @@ def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:
             number is NaN, infinite, -0, or an integer beyond `MAX_INTEGER` in either direction; or the text nests
             deeper or has more values than is accepted.
     """
-    _check_size(data, max_depth)
+    _check_size(data, max_depth, max_values)
     try:
         value = json.loads(
             data.decode(),
@@ -81,12 +82,12 @@ def loads(data: bytes, *, max_depth: int, floats: bool = False) -> Any:
     return value
 
 
-def _check_size(data: bytes, max_depth: int) -> None:
+def _check_size(data: bytes, max_depth: int, max_values: int) -> None:
     """Checks depth and number of values on the text with its strings removed. The parser finds what is not JSON."""
     bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b"")) if b'"' in data else data
     brackets = bare.translate(_OPENING, _NO_BRACKET)
-    if bare.count(b",") + brackets.count(b"[") > MAX_VALUES:
-        raise StrictJsonError(f"more than {MAX_VALUES} values")
+    if bare.count(b",") + brackets.count(b"[") > max_values:
+        raise StrictJsonError(f"more than {max_values} values")
     for _ in range(max_depth):  # each pass removes the innermost brackets
         brackets = brackets.replace(b"[]", b"")
     if b"[]" in brackets or brackets.count(b"[") > max_depth:

@@ -43,7 +43,7 @@ SHADOWED = [
 ]
 
 
-class Module(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
+class Module(torch.nn.Module):  # type: ignore[name-defined,misc]
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(4, 4))
@@ -88,7 +88,7 @@ def test_a_subclass_that_overrides_is_not_believed() -> None:
     good = torch.ones(4)
     trusted = manifest({"w": good})
 
-    class Liar(torch.Tensor):  # type: ignore[misc]
+    class Liar(torch.Tensor):  # type: ignore[name-defined,misc]
         is_meta = False
         shape = torch.Size([4])
         dtype = torch.float32
@@ -108,7 +108,7 @@ def test_a_subclass_that_overrides_is_not_believed() -> None:
 
 
 def test_a_wrapper_is_refused() -> None:
-    class Wrapper(torch.Tensor):  # type: ignore[misc]
+    class Wrapper(torch.Tensor):  # type: ignore[name-defined,misc]
         @staticmethod
         def __new__(cls) -> Any:
             return torch.Tensor._make_wrapper_subclass(cls, (4,))
