@@ -7,6 +7,7 @@ import csv
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,6 @@ import click
 import pytest
 
 from hashbench.cli.main import hashbench, run
-from hashbench.cli.reference import reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "results" / "README.md"]
@@ -61,8 +61,11 @@ def test_the_reference_has_every_option_of_a_command_and_no_other(command: click
 
 
 def test_the_help_page_is_what_the_commands_print() -> None:
+    # In a process of its own: click keeps a command's help option as it is first asked for.
+    command = [sys.executable, "-P", "-m", "hashbench.cli.reference"]
+    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     page = (ROOT / "docs" / "cli.md").read_text()
-    assert page == reference(), "write it again: python -m hashbench.cli.reference > docs/cli.md"
+    assert page == printed, "write it again: python -m hashbench.cli.reference > docs/cli.md"
 
 
 @pytest.mark.parametrize(("page", "block"), [*everywhere("sh"), *everywhere("console")])
