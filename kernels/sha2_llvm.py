@@ -7,7 +7,7 @@ A *method* is one way to do it:
 - "vectors": a vector for each word, with one message in each of its elements;
 - "scalar": one message, in general registers.
 
-Only their features decide which methods a processor has: see `methods`.
+`numba_cpu` chooses among those that the processor has.
 """
 
 from __future__ import annotations
@@ -34,56 +34,75 @@ class Method:
 
     Attributes:
         name: one of the methods above.
-        lanes: the number of messages that are compressed side by side.
+        widths: the numbers of messages that can be compressed side by side, the last one the number of lanes. Several
+            at once take less time than one after the other, but more than one alone.
         places: where the state's words a to h are, in words from the start of the first lane's state.
         lane_stride: words from a word of one lane's state to the same word of the next lane's.
     """
 
     name: str
-    lanes: int
+    widths: tuple[int, ...]
     places: tuple[int, ...]
     lane_stride: int
 
-
-def _by_lanes(name: str, lanes: int, places: tuple[int, ...] = tuple(range(8))) -> Method:
-    return Method(name, lanes, places, 8)
+    @property
+    def lanes(self) -> int:
+        return self.widths[-1]
 
 
 def scalar() -> Method:
     """One message at a time."""
-    return _by_lanes("scalar", 1)
+    return Method("scalar", (1,), tuple(range(8)), 8)
 
 
 def vectors(lanes: int) -> Method:
-    """A vector of `lanes` elements, a power of two, for each word."""
-    return Method("vectors", lanes, tuple(lanes * i for i in range(8)), 1)
+    """A vector of `lanes` elements, a power of two, for each word. A message that is alone needs no vectors."""
+    return Method("vectors", (1, lanes), tuple(lanes * i for i in range(8)), 1)
 
 
-def x86_sha(lanes: int) -> Method:
+def x86_sha(*widths: int) -> Method:
     """SHA-256 by x86's instructions, which want the state as (f, e, b, a) and (h, g, d, c)."""
-    return _by_lanes("x86-sha", lanes, (3, 2, 7, 6, 1, 0, 5, 4))
+    return Method("x86-sha", widths, (3, 2, 7, 6, 1, 0, 5, 4), 8)
 
 
-def armv8_sha(lanes: int) -> Method:
+def armv8_sha(*widths: int) -> Method:
     """Either algorithm by Armv8's instructions."""
-    return _by_lanes("armv8-sha", lanes)
+    return Method("armv8-sha", widths, tuple(range(8)), 8)
 
 
 def define_compression(module: ir.Module, algorithm: Algorithm, method: Method) -> ir.Function:
-    """Defines `void compress(i64 states, i64 pointers, i64 blocks)` in a module, if it is not there yet.
+    """Defines `void compress(i64 active, i64 states, i64 pointers, i64 blocks)` in a module, if it is not there yet.
 
-    It compresses `blocks` blocks, at least one, of each lane's message into the lane's state. `states` is the address
-    of the states, `pointers` that of the lanes' addresses of their first blocks, which may have any alignment.
+    It compresses `blocks` blocks, at least one, of the messages of the first `active` lanes, at least one, into their
+    states. `states` is the address of the states, `pointers` that of the lanes' addresses of their first blocks, which
+    may have any alignment. The lanes that are not active have addresses too, of what can be read.
     """
     name = f"hashbench.compress.{algorithm.name}.{method.name}.{method.lanes}"
     if name in module.globals:
         return module.globals[name]
+    of_width = {width: _define_width(module, f"{name}.{width}", algorithm, method, width) for width in method.widths}
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 4), name)
+    function.linkage = "internal"
+    active, *arguments = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    for width in method.widths[:-1]:
+        with b.if_then(b.icmp_unsigned("<=", active, _I64(width))):
+            b.call(of_width[width], arguments)
+            b.ret_void()
+    b.call(of_width[method.lanes], arguments)
+    b.ret_void()
+    return function
+
+
+def _define_width(module: ir.Module, name: str, algorithm: Algorithm, method: Method, width: int) -> ir.Function:
+    """Defines `void compress(i64 states, i64 pointers, i64 blocks)` for the first `width` lanes."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 3), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
     states, pointers, blocks = function.args
-    rounds = _ROUNDS[method.name](constants(algorithm.name), method.lanes)
+    kind = "scalar" if width == 1 and method.name == "vectors" else method.name
+    rounds = _ROUNDS[kind](constants(algorithm.name), width, method.places)
 
     entry, loop, end = (function.append_basic_block(label) for label in ("entry", "loop", "end"))
     b = ir.IRBuilder(entry)
@@ -97,12 +116,12 @@ def define_compression(module: ir.Module, algorithm: Algorithm, method: Method) 
     state = [b.phi(value.type) for value in first]
     for phi, value in zip(state, first, strict=True):
         phi.add_incoming(value, entry)
-    places = [b.add(_load(b, _I64, pointers, 8 * lane, align=8), offset) for lane in range(method.lanes)]
+    places = [b.add(_load(b, _I64, pointers, 8 * lane, align=8), offset) for lane in range(width)]
     compressed = rounds.compress(b, state, places)
     following = b.add(offset, _I64(algorithm.block_size))
-    offset.add_incoming(following, loop)
+    offset.add_incoming(following, b.block)
     for phi, value in zip(state, compressed, strict=True):
-        phi.add_incoming(value, loop)
+        phi.add_incoming(value, b.block)
     b.cbranch(b.icmp_unsigned("<", following, nbytes), loop, end)
 
     b.position_at_end(end)
@@ -144,32 +163,37 @@ def _big_endian(b: Any, words: Any) -> Any:
 
 
 class _Rounds:
-    """The state of all lanes in registers, and the compression of a block of each."""
+    """The state of some lanes in registers, and the compression of a block of each.
 
-    def __init__(self, sha: Constants, lanes: int) -> None:
+    Attributes:
+        register: the type of a register.
+        offsets: where the registers are in memory, in bytes.
+    """
+
+    def __init__(self, sha: Constants, register: Any, offsets: Sequence[int]) -> None:
         self.sha = sha
-        self.lanes = lanes
-        self.word = ir.IntType(sha.word_bits)
-        self.register = self.word
-        self.registers = 8
+        self.register = register
+        self.offsets = offsets
 
     def load_state(self, b: Any, address: Any) -> Values:
-        size = self._bytes()
-        return [_load(b, self.register, address, size * i) for i in range(self.registers)]
+        return [_load(b, self.register, address, offset) for offset in self.offsets]
 
     def store_state(self, b: Any, address: Any, state: Values) -> None:
-        for i, register in enumerate(state):
-            _store(b, register, address, self._bytes() * i)
+        for offset, register in zip(self.offsets, state, strict=True):
+            _store(b, register, address, offset)
 
     def compress(self, b: Any, state: Values, places: Values) -> Values:
+        """The state after the blocks at the given addresses, one a lane."""
         raise NotImplementedError
-
-    def _bytes(self) -> int:
-        return self.sha.word_bits // 8 * (self.register.count if isinstance(self.register, ir.VectorType) else 1)
 
 
 class _Scalar(_Rounds):
-    """FIPS 180-4 as it is written, with the schedule's latest 16 words; `register` holds one word of each lane."""
+    """FIPS 180-4 as it is written. A register holds one word of each lane."""
+
+    def __init__(self, sha: Constants, width: int, places: Sequence[int]) -> None:
+        self.word = ir.IntType(sha.word_bits)
+        register = ir.VectorType(self.word, width) if width > 1 else self.word
+        super().__init__(sha, register, [sha.word_bits // 8 * place for place in places])
 
     def compress(self, b: Any, state: Values, places: Values) -> Values:
         return self._compress_words(b, state, [_big_endian(b, word) for word in self._message(b, places)])
@@ -213,15 +237,11 @@ class _Scalar(_Rounds):
 
 
 class _Vectors(_Scalar):
-    def __init__(self, sha: Constants, lanes: int) -> None:
-        super().__init__(sha, lanes)
-        self.register = ir.VectorType(self.word, lanes)
-
     def _constant(self, value: int) -> Any:
-        return ir.Constant(self.register, [value] * self.lanes)
+        return ir.Constant(self.register, [value] * self.register.count)
 
     def _message(self, b: Any, places: Values) -> Values:
-        size, at_once = self.sha.word_bits // 8, min(16, self.lanes)
+        size, at_once = self.sha.word_bits // 8, self.register.count
         kind = ir.VectorType(self.word, at_once)
         words: Values = []
         for first in range(0, 16, at_once):
@@ -254,13 +274,16 @@ def _transposed(b: Any, rows: Values) -> Values:
 
 
 class _Streams(_Rounds):
-    """Processors' own instructions: each lane has its own registers, and its instructions alternate with the others'.
+    """Processors' own instructions: each lane has registers of its own, and its steps alternate with the others'."""
 
-    A method is a generator for one lane, which hands over after each step.
-    """
+    registers = 0  # of a lane's state
+
+    def __init__(self, sha: Constants, width: int, places: Sequence[int]) -> None:
+        register = ir.VectorType(ir.IntType(sha.word_bits), 128 // sha.word_bits)
+        super().__init__(sha, register, [16 * i for i in range(self.registers * width)])
 
     def compress(self, b: Any, state: Values, places: Values) -> Values:
-        size = self.registers // self.lanes
+        size = self.registers
         results: list[Values] = [[] for _ in places]
         steps = [
             self._steps(b, state[size * lane : size * (lane + 1)], place, results[lane])
@@ -271,15 +294,13 @@ class _Streams(_Rounds):
         return [value for result in results for value in result]
 
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
+        """Emits one lane's compression, and yields after each step; at the end the new state is added to `result`."""
         raise NotImplementedError
 
     def _message(self, b: Any, place: Any) -> Values:
         """The block's words, in registers."""
-        size = self._bytes()
-        return [
-            _big_endian(b, _load(b, self.register, place, size * i))
-            for i in range(16 * self.sha.word_bits // 8 // size)
-        ]
+        count = 16 // self.register.count
+        return [_big_endian(b, _load(b, self.register, place, 16 * i)) for i in range(count)]
 
     def _constants(self, first: int) -> Any:
         """The constants of the rounds from `first` on."""
@@ -287,10 +308,7 @@ class _Streams(_Rounds):
 
 
 class _X86Sha(_Streams):
-    def __init__(self, sha: Constants, lanes: int) -> None:
-        super().__init__(sha, lanes)
-        self.register = ir.VectorType(_I32, 4)
-        self.registers = 2 * lanes
+    registers = 2
 
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
         kind = self.register
@@ -311,10 +329,7 @@ class _X86Sha(_Streams):
 
 
 class _Armv8Sha256(_Streams):
-    def __init__(self, sha: Constants, lanes: int) -> None:
-        super().__init__(sha, lanes)
-        self.register = ir.VectorType(_I32, 4)
-        self.registers = 2 * lanes
+    registers = 2
 
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
         kind = self.register
@@ -336,10 +351,7 @@ class _Armv8Sha256(_Streams):
 class _Armv8Sha512(_Streams):
     """Two rounds a step; the state is ab, cd, ef, gh."""
 
-    def __init__(self, sha: Constants, lanes: int) -> None:
-        super().__init__(sha, lanes)
-        self.register = ir.VectorType(_I64, 2)
-        self.registers = 4 * lanes
+    registers = 4
 
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
         kind = self.register
@@ -361,11 +373,11 @@ class _Armv8Sha512(_Streams):
         result += [b.add(old, new) for old, new in zip(state, (ab, cd, ef, gh), strict=True)]
 
 
-def _armv8_sha(sha: Constants, lanes: int) -> _Rounds:
-    return (_Armv8Sha256 if sha.word_bits == 32 else _Armv8Sha512)(sha, lanes)
+def _armv8_sha(sha: Constants, width: int, places: Sequence[int]) -> _Rounds:
+    return (_Armv8Sha256 if sha.word_bits == 32 else _Armv8Sha512)(sha, width, places)
 
 
-_ROUNDS: dict[str, Callable[[Constants, int], _Rounds]] = {
+_ROUNDS: dict[str, Callable[[Constants, int, Sequence[int]], _Rounds]] = {
     "x86-sha": _X86Sha,
     "armv8-sha": _armv8_sha,
     "vectors": _Vectors,
