@@ -89,6 +89,7 @@ class NumbaCpu(HostKernel):
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
         code = program(self.algorithm, method_of(self.variant, self.algorithm, _features()))
+        self.memory_bytes: int = code.MEMORY_BYTES
         self.hash_slots: Callable[..., None] = code.hash_slots
         code.hash_slots.compile(code.SIGNATURE)
 
@@ -123,9 +124,8 @@ class _NumbaWork(Work):
         self._kernel = kernel
         self._segments = segments  # keeps the memory alive
         layout = lay_out(strategy, list(map(_address, segments)), [s.nbytes for s in segments], chunk_size)
-        addresses, lengths, firsts = layout.table[: 3 * layout.segments].astype(np.int64).reshape(3, -1)
-        self._firsts = np.append(firsts, layout.slots)
-        self._table = (addresses, lengths, self._firsts, layout.chunk_size, layout.tagged)
+        self._table = np.append(layout.table[: 3 * layout.segments], np.uint64(layout.slots)).view(np.int64)
+        addresses, lengths, self._firsts = np.split(self._table, [layout.segments, 2 * layout.segments])
         self._tree = layout.tree
         counts = np.diff(self._firsts)
         self._levels = int(counts.max() - 1).bit_length() if layout.tree and layout.segments else 0
@@ -133,6 +133,8 @@ class _NumbaWork(Work):
         size = kernel.algorithm.digest_size
         self._digests = kernel.allocate(layout.slots * size)
         self._results = kernel.allocate(layout.results * size) if layout.tree else self._digests
+        tables = (_address_of(numbers) for numbers in (addresses, lengths, self._firsts))
+        self._arguments = (*tables, layout.chunk_size, layout.tagged, _address(self._digests))
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
         self._kernel.refuse_stream(stream)
@@ -175,8 +177,15 @@ class _NumbaWork(Work):
         return perf_counter() - begin
 
     def _hash_part(self, begin: int, end: int, lowest: int, highest: int) -> None:
-        self._kernel.hash_slots(*self._table, begin, end, lowest, highest, _address(self._digests))
+        segment = int(np.searchsorted(self._firsts, begin, side="right")) - 1
+        memory = np.empty(self._kernel.memory_bytes, np.uint8)
+        for level in range(lowest, highest + 1):
+            self._kernel.hash_slots(*self._arguments, segment, begin, end, level, _address_of(memory))
 
 
 def _address(buffer: Buffer) -> int:
-    return int(buffer.owner.__array_interface__["data"][0]) + buffer.address
+    return _address_of(buffer.owner) + buffer.address
+
+
+def _address_of(array: Any) -> int:
+    return int(array.__array_interface__["data"][0])

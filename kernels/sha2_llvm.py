@@ -266,7 +266,9 @@ def _transposed(b: Any, rows: Values) -> Values:
         low = [count + i - distance if i & distance else i for i in range(count)]
         high = [count + i if i & distance else i + distance for i in range(count)]
         rows = [
-            _shuffle(b, rows[i - distance], rows[i], high) if i & distance else _shuffle(b, rows[i], rows[i + distance], low)
+            _shuffle(b, rows[i - distance], rows[i], high)
+            if i & distance
+            else _shuffle(b, rows[i], rows[i + distance], low)
             for i in range(count)
         ]
         distance *= 2
@@ -317,7 +319,8 @@ class _X86Sha(_Streams):
         for i in range(16):
             if i >= 4:
                 sums = b.add(
-                    _call(b, "llvm.x86.sha256msg1", kind, w[i - 4], w[i - 3]), _shuffle(b, w[i - 2], w[i - 1], (1, 2, 3, 4))
+                    _call(b, "llvm.x86.sha256msg1", kind, w[i - 4], w[i - 3]),
+                    _shuffle(b, w[i - 2], w[i - 1], (1, 2, 3, 4)),
                 )
                 w.append(_call(b, "llvm.x86.sha256msg2", kind, sums, w[i - 1]))
             sum_of_two = b.add(w[i], self._constants(4 * i))
