@@ -5,6 +5,7 @@ Whoever can write compiled code to the disk makes others run it, so only private
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from importlib.resources import files
@@ -33,6 +34,7 @@ def load(sources: Sequence[str], *distinction: object, **constants: object) -> M
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
+    sys.modules[name] = module  # where code from the cache on disk looks for it
     vars(module).update(constants)
     spec.loader.exec_module(module)
     return module

@@ -291,11 +291,11 @@ class _Streams(_Rounds):
             self._steps(b, state[size * lane : size * (lane + 1)], place, results[lane])
             for lane, place in enumerate(places)
         ]
-        while any([next(step, None) for step in steps]):
+        for _ in zip(*steps, strict=True):
             pass
         return [value for result in results for value in result]
 
-    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
+    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         """Emits one lane's compression, and yields after each step; at the end the new state is added to `result`."""
         raise NotImplementedError
 
@@ -312,7 +312,7 @@ class _Streams(_Rounds):
 class _X86Sha(_Streams):
     registers = 2
 
-    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
+    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         kind = self.register
         abef, cdgh = state
         w = self._message(b, place)
@@ -327,14 +327,14 @@ class _X86Sha(_Streams):
             other_two = _shuffle(b, sum_of_two, sum_of_two, (2, 3, 2, 3))
             cdgh = _call(b, "llvm.x86.sha256rnds2", kind, cdgh, abef, sum_of_two)
             abef, cdgh = _call(b, "llvm.x86.sha256rnds2", kind, abef, cdgh, other_two), cdgh
-            yield True
+            yield
         result += [b.add(state[0], abef), b.add(state[1], cdgh)]
 
 
 class _Armv8Sha256(_Streams):
     registers = 2
 
-    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
+    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         kind = self.register
         abcd, efgh = state
         w = self._message(b, place)
@@ -347,7 +347,7 @@ class _Armv8Sha256(_Streams):
                 _call(b, "llvm.aarch64.crypto.sha256h", kind, abcd, efgh, sums),
                 _call(b, "llvm.aarch64.crypto.sha256h2", kind, efgh, abcd, sums),
             )
-            yield True
+            yield
         result += [b.add(state[0], abcd), b.add(state[1], efgh)]
 
 
@@ -356,7 +356,7 @@ class _Armv8Sha512(_Streams):
 
     registers = 4
 
-    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[bool]:
+    def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         kind = self.register
         ab, cd, ef, gh = state
         w = self._message(b, place)
@@ -372,7 +372,7 @@ class _Armv8Sha512(_Streams):
             t1 = _call(b, "llvm.aarch64.crypto.sha512h", kind, sums, fg, de)
             t = _call(b, "llvm.aarch64.crypto.sha512h2", kind, t1, cd, ab)
             ab, cd, ef, gh = t, ab, b.add(cd, t1), ef
-            yield True
+            yield
         result += [b.add(old, new) for old, new in zip(state, (ab, cd, ef, gh), strict=True)]
 
 
