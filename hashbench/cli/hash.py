@@ -46,7 +46,7 @@ def hash_files(
     With --leaves, print the plain digest of each chunk, one per line: the digest, two spaces, the file's name and
     the chunk's bytes as [START:END], END excluded.
     """
-    hasher = Hasher(choose(kernel, device, algorithm), chunk_size)
+    hasher = Hasher(choose(kernel, device, algorithm, _total(files)), chunk_size)
     unusable = False
     for name in files:
         # Print nothing of a file before it is read without an error.
@@ -62,6 +62,13 @@ def hash_files(
             sys.stdout.buffer.flush()
     if unusable:
         context.exit(UNUSABLE)
+
+
+def _total(names: Sequence[str]) -> int | None:
+    """The bytes of all files; None if one is a stream."""
+    if not all(map(os.path.isfile, names)):
+        return None
+    return sum(map(os.path.getsize, names))
 
 
 def _hash_file(hasher: Hasher, name: str, leaves: bool, lines: IO[bytes]) -> None:

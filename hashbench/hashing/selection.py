@@ -9,12 +9,17 @@ from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, algorithm_na
 
 FASTEST_FIRST = {
     "gpu": ("cupy", "numba-cuda", "dpnp", "opencl"),
-    # Measured on two cores with SHA-NI and AVX-512: opencl and dpnp hash as fast as each other (4.4 GB/s of SHA-256 in
-    # 4 KiB chunks, hashlib 0.8 on a core), but pyopencl keeps compiled code on disk, where dpctl compiles it for six
-    # seconds in every process. hashlib waits for Python between small chunks, most of all with many threads.
-    "cpu": ("opencl", "dpnp", "hashlib"),
+    # numba-cpu is twice as fast as hashlib with SHA instructions, and compiles in 2 s once. Measured on two cores with
+    # SHA-NI and AVX-512: opencl and dpnp hash as fast as each other (4.4 GB/s of SHA-256 in 4 KiB chunks, hashlib 0.8
+    # on a core), but pyopencl keeps compiled code on disk, where dpctl compiles it for six seconds in every process.
+    # hashlib waits for Python between small chunks, most of all with many threads.
+    "cpu": ("numba-cpu", "opencl", "dpnp", "hashlib"),
 }
 """Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not listed come last."""
+
+
+SMALL = 128 << 20
+"""Bytes that hashlib hashes in less time than any other framework takes to start."""
 
 
 class UsageError(ValueError):
@@ -31,13 +36,17 @@ def available() -> list[Device]:
     return list(_by_preference(tuple(KERNELS)))
 
 
-def choose(kernel: str | None = None, device: str | None = None, algorithm: str = "sha256") -> Kernel:
+def choose(
+    kernel: str | None = None, device: str | None = None, algorithm: str = "sha256", nbytes: int | None = None
+) -> Kernel:
     """The kernel to hash with.
 
     Args:
         kernel: its name; None takes the fastest available.
         device: a device id, as `hashbench devices` lists them; None takes the fastest available.
         algorithm: "sha256" or "sha384".
+        nbytes: how much there is to hash, if it is known. If nothing is named, fewer bytes than SMALL are left to
+            hashlib on one thread, and no other framework is started.
 
     Raises:
         UsageError: the kernel or device is unknown.
@@ -46,6 +55,8 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
     """
     if kernel is not None and kernel not in KERNELS:
         raise UsageError(f"unknown kernel {kernel!r}: accepted are {', '.join(KERNELS)}")
+    if kernel is None and device is None and nbytes is not None and nbytes < SMALL:
+        kernel, device = "hashlib", "1-thread"
     names = tuple(KERNELS) if kernel is None else (kernel,)
     for found in _by_preference(names):
         if device in (None, found.id):
@@ -53,7 +64,9 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
     raise _refusal(names, device)
 
 
-def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) -> Kernel:
+def kernel_for(
+    kernel: Kernel | str | None, device: str | None, algorithm: str, nbytes: int | None = None
+) -> Kernel:
     """`kernel` itself if it is one, or else what `choose` gives.
 
     Raises:
@@ -61,7 +74,7 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) 
         UsageError, Unavailable: as for `choose`.
     """
     if not isinstance(kernel, Kernel):
-        return choose(kernel, device, algorithm)
+        return choose(kernel, device, algorithm, nbytes)
     if kernel.algorithm.name != algorithm_named(algorithm).name or device not in (None, kernel.device.id):
         wanted = algorithm if device is None else f"{algorithm} on {device}"
         raise ValueError(
