@@ -64,9 +64,7 @@ def choose(
     raise _refusal(names, device)
 
 
-def kernel_for(
-    kernel: Kernel | str | None, device: str | None, algorithm: str, nbytes: int | None = None
-) -> Kernel:
+def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str, nbytes: int | None = None) -> Kernel:
     """`kernel` itself if it is one, or else what `choose` gives.
 
     Raises:
