@@ -123,7 +123,10 @@ print(json.dumps({{name: [d.unavailable for d in kernel_class(name).devices()] f
         (("dpctl",), {"dpnp": "dpctl"}),
         (("pyopencl",), {"opencl": "pyopencl"}),
         (("numba",), {"numba-cpu": "umba", "numba-cuda": "umba"}),
-        (FRAMEWORKS, {"cupy": "CuPy", "dpnp": "dpctl", "opencl": "pyopencl", "numba-cpu": "umba", "numba-cuda": "umba"}),
+        (
+            FRAMEWORKS,
+            {"cupy": "CuPy", "dpnp": "dpctl", "opencl": "pyopencl", "numba-cpu": "umba", "numba-cuda": "umba"},
+        ),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
 )
