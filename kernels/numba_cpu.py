@@ -166,7 +166,7 @@ class _NumbaWork(Work):
             parts = pairwise(self._cuts)
             within = min(self._levels, _TILE_LEVELS)
             run = map if self._kernel.workers is None or len(self._cuts) == 2 else self._kernel.workers.map
-            for _ in run(lambda part: self._hash_part(*part, 0, within), parts):
+            for _ in run(lambda part: self._hash_part(part[0], part[1], 0, within), parts):
                 pass
             if self._levels > within:
                 self._hash_part(0, self._cuts[-1], within + 1, self._levels)

@@ -49,7 +49,16 @@ NEXT, BLOCKS, DATA, NBYTES, TAGGED, DIGEST, STAGE, MADE = (8 * LANES * (WORD_BYT
 MEMORY_BYTES = MADE + MADE_BYTES * LANES
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
-_device = njit(**_OPTIONS)
+
+
+def _device(function: Any) -> Any:
+    """A function that is compiled into those that call it."""
+    return njit(function, **_OPTIONS)
+
+
+def _intrinsic(function: Any) -> Any:
+    """A function that is defined by its types and instructions."""
+    return intrinsic(function)
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -60,7 +69,7 @@ def _word(builder: Any, address: Any, offset: int) -> Any:
     return _at(builder, builder.add(address, _I64(offset)), _WORD)
 
 
-@intrinsic
+@_intrinsic
 def _load(typing_context: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_at(builder, arguments[0], _I64), align=8)
@@ -68,7 +77,7 @@ def _load(typing_context: Any, address: Any) -> Any:
     return int64(int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _store(typing_context: Any, address: Any, number: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(arguments[1], _at(builder, arguments[0], _I64), align=8)
@@ -77,7 +86,7 @@ def _store(typing_context: Any, address: Any, number: Any) -> Any:
     return types.void(int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _store_byte(typing_context: Any, address: Any, number: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = ir.IntType(8)
@@ -87,7 +96,7 @@ def _store_byte(typing_context: Any, address: Any, number: Any) -> Any:
     return types.void(int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _store_big_endian(typing_context: Any, address: Any, number: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(builder.bswap(arguments[1]), _at(builder, arguments[0], _I64), align=1)
@@ -96,7 +105,7 @@ def _store_big_endian(typing_context: Any, address: Any, number: Any) -> Any:
     return types.void(int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _copy(typing_context: Any, target: Any, source: Any, nbytes: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in arguments[:2])
@@ -106,7 +115,7 @@ def _copy(typing_context: Any, target: Any, source: Any, nbytes: Any) -> Any:
     return types.void(int64, int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _clear(typing_context: Any, target: Any, nbytes: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         cgutils.memset(builder, builder.inttoptr(arguments[0], cgutils.voidptr_t), arguments[1], 0)
@@ -115,7 +124,7 @@ def _clear(typing_context: Any, target: Any, nbytes: Any) -> Any:
     return types.void(int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _set_initial(typing_context: Any, state: Any) -> Any:
     """Sets a lane's state to that before the first block."""
 
@@ -127,7 +136,7 @@ def _set_initial(typing_context: Any, state: Any) -> Any:
     return types.void(int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _move_state(typing_context: Any, target: Any, source: Any) -> Any:
     """Copies a lane's state."""
 
@@ -140,7 +149,7 @@ def _move_state(typing_context: Any, target: Any, source: Any) -> Any:
     return types.void(int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _store_digest(typing_context: Any, target: Any, state: Any) -> Any:
     """Stores the digest that a lane's state is, at any address."""
 
@@ -154,7 +163,7 @@ def _store_digest(typing_context: Any, target: Any, state: Any) -> Any:
     return types.void(int64, int64), generate
 
 
-@intrinsic
+@_intrinsic
 def _compress(typing_context: Any, active: Any, states: Any, places: Any, blocks: Any) -> Any:
     """Compresses a number of blocks on the first `active` lanes: see `sha2_llvm.define_compression`."""
 
