@@ -53,6 +53,7 @@ __all__ = [
 
 KERNELS = {
     "hashlib": "hashbench.kernels.hashlib_cpu:HashlibCpu",
+    "numba-cpu": "hashbench.kernels.numba_cpu:NumbaCpu",
     "cupy": "hashbench.kernels.cupy_cuda:CupyCuda",
     "numba-cuda": "hashbench.kernels.numba_cuda:NumbaCuda",
     "dpnp": "hashbench.kernels.dpnp_sycl:DpnpSycl",

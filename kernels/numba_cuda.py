@@ -8,15 +8,13 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
-from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from hashbench.kernels import numba_programs
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
@@ -28,26 +26,19 @@ from hashbench.kernels.working_directory import outside_working_directory
 _READS = ".numba_config.yaml"
 """What Numba reads in the working directory, and may take a driver or a folder of pickles from."""
 
-_INCLUDED = ("numba_tree.py", "numba_dialect.py", "layout.py")
+_SOURCES = ("numba_tree.py", "numba_dialect.py", "layout.py", "fips180.py")
 
 
 @cache
 def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType:
-    """The device code for one algorithm, variant and architecture (90 for sm_90), as a module of its own.
-
-    The name contains a hash of the sources, so that compiled code in Numba's cache on disk is never that of other
-    sources.
-    """
-    folder = files("hashbench.kernels")
-    content = blake2b(b"".join((folder / part).read_bytes() for part in _INCLUDED), digest_size=4).hexdigest()
-    name = f"{__package__}.numba_tree_{algorithm.name}_{variant}_{architecture}_{content}"
-    spec = spec_from_file_location(name, str(folder / _INCLUDED[0]))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    vars(module).update(VARIANTS[variant], SHA=int(algorithm.name.removeprefix("sha")), ARCHITECTURE=architecture)
-    spec.loader.exec_module(module)
-    return module
+    """The device code for one algorithm, variant and architecture (90 for sm_90), as a module of its own."""
+    return numba_programs.load(
+        _SOURCES,
+        *(algorithm.name, variant, architecture),
+        **VARIANTS[variant],
+        SHA=int(algorithm.name.removeprefix("sha")),
+        ARCHITECTURE=architecture,
+    )
 
 
 class _DriverError(RuntimeError):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from numba import config, cuda, types
 
-from hashbench.kernels.caches import is_private
+from hashbench.kernels.numba_programs import cached
 
 if config.ENABLE_CUDASIM:
     import ctypes
@@ -99,13 +98,7 @@ else:
         options = {"launch_bounds": launch_bounds, "lto": False}
 
         def decorate(function: Any) -> Any:
-            # Numba's cache is keyed by the function's qualified name, which must differ between programs.
-            function.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-            try:
-                cached = cuda.jit(function, cache=True, **options)
-            except RuntimeError:  # no cache folder is writable
-                return cuda.jit(function, **options)
-            return cached if is_private(Path(cached.stats.cache_path)) else cuda.jit(function, **options)
+            return cached(cuda.jit, function, **options)
 
         return decorate
 

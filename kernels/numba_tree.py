@@ -11,12 +11,12 @@ functions called once per step: the compiler inlines them, and Numba infers the 
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any
 
 import numpy as np
 from numba import cuda, uint32, uint64
 
+from hashbench.kernels.fips180 import constants
 from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2, WARP_SIZE
 from hashbench.kernels.numba_dialect import (
     byte_permute,
@@ -66,38 +66,16 @@ _12, _15, _16, _24, _27, _30, _31, _32, _48, _64 = map(np.uint64, (12, 15, 16, 2
 _GROUP_SIZE, _GROUP_SIZE_LOG2, _WARP_SIZE = np.uint64(GROUP_SIZE), np.uint64(GROUP_SIZE_LOG2), np.uint64(WARP_SIZE)
 
 
-def _first_primes(count: int) -> list[int]:
-    found: list[int] = []
-    candidate = 2
-    while len(found) < count:
-        if all(candidate % prime for prime in found):
-            found.append(candidate)
-        candidate += 1
-    return found
+_CONSTANTS = constants(f"sha{SHA}")
+_WORD_BITS = _CONSTANTS.word_bits
+_ROUNDS = len(_CONSTANTS.k)
 
 
-def _cube_root(n: int) -> int:
-    root = 1 << -(-n.bit_length() // 3)
-    while (better := (2 * root + n // (root * root)) // 3) < root:
-        root = better
-    return root
+def _words(values: tuple[int, ...]) -> tuple[Any, ...]:
+    return tuple(map(np.uint32 if SHA == 256 else np.uint64, values))
 
 
-_WORD_BITS = 32 if SHA == 256 else 64
-_ROUNDS = 64 if SHA == 256 else 80
-_PRIMES = _first_primes(_ROUNDS)
-
-
-def _words(roots: list[int]) -> tuple[Any, ...]:
-    """The first bits of the fractional parts of `roots`, in units of 2^-64."""
-    dtype = np.uint32 if SHA == 256 else np.uint64
-    return tuple(dtype((root % (1 << 64)) >> (64 - _WORD_BITS)) for root in roots)
-
-
-# FIPS 180-4 sections 4.2.2 and 4.2.3: the cube roots of the first primes
-K = _words([_cube_root(prime << 192) for prime in _PRIMES])
-# FIPS 180-4 sections 5.3.3 and 5.3.4: the square roots of the first eight primes, or of the next eight
-INITIAL = _words([isqrt(prime << 128) for prime in (_PRIMES[:8] if SHA == 256 else _PRIMES[8:16])])
+K, INITIAL = _words(_CONSTANTS.k), _words(_CONSTANTS.initial)
 
 WORD_BYTES = np.uint64(_WORD_BITS // 8)
 DIGEST_BYTES = np.uint64(SHA // 8)

@@ -122,8 +122,11 @@ print(json.dumps({{name: [d.unavailable for d in kernel_class(name).devices()] f
         (("cupy",), {"cupy": "CuPy"}),
         (("dpctl",), {"dpnp": "dpctl"}),
         (("pyopencl",), {"opencl": "pyopencl"}),
-        (("numba",), {"numba-cuda": "umba"}),
-        (FRAMEWORKS, {"cupy": "CuPy", "dpnp": "dpctl", "opencl": "pyopencl", "numba-cuda": "umba"}),
+        (("numba",), {"numba-cpu": "umba", "numba-cuda": "umba"}),
+        (
+            FRAMEWORKS,
+            {"cupy": "CuPy", "dpnp": "dpctl", "opencl": "pyopencl", "numba-cpu": "umba", "numba-cuda": "umba"},
+        ),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -77,7 +78,7 @@ def hash_files(
 
     @cache
     def build(algorithm: str, chunk_size: int) -> Hasher:
-        return Hasher(choose(kernel, device, algorithm), chunk_size)
+        return Hasher(choose(kernel, device, algorithm, None if check else _total(files)), chunk_size)
 
     if check:
         named = context.get_parameter_source("algorithm") is not ParameterSource.DEFAULT
@@ -109,6 +110,13 @@ def hash_files(
         click.echo(json.dumps(report, indent=2))
     if unusable:
         context.exit(UNUSABLE)
+
+
+def _total(names: Sequence[str]) -> int | None:
+    """The bytes of all files; None if one is a stream."""
+    if not all(map(os.path.isfile, names)):
+        return None
+    return sum(map(os.path.getsize, names))
 
 
 def _root(hasher: Hasher, name: str) -> bytes:

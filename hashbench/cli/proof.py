@@ -122,7 +122,7 @@ def check_proof(
         text = f"the record of {proof.named}; no data were checked"
     else:
         source = bytes_in(data, proof)
-        hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
+        hasher = Hasher(choose(kernel, device, proof.algorithm, source.nbytes), proof.chunk_size)
         with shown(str(data)) as progress:
             proof.check_bytes(hasher.roots([source], progress)[0])
         text = f"{proof.subject}, {proof.nbytes:,} bytes"
@@ -146,6 +146,6 @@ def _leaves(model: Path, manifest: Manifest, proof: Proof, kernel: str | None, d
     part = next((part for part in locate(model, manifest).parts if part.entry.name == proof.entry.name), None)
     if part is None:
         raise NotProvenError(f"{model} has no {proof.named} of the kind and size in the manifest")
-    hasher = Hasher(choose(kernel, device, proof.algorithm), proof.chunk_size)
+    hasher = Hasher(choose(kernel, device, proof.algorithm, part.source.nbytes), proof.chunk_size)
     with shown(proof.entry.name) as progress:
         return np.concatenate([piece.hashes for piece in hasher.leaves([part.source], progress)])

@@ -185,8 +185,8 @@ def hash_file(
         Unavailable: the kernel or device cannot be used.
         OutOfDeviceMemory: the device has no room for one piece of the file.
     """
-    hasher = Hasher(kernel_for(kernel, device, algorithm), chunk_size)
     with opened(source) as found:
+        hasher = Hasher(kernel_for(kernel, device, algorithm, found.nbytes), chunk_size)
         return hasher.roots([found], progress)[0]
 
 

@@ -5,21 +5,29 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 
 from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, algorithm_named, kernel_class
 
 FASTEST_FIRST = {
     "gpu": ("cupy", "numba-cuda", "dpnp", "opencl"),
-    # Measured on two cores with SHA-NI and AVX-512: opencl and dpnp hash as fast as each other (4.4 GB/s of SHA-256 in
-    # 4 KiB chunks, hashlib 0.8 on a core), but pyopencl keeps compiled code on disk, where dpctl compiles it for six
-    # seconds in every process. hashlib waits for Python between small chunks, most of all with many threads.
-    "cpu": ("opencl", "dpnp", "hashlib"),
+    # numba-cpu is twice as fast as hashlib with SHA instructions, and compiles in 2 s once. hashlib waits for Python
+    # between small chunks, most of all with many threads.
+    "cpu": ("numba-cpu", "opencl", "dpnp", "hashlib"),
 }
 """Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not listed come last."""
+
+_WITH_AVX512 = ("opencl", "dpnp", "numba-cpu", "hashlib")
+"""Those of CPUs with AVX-512. Measured on two such cores: opencl and dpnp hash as fast as each other (4.4 GB/s of
+SHA-256 in 4 KiB chunks, hashlib 0.8 on a core), but dpctl compiles for six seconds in every process."""
 
 
 class FallbackWarning(UserWarning):
     """The fastest kernel cannot be used, so that another one was chosen."""
+
+
+SMALL = 128 << 20
+"""Bytes that hashlib hashes in less time than any other framework takes to start."""
 
 
 class UsageError(ValueError):
@@ -36,13 +44,17 @@ def available() -> list[Device]:
     return list(_by_preference(tuple(KERNELS)))
 
 
-def choose(kernel: str | None = None, device: str | None = None, algorithm: str = "sha256") -> Kernel:
+def choose(
+    kernel: str | None = None, device: str | None = None, algorithm: str = "sha256", nbytes: int | None = None
+) -> Kernel:
     """The kernel to hash with.
 
     Args:
         kernel: its name; None takes the fastest available.
         device: a device id, as `hashbench devices` lists them; None takes the fastest available.
         algorithm: "sha256" or "sha384".
+        nbytes: how much there is to hash, if it is known. If nothing is named, fewer bytes than SMALL are left to
+            hashlib on one thread, and no other framework is started.
 
     Raises:
         UsageError: the kernel or device is unknown.
@@ -54,6 +66,8 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
     """
     if kernel is not None and kernel not in KERNELS:
         raise UsageError(f"unknown kernel {kernel!r}: accepted are {', '.join(KERNELS)}")
+    if kernel is None and device is None and nbytes is not None and nbytes < SMALL:
+        kernel, device = "hashlib", "1-thread"
     names = tuple(KERNELS) if kernel is None else (kernel,)
     algorithm_named(algorithm)
     lost = []
@@ -73,7 +87,7 @@ def choose(kernel: str | None = None, device: str | None = None, algorithm: str 
     raise Unavailable("; ".join(lost)) if lost else _refusal(names, device)
 
 
-def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) -> Kernel:
+def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str, nbytes: int | None = None) -> Kernel:
     """`kernel` itself if it is one, or else what `choose` gives.
 
     Raises:
@@ -81,13 +95,26 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str) 
         UsageError, Unavailable: as for `choose`.
     """
     if not isinstance(kernel, Kernel):
-        return choose(kernel, device, algorithm)
+        return choose(kernel, device, algorithm, nbytes)
     if kernel.algorithm.name != algorithm_named(algorithm).name or device not in (None, kernel.device.id):
         wanted = algorithm if device is None else f"{algorithm} on {device}"
         raise ValueError(
             f"the kernel is {kernel.name} for {kernel.algorithm.name} on {kernel.device.id}, not for {wanted}"
         )
     return kernel
+
+
+def fastest_first(kind: str) -> Sequence[str]:
+    """The kernels of `FASTEST_FIRST` for this machine's processor."""
+    return _WITH_AVX512 if kind == "cpu" and _has_avx512() else FASTEST_FIRST[kind]
+
+
+@cache
+def _has_avx512() -> bool:
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @cache
@@ -104,7 +131,8 @@ def devices_of(name: str) -> tuple[Device, ...]:
 
 def _by_preference(names: Sequence[str]) -> Iterator[Device]:
     """The available devices of these kernels, the one expected to be the fastest first; imports frameworks lazily."""
-    for kind, order in FASTEST_FIRST.items():
+    for kind in FASTEST_FIRST:
+        order = fastest_first(kind)
         for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order)):
             usable = [d for d in devices_of(name) if d.unavailable is None and d.kind == kind]
             yield from reversed(usable) if kind == "cpu" else usable  # a CPU with more threads is listed later

@@ -110,7 +110,8 @@ def manifest(
     if not any(part.entry.nbytes for part in parts):
         raise ModelError(f"{path} is empty: it has no {'tensors' if only_tensors else 'bytes'} to hash")
     kept = _unchanged(parts, older, changed) if older else {}
-    hasher = Hasher(kernel_for(kernel, device, algorithm), chunk_size)
+    total = sum(part.entry.nbytes for part in parts)
+    hasher = Hasher(kernel_for(kernel, device, algorithm, total), chunk_size)
     sizes = [(part.entry.name, part.entry.hashed) for part in sorted(parts, key=lambda part: part.entry.name)]
     with SidecarWriter(sidecar, sizes, algorithm, chunk_size) if sidecar else nullcontext() as writer:
         found = _hashed(parts, hasher, progress, kept, writer)
@@ -182,8 +183,9 @@ def verify(
     sidecar = None if leaves is None else Path(leaves)
     if sidecar:
         check_outside(sidecar, path)
-    hasher = Hasher(kernel_for(kernel, device, manifest.algorithm), manifest.chunk_size)
     there = locate(path, manifest, own)
+    total = sum(part.entry.nbytes for part in there.parts)
+    hasher = Hasher(kernel_for(kernel, device, manifest.algorithm, total), manifest.chunk_size)
     found = {**there.known, **_hashed(there.parts, hasher, progress)}
     check_unchanged(there, path, manifest, own, extra=extra == "fail")
     report = Report(

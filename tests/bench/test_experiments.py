@@ -49,7 +49,8 @@ from hashbench.kernels import (
     Work,
     kernel_class,
 )
-from hashbench.kernels.hashlib_cpu import HashlibCpu, splitmix64
+from hashbench.kernels.hashlib_cpu import HashlibCpu
+from hashbench.kernels.host_kernel import splitmix64
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
 MiB = 1 << 20

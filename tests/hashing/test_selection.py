@@ -28,6 +28,7 @@ CPU = [
     Device("hashlib", "8-threads", kind="cpu"),
     Device("dpnp", "opencl:cpu:0", kind="cpu"),
     Device("opencl", "0:0", kind="cpu"),
+    Device("numba-cpu", "8-threads", kind="cpu"),
 ]
 
 
@@ -52,7 +53,27 @@ def test_the_first_gpu_and_the_most_threads_are_taken(machine: Callable[..., Non
 
 def test_vector_units_go_before_hashlib(machine: Callable[..., None]) -> None:
     machine(*CPU)
-    assert [device.kernel for device in selection.available()] == ["opencl", "dpnp", "hashlib", "hashlib"]
+    found = [device.kernel for device in selection.available()]
+    assert found == ["numba-cpu", "opencl", "dpnp", "hashlib", "hashlib"]
+
+
+def test_little_is_left_to_hashlib_and_starts_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"hashlib": tuple(HashlibCpu.devices())}
+    monkeypatch.setattr(selection, "_devices_of", alone.__getitem__)
+    kernel = selection.choose(nbytes=selection.SMALL - 1)
+    assert (kernel.name, kernel.device.id) == ("hashlib", "1-thread")
+
+
+def test_much_or_an_unknown_amount_is_not(machine: Callable[..., None]) -> None:
+    machine(*CPU[:2])
+    for nbytes in (selection.SMALL, None):
+        assert selection.choose(nbytes=nbytes).device.id == "8-threads"
+
+
+def test_what_is_named_is_taken_for_little_too(machine: Callable[..., None]) -> None:
+    machine(*CPU)
+    assert selection.choose("hashlib", nbytes=1).device.id == "8-threads"
+    assert selection.choose(device="8-threads", kernel="hashlib", nbytes=1).device.id == "8-threads"
 
 
 def test_a_device_that_cannot_be_used_is_passed_over(machine: Callable[..., None]) -> None:
@@ -64,7 +85,7 @@ def test_a_device_that_cannot_be_used_is_passed_over(machine: Callable[..., None
 
 def test_names_that_do_not_exist_are_refused_with_those_that_do(machine: Callable[..., None]) -> None:
     machine(*CPU)
-    with pytest.raises(selection.UsageError, match="unknown kernel 'md5': accepted are hashlib, cupy, "):
+    with pytest.raises(selection.UsageError, match="unknown kernel 'md5': accepted are hashlib, numba-cpu, cupy, "):
         selection.choose("md5")
     with pytest.raises(selection.UsageError, match=r"unknown device '9': accepted are 1-thread, 8-threads$"):
         selection.choose("hashlib", "9")
@@ -81,7 +102,7 @@ def test_a_kernel_without_a_device_says_why(machine: Callable[..., None]) -> Non
 
 def test_a_machine_without_any_device_says_why(machine: Callable[..., None]) -> None:
     machine()
-    with pytest.raises(Unavailable, match="hashlib is not available: no hashlib here; cupy is not available: no cupy"):
+    with pytest.raises(Unavailable, match="hashlib is not available: no hashlib here; numba-cpu is not available: no "):
         selection.choose()
 
 

@@ -83,7 +83,9 @@ def ptx_of(algorithm: str, variant: str, capability: tuple[int, int], name: str)
         )
         return str(ptx)
 
-    sources = module_sources("numba_tree.py", "numba_dialect.py", "numba_cuda.py", "layout.py", "source.py")
+    sources = module_sources(
+        "numba_tree.py", "numba_dialect.py", "numba_cuda.py", "layout.py", "fips180.py", "source.py"
+    )
     return cached_text("numba-ptx", toolchain(), algorithm, variant, str(capability), name, *sources, make=make)
 
 

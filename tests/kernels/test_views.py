@@ -19,7 +19,7 @@ DTYPES = ["uint8", "int8", "bool", "float16", "float32", "int64", "float64", "co
 def on_device(kernel: Kernel, array: Any) -> Any:
     """A copy of a NumPy array on the kernel's device, as an array of the kernel's framework."""
     its: Any = kernel
-    if kernel.name in ("hashlib", "cuda-source-on-host"):
+    if kernel.name in ("hashlib", "numba-cpu", "cuda-source-on-host"):
         return array.copy()
     if kernel.name == "dpnp":
         import dpnp

@@ -32,8 +32,14 @@ def devices() -> list[tuple[type[Kernel], Device]]:
 
 
 def _variants(cls: type[Kernel], device: Device) -> tuple[str, ...]:
-    """The variants that differ on that device: those of OpenCL C above "plain" differ on NVIDIA's devices alone."""
-    return ("plain",) if cls.name == "opencl" and "NVIDIA" not in device.vendor else cls.variants
+    """The variants that all tests run.
+
+    Those of OpenCL C above "plain" differ on NVIDIA's devices alone. Those of numba-cpu differ in the compression of
+    blocks alone: `edge_cases` has the others.
+    """
+    if cls.name == "opencl" and "NVIDIA" not in device.vendor:
+        return ("plain",)
+    return (cls.default_variant(device),) if cls.name == "numba-cpu" else cls.variants
 
 
 @cache
@@ -61,11 +67,19 @@ def cases() -> list[Case]:
 
 
 def edge_cases() -> list[Case]:
-    """`cases`, and the CUDA source for the host in its slow variant.
+    """`cases`, the CUDA source for the host in its slow variant, and the other variants of numba-cpu on one thread.
 
-    Its third variant, "paired", switches threads at every barrier: `test_cuda_source.py` runs it, under sanitizers.
+    The third variant for the host, "paired", switches threads at every barrier: `test_cuda_source.py` runs it, under
+    sanitizers.
     """
-    return [*cases(), *_on_host("bytewise")]
+    others = [
+        Case(cls, device, variant)
+        for cls, device in devices()
+        if cls.name == "numba-cpu" and device.unavailable is None and device.id == "1-thread"
+        for variant in cls.variants
+        if variant != cls.default_variant(device)
+    ]
+    return [*cases(), *_on_host("bytewise"), *others]
 
 
 def _on_host(variant: str) -> list[Case]:
