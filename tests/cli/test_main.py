@@ -128,7 +128,10 @@ def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path, monkeypatch: 
         (["--chunk-size", "512MiB"], "chunk size 536870912 is not accepted for data in files or host memory"),
         (["--chunk-size", "4 leaves"], "'4 leaves' is not a size: write a number of bytes"),
         (["--chunk-size"], "Option '--chunk-size' requires an argument"),
-        (["--kernel", "md5sum"], "unknown kernel 'md5sum': accepted are hashlib, cupy, numba-cuda, dpnp, opencl"),
+        (
+            ["--kernel", "md5sum"],
+            "unknown kernel 'md5sum': accepted are hashlib, numba-cpu, cupy, numba-cuda, dpnp, opencl",
+        ),
         (["--device", "gpu:99"], "unknown device 'gpu:99': accepted are 1-thread"),
         (["--algorithm", "md5"], "'md5' is not one of 'sha256', 'sha384'"),
         (["--no-such-option"], "No such option"),

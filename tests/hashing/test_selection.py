@@ -59,7 +59,7 @@ def test_vector_units_go_before_hashlib(machine: Callable[..., None]) -> None:
 
 def test_little_is_left_to_hashlib_and_starts_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = {"hashlib": tuple(HashlibCpu.devices())}
-    monkeypatch.setattr(selection, "_devices_of", alone.__getitem__)
+    monkeypatch.setattr(selection, "devices_of", alone.__getitem__)
     kernel = selection.choose(nbytes=selection.SMALL - 1)
     assert (kernel.name, kernel.device.id) == ("hashlib", "1-thread")
 
