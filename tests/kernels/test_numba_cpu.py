@@ -305,4 +305,4 @@ def test_nothing_needs_to_be_written() -> None:
             raise RuntimeError("cannot cache function: no locator available")
         return function
 
-    assert cached(jit, lambda text: len(text))("four") == 4  # noqa: PLW0108  # its qualified name is set
+    assert cached(jit, lambda text: len(text))("four") == 4  # the name of a function can be set
