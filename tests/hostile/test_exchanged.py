@@ -54,9 +54,10 @@ def test_a_file_that_is_exchanged_meanwhile_is_no_verdict(tmp_path: Path, change
 
 
 def test_leaf_hashes_that_are_cut_off_meanwhile_leave_the_verdict(tmp_path: Path) -> None:
-    folder, leaves = write(tmp_path / "model", FILES), tmp_path / "leaves"
+    size = 4 << 20
+    folder, leaves = write(tmp_path / "model", {"a.bin": bytes(size)}), tmp_path / "leaves"
     manifest = hashbench.manifest(folder, kernel="hashlib", chunk_size=64, leaves=leaves)
-    write(folder, {"a.bin": b"\1" + bytes(SIZE - 1)})
+    write(folder, {"a.bin": b"\1" + bytes(size - 1)})
     calls = []
 
     def meanwhile(done: int, total: int | None) -> None:
