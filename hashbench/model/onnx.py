@@ -54,11 +54,12 @@ _LOCATION, _OFFSET, _LENGTH = "location", "offset", "length"
 _MARK = _LOCATION.encode()
 
 # Repeated numbers stand one by one, each with its field's number in front, and a model may have millions: a run of
-# them is skipped at once. The tags are those of one byte, but for a tensor's data location.
+# them is skipped at once. The tags are those of one byte, but for a tensor's data location. The repetition is not
+# possessive: Python before 3.11.4 ends such a one in the middle of an item that does not match to its end.
 _NUMBERS = re.compile(
     rb"(?:[\x08\x10\x18\x20\x28\x30\x38\x40\x48\x50\x58\x60\x68\x78][\x80-\xff]{0,9}[\x00-\x7f]"
     rb"|[\x0d\x15\x1d\x25\x2d\x35\x3d\x45\x4d\x55\x5d\x65\x6d\x75\x7d].{4}"
-    rb"|[\x09\x11\x19\x21\x29\x31\x39\x41\x49\x51\x59\x61\x69\x71\x79].{8})++",
+    rb"|[\x09\x11\x19\x21\x29\x31\x39\x41\x49\x51\x59\x61\x69\x71\x79].{8})+",
     re.DOTALL,
 )
 

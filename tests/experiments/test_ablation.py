@@ -82,10 +82,10 @@ def test_a_variant_is_built_once_for_all_its_chunk_sizes() -> None:
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_no_kernel_lacks_the_code_that_another_step_repeats(name: str) -> None:
     """Where a kernel has no "unrolled", SHA-256's "plain" is its first step."""
-    variants = kernel_class(name).variants
+    variants = [variant for variant in kernel_class(name).variants if variant in STEPS]
     points = list(EXPERIMENT.points(replace(GPU, kernel=name), quick=True))
     measured = {(p.algorithm, p.variant) for p in points}
-    if len(variants) == 1:
+    if len(variants) < 2:
         assert measured == set()
         return
     for algorithm in ALGORITHMS:
