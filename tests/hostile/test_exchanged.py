@@ -42,7 +42,7 @@ def cut_off(path: Path) -> None:
 def test_a_file_that_is_exchanged_meanwhile_is_no_verdict(tmp_path: Path, change: Callable[[Path], None]) -> None:
     folder = write(tmp_path / "model", FILES)
     manifest = hashbench.manifest(folder, kernel="hashlib")
-    changed = []
+    changed: list[int] = []
 
     def meanwhile(done: int, total: int | None) -> None:
         if not changed:
@@ -58,7 +58,7 @@ def test_leaf_hashes_that_are_cut_off_meanwhile_leave_the_verdict(tmp_path: Path
     folder, leaves = write(tmp_path / "model", {"a.bin": bytes(size)}), tmp_path / "leaves"
     manifest = hashbench.manifest(folder, kernel="hashlib", chunk_size=64, leaves=leaves)
     write(folder, {"a.bin": b"\1" + bytes(size - 1)})
-    calls = []
+    calls: list[int] = []
 
     def meanwhile(done: int, total: int | None) -> None:
         calls.append(done)
