@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from io import BufferedReader
+from pathlib import Path
 from shutil import copyfileobj
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -25,9 +26,11 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.opening import open_regular
 from hashbench.hashing.root_lines import MAX_LINE, RootLine, RootLineError, parse_line
 from hashbench.hashing.selection import choose
-from hashbench.hashing.sources import ChangedWhileReadError, opened
+from hashbench.hashing.sources import ChangedWhileReadError, FileRange, Source, opened
 from hashbench.model.strict_json import quoted
 
+_SMALL = 1 << 20  # bytes of a file that is hashed together with others
+_TOGETHER = 256  # files at most
 _SPOOL_SIZE = 1 << 20  # bytes of one file's lines that are kept in memory
 
 
@@ -88,24 +91,29 @@ def hash_files(
     line = partial(RootLine, algorithm=algorithm, chunk_size=chunk_size) if tag else RootLine
     unusable = False
     report: list[dict[str, Any]] = []
-    for name in files:
+    if leaves:
         # Print nothing of a file before it is read without an error.
-        with SpooledTemporaryFile(_SPOOL_SIZE) as lines:
-            try:
-                if leaves:
+        for name in files:
+            with SpooledTemporaryFile(_SPOOL_SIZE) as lines:
+                try:
                     _write_digests(hasher, name, lines)
-                else:
-                    root = _root(hasher, name)
-                    report.append({"algorithm": algorithm, "chunk_size": chunk_size, "name": name, "root": root.hex()})
-                    lines.write(line(name, root).text() + b"\n")
-            except (OSError, ChangedWhileReadError) as error:
-                unusable = True
-                complain(error, name if isinstance(error, OSError) else None, debug=context.obj)
-                continue
-            if not as_json:
+                except (OSError, ChangedWhileReadError) as error:
+                    unusable = True
+                    complain(error, name if isinstance(error, OSError) else None, debug=context.obj)
+                    continue
                 lines.seek(0)
                 copyfileobj(lines, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
+        files = ()
+    for name, root in _roots(hasher, files):
+        if isinstance(root, Exception):
+            unusable = True
+            complain(root, name if isinstance(root, OSError) else None, debug=context.obj)
+        elif as_json:
+            report.append({"algorithm": algorithm, "chunk_size": chunk_size, "name": name, "root": root.hex()})
+        else:
+            sys.stdout.buffer.write(line(name, root).text() + b"\n")
+            sys.stdout.buffer.flush()
     if as_json:
         click.echo(json.dumps(report, indent=2))
     if unusable:
@@ -117,6 +125,41 @@ def _total(names: Sequence[str]) -> int | None:
     if not all(map(os.path.isfile, names)):
         return None
     return sum(map(os.path.getsize, names))
+
+
+def _roots(hasher: Hasher, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError | ChangedWhileReadError]]:
+    """Each file's root, or why it has none, in their order. Small files are hashed together."""
+    for several in _together(names):
+        if len(several) > 1:
+            with suppress(OSError, ChangedWhileReadError):  # of one, which its own turn tells
+                yield from zip(several, hasher.roots(list(several.values())), strict=True)
+                continue
+        for name in several:
+            try:
+                root = _root(hasher, name)
+            except (OSError, ChangedWhileReadError) as error:
+                yield name, error
+            else:
+                yield name, root
+
+
+def _together(names: Iterable[str]) -> Iterator[dict[str, Source]]:
+    """Files in their order, the small ones several at a time."""
+    several: dict[str, Source] = {}
+    for name in names:
+        with suppress(OSError), opened(name) if name != "-" else nullcontext() as source:
+            if isinstance(source, FileRange) and source.nbytes <= _SMALL and name not in several:
+                several[name] = source
+                if len(several) == _TOGETHER:
+                    yield several
+                    several = {}
+                continue
+        if several:
+            yield several
+        several = {}
+        yield {name: FileRange(Path(name), 0, 0)}
+    if several:
+        yield several
 
 
 def _root(hasher: Hasher, name: str) -> bytes:

@@ -179,6 +179,18 @@ def test_an_error_while_reading_is_reported() -> None:
     assert the_error(hash_("/proc/self/mem")) == "/proc/self/mem: Input/output error"
 
 
+def test_many_small_files_are_hashed_in_their_order(file: Path, tmp_path: Path) -> None:
+    small = [tmp_path / str(number) for number in range(600)]
+    for path in small:
+        path.write_bytes(path.name.encode())
+    small[300].write_bytes(b"")
+    names = [*small[:400], file, small[7], *small, tmp_path / "missing", small[0], small[0]]
+    result = hash_(*names)
+    assert the_error(result) == f"{tmp_path}/missing: No such file or directory"
+    wanted = [f"{root(path.read_bytes())}  {path}" for path in names if path.exists()]
+    assert result.stdout.decode().splitlines() == wanted
+
+
 def test_one_bad_file_does_not_hide_the_others(file: Path) -> None:
     missing = file.with_name("missing")
     result = hash_(file, missing, file)

@@ -89,6 +89,10 @@ def deep(tmp_path: Path) -> Iterator[Path]:
             os.chdir("d")
         Path("evil").write_bytes(b"x")
         yield folder
+        Path("evil").unlink()
+        for _ in range(3000):  # what removes temporary folders would go too deep
+            os.chdir("..")
+            Path("d").rmdir()
     finally:
         os.chdir(before)
 
