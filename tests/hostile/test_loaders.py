@@ -107,6 +107,7 @@ def test_a_folder_is_verified_only_if_every_byte_is_the_same(folders: Any, files
         verified = hashbench.verify(bad, alone, kernel="hashlib").ok
     except VerificationError:
         return
-    if verified:  # by their names: what loaders get from files of the same names is the same, or they refuse it
+    if verified:  # by their names, wherever they are: shards may be exchanged
+        expected = [item for tensors in loaded.values() for item in tensors.items()]
         for place, tensors in by_stock_loaders(bad).items():
-            assert place not in loaded or tensors == loaded[place], place
+            assert all(item in expected for item in tensors.items()), place
