@@ -12,10 +12,13 @@ import stat
 from pathlib import Path
 
 
-def are_private(*names: str) -> bool:
-    """Whether these folders of the user's cache, or those in which they would be made, are private."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return all(is_private(Path(home, name)) for name in names)
+def private_folder(*parts: str) -> Path | None:
+    """A folder of the user's cache, which may not be there yet; None if it is not private."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", *parts).expanduser()
+    except RuntimeError:  # a user without a home
+        return None
+    return folder if is_private(folder) else None
 
 
 def is_private(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,27 +25,15 @@ from hashbench.kernels.working_directory import outside_working_directory
 _ALIGNMENT = 256
 
 
-class _Loaded(NamedTuple):
-    """dpctl, whose loader has seen the drivers.
-
-    Attributes:
-        dpctl: the module.
-        refused: why drivers are left out that are installed.
-    """
-
-    dpctl: Any
-    refused: Sequence[str]
-
-
 @cache
-def _load() -> _Loaded:
+def _load() -> opencl_drivers.Loaded:
     with opencl_drivers.announced_to_sycl() as refused:
         import dpctl
         import dpctl.memory
         import dpctl.program
 
         dpctl.get_devices()
-    return _Loaded(dpctl, refused)
+    return opencl_drivers.Loaded(dpctl, refused)
 
 
 def _framework() -> str:
@@ -67,7 +55,7 @@ def _argument(argument: Argument) -> Any:
 @cache
 def _program(device_id: str, source: str) -> Any:
     """OpenCL C, compiled for the context that all queues of a device share: for a CPU that takes seconds."""
-    dpctl = _load().dpctl
+    dpctl = _load().module
     return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source)
 
 
@@ -91,7 +79,7 @@ class _SharedStage(Stage):
     """USM that both host and device access: nothing is copied."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
-        dpctl = _load().dpctl
+        dpctl = _load().module
         self._memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
         self.host = np.frombuffer(self._memory, dtype=np.uint8)
 
@@ -103,7 +91,7 @@ class _CopyStage(Stage):
     """Host USM, which the device's copy engine reads at full speed, and device USM."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
-        dpctl = _load().dpctl
+        dpctl = _load().module
         self._queue = kernel.queue
         self._memory = dpctl.memory.MemoryUSMHost(nbytes, queue=self._queue)
         self._buffer = kernel.allocate(nbytes)
@@ -124,7 +112,7 @@ class DpnpSycl(DeviceKernel):
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        self.queue = _load().dpctl.SyclQueue(device.id, property=("in_order", "enable_profiling"))
+        self.queue = _load().module.SyclQueue(device.id, property=("in_order", "enable_profiling"))
         program = _program(device.id, device_source(self.algorithm, "plain"))
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
@@ -160,7 +148,7 @@ class DpnpSycl(DeviceKernel):
         return int(device.global_mem_size)
 
     def allocate(self, nbytes: int) -> Buffer:
-        dpctl = _load().dpctl
+        dpctl = _load().module
         try:
             memory = dpctl.memory.MemoryUSMDevice(nbytes, alignment=_ALIGNMENT, queue=self.queue)
         except (dpctl.memory.USMAllocationError, MemoryError):
@@ -183,7 +171,7 @@ class DpnpSycl(DeviceKernel):
                 f"{type(array).__name__} is not accepted: {self.name} views arrays with __sycl_usm_array_interface__"
             )
         nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"], in_items=True)
-        memory = _load().dpctl.memory.as_usm_memory(array)
+        memory = _load().module.memory.as_usm_memory(array)
         if memory.sycl_context != self.queue.sycl_context:
             raise ValueError(f"the array is on {memory.sycl_device.name}, not on {self.device.name} ({self.device.id})")
         memory.sycl_queue.wait()  # it may still write the array
@@ -192,13 +180,13 @@ class DpnpSycl(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         try:
             return _SharedStage(self, nbytes) if self.queue.sycl_device.is_cpu else _CopyStage(self, nbytes)
-        except _load().dpctl.memory.USMAllocationError:
+        except _load().module.memory.USMAllocationError:
             raise OutOfDeviceMemory(self.device, nbytes) from None
 
     def queue_for(self, stream: Any) -> Any:
         if stream is None:
             return self.queue
-        if not isinstance(stream, _load().dpctl.SyclQueue):
+        if not isinstance(stream, _load().module.SyclQueue):
             raise TypeError(f"{type(stream).__name__} is not accepted as a stream: {self.name} takes a dpctl.SyclQueue")
         if stream.sycl_context != self.queue.sycl_context:
             raise ValueError("the queue belongs to another SYCL context: create it with the context of this kernel")
@@ -226,4 +214,4 @@ class DpnpSycl(DeviceKernel):
         return finish
 
     def _memory(self, buffer: Buffer) -> Any:
-        return _load().dpctl.memory.as_usm_memory(_Range(buffer, self.queue))
+        return _load().module.memory.as_usm_memory(_Range(buffer, self.queue))

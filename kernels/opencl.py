@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -36,20 +36,8 @@ _QUEUE_PRIORITIES: dict[Priority, int] = {"low": 4, "normal": 2, "high": 1}
 """CL_QUEUE_PRIORITY_KHR and its values, of the extension cl_khr_priority_hints."""
 
 
-class _Loaded(NamedTuple):
-    """PyOpenCL, whose loader has seen the drivers.
-
-    Attributes:
-        pyopencl: the module.
-        refused: why drivers are left out that are installed.
-    """
-
-    pyopencl: Any
-    refused: Sequence[str]
-
-
 @cache
-def _load() -> _Loaded:
+def _load() -> opencl_drivers.Loaded:
     # PyOpenCL's own cache holds pickles, waits up to minutes for a lock that a killed process left, and fails where
     # it cannot be written. Programs are kept by `program_cache` instead.
     with environment("PYOPENCL_NO_CACHE", "1"), opencl_drivers.announced_to_opencl() as refused:
@@ -57,7 +45,7 @@ def _load() -> _Loaded:
 
         with suppress(pyopencl.Error):  # of a machine without platforms, which `devices` reports
             pyopencl.get_platforms()
-    return _Loaded(pyopencl, refused)
+    return opencl_drivers.Loaded(pyopencl, refused)
 
 
 def _argument(argument: Argument) -> Any:
@@ -68,7 +56,7 @@ class _MappedStage(Stage):
     """Driver memory mapped for the host to write to: page-locked with a GPU, the device's own on a CPU."""
 
     def __init__(self, kernel: OpenCL, nbytes: int) -> None:
-        cl = _load().pyopencl
+        cl = _load().module
         self._cl = cl
         self._queue = cl.CommandQueue(kernel.context)
         host = kernel.allocate_with(cl.mem_flags.READ_WRITE | cl.mem_flags.ALLOC_HOST_PTR, nbytes)
@@ -97,7 +85,7 @@ class OpenCL(DeviceKernel):
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        cl = _load().pyopencl
+        cl = _load().module
         self._cl = cl
         self._device = dict(_enumerate(cl))[device.id]
         self.context = cl.Context([self._device])

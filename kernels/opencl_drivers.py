@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from hashbench.kernels.shared_libraries import LibraryError, load_by_name, load_needed
 
@@ -21,6 +22,18 @@ READS = ("cl.cfg", "include", "modules.idx")
 
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 _NVIDIA = "libnvidia-opencl.so.1"
+
+
+class Loaded(NamedTuple):
+    """A framework whose loader has seen the drivers.
+
+    Attributes:
+        module: the framework.
+        refused: why drivers are left out that are installed.
+    """
+
+    module: Any
+    refused: Sequence[str]
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from hashbench.kernels.caches import is_private
+from hashbench.kernels.caches import is_private, private_folder
 
+_FOLDER = ("hashbench", "programs")
 _MAX_SIZE = 64 << 20  # bytes of the largest program that is read
 
 
@@ -29,8 +30,8 @@ def program_key(parts: Iterable[str]) -> str:
 
 def load(key: str) -> bytes | None:
     """A program of this name; None if there is none, or no private folder."""
-    folder = _folder()
-    if not is_private(folder):
+    folder = private_folder(*_FOLDER)
+    if folder is None:
         return None
     with suppress(OSError), open(folder / key, "rb", opener=_open) as file:  # Path.open takes no opener
         data = file.read(_MAX_SIZE + 1)
@@ -43,8 +44,8 @@ def load(key: str) -> bytes | None:
 
 def store(key: str, program: bytes) -> None:
     """Keeps a program, where a private folder can be written to."""
-    folder = _folder()
-    if not is_private(folder):
+    folder = private_folder(*_FOLDER)
+    if folder is None:
         return
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -58,12 +59,6 @@ def store(key: str, program: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-
-
-def _folder() -> Path:
-    with suppress(RuntimeError):  # a user without a home
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hashbench", "programs").expanduser()
-    return Path("programs")  # which is not private, as no relative path is
 
 
 def _open(path: str, flags: int) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hashbench.model.documents import parse_named
 from hashbench.model.manifest import MAX_SIZE, Manifest, ManifestError, parse_manifest, read_manifest
 from hashbench.model.proofs import MAX_SIZE as MAX_PROOF_SIZE
 from hashbench.model.proofs import Proof, ProofError, parse_proof, read_proof
 
 STANDARD_INPUT = Path("-")
+_NAME = "standard input"
 
 
 def manifest_from(path: Path) -> Manifest:
@@ -21,10 +23,7 @@ def manifest_from(path: Path) -> Manifest:
     """
     if path != STANDARD_INPUT:
         return read_manifest(path)
-    try:
-        return parse_manifest(sys.stdin.buffer.read(MAX_SIZE + 1))
-    except ManifestError as error:
-        raise ManifestError(f"standard input is not a valid manifest: {error}") from None
+    return parse_named(sys.stdin.buffer.read(MAX_SIZE + 1), _NAME, "manifest", parse_manifest, ManifestError)
 
 
 def proof_from(path: Path) -> Proof:
@@ -36,7 +35,4 @@ def proof_from(path: Path) -> Proof:
     """
     if path != STANDARD_INPUT:
         return read_proof(path)
-    try:
-        return parse_proof(sys.stdin.buffer.read(MAX_PROOF_SIZE + 1))
-    except ProofError as error:
-        raise ProofError(f"standard input is not a valid proof: {error}") from None
+    return parse_named(sys.stdin.buffer.read(MAX_PROOF_SIZE + 1), _NAME, "proof", parse_proof, ProofError)

@@ -15,14 +15,14 @@ def complain(error: Exception, name: str | None, debug: bool) -> None:
 
     Args:
         error: the error.
-        name: the file that it is about, if any.
+        name: the file that it is about, if any; only an error of the system does not name it itself.
         debug: print a traceback instead.
     """
     with suppress(OSError):  # the exit code says it too
         if debug:
             traceback.print_exception(error)
             return
-        about = f"{name}: " if name else ""
+        about = f"{name}: " if name and isinstance(error, OSError) else ""
         say(f"hashbench: {about}{' '.join(_reason(error).split())}", err=True)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from io import BufferedReader
+from itertools import groupby, islice
 from pathlib import Path
 from shutil import copyfileobj
+from stat import S_ISREG
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
@@ -26,7 +28,7 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.opening import open_regular
 from hashbench.hashing.root_lines import MAX_LINE, RootLine, RootLineError, parse_line
 from hashbench.hashing.selection import choose
-from hashbench.hashing.sources import ChangedWhileReadError, FileRange, Source, opened
+from hashbench.hashing.sources import ChangedWhileReadError, FileRange, opened
 from hashbench.model.strict_json import quoted
 
 _SMALL = 1 << 20  # bytes of a file that is hashed together with others
@@ -88,35 +90,24 @@ def hash_files(
         _check(context, files, build, algorithm if named else None, chunk_size, quiet, as_json)
         return
     hasher = build(algorithm, chunk_size)
-    line = partial(RootLine, algorithm=algorithm, chunk_size=chunk_size) if tag else RootLine
-    unusable = False
-    report: list[dict[str, Any]] = []
     if leaves:
-        # Print nothing of a file before it is read without an error.
-        for name in files:
-            with SpooledTemporaryFile(_SPOOL_SIZE) as lines:
-                try:
-                    _write_digests(hasher, name, lines)
-                except (OSError, ChangedWhileReadError) as error:
-                    unusable = True
-                    complain(error, name if isinstance(error, OSError) else None, debug=context.obj)
-                    continue
-                lines.seek(0)
-                copyfileobj(lines, sys.stdout.buffer)
+        usable = _print_digests(hasher, files, context.obj)
+    else:
+        line = partial(RootLine, algorithm=algorithm, chunk_size=chunk_size) if tag else RootLine
+        usable = True
+        report: list[dict[str, Any]] = []
+        for name, root in _roots(hasher, files):
+            if isinstance(root, Exception):
+                usable = False
+                complain(root, name, debug=context.obj)
+            elif as_json:
+                report.append({"algorithm": algorithm, "chunk_size": chunk_size, "name": name, "root": root.hex()})
+            else:
+                sys.stdout.buffer.write(line(name, root).text() + b"\n")
                 sys.stdout.buffer.flush()
-        files = ()
-    for name, root in _roots(hasher, files):
-        if isinstance(root, Exception):
-            unusable = True
-            complain(root, name if isinstance(root, OSError) else None, debug=context.obj)
-        elif as_json:
-            report.append({"algorithm": algorithm, "chunk_size": chunk_size, "name": name, "root": root.hex()})
-        else:
-            sys.stdout.buffer.write(line(name, root).text() + b"\n")
-            sys.stdout.buffer.flush()
-    if as_json:
-        click.echo(json.dumps(report, indent=2))
-    if unusable:
+        if as_json:
+            click.echo(json.dumps(report, indent=2))
+    if not usable:
         context.exit(UNUSABLE)
 
 
@@ -129,42 +120,52 @@ def _total(names: Sequence[str]) -> int | None:
 
 def _roots(hasher: Hasher, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError | ChangedWhileReadError]]:
     """Each file's root, or why it has none, in their order. Small files are hashed together."""
-    for several in _together(names):
-        if len(several) > 1:
-            with suppress(OSError, ChangedWhileReadError):  # of one, which its own turn tells
-                yield from zip(several, hasher.roots(list(several.values())), strict=True)
-                continue
-        for name in several:
-            try:
-                root = _root(hasher, name)
-            except (OSError, ChangedWhileReadError) as error:
-                yield name, error
-            else:
-                yield name, root
+    for small, run in groupby(((name, _small_file(name)) for name in names), lambda file: file[1] is not None):
+        while several := list(islice(run, _TOGETHER if small else 1)):
+            if small:
+                with suppress(OSError, ChangedWhileReadError):  # of one, which its own turn tells
+                    roots = hasher.roots([source for _, source in several if source])
+                    yield from zip((name for name, _ in several), roots, strict=True)
+                    continue
+            for name, _ in several:
+                try:
+                    root = _root(hasher, name)
+                except (OSError, ChangedWhileReadError) as error:
+                    yield name, error
+                else:
+                    yield name, root
 
 
-def _together(names: Iterable[str]) -> Iterator[dict[str, Source]]:
-    """Files in their order, the small ones several at a time."""
-    several: dict[str, Source] = {}
-    for name in names:
-        with suppress(OSError), opened(name) if name != "-" else nullcontext() as source:
-            if isinstance(source, FileRange) and source.nbytes <= _SMALL and name not in several:
-                several[name] = source
-                if len(several) == _TOGETHER:
-                    yield several
-                    several = {}
-                continue
-        if several:
-            yield several
-        several = {}
-        yield {name: FileRange(Path(name), 0, 0)}
-    if several:
-        yield several
+def _small_file(name: str) -> FileRange | None:
+    """A small file that is not empty; an empty one may be of /proc, and have bytes."""
+    with suppress(OSError):
+        status = os.stat(name)  # noqa: PTH116  # of many thousand files
+        if name != "-" and S_ISREG(status.st_mode) and 0 < status.st_size <= _SMALL:
+            return FileRange(Path(name), 0, status.st_size, status)
+    return None
 
 
 def _root(hasher: Hasher, name: str) -> bytes:
     with opened(name) as source, shown(name) as progress:
         return hasher.roots([source], progress)[0]
+
+
+def _print_digests(hasher: Hasher, names: Iterable[str], debug: bool) -> bool:
+    """Prints a line for each chunk of each file, and says whether all could be read."""
+    usable = True
+    for name in names:
+        # Print nothing of a file before it is read without an error.
+        with SpooledTemporaryFile(_SPOOL_SIZE) as lines:
+            try:
+                _write_digests(hasher, name, lines)
+            except (OSError, ChangedWhileReadError) as error:
+                usable = False
+                complain(error, name, debug)
+                continue
+            lines.seek(0)
+            copyfileobj(lines, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    return usable
 
 
 def _write_digests(hasher: Hasher, name: str, lines: IO[bytes]) -> None:
@@ -196,7 +197,7 @@ def _check(
             hasher = build(expected.algorithm or algorithm or by_length, expected.chunk_size or chunk_size)
             verdict = "OK" if _root(hasher, expected.name) == expected.root else "FAILED"
         except (OSError, ChangedWhileReadError) as error:
-            complain(error, expected.name if isinstance(error, OSError) else None, debug=context.obj)
+            complain(error, expected.name, debug=context.obj)
             verdict = "FAILED: not readable"
         report.append({"name": expected.name, "ok": verdict == "OK"})
         if not as_json and not (quiet and verdict == "OK"):

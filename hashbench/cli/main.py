@@ -124,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name in OF_BENCH:
             error = click.ClickException(f"{error.name} is not installed: install hashbench[bench]")
-        complain(error, error.filename if isinstance(error, OSError) else None, debug)
+        complain(error, getattr(error, "filename", None), debug)
         return CHECK_FAILED if isinstance(error, VerificationError) else UNUSABLE
     finally:
         drop_unwritable()

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from hashbench.model.shard_index import weights_named_by
+from hashbench.model.shard_index import beside, weights_named_by
 
 DEFAULTS = tuple(
     f"{stem}{suffix}"
@@ -113,8 +113,8 @@ def _groups(files: Iterable[str], indexes: Mapping[str, Mapping[str, str]]) -> I
     """Every group; a file that two indexes name is the first one's."""
     left = dict.fromkeys(sorted(files))
     for path in sorted(indexes, key=lambda path: (len(path), path)):  # an index before those of its variants
-        folder, weights = _folder(path), weights_named_by(path.rpartition("/")[2])
-        shards = sorted({_inside(folder) + shard for shard in indexes[path].values()} & left.keys())
+        weights = weights_named_by(path.rpartition("/")[2])
+        shards = sorted({beside(path, shard) for shard in indexes[path].values()} & left.keys())
         if weights:
             yield _Group(path, weights, tuple(shards))
             for shard in shards:
@@ -148,7 +148,7 @@ def _named(
     holders: dict[str, str] = {}
     for file in group.files:
         for name in tensors[file]:
-            if name not in holders or file == _inside(group.folder) + file_of.get(name, ""):
+            if name not in holders or file == beside(group.path, file_of.get(name, "")):
                 holders[name] = file
     return {
         file: {name: (prefix if holders[name] == file else f"{file}/") + name for name in tensors[file]}

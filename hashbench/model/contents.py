@@ -22,7 +22,7 @@ from hashbench.model.formats import FoundTensors, find_tensors, not_covered_by, 
 from hashbench.model.frame import gaps, separate
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
 from hashbench.model.pytorch_checkpoint import MAX_GATHERED
-from hashbench.model.shard_index import ShardIndexError, read_index, weights_named_by
+from hashbench.model.shard_index import ShardIndexError, beside, read_index, weights_named_by
 from hashbench.model.strict_json import quoted
 
 _SHOWN = 8  # names in one line
@@ -186,19 +186,17 @@ def _named_file(path: Path) -> ModelFiles:
 
 def _missing_shards(indexes: Mapping[str, Mapping[str, str]], files: Files) -> Iterator[str]:
     for index, file_of in indexes.items():
-        folder = index.rpartition("/")[0]
         for name in sorted(set(file_of.values())):
-            if (f"{folder}/{name}" if folder else name) not in files:
+            if beside(index, name) not in files:
                 yield _missing(index, name)
 
 
 def _mismatches(indexes: Mapping[str, Mapping[str, str]], tensors_of: Mapping[str, Set[str]]) -> Iterator[str]:
     """Where indexes and the files that they name do not have the same tensors."""
     for index, file_of in indexes.items():
-        folder = index.rpartition("/")[0]
         named: defaultdict[str, set[str]] = defaultdict(set)
         for tensor, shard in file_of.items():
-            named[f"{folder}/{shard}" if folder else shard].add(tensor)
+            named[beside(index, shard)].add(tensor)
         there = {shard: tensors_of[shard] for shard in named if shard in tensors_of}
         if absent := sorted(set().union(*(named[shard] - tensors for shard, tensors in there.items()))):
             yield f"{quoted(index)} lists tensors that are not where it says: {_enumerated(absent)}"

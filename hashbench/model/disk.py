@@ -23,7 +23,7 @@ from hashbench.model.exclusions import DEFAULT, Exclusions
 from hashbench.model.hints import did_you_mean
 from hashbench.model.located import alone, check_unchanged, locate
 from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
-from hashbench.model.report import Report
+from hashbench.model.report import Report, compare
 from hashbench.model.safetensors_header import SafetensorsError
 from hashbench.model.sidecar import SidecarError, SidecarWriter, check_outside, opened_sidecar
 from hashbench.model.strict_json import quoted
@@ -110,7 +110,7 @@ def manifest(
     if not any(part.entry.nbytes for part in parts):
         raise ModelError(f"{path} is empty: it has no {'tensors' if only_tensors else 'bytes'} to hash")
     kept = _unchanged(parts, older, changed) if older else {}
-    total = sum(part.entry.nbytes for part in parts)
+    total = sum(part.entry.hashed for part in parts)
     hasher = Hasher(kernel_for(kernel, device, algorithm, total), chunk_size)
     sizes = [(part.entry.name, part.entry.hashed) for part in sorted(parts, key=lambda part: part.entry.name)]
     with SidecarWriter(sidecar, sizes, algorithm, chunk_size) if sidecar else nullcontext() as writer:
@@ -184,14 +184,12 @@ def verify(
     if sidecar:
         check_outside(sidecar, path)
     there = locate(path, manifest, own)
-    total = sum(part.entry.nbytes for part in there.parts)
+    total = sum(part.entry.hashed for part in there.parts)
     hasher = Hasher(kernel_for(kernel, device, manifest.algorithm, total), manifest.chunk_size)
     found = {**there.known, **_hashed(there.parts, hasher, progress)}
     check_unchanged(there, path, manifest, own, extra=extra == "fail")
-    report = Report(
-        manifest,
-        found,
-        differs=tuple(name for name, entry in manifest.by_name.items() if name in found and found[name] != entry),
+    report = replace(
+        compare(manifest, found),
         missing=tuple(there.missing),
         extra=tuple(there.extra) if extra == "fail" else (),
         ignored=tuple(there.extra) if extra == "warn" else (),

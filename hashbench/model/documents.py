@@ -72,11 +72,23 @@ def read_document(
         OSError: it cannot be read.
         error: `parse` raised it; the message names the file.
     """
-    data = read_regular(path, max_size + 1)
+    return parse_named(read_regular(path, max_size + 1), os.fspath(path), kind, parse, error)
+
+
+def parse_named(data: bytes, name: str, kind: str, parse: Callable[[bytes], T], error: type[ValueError]) -> T:
+    """Parses a document; otherwise as `read_document`.
+
+    Args:
+        data: its text.
+        name: where it comes from, for the error.
+        kind: the kind of document, for the error.
+        parse: parses it.
+        error: what `parse` raises.
+    """
     try:
         return parse(data)
     except error as reason:
-        raise error(f"{os.fspath(path)} is not a valid {kind}: {reason}") from None
+        raise error(f"{name} is not a valid {kind}: {reason}") from None
 
 
 @cache

@@ -118,11 +118,10 @@ def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
             right.add(name)
         else:
             known[name] = replace(expected[name], nbytes=size)
-    spans = {name: manifest.spans_in(name) for name in expected}
     entries = [
         entry for entry in manifest.entries if (entry.file if isinstance(entry, TensorEntry) else entry.path) in right
     ]
-    parts = list(_ranges(entries, files, spans))
+    parts = list(_ranges(entries, files, manifest))
     hashed = {part.entry.name for part in parts}
     # A view that is not one range of its file is vouched for by the frame, which has its bytes.
     known |= {entry.name: entry for entry in entries if entry.name not in hashed}
@@ -163,15 +162,13 @@ def _by_name(path: Path, manifest: Manifest) -> Located:
     )
 
 
-def _ranges(
-    entries: Iterable[Entry], files: Files, spans_in: Mapping[str, Iterable[tuple[int, int]]]
-) -> Iterator[Part]:
-    """Where the bytes of entries are, by what a manifest says of the files that hold them.
+def _ranges(entries: Iterable[Entry], files: Files, manifest: Manifest) -> Iterator[Part]:
+    """Where the bytes of a manifest's entries are, by what it says of the files that hold them.
 
     Args:
         entries: a file, or a tensor in one; tensors that are not one range of their file are passed over.
         files: at least those of the entries, of the sizes that the entries have.
-        spans_in: offset and size of each tensor that is one range of its file, by the file's path.
+        manifest: the manifest.
     """
     for entry in entries:
         if isinstance(entry, TensorEntry):
@@ -183,5 +180,5 @@ def _ranges(
             yield Part(entry, FileRange(file.path, 0, entry.nbytes, file.status))
         else:
             file = files[entry.path]
-            frame = gaps(entry.nbytes, spans_in.get(entry.path, ()))
+            frame = gaps(entry.nbytes, manifest.spans_in(entry.path))
             yield Part(entry, FileParts(file.path, tuple(frame), file.status))

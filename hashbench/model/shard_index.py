@@ -40,6 +40,12 @@ def weights_named_by(name: str) -> str | None:
     return f"{stem}.{variant}.{suffix}" if dot else f"{weights}.{variant}"
 
 
+def beside(index: str, name: str) -> str:
+    """The path of a file that an index names, where the index has a path relative to the model's folder."""
+    folder, slash, _ = index.rpartition("/")
+    return folder + slash + name
+
+
 def read_index(path: str | os.PathLike[str]) -> Mapping[str, str]:
     """The name of the file, in the index's folder, that holds each tensor.
 

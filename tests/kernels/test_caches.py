@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashbench.kernels.caches import are_private, is_private
+from hashbench.kernels.caches import is_private, private_folder
 
 
 @pytest.fixture
@@ -71,12 +71,13 @@ def test_a_relative_folder_is_not_private(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(folder)
     assert not is_private(Path("cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
-    assert not are_private("pyopencl")
+    assert private_folder("pyopencl") is None
 
 
-def test_the_users_caches_are_private_if_all_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_the_users_cache_is_given_if_it_is_private(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    assert are_private("pyopencl", "pytools")
+    assert private_folder("pyopencl") == folder / "pyopencl"
+    assert private_folder("pytools") == folder / "pytools"
     (folder / "pytools").mkdir()
     (folder / "pytools").chmod(0o777)
-    assert not are_private("pyopencl", "pytools")
+    assert private_folder("pytools") is None
