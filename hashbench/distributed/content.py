@@ -1,0 +1,254 @@
+"""Descriptions of what lies in a rank's memory: subtree roots computed on the device, and bytes that fill no leaf.
+
+All subtrees of many tensors are hashed in a few calls of the kernel, which are started and waited for apart: so that
+ranks can talk to each other meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+
+from hashbench.distributed.subtrees import Run, cut
+from hashbench.hashing.hasher import Hasher
+from hashbench.hashing.packing import packed
+from hashbench.kernels import Buffer, Work
+from hashbench.merkle.rfc9162 import root_of
+from hashbench.torch import kernel_for
+from hashbench.torch.modules import _host_bytes as host_bytes
+
+CALL = 8 << 30
+"""Bytes that one call on a GPU hashes, at most: the next is prepared meanwhile."""
+
+FIRST_CALL = 1 << 30
+"""Those of the first, for which the GPU waits."""
+
+GATHERED = 32 << 20
+"""Bytes of a tensor with gaps in memory that are gathered at a time, except that a piece has at least one chunk."""
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By item size in bytes: the dtypes that every device can gather."""
+
+
+class Extent(NamedTuple):
+    """A run of a tensor's bytes in a rank's memory.
+
+    Attributes:
+        run: where it lies in the tensor.
+        nbytes: the tensor's size.
+        memory: what holds the run.
+        offset: where the run begins among the bytes of `memory`, as if it were contiguous.
+    """
+
+    run: Run
+    nbytes: int
+    memory: torch.Tensor
+    offset: int
+
+
+class _Range(NamedTuple):
+    """Bytes of a tensor, as if it were contiguous."""
+
+    memory: torch.Tensor
+    start: int
+    stop: int
+
+
+Contents = Callable[[], list[bytes]]
+"""Waits for the descriptions of items, one for each."""
+
+
+def describe(
+    items: Sequence[Sequence[Extent]], chunk_size: int, algorithm: str, stream: torch.cuda.Stream | None = None
+) -> Contents:
+    """Starts describing what extents hold, all on one device.
+
+    Args:
+        items: extents that are described together, one after another. Nothing may write to their memory before the
+            descriptions are there.
+        chunk_size: bytes of a leaf.
+        algorithm: "sha256" or "sha384".
+        stream: on a GPU, where hashing is enqueued. None takes streams of its own, and then the work of the current
+            stream must be done.
+
+    Returns:
+        What waits for the descriptions.
+
+    Raises:
+        Unavailable, OutOfDeviceMemory: the device cannot hash.
+    """
+    extents = list(chain.from_iterable(items))
+    if not extents:
+        return lambda: [b""] * len(items)
+    subtrees: list[_Range] = []
+    loose: list[_Range] = []
+    for (start, stop), nbytes, memory, offset in extents:
+        head, blocks, tail = cut(start, stop, nbytes, chunk_size)
+        origin = offset - start
+        if head:
+            loose.append(_Range(memory, offset, offset + head))
+        for first, count in blocks:
+            end = min(nbytes, (first + count) * chunk_size)
+            subtrees.append(_Range(memory, origin + first * chunk_size, origin + end))
+        if tail:
+            loose.append(_Range(memory, origin + stop - tail, origin + stop))
+    roots = _roots(subtrees, chunk_size, algorithm, stream)
+    return lambda: _assembled(items, chunk_size, iter(roots()), _bytes_of(loose, stream))
+
+
+def _assembled(
+    items: Sequence[Sequence[Extent]], chunk_size: int, roots: Iterator[bytes], loose: memoryview
+) -> list[bytes]:
+    """Puts roots and loose bytes in the order of the extents' descriptions."""
+    found, at = [], 0
+    for item in items:
+        said: list[bytes | memoryview] = []
+        for (start, stop), nbytes, _, _ in item:
+            head, blocks, tail = cut(start, stop, nbytes, chunk_size)
+            said.append(loose[at : at + head])
+            said.extend(next(roots) for _ in blocks)
+            said.append(loose[at + head : at + head + tail])
+            at += head + tail
+        found.append(b"".join(said))
+    return found
+
+
+def _roots(
+    ranges: Sequence[_Range], chunk_size: int, algorithm: str, stream: torch.cuda.Stream | None
+) -> Callable[[], list[bytes]]:
+    """Starts hashing complete subtrees; what it returns waits for their roots."""
+    if not ranges:
+        return list
+    device = ranges[0].memory.device
+    start = _on_host if device.type == "cpu" else _on_gpu
+    gaps = [index for index, found in enumerate(ranges) if not found.memory.is_contiguous()]
+    dense = ranges if not gaps else [found for found in ranges if found.memory.is_contiguous()]
+    wait = start(dense, chunk_size, algorithm, stream)
+    if not gaps:
+        return wait
+    gathered = [_gathered_root(ranges[index], chunk_size, algorithm, stream) for index in gaps]
+
+    def merged() -> list[bytes]:
+        roots = iter(wait())
+        of_gaps = dict(zip(gaps, gathered, strict=True))
+        return [of_gaps[index] if index in of_gaps else next(roots) for index in range(len(ranges))]
+
+    return merged
+
+
+def _gathered_root(found: _Range, chunk_size: int, algorithm: str, stream: torch.cuda.Stream | None) -> bytes:
+    """The root of a subtree whose bytes have gaps in memory, gathered piece by piece."""
+    step = chunk_size
+    while 2 * step <= GATHERED:
+        step *= 2
+    start = _on_host if found.memory.device.type == "cpu" else _on_gpu
+    roots = []
+    for begin in range(found.start, found.stop, step):
+        piece = bytes_of(found.memory, begin, min(begin + step, found.stop))
+        _finish(piece.device)
+        roots += start([_Range(piece, 0, piece.nbytes)], chunk_size, algorithm, stream)()
+    return root_of(roots, algorithm)
+
+
+@cache
+def _background() -> ThreadPoolExecutor:
+    """A thread that hashes host memory while the ranks talk."""
+    return ThreadPoolExecutor(1, "hashbench")
+
+
+def _on_host(
+    ranges: Sequence[_Range], chunk_size: int, algorithm: str, _: torch.cuda.Stream | None
+) -> Callable[[], list[bytes]]:
+    hasher = Hasher(kernel_for(torch.device("cpu"), algorithm), chunk_size)
+    sources = [host_bytes(found.memory)[found.start : found.stop] for found in ranges]
+    return _background().submit(hasher.roots, sources).result
+
+
+@cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    """Two streams, so that the next call begins where the upper levels of the last leave room."""
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)
+
+
+def _on_gpu(
+    ranges: Sequence[_Range], chunk_size: int, algorithm: str, stream: torch.cuda.Stream | None
+) -> Callable[[], list[bytes]]:
+    device = ranges[0].memory.device
+    kernel = kernel_for(device, algorithm)
+    size = kernel.algorithm.digest_size
+    buffers = [
+        Buffer(found.memory, found.memory.data_ptr() + found.start, found.stop - found.start) for found in ranges
+    ]
+    room = kernel.free_memory() // 2
+    streams = _streams(device) if stream is None else (stream,)
+    running: list[Callable[[], bytes]] = []
+    results: list[bytes] = []
+    digests = 0
+    for number, call in enumerate(_calls([buffer.nbytes for buffer in buffers])):
+        nbytes = sum(buffer.nbytes for buffer in buffers[call])
+        needed = size * (nbytes // chunk_size + len(buffers[call]))
+        if running and digests + needed > room:
+            results += [wait() for wait in running]
+            running, digests = [], 0
+        for part in packed([size * -(-buffer.nbytes // chunk_size) for buffer in buffers[call]], room):
+            work = kernel.prepare("tree", buffers[call][part], chunk_size)
+            work.start(streams[number % len(streams)])
+            if needed > room:
+                results.append(_digests(work))
+                continue
+            running.append(partial(_digests, work))
+        digests += needed
+
+    def roots() -> list[bytes]:
+        joined = b"".join([*results, *(wait() for wait in running)])
+        return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+    return roots
+
+
+def _digests(work: Work) -> bytes:
+    work.wait()
+    return work.digests().tobytes()
+
+
+def _calls(sizes: Sequence[int]) -> Iterator[slice]:
+    """Ranges that are hashed together: few at first, so that the device soon has something to do."""
+    total = first = 0
+    while first < len(sizes) and total < FIRST_CALL:
+        total += sizes[first]
+        first += 1
+    yield slice(0, first)
+    for run in packed(sizes[first:], CALL):
+        yield slice(first + run.start, first + run.stop)
+
+
+def bytes_of(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Bytes of a tensor in row-major order, as a contiguous uint8 tensor: a view where it is contiguous."""
+    items = tensor.detach()
+    if items.is_contiguous():
+        return items.as_strided((items.numel(),), (1,)).view(torch.uint8)[start:stop]
+    items = torch.view_as_real(items) if items.is_complex() else items
+    items = items.view(_INTEGERS[items.element_size()])
+    size = items.element_size()
+    first = start // size
+    gathered = items.take(torch.arange(first, -(-stop // size), device=items.device))
+    return gathered.view(torch.uint8)[start - first * size : stop - first * size]
+
+
+def _bytes_of(ranges: Sequence[_Range], stream: torch.cuda.Stream | None) -> memoryview:
+    """Bytes of all ranges, on the host."""
+    if not ranges:
+        return memoryview(b"")
+    with torch.cuda.stream(stream):
+        joined = torch.cat([bytes_of(found.memory, found.start, found.stop) for found in ranges])
+        return memoryview(joined.cpu().numpy()).cast("B")
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

@@ -1,0 +1,103 @@
+"""Messages between the ranks of a process group: plain bytes, and an error on every rank where one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+Message = tuple[int, torch.Tensor]
+"""A rank, and the bytes for it or from it."""
+
+
+class GroupError(RuntimeError):
+    """The ranks of a group could not talk to each other; the message says why."""
+
+
+class Ranks:
+    """The ranks of a process group.
+
+    Args:
+        group: the group; None is all ranks.
+
+    Attributes:
+        numbers: the group's ranks, among all.
+        mine: this rank, among all.
+
+    Raises:
+        GroupError: there is no process group, or this rank is not in it.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        if not dist.is_available() or not dist.is_initialized():
+            raise GroupError("there is no process group: call torch.distributed.init_process_group() first")
+        self._group = dist.group.WORLD if group is None else group
+        self.mine: int = dist.get_rank()
+        if dist.get_rank(self._group) < 0:
+            raise GroupError(f"rank {self.mine} is not in the group that was passed")
+        self.numbers: list[int] = dist.get_process_group_ranks(self._group)
+        backends = dist.get_backend_config(self._group)
+        self._devices = {pair.partition(":")[0] for pair in backends.split(",")}
+        # Messages on the host do not wait for what a GPU is busy with.
+        self._talk = (
+            torch.device("cpu") if "cpu" in self._devices else torch.device("cuda", torch.cuda.current_device())
+        )
+
+    def device_for(self, device: torch.device) -> torch.device:
+        """Where bytes must be that go to other ranks: where they are, if the group's backend reaches them there."""
+        return device if device.type in self._devices else self._talk
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What each rank has, in the order of `numbers`."""
+        size = torch.tensor([len(data)], dtype=torch.int64, device=self._talk)
+        sizes = torch.empty(len(self.numbers), dtype=torch.int64, device=self._talk)
+        with _talking():
+            dist.all_gather_into_tensor(sizes, size, self._group)
+            return self.gather_sized(data, sizes.tolist())
+
+    def gather_sized(self, data: bytes, sizes: Sequence[int]) -> list[bytes]:
+        """What each rank has, where all ranks know how many bytes each has."""
+        longest = max(sizes)
+        if not longest:
+            return [b""] * len(sizes)
+        padded = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8).to(self._talk)
+        found = torch.empty(len(sizes) * longest, dtype=torch.uint8, device=self._talk)
+        with _talking():
+            dist.all_gather_into_tensor(found, padded, self._group)
+            everything = found.cpu().numpy().tobytes()
+        return [everything[number * longest :][:size] for number, size in enumerate(sizes)]
+
+    def connect(self, device: torch.device) -> None:
+        """Makes the first use of a backend on a device, in which all ranks take part."""
+        if device.type != "cpu":
+            with _talking():
+                dist.all_reduce(torch.zeros(1, device=device), group=self._group)
+
+    def post(self, sent: Sequence[Message], received: Sequence[Message]) -> list[dist.Work]:
+        """Starts sending and receiving; the messages between two ranks arrive in the order in which they are sent."""
+        operations = [dist.P2POp(dist.irecv, tensor, rank, self._group) for rank, tensor in received]
+        operations += [dist.P2POp(dist.isend, tensor, rank, self._group) for rank, tensor in sent]
+        with _talking():
+            return list(dist.batch_isend_irecv(operations)) if operations else []
+
+    def arrived(self, posted: Sequence[dist.Work]) -> None:
+        """Waits for what `post` started; on a GPU, its current stream does."""
+        with _talking():
+            for work in posted:
+                work.wait()
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Says what happened where a rank has ended, or has not answered within the group's timeout."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, GroupError):
+            raise
+        reason = str(error).partition("\n")[0][:300]
+        raise GroupError(
+            f"a rank of the process group has ended, or did not answer within the group's timeout: {reason}"
+        ) from error

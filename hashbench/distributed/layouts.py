@@ -1,0 +1,229 @@
+"""Where the memory of one rank lies in the tensors of a sharded model."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import Placement, Replicate, _StridedShard
+from torch.distributed.tensor.placement_types import Shard as ShardPlacement
+
+from hashbench.distributed.subtrees import Box, Run
+from hashbench.model.dtypes import tensor_nbytes, torch_description
+from hashbench.torch.modules import TensorError
+from hashbench.torch.modules import _checked as described
+from hashbench.torch.modules import _Tensor as InMemory
+
+Sharded: TypeAlias = "torch.nn.Module | Mapping[str, torch.Tensor | Shard]"
+"""A module, or tensors and shards by name."""
+
+
+class Shard(NamedTuple):
+    """A box of a tensor that one rank holds and that no DTensor describes, as of vLLM or Megatron.
+
+    Attributes:
+        tensor: the box's elements.
+        global_shape: the shape of the whole tensor.
+        offsets: the index of the box's first element along each dimension.
+    """
+
+    tensor: torch.Tensor
+    global_shape: Sequence[int]
+    offsets: Sequence[int]
+
+
+class Local(NamedTuple):
+    """What a rank has in memory of a tensor, and where that belongs.
+
+    Attributes:
+        name: the tensor's name.
+        memory: the rank's tensor, checked.
+        dtype: the name of the dtype in safetensors.
+        shape: the shape of the whole tensor in safetensors.
+        nbytes: the size of the whole tensor.
+        box: which elements the rank holds, as PyTorch counts them.
+        ranks: the ranks that hold one copy together; none if that is not known.
+    """
+
+    name: str
+    memory: InMemory
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    box: Box
+    ranks: tuple[int, ...]
+
+    @property
+    def content(self) -> Hashable:
+        """What tied tensors have in common: their memory, and what it means."""
+        return self.memory.memory, self.dtype, self.shape, self.box
+
+    def as_whole(self) -> Local:
+        """The same memory, as if it were a tensor of its own."""
+        box = Box.whole(tuple(self.memory.tensor.shape))
+        return self._replace(nbytes=self.memory.nbytes, box=box)
+
+
+def locals_of(model: Sharded, rank: int) -> list[Local]:
+    """What this rank has in memory of a model's tensors. Those of which it is not to hold anything are left out.
+
+    Args:
+        model: a module, or tensors and shards by name.
+        rank: this rank.
+
+    Raises:
+        TypeError: `model` is neither.
+        TensorError: a tensor has no bytes, as `hashbench.torch.manifest` has it; is not yet reduced (Partial); has a
+            placement that is not known; or has another size than its placement says.
+    """
+    state = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{type(model).__name__} is not accepted: pass a module or a mapping of names to tensors")
+    return [
+        _local(name, value, described(name, _memory(value)), rank)
+        for name, value in state.items()
+        if not (isinstance(value, DTensor) and _elsewhere(value)) and not _is_data(name, value)
+    ]
+
+
+def _is_data(name: Any, value: Any) -> bool:
+    """Whether it comes from a module's `get_extra_state`, and is no tensor."""
+    return str(name).rpartition(".")[2] == "_extra_state" and not isinstance(value, (torch.Tensor, Shard))
+
+
+def _elsewhere(tensor: DTensor) -> bool:
+    """Whether the mesh of a tensor does not include this rank."""
+    return tensor.device_mesh.get_coordinate() is None
+
+
+def _memory(value: Any) -> Any:
+    if isinstance(value, Shard):
+        return value.tensor
+    # Not to_local(), which autograd would record, and which would wait for nothing that has bytes yet.
+    return value._local_tensor if isinstance(value, DTensor) else value
+
+
+def _local(name: str, value: torch.Tensor | Shard, memory: InMemory, rank: int) -> Local:
+    if not isinstance(value, (DTensor, Shard)):
+        return Local(
+            name, memory, memory.dtype, tuple(memory.shape), memory.nbytes, _whole(tuple(memory.tensor.shape)), (rank,)
+        )
+    try:
+        if isinstance(value, DTensor):
+            spec = value._spec
+            box, ranks = _placed(spec.mesh, tuple(spec.placements), tuple(spec.shape))
+        else:
+            box, ranks = _box_of_shard(value), ()
+        # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
+        if prod(box.local_shape) != memory.tensor.numel() or (memory.nbytes and box.local_shape != memory.tensor.shape):
+            raise ValueError(
+                f"this rank has a tensor of shape {list(memory.tensor.shape)}, but its place in one of shape "
+                f"{list(box.shape)} needs {list(box.local_shape)}"
+            )
+        dtype, shape, nbytes = _whole_tensor(memory.tensor.dtype, box.shape)
+    except ValueError as error:
+        raise TensorError(f"tensor {name!r}: {error}") from None
+    return Local(name, memory, dtype, shape, nbytes, box, ranks)
+
+
+@lru_cache(1 << 12)
+def _whole(shape: tuple[int, ...]) -> Box:
+    return Box.whole(tuple(shape))
+
+
+@lru_cache(1 << 12)
+def _whole_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
+    """The dtype and shape of a whole tensor in safetensors, and its size."""
+    name, stored = torch_description(str(dtype), shape)
+    return name, stored, tensor_nbytes(name, stored)
+
+
+def _box_of_shard(shard: Shard) -> Box:
+    shape, offsets, local = tuple(shard.global_shape), tuple(shard.offsets), tuple(shard.tensor.shape)
+    if not len(shape) == len(offsets) == len(local):
+        raise ValueError(
+            f"a shard of shape {list(local)} at {list(offsets)} of a tensor of shape {list(shape)}: all three must "
+            "have as many dimensions"
+        )
+    for length, offset, size in zip(local, offsets, shape, strict=True):
+        if not 0 <= offset <= offset + length <= size:
+            raise ValueError(
+                f"a shard of shape {list(local)} at {list(offsets)} is not inside a tensor of shape {list(shape)}"
+            )
+    return Box(shape, tuple(((a, a + n),) if n else () for n, a in zip(local, offsets, strict=True)))
+
+
+@lru_cache(1 << 12)
+def _placed(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
+    """Which elements of a DTensor this rank holds, and which ranks hold the others of the same copy.
+
+    Raises:
+        ValueError: a placement is not known.
+    """
+    here = mesh.get_coordinate()
+    assert here is not None
+    for placement in placements:
+        if placement.is_partial():
+            raise ValueError("it is not yet reduced (Partial): its bytes are not there until it is redistributed")
+        if type(placement) not in (Replicate, ShardPlacement, _StridedShard):
+            raise ValueError(f"the placement {placement} is not known: accepted are Replicate and Shard")
+    held: list[tuple[Run, ...]] = [((0, length),) if length else () for length in shape]
+    for axis in _in_order(placements, mesh.shape):
+        placement = placements[axis]
+        dimension = placement.dim
+        held[dimension] = _share(held[dimension], mesh.shape[axis], here[axis])
+    copy = mesh.mesh
+    for axis in reversed(range(len(placements))):
+        if isinstance(placements[axis], Replicate):
+            copy = copy.select(axis, here[axis])
+    return Box(shape, tuple(held)), tuple(sorted(copy.flatten().tolist()))
+
+
+def _in_order(placements: Sequence[Placement], sizes: Sequence[int]) -> Iterator[int]:
+    """The axes of a mesh that shard a tensor, in the order in which they split it.
+
+    They do so from left to right, except that FSDP splits what tensor parallelism on axes to its right has split
+    before. The factor of a strided shard says so: it is the number of these splits.
+
+    Raises:
+        ValueError: the factor is another.
+    """
+    later: list[int] = []
+    for axis, placement in enumerate(placements):
+        if not isinstance(placement, (ShardPlacement, _StridedShard)):
+            continue
+        if not isinstance(placement, _StridedShard) or placement.split_factor == 1:
+            if axis not in later:
+                yield axis
+            continue
+        right = [
+            other
+            for other in range(axis + 1, len(placements))
+            if isinstance(placements[other], (ShardPlacement, _StridedShard)) and placements[other].dim == placement.dim
+        ]
+        while right and prod(sizes[other] for other in right) > placement.split_factor:
+            right.pop()
+        if prod(sizes[other] for other in right) != placement.split_factor:
+            raise ValueError(f"the placement {placement} does not follow from those of the other axes {placements}")
+        yield from (other for other in right if other not in later)
+        later += right
+        yield axis
+
+
+def _share(ranges: tuple[Run, ...], count: int, index: int) -> tuple[Run, ...]:
+    """The indexes that the one of `count` ranks gets out of ranges, split as torch.chunk does."""
+    total = sum(stop - start for start, stop in ranges)
+    each = -(-total // count)
+    first, end = min(total, index * each), min(total, (index + 1) * each)
+    found = []
+    for start, stop in ranges:
+        a, b = max(start, start + first), min(stop, start + end)
+        if a < b:
+            found.append((a, b))
+        first, end = first - (stop - start), end - (stop - start)
+    return tuple(found)
