@@ -1,39 +1,85 @@
 """Parts of a model combined to its manifest: pure, with or without a process group.
 
-What makes up one copy of a tensor is known by the ranks that hold it: the same tensor may be there once in every group
-of ranks, or on every rank. Every copy is folded to a root of its own.
+The same tensor may be held once by every group of ranks, or by every rank. What makes up one copy is known by the ranks
+that hold it. Every copy is folded to a root of its own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
-from hashbench.distributed.parts import HeldTensor, Part, PartError
-from hashbench.distributed.subtrees import Run, TilingError, described, fold
+from hashbench.distributed.parts import Part, PartError
+from hashbench.distributed.subtrees import Run, content_size, fold
 from hashbench.kernels import algorithm_named
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
 
 _SHOWN = 8  # ranks in one line
 
-Held = tuple[int, HeldTensor]
-"""A rank, and what it holds of a tensor."""
 
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One copy of a tensor.
+class Holding(NamedTuple):
+    """That a rank holds some of a tensor.
 
     Attributes:
-        ranks: the ranks that hold it together.
-        entry: the tensor, with the copy's root.
+        rank: the rank.
+        dtype: the tensor's dtype, by its name in safetensors.
+        shape: its shape.
+        nbytes: its size.
+        ranks: the ranks that hold one copy together; none if that is not known.
+        runs: the ranges of the tensor's bytes that the rank describes.
     """
 
+    rank: int
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
     ranks: tuple[int, ...]
-    entry: TensorEntry
+    runs: tuple[Run, ...]
+
+
+class _Piece(NamedTuple):
+    """A run of a tensor, and where the rank's description of the tensor describes it."""
+
+    run: Run
+    rank: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy of a tensor, before it is folded.
+
+    Attributes:
+        name: the tensor's name.
+        tensor: what one of the ranks holds, for what they have in common.
+        ranks: the ranks that hold it together.
+        pieces: the runs that make it up, in order.
+    """
+
+    name: str
+    tensor: Holding
+    ranks: tuple[int, ...]
+    pieces: Sequence[_Piece]
+
+    def folded(
+        self, content_of: Callable[[int, str], bytes | memoryview], chunk_size: int, algorithm: str
+    ) -> TensorEntry:
+        """The tensor, with the root of this copy.
+
+        Args:
+            content_of: what a rank says of a tensor: the descriptions of its runs.
+            chunk_size: bytes of a leaf.
+            algorithm: "sha256" or "sha384".
+        """
+        contents = {rank: memoryview(content_of(rank, self.name)) for rank in self.ranks}
+        described = ((run, contents[rank][start:stop]) for run, rank, start, stop in self.pieces)
+        _, dtype, shape, nbytes, _, _ = self.tensor
+        return TensorEntry(self.name, dtype, shape, nbytes, fold(described, nbytes, chunk_size, algorithm))
 
 
 def combine(parts: Iterable[Part]) -> Manifest:
@@ -49,40 +95,44 @@ def combine(parts: Iterable[Part]) -> Manifest:
     check_agreement({part.rank: f"{part.algorithm} in chunks of {part.chunk_size}" for part in parts})
     if len(ranks := {part.rank for part in parts}) < len(parts):
         raise PartError("two parts are of the same rank: every rank has one part")
-    held: defaultdict[str, list[Held]] = defaultdict(list)
+    held: defaultdict[str, list[Holding]] = defaultdict(list)
+    contents: dict[tuple[int, str], bytes] = {}
     for part in parts:
         for tensor in part.tensors:
-            held[tensor.name].append((part.rank, tensor))
+            contents[part.rank, tensor.name] = tensor.content
+            held[tensor.name].append(
+                Holding(part.rank, tensor.dtype, tensor.shape, tensor.nbytes, tensor.ranks, tensor.runs)
+            )
     if not held:
         raise PartError("the parts have no tensors: there is nothing to combine")
-    copies = copies_in(held, ranks, parts[0].algorithm, parts[0].chunk_size)
-    for name, of_tensor in copies.items():
-        if len(by_root := ranks_by_root(of_tensor)) > 1:
-            sides = "; ".join(f"one is on {ranks_named(ranks)}" for ranks in by_root.values())
-            raise PartError(f"the copies of the tensor {quoted(name)} differ: {sides}")
-    entries = tuple(of_tensor[0].entry for of_tensor in copies.values())
-    return Manifest(parts[0].algorithm, parts[0].chunk_size, entries)
+    algorithm, chunk_size = parts[0].algorithm, parts[0].chunk_size
+    entries = []
+    for name, holders in held.items():
+        copies = copies_of(name, holders, ranks, chunk_size, algorithm)
+        folded = [
+            (copy.ranks, copy.folded(lambda rank, name: contents[rank, name], chunk_size, algorithm)) for copy in copies
+        ]
+        entries.append(the_same(folded))
+    return Manifest(algorithm, chunk_size, tuple(entries))
 
 
-def copies_in(
-    held: Mapping[str, Sequence[Held]], present: Collection[int], algorithm: str, chunk_size: int
-) -> dict[str, list[Copy]]:
-    """The copies of each tensor, by name.
+def the_same(copies: Sequence[tuple[tuple[int, ...], TensorEntry]]) -> TensorEntry:
+    """What all copies of a tensor are.
 
     Args:
-        held: what ranks hold of each tensor.
-        present: the ranks that said what they hold.
-        algorithm: "sha256" or "sha384".
-        chunk_size: bytes of a leaf.
+        copies: the ranks of each, and the tensor as they have it.
 
     Raises:
-        PartError: ranks disagree on a tensor's dtype or shape, a rank that holds some of one is missing, or what ranks
-            hold leaves a gap or overlaps.
+        PartError: they differ.
     """
-    return {
-        name: [_folded(name, copy, algorithm, chunk_size) for copy in copies_of(name, holders, present)]
-        for name, holders in held.items()
-    }
+    by_root: defaultdict[bytes, list[int]] = defaultdict(list)
+    for ranks, entry in copies:
+        by_root[entry.root] += ranks
+    _, entry = copies[0]
+    if len(by_root) > 1:
+        sides = "; ".join(f"one is on {ranks_named(ranks)}" for ranks in by_root.values())
+        raise PartError(f"the copies of the tensor {quoted(entry.name)} differ: {sides}")
+    return entry
 
 
 def check_agreement(terms: Mapping[int, str]) -> None:
@@ -99,58 +149,75 @@ def check_agreement(terms: Mapping[int, str]) -> None:
         raise PartError(f"ranks disagree on what to hash with: {said}")
 
 
-def copies_of(name: str, holders: Sequence[Held], present: Collection[int]) -> Iterator[list[Held]]:
-    """What makes up each copy of a tensor.
+def copies_of(
+    name: str, holders: Sequence[Holding], present: Collection[int], chunk_size: int, algorithm: str
+) -> list[Copy]:
+    """The copies of a tensor.
+
+    Args:
+        name: its name.
+        holders: what ranks hold of it.
+        present: the ranks that said what they hold.
+        chunk_size: bytes of a leaf.
+        algorithm: "sha256" or "sha384".
 
     Raises:
-        PartError: ranks disagree on the tensor, or a rank is missing.
+        PartError: ranks disagree on the tensor's dtype or shape, a rank that holds some of it is missing, or what ranks
+            hold leaves a gap or overlaps.
     """
-    kinds: defaultdict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
-    for rank, tensor in holders:
-        kinds[tensor.dtype, tensor.shape].append(rank)
-    if len(kinds) > 1:
-        said = "; ".join(f"{ranks_named(ranks)}: {dtype} {list(shape)}" for (dtype, shape), ranks in kinds.items())
+    first = holders[0]
+    if any(holder.dtype != first.dtype or holder.shape != first.shape for holder in holders):
+        kinds: defaultdict[str, list[int]] = defaultdict(list)
+        for holder in holders:
+            kinds[f"{holder.dtype} {list(holder.shape)}"].append(holder.rank)
+        said = "; ".join(f"{ranks_named(ranks)}: {kind}" for kind, ranks in kinds.items())
         raise PartError(f"ranks disagree on the tensor {quoted(name)}: {said}")
-    known: defaultdict[tuple[int, ...], list[Held]] = defaultdict(list)
-    unknown: defaultdict[tuple[Run, ...], list[Held]] = defaultdict(list)
-    for rank, tensor in holders:
-        if tensor.ranks:
-            known[tensor.ranks].append((rank, tensor))
-        elif tensor.runs or not tensor.nbytes:
-            unknown[tensor.runs].append((rank, tensor))
-    for ranks, copy in known.items():
-        if missing := sorted(set(ranks) - {rank for rank, _ in copy}):
-            why = "holds" if missing[0] in present else "is missing, and holds"
-            raise PartError(f"{ranks_named(missing)} {why} a part of the tensor {quoted(name)} that was not given")
-        yield copy
-    if holders and not known and not unknown:
+    size = algorithm_named(algorithm).digest_size
+    return [_tiled(name, members, chunk_size, size) for members in _members(name, holders, present)]
+
+
+def _members(name: str, holders: Sequence[Holding], present: Collection[int]) -> Iterator[list[Holding]]:
+    """What makes up each copy of a tensor."""
+    known: dict[tuple[int, ...], list[Holding]] = {}
+    unknown: dict[tuple[Run, ...], list[Holding]] = {}
+    for holder in holders:
+        if holder.ranks:
+            known.setdefault(holder.ranks, []).append(holder)
+        elif holder.runs or not holder.nbytes:
+            unknown.setdefault(holder.runs, []).append(holder)
+    if not known and not unknown:
         raise PartError(f"no rank holds any of the tensor {quoted(name)}")
+    for ranks, members in known.items():
+        if missing := set(ranks) - {holder.rank for holder in members}:
+            why = "does not say so" if missing <= set(present) else "is missing"
+            raise PartError(f"{ranks_named(missing)} {why}, but holds some of the tensor {quoted(name)}")
+        yield members
     # Where ranks do not say which others they belong to, equal ranges are of different copies.
     for places in zip_longest(*unknown.values()):
         yield [place or same[-1] for place, same in zip(places, unknown.values(), strict=True)]
 
 
-def _folded(name: str, copy: Sequence[Held], algorithm: str, chunk_size: int) -> Copy:
-    size = algorithm_named(algorithm).digest_size
-    pieces: list[tuple[int, int, memoryview]] = []
-    for _, held in copy:
-        pieces += described(held.runs, held.content, held.nbytes, chunk_size, size)
-    pieces.sort(key=lambda piece: piece[:2])
-    tensor = copy[0][1]
-    ranks = tuple(sorted(rank for rank, _ in copy))
-    try:
-        root = fold(pieces, tensor.nbytes, chunk_size, algorithm)
-    except TilingError as error:
-        raise PartError(f"the tensor {quoted(name)} on {ranks_named(ranks)} is not complete: {error}") from None
-    return Copy(ranks, TensorEntry(name, tensor.dtype, tensor.shape, tensor.nbytes, root))
+def _tiled(name: str, members: Sequence[Holding], chunk_size: int, digest_size: int) -> Copy:
+    """The runs of a copy, in order.
 
-
-def ranks_by_root(copies: Iterable[Copy]) -> Mapping[bytes, list[int]]:
-    """The ranks that hold copies with each root."""
-    found: defaultdict[bytes, list[int]] = defaultdict(list)
-    for copy in copies:
-        found[copy.entry.root] += copy.ranks
-    return found
+    Raises:
+        PartError: they leave a gap or overlap.
+    """
+    pieces: list[_Piece] = []
+    for holder in members:
+        at = 0
+        for run in holder.runs:
+            end = at + content_size(run, holder.nbytes, chunk_size, digest_size)
+            pieces.append(_Piece(run, holder.rank, at, end))
+            at = end
+    pieces.sort()
+    ranks, nbytes, place = tuple(sorted(holder.rank for holder in members)), members[0].nbytes, 0
+    for (start, stop), rank, _, _ in (*pieces, _Piece((nbytes, nbytes), ranks[0], 0, 0)):
+        if start != place:
+            how = f"bytes {place} to {start} are missing" if start > place else f"rank {rank} overlaps at byte {start}"
+            raise PartError(f"the tensor {quoted(name)} is not complete on {ranks_named(ranks)}: {how}")
+        place = stop
+    return Copy(name, members[0], ranks, pieces)
 
 
 def ranks_named(ranks: Iterable[int]) -> str:

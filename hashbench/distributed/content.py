@@ -1,15 +1,15 @@
 """Descriptions of what lies in a rank's memory: subtree roots computed on the device, and bytes that fill no leaf.
 
-All subtrees of many tensors are hashed in a few calls of the kernel, which are started and waited for apart: so that
-ranks can talk to each other meanwhile.
+All subtrees of many tensors are hashed in one call of the kernel, which is started and waited for apart: so that ranks
+can prepare the next and talk to each other meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from itertools import chain
+from functools import cache
+from itertools import chain, cycle
 from typing import NamedTuple
 
 import torch
@@ -21,12 +21,6 @@ from hashbench.kernels import Buffer, Work
 from hashbench.merkle.rfc9162 import root_of
 from hashbench.torch import kernel_for
 from hashbench.torch.modules import _host_bytes as host_bytes
-
-CALL = 8 << 30
-"""Bytes that one call on a GPU hashes, at most: the next is prepared meanwhile."""
-
-FIRST_CALL = 1 << 30
-"""Those of the first, for which the GPU waits."""
 
 GATHERED = 32 << 20
 """Bytes of a tensor with gaps in memory that are gathered at a time, except that a piece has at least one chunk."""
@@ -164,15 +158,15 @@ def _background() -> ThreadPoolExecutor:
 def _on_host(
     ranges: Sequence[_Range], chunk_size: int, algorithm: str, _: torch.cuda.Stream | None
 ) -> Callable[[], list[bytes]]:
-    hasher = Hasher(kernel_for(torch.device("cpu"), algorithm), chunk_size)
     sources = [host_bytes(found.memory)[found.start : found.stop] for found in ranges]
-    return _background().submit(hasher.roots, sources).result
+    kernel = kernel_for(torch.device("cpu"), algorithm)
+    return _background().submit(lambda: Hasher(kernel, chunk_size).roots(sources)).result
 
 
 @cache
-def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
-    """Two streams, so that the next call begins where the upper levels of the last leave room."""
-    return torch.cuda.Stream(device), torch.cuda.Stream(device)
+def _streams(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """Two streams in turn, so that the next call begins where the upper levels of the last leave room."""
+    return cycle([torch.cuda.Stream(device), torch.cuda.Stream(device)])
 
 
 def _on_gpu(
@@ -181,31 +175,17 @@ def _on_gpu(
     device = ranges[0].memory.device
     kernel = kernel_for(device, algorithm)
     size = kernel.algorithm.digest_size
-    buffers = [
-        Buffer(found.memory, found.memory.data_ptr() + found.start, found.stop - found.start) for found in ranges
-    ]
-    room = kernel.free_memory() // 2
-    streams = _streams(device) if stream is None else (stream,)
-    running: list[Callable[[], bytes]] = []
-    results: list[bytes] = []
-    digests = 0
-    for number, call in enumerate(_calls([buffer.nbytes for buffer in buffers])):
-        nbytes = sum(buffer.nbytes for buffer in buffers[call])
-        needed = size * (nbytes // chunk_size + len(buffers[call]))
-        if running and digests + needed > room:
-            results += [wait() for wait in running]
-            running, digests = [], 0
-        for part in packed([size * -(-buffer.nbytes // chunk_size) for buffer in buffers[call]], room):
-            work = kernel.prepare("tree", buffers[call][part], chunk_size)
-            work.start(streams[number % len(streams)])
-            if needed > room:
-                results.append(_digests(work))
-                continue
-            running.append(partial(_digests, work))
-        digests += needed
+    buffers = [Buffer(memory, memory.data_ptr() + start, stop - start) for memory, start, stop in ranges]
+    calls = list(packed([size * -(-len(buffer) // chunk_size) for buffer in buffers], kernel.free_memory() // 2))
+    done = []
+    for call in calls:
+        work = kernel.prepare("tree", buffers[call], chunk_size)
+        work.start(stream or next(_streams(device)))
+        if call is not calls[-1]:  # there is no memory for the digests of two
+            done.append(_digests(work))
 
     def roots() -> list[bytes]:
-        joined = b"".join([*results, *(wait() for wait in running)])
+        joined = b"".join([*done, _digests(work)])
         return [joined[at : at + size] for at in range(0, len(joined), size)]
 
     return roots
@@ -214,17 +194,6 @@ def _on_gpu(
 def _digests(work: Work) -> bytes:
     work.wait()
     return work.digests().tobytes()
-
-
-def _calls(sizes: Sequence[int]) -> Iterator[slice]:
-    """Ranges that are hashed together: few at first, so that the device soon has something to do."""
-    total = first = 0
-    while first < len(sizes) and total < FIRST_CALL:
-        total += sizes[first]
-        first += 1
-    yield slice(0, first)
-    for run in packed(sizes[first:], CALL):
-        yield slice(first + run.start, first + run.stop)
 
 
 def bytes_of(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:

@@ -51,11 +51,8 @@ class Ranks:
 
     def gather(self, data: bytes) -> list[bytes]:
         """What each rank has, in the order of `numbers`."""
-        size = torch.tensor([len(data)], dtype=torch.int64, device=self._talk)
-        sizes = torch.empty(len(self.numbers), dtype=torch.int64, device=self._talk)
-        with _talking():
-            dist.all_gather_into_tensor(sizes, size, self._group)
-            return self.gather_sized(data, sizes.tolist())
+        sizes = self.gather_sized(len(data).to_bytes(8, "little"), [8] * len(self.numbers))
+        return self.gather_sized(data, [int.from_bytes(size, "little") for size in sizes])
 
     def gather_sized(self, data: bytes, sizes: Sequence[int]) -> list[bytes]:
         """What each rank has, where all ranks know how many bytes each has."""
@@ -63,11 +60,11 @@ class Ranks:
         if not longest:
             return [b""] * len(sizes)
         padded = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8).to(self._talk)
-        found = torch.empty(len(sizes) * longest, dtype=torch.uint8, device=self._talk)
+        found = torch.empty((len(sizes), longest), dtype=torch.uint8, device=self._talk)
         with _talking():
-            dist.all_gather_into_tensor(found, padded, self._group)
-            everything = found.cpu().numpy().tobytes()
-        return [everything[number * longest :][:size] for number, size in enumerate(sizes)]
+            dist.all_gather(list(found), padded, self._group)
+            everything = found.cpu().numpy()
+        return [row[:size].tobytes() for row, size in zip(everything, sizes, strict=True)]
 
     def connect(self, device: torch.device) -> None:
         """Makes the first use of a backend on a device, in which all ranks take part."""

@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Placement, Replicate, _StridedShard
 from torch.distributed.tensor.placement_types import Shard as ShardPlacement
 
+from hashbench.distributed.claims import Claim
+from hashbench.distributed.content import Extent
 from hashbench.distributed.subtrees import Box, Run
 from hashbench.model.dtypes import tensor_nbytes, torch_description
 from hashbench.torch.modules import TensorError
@@ -41,35 +43,37 @@ class Local(NamedTuple):
     """What a rank has in memory of a tensor, and where that belongs.
 
     Attributes:
-        name: the tensor's name.
+        claim: what the rank says of it.
         memory: the rank's tensor, checked.
-        dtype: the name of the dtype in safetensors.
-        shape: the shape of the whole tensor in safetensors.
-        nbytes: the size of the whole tensor.
-        box: which elements the rank holds, as PyTorch counts them.
-        ranks: the ranks that hold one copy together; none if that is not known.
     """
 
-    name: str
+    claim: Claim
     memory: InMemory
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-    box: Box
-    ranks: tuple[int, ...]
+
+    @property
+    def bytes(self) -> Hashable:
+        """What tensors have in common that have the same description."""
+        return self.memory.memory, self.claim.nbytes, self.claim.box
 
     @property
     def content(self) -> Hashable:
         """What tied tensors have in common: their memory, and what it means."""
-        return self.memory.memory, self.dtype, self.shape, self.box
+        return self.bytes, self.claim.dtype, self.claim.shape
+
+    def extents(self) -> Iterator[Extent]:
+        """The runs that the rank holds, in its memory."""
+        offset = 0
+        for run in self.claim.runs:
+            yield Extent(run, self.claim.nbytes, self.memory.tensor, offset)
+            offset += run[1] - run[0]
 
     def as_whole(self) -> Local:
         """The same memory, as if it were a tensor of its own."""
         box = Box.whole(tuple(self.memory.tensor.shape))
-        return self._replace(nbytes=self.memory.nbytes, box=box)
+        return Local(self.claim._replace(nbytes=self.memory.nbytes, box=box), self.memory)
 
 
-def locals_of(model: Sharded, rank: int) -> list[Local]:
+def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
     """What this rank has in memory of a model's tensors. Those of which it is not to hold anything are left out.
 
     Args:
@@ -84,11 +88,9 @@ def locals_of(model: Sharded, rank: int) -> list[Local]:
     state = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
     if not isinstance(state, Mapping):
         raise TypeError(f"{type(model).__name__} is not accepted: pass a module or a mapping of names to tensors")
-    return [
-        _local(name, value, described(name, _memory(value)), rank)
-        for name, value in state.items()
-        if not (isinstance(value, DTensor) and _elsewhere(value)) and not _is_data(name, value)
-    ]
+    for name, value in state.items():
+        if not _is_data(name, value) and not (isinstance(value, DTensor) and _elsewhere(value)):
+            yield _local(name, value, described(name, _memory(value)), rank)
 
 
 def _is_data(name: Any, value: Any) -> bool:
@@ -109,10 +111,10 @@ def _memory(value: Any) -> Any:
 
 
 def _local(name: str, value: torch.Tensor | Shard, memory: InMemory, rank: int) -> Local:
+    local = memory.tensor
     if not isinstance(value, (DTensor, Shard)):
-        return Local(
-            name, memory, memory.dtype, tuple(memory.shape), memory.nbytes, _whole(tuple(memory.tensor.shape)), (rank,)
-        )
+        box, shape = _whole(tuple(local.shape)), tuple(memory.shape)
+        return Local(Claim(name, memory.dtype, shape, memory.nbytes, local.itemsize, box, (rank,)), memory)
     try:
         if isinstance(value, DTensor):
             spec = value._spec
@@ -120,15 +122,15 @@ def _local(name: str, value: torch.Tensor | Shard, memory: InMemory, rank: int) 
         else:
             box, ranks = _box_of_shard(value), ()
         # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
-        if prod(box.local_shape) != memory.tensor.numel() or (memory.nbytes and box.local_shape != memory.tensor.shape):
+        if box.local_shape != local.shape and (memory.nbytes or all(box.held)):
             raise ValueError(
-                f"this rank has a tensor of shape {list(memory.tensor.shape)}, but its place in one of shape "
-                f"{list(box.shape)} needs {list(box.local_shape)}"
+                f"this rank has a tensor of shape {list(local.shape)}, but its place in one of shape {list(box.shape)} "
+                f"needs {list(box.local_shape)}"
             )
-        dtype, shape, nbytes = _whole_tensor(memory.tensor.dtype, box.shape)
+        dtype, shape, nbytes = _whole_tensor(local.dtype, box.shape)
     except ValueError as error:
         raise TensorError(f"tensor {name!r}: {error}") from None
-    return Local(name, memory, dtype, shape, nbytes, box, ranks)
+    return Local(Claim(name, dtype, shape, nbytes, local.itemsize, box, ranks), memory)
 
 
 @lru_cache(1 << 12)

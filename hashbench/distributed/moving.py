@@ -12,56 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise, zip_longest
-from math import gcd, prod
+from math import gcd
 from typing import NamedTuple
 
 import torch
 
+from hashbench.distributed.claims import Claim
 from hashbench.distributed.content import Contents, Extent, bytes_of, describe
 from hashbench.distributed.group import Message, Ranks
 from hashbench.distributed.subtrees import Box, Run, runs_of
 
 PIECE = 256 << 20
 """Bytes that a rank receives rows of at a time, except that a piece has at least one row."""
-
-LONG_ROW = 256
-"""Chunks of a row from which on its pieces are hashed where they are: few of their bytes fill no leaf."""
-
-
-class Claim(NamedTuple):
-    """What a rank says that it holds of a tensor.
-
-    Attributes:
-        name: the tensor's name.
-        dtype: the name of its dtype in safetensors.
-        shape: its shape in safetensors.
-        nbytes: its size.
-        itemsize: the bytes of an element as PyTorch counts them.
-        box: the elements that the rank holds.
-        ranks: the ranks that hold one copy together; none if that is not known.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-    itemsize: int
-    box: Box
-    ranks: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        """The bytes of a row: of everything below the dimensions whose indexes choose one."""
-        return self.itemsize * prod(self.box.shape[self.box.row_dimensions :])
-
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        """The runs of the tensor's bytes that the rank holds."""
-        return runs_of(self.box, self.itemsize)
-
-    def in_short_rows(self, chunk_size: int) -> bool:
-        """Whether the rank holds short pieces of many rows."""
-        return self.box.row_dimensions > 0 and all(self.box.held) and self.row_bytes < LONG_ROW * chunk_size
 
 
 @dataclass(frozen=True)

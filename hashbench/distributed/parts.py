@@ -141,7 +141,7 @@ def _problem_of(tensor: HeldTensor, rank: int, chunk_size: int, digest_size: int
     runs = sorted(tensor.runs)
     if any(not 0 <= start < stop <= needed for start, stop in runs) or any(a[1] > b[0] for a, b in pairwise(runs)):
         return "its runs overlap or leave it"
-    size = content_size(tensor.runs, needed, chunk_size, digest_size)
+    size = sum(content_size(run, needed, chunk_size, digest_size) for run in tensor.runs)
     if size != len(tensor.content):
         return f"its runs are described by {len(tensor.content)} bytes, not by {size}"
     return None

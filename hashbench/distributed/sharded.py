@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from hashbench.distributed.combining import Copy, check_agreement, copies_in, ranks_by_root, ranks_named
-from hashbench.distributed.content import Contents, Extent, describe
+from hashbench.distributed.claims import Claim
+from hashbench.distributed.combining import Copy, Holding, check_agreement, copies_of, ranks_named, the_same
+from hashbench.distributed.content import Contents, describe
 from hashbench.distributed.group import Ranks
 from hashbench.distributed.layouts import Local, Sharded, locals_of
-from hashbench.distributed.moving import Claim, Plan, move
+from hashbench.distributed.moving import Plan, move
 from hashbench.distributed.parts import HeldTensor, Part, PartError
-from hashbench.distributed.subtrees import Box, content_size, runs_of
+from hashbench.distributed.subtrees import Box, content_size
 from hashbench.kernels import algorithm_named, check_chunk_size
-from hashbench.model.manifest import Entry, Manifest
+from hashbench.model.manifest import Entry, Manifest, TensorEntry
 from hashbench.model.report import Report, compare
 from hashbench.model.strict_json import quoted
+
+FIRST_CALL, CALL = 1 << 30, 8 << 30
+"""Bytes of the first call of a kernel, for which the device waits, and of the others."""
+
+LATE_SHARE = 6
+"""The last 1/6 of a model is hashed while the rest is combined."""
 
 MAX_CONTENT = 1 << 30
 """The largest description of what one rank holds, in bytes, if rows cannot move between ranks."""
@@ -77,30 +84,28 @@ def part(
     size = algorithm_named(algorithm).digest_size
     if rank is None:
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    held = locals_of(module_or_shards, rank)
+    held = list(locals_of(module_or_shards, rank))
     needed = 0
-    for one in held:
-        runs = runs_of(one.box, one.memory.tensor.element_size())
-        needed += content_size(runs, one.nbytes, chunk_size, size)
+    for one in (local.claim for local in held):
+        needed += sum(content_size(run, one.nbytes, chunk_size, size) for run in one.runs)
         if needed > MAX_CONTENT:
             raise PartError(
                 f"the part would have more than {MAX_CONTENT} bytes at the tensor {quoted(one.name)}, of which this "
                 "rank has short pieces of every row: choose smaller chunks, or use a process group"
             )
-    described = _start(held, chunk_size, algorithm)()
-    tensors = [
-        HeldTensor(
-            one.name,
-            one.dtype,
-            one.shape,
-            one.nbytes,
-            one.ranks,
-            runs_of(one.box, one.memory.tensor.element_size()),
-            described[one.name],
-        )
-        for one in held
-    ]
-    return Part(rank, algorithm, chunk_size, tuple(tensors))
+    hashing = _Hashing(chunk_size, algorithm)
+    for local in held:
+        hashing.add(local)
+    described = hashing.contents()
+    return Part(
+        rank,
+        algorithm,
+        chunk_size,
+        tuple(
+            HeldTensor(one.name, one.dtype, one.shape, one.nbytes, one.ranks, one.runs, described[one.name])
+            for one in (local.claim for local in held)
+        ),
+    )
 
 
 def manifest(
@@ -126,16 +131,10 @@ def manifest(
             what ranks hold leaves a gap or overlaps; or copies of a tensor differ.
         TypeError, TensorError, ValueError, Unavailable, OutOfDeviceMemory: this rank cannot go on, as for `part`.
     """
-    terms = _Terms(algorithm_named(algorithm).name, check_chunk_size(chunk_size))
-    ranks = Ranks(group)
-    found = _together(module_or_shards, terms, ranks)
-    for name, copies in found.copies.items():
-        if len(by_root := ranks_by_root(copies)) > 1:
-            sides = "; ".join(f"one is on {ranks_named(of_root)}" for of_root in by_root.values())
-            raise PartError(f"the copies of the tensor {quoted(name)} differ: {sides}")
+    found = _together(module_or_shards, _Terms(algorithm_named(algorithm).name, check_chunk_size(chunk_size)), group)
     if not found.copies:
         raise PartError("the model has no tensors: there is nothing to hash")
-    return Manifest(algorithm, chunk_size, tuple(copies[0].entry for copies in found.copies.values()))
+    return Manifest(algorithm, chunk_size, tuple(the_same(copies) for copies in found.copies.values()))
 
 
 def verify(
@@ -168,23 +167,21 @@ def verify(
     if not expected.entries:
         named = f"the component {component!r}" if component else "a model at its top"
         raise ValueError(f"the manifest has no tensors of {named}: name the component that the module is")
-    ranks = Ranks(group)
     found = _together(
-        module_or_shards, _Terms(manifest.algorithm, manifest.chunk_size, manifest.root.hex()), ranks, expected
+        module_or_shards, _Terms(manifest.algorithm, manifest.chunk_size, manifest.root.hex()), group, expected
     )
     blamed: dict[str, tuple[int, ...]] = dict(found.extra)
     entries: dict[str, Entry] = {}
-    to_trace: dict[str, Sequence[Copy]] = {}
+    to_trace: dict[str, Sequence[CopyEntry]] = {}
     for name, copies in found.copies.items():
-        wanted = expected.by_name[name]
-        wrong = [copy for copy in copies if copy.entry != wanted]
-        entries[name] = (wrong or copies)[0].entry
+        wrong = [copy for copy in copies if copy[1] != expected.by_name[name]]
+        entries[name] = (wrong or copies)[0][1]
         if wrong:
-            blamed[name] = tuple(sorted({rank for copy in wrong for rank in copy.ranks}))
+            blamed[name] = tuple(sorted({rank for ranks, _ in wrong for rank in ranks}))
             if len(wrong) < len(copies):
                 to_trace[name] = copies
     if to_trace:
-        blamed |= _traced(to_trace, expected, found, ranks)
+        blamed |= _traced(to_trace, expected, found)
     compared = compare(expected, entries)
     return ShardedReport(
         expected,
@@ -210,6 +207,64 @@ class _Terms(NamedTuple):
         )
 
 
+class _Hashing:
+    """What this rank holds, described while more is added: the device soon has something to do.
+
+    Args:
+        chunk_size: bytes of a leaf.
+        algorithm: "sha256" or "sha384".
+    """
+
+    def __init__(self, chunk_size: int, algorithm: str) -> None:
+        self._chunk_size = chunk_size
+        self._algorithm = algorithm
+        self._tied: dict[Hashable, list[str]] = {}  # names that have the same memory
+        self._pending: defaultdict[torch.device, list[Local]] = defaultdict(list)
+        self._bytes: defaultdict[torch.device, int] = defaultdict(int)
+        self._call: dict[torch.device, int] = {}
+        self._running: list[tuple[list[Local], Contents]] = []
+
+    def add(self, local: Local) -> None:
+        """Adds a tensor. Nothing may write to it before its description is there."""
+        tied = self._tied.setdefault(local.bytes, [])
+        tied.append(local.claim.name)
+        if len(tied) > 1:
+            return
+        device = local.memory.device
+        self._pending[device].append(local)
+        self._bytes[device] += local.memory.nbytes
+        if self._bytes[device] >= self._call.get(device, FIRST_CALL):
+            self._start(device)
+
+    def start(self) -> None:
+        """Starts hashing what was added."""
+        for device in list(self._pending):
+            self._start(device)
+
+    def contents(self) -> dict[str, bytes]:
+        """Waits for the descriptions of all that was added."""
+        self.start()
+        return {
+            name: content
+            for started, contents in self._running
+            for local, content in zip(started, contents(), strict=True)
+            for name in self._tied[local.bytes]
+        }
+
+    def _start(self, device: torch.device) -> None:
+        held = self._pending.pop(device)
+        self._bytes[device] = 0
+        if device.type == "cuda" and device not in self._call:
+            torch.cuda.current_stream(device).synchronize()
+        self._call[device] = CALL
+        extents = [list(local.extents()) for local in held]
+        self._running.append((held, describe(extents, self._chunk_size, self._algorithm)))
+
+
+CopyEntry = tuple[tuple[int, ...], TensorEntry]
+"""The ranks of a copy of a tensor, and the tensor as they have it."""
+
+
 @dataclass(frozen=True)
 class _Found:
     """What all ranks of a group hold together.
@@ -218,137 +273,210 @@ class _Found:
         copies: the copies of each tensor that is expected.
         extra: the ranks that hold each tensor that is not.
         claims: what each rank holds.
-        held: what this rank holds.
+        held: what this rank holds, by name.
+        ranks: all of them.
     """
 
-    copies: Mapping[str, Sequence[Copy]]
+    copies: Mapping[str, Sequence[CopyEntry]]
     extra: Mapping[str, tuple[int, ...]]
     claims: Mapping[int, Sequence[Claim]]
-    held: Sequence[Local]
+    held: Mapping[str, Local]
+    ranks: Ranks
 
 
-_Named = Callable[[], dict[str, bytes]]
-"""Waits for the descriptions of tensors, by name."""
+def _together(
+    model: Sharded, terms: _Terms, group: dist.ProcessGroup | None, expected: Manifest | None = None
+) -> _Found:
+    """Hashes what the ranks of a group hold, and combines it. What fails on one rank fails on all.
 
-
-def _together(model: Sharded, terms: _Terms, ranks: Ranks, expected: Manifest | None = None) -> _Found:
-    """Hashes what the ranks of a group hold, and combines it. What fails on one rank fails on all."""
-    held: list[Local] = []
-    claims: list[Claim] = []
-    early: _Named = dict
+    Most is hashed first, and combined while the rest is hashed.
+    """
+    ranks = Ranks(group)
+    late = _late(expected) if expected else frozenset[str]()
+    held: dict[str, Local] = {}
+    rounds = [_Hashing(terms.chunk_size, terms.algorithm) for _ in range(2)]
     failure: Exception | None = None
     try:
-        held = _without_ties(locals_of(model, ranks.mine), expected)
-        claims = [_claim(local) for local in held]
-        early = _start(
-            [
-                local
-                for local, claim in zip(held, claims, strict=True)
-                if _is_expected(claim.name, expected) and not claim.in_short_rows(terms.chunk_size)
-            ],
-            terms.chunk_size,
-            terms.algorithm,
-        )
+        waiting = []
+        unlisted = []
+        for local in locals_of(model, ranks.mine):
+            if expected and local.claim.name not in expected.by_name:
+                unlisted.append(local)
+                continue
+            held[local.claim.name] = local
+            if not local.claim.in_short_rows(terms.chunk_size):
+                if local.claim.name in late:
+                    waiting.append(local)
+                else:
+                    rounds[0].add(local)
+        rounds[0].start()
+        for local in waiting:
+            rounds[1].add(local)
+        rounds[1].start()
+        # A name that the manifest does not list may be tied to one that it lists: it is then verified too.
+        listed = {local.content for local in held.values()}
+        held |= {local.claim.name: local for local in unlisted if local.content not in listed}
     except Exception as error:
         failure = error
-    said = _exchanged(ranks, {"terms": str(terms), "tensors": claims}, failure)
-    check_agreement({rank: message["terms"] for rank, message in said.items()})
-    everything = {rank: [_read_claim(fields) for fields in message["tensors"]] for rank, message in said.items()}
+    message = {"terms": str(terms), "tensors": [local.claim for local in held.values()]}
+    said = _exchanged(ranks, message, failure)
+    check_agreement({rank: answer["terms"] for rank, answer in said.items()})
     extra: defaultdict[str, list[int]] = defaultdict(list)
-    for rank, of_rank in everything.items():
-        for claim in of_rank:
-            if not _is_expected(claim.name, expected):
+    claims: dict[int, list[Claim]] = {rank: [] for rank in said}
+    for rank, answer in said.items():
+        for fields in answer["tensors"]:
+            claim = Claim.read(fields)
+            if expected and claim.name not in expected.by_name:
                 extra[claim.name].append(rank)
-    listed = {rank: [claim for claim in of_rank if claim.name not in extra] for rank, of_rank in everything.items()}
-    copies = _hashed(listed, held, early, terms, ranks)
-    return _Found(copies, {name: tuple(holders) for name, holders in extra.items()}, listed, held)
+            else:
+                claims[rank].append(claim)
+    copies = _hashed(claims, held, rounds, late, terms, ranks)
+    return _Found(copies, {name: tuple(holders) for name, holders in extra.items()}, claims, held, ranks)
+
+
+def _late(expected: Manifest) -> frozenset[str]:
+    """The names of the last of a model's bytes: while they are hashed, the others are combined."""
+    total, names = 0, set()
+    share = sum(tensor.nbytes for tensor in expected.tensors) // LATE_SHARE
+    for tensor in reversed(expected.tensors):
+        if total + tensor.nbytes > share:
+            break
+        total += tensor.nbytes
+        names.add(tensor.name)
+    return frozenset(names)
 
 
 def _hashed(
-    claims: Mapping[int, Sequence[Claim]], held: Sequence[Local], early: _Named, terms: _Terms, ranks: Ranks
-) -> dict[str, list[Copy]]:
-    """The copies of all tensors, hashed by the ranks that hold them.
+    claims: Mapping[int, Sequence[Claim]],
+    held: Mapping[str, Local],
+    rounds: Sequence[_Hashing],
+    late: Collection[str],
+    terms: _Terms,
+    ranks: Ranks,
+) -> dict[str, list[CopyEntry]]:
+    """The copies of all tensors, as they are.
 
     Args:
         claims: what each rank holds.
-        held: what this rank holds.
-        early: the descriptions that are already under way.
+        held: what this rank holds, by name.
+        rounds: what it is hashing: first what is combined first, then what is late.
+        late: the names of what is late.
         terms: what to hash with.
         ranks: the ranks of `claims`.
     """
     chunk_size, algorithm = terms.chunk_size, terms.algorithm
     plan = Plan.of(claims, chunk_size)
-    mine, moving = claims[ranks.mine], plan.moved[ranks.mine]
-    memory = {local.name: local.memory.tensor for local in held if local.name in moving}
-    moved = move(plan, memory, ranks, chunk_size, algorithm)
-    failure = moved.failure
-    content = b""
-    if not failure:
-        try:
-            in_place = {claim.name for claim in mine if claim.in_short_rows(chunk_size)} - moving
-            late = _start([local for local in held if local.name in in_place], chunk_size, algorithm)
-            described = {**early(), **late(), **moved.contents}
-            content = b"".join(described.get(claim.name, b"") for claim in mine)
-        except Exception as error:
-            failure = error
+    copies: dict[str, list[Copy]] = {}
+    holdings: defaultdict[str, list[Holding]] = defaultdict(list)
+    for rank, of_rank in claims.items():
+        for claim in of_rank:
+            runs = plan.runs(rank, claim)
+            holdings[claim.name].append(Holding(rank, claim.dtype, claim.shape, claim.nbytes, claim.ranks, runs))
+    for name, holders in holdings.items():
+        copies[name] = copies_of(name, holders, ranks.numbers, chunk_size, algorithm)
 
-    size = algorithm_named(algorithm).digest_size
-    sizes = {
-        rank: [content_size(plan.runs(rank, claim), claim.nbytes, chunk_size, size) for claim in of_rank]
-        for rank, of_rank in claims.items()
-    }
-    message = _FAILED + str(failure).encode()[:_ERROR_SIZE] if failure else _DONE + content
-    lengths = [1 + max(_ERROR_SIZE, sum(sizes[rank])) for rank in ranks.numbers]
-    said = dict(zip(ranks.numbers, ranks.gather_sized(message, lengths), strict=True))
+    mine = plan.moved[ranks.mine]
+    moved = move(plan, {name: held[name].memory.tensor for name in mine}, ranks, chunk_size, algorithm)
+    failure = moved.failure
+    short = {claim.name for of_rank in claims.values() for claim in of_rank if claim.in_short_rows(chunk_size)}
+    contents = dict(moved.contents)
+    found: dict[str, list[CopyEntry]] = {}
+    for last, hashing in enumerate(rounds):
+        names = {name for name in holdings if (name in late or name in short) == bool(last)}
+        if not names:
+            continue
+        try:
+            if last:
+                for name in held.keys() & short - mine - contents.keys():  # what irregular shards do not let move
+                    hashing.add(held[name])
+            contents |= hashing.contents()
+        except Exception as error:
+            failure = failure or error
+        said = _spread(names, holdings, contents, failure, terms, ranks)
+        for name in names:
+            found[name] = [
+                (copy.ranks, copy.folded(lambda rank, name: said[rank, name], chunk_size, algorithm))  # noqa: B023
+                for copy in copies[name]
+            ]
+    return found
+
+
+def _spread(
+    names: Collection[str],
+    holdings: Mapping[str, Sequence[Holding]],
+    contents: Mapping[str, bytes],
+    failure: Exception | None,
+    terms: _Terms,
+    ranks: Ranks,
+) -> dict[tuple[int, str], memoryview]:
+    """What each rank says of each tensor, by rank and name: the descriptions of what it holds.
+
+    Args:
+        names: the tensors.
+        holdings: what ranks hold of each tensor; all ranks know it.
+        contents: what this rank says.
+        failure: why it cannot say anything.
+        terms: what it was hashed with.
+        ranks: all ranks.
+
+    Raises:
+        Exception: `failure`, if there is one.
+        PartError: another rank has failed.
+    """
+    size = algorithm_named(terms.algorithm).digest_size
+    places: dict[tuple[int, str], slice] = {}
+    ends = dict.fromkeys(ranks.numbers, 1)
+    mine = []
+    for name in sorted(names):
+        for holder in holdings[name]:
+            if holder.rank == ranks.mine:
+                mine.append(name)
+            start = ends[holder.rank]
+            ends[holder.rank] += sum(content_size(run, holder.nbytes, terms.chunk_size, size) for run in holder.runs)
+            places[holder.rank, name] = slice(start, ends[holder.rank])
+    if failure:
+        message = _FAILED + str(failure).encode()[:_ERROR_SIZE]
+    else:
+        message = _DONE + b"".join(contents.get(name, b"") for name in mine)
+    lengths = [max(1 + _ERROR_SIZE, ends[rank]) for rank in ranks.numbers]
+    texts = ranks.gather_sized(message, lengths)
+    said = {rank: memoryview(text) for rank, text in zip(ranks.numbers, texts, strict=True)}
     if failure:
         raise failure
-    _raise_first(
-        {rank: text[1:].rstrip(b"\0").decode("utf-8", "replace") for rank, text in said.items() if text[:1] == _FAILED}
-    )
-    tensors: defaultdict[str, list[tuple[int, HeldTensor]]] = defaultdict(list)
-    for rank, of_rank in claims.items():
-        at = 1
-        for claim, length in zip(of_rank, sizes[rank], strict=True):
-            runs, found = plan.runs(rank, claim), said[rank][at : at + length]
-            at += length
-            tensors[claim.name].append(
-                (rank, HeldTensor(claim.name, claim.dtype, claim.shape, claim.nbytes, claim.ranks, runs, found))
-            )
-    return copies_in(tensors, ranks.numbers, algorithm, chunk_size)
+    failed = {rank: bytes(text[1:]).rstrip(b"\0") for rank, text in said.items() if text[:1] == _FAILED}
+    _raise_first({rank: text.decode("utf-8", "replace") for rank, text in failed.items()})
+    return {(rank, name): said[rank][place] for (rank, name), place in places.items()}
 
 
-def _traced(
-    names: Mapping[str, Sequence[Copy]], expected: Manifest, found: _Found, ranks: Ranks
-) -> dict[str, tuple[int, ...]]:
+def _traced(names: Mapping[str, Sequence[CopyEntry]], expected: Manifest, found: _Found) -> dict[str, tuple[int, ...]]:
     """The ranks whose share of a tensor differs from the same share of a copy that is right.
 
     Args:
         names: the copies of each tensor of which some are right and others are not.
         expected: the manifest.
         found: what the ranks hold.
-        ranks: all of them.
     """
     failure: Exception | None = None
     shares: dict[str, str] = {}
     try:
-        mine = [local for local in found.held if local.name in names]
-        whole = [local.as_whole() for local in mine]
-        described = _start(whole, expected.chunk_size, expected.algorithm)()
-        shares = {name: content.hex() for name, content in described.items()}
+        hashing = _Hashing(expected.chunk_size, expected.algorithm)
+        for name in names.keys() & found.held.keys():
+            hashing.add(found.held[name].as_whole())
+        shares = {name: content.hex() for name, content in hashing.contents().items()}
     except Exception as error:
         failure = error
-    said = _exchanged(ranks, shares, failure)
-    boxes = {rank: {claim.name: claim.box for claim in claims} for rank, claims in found.claims.items()}
+    said = _exchanged(found.ranks, shares, failure)
+    boxes = {(rank, claim.name): claim.box for rank, claims in found.claims.items() for claim in claims}
     traced = {}
     for name, copies in names.items():
-        wanted = expected.by_name[name]
-        right = defaultdict(set)
-        for copy in copies:
-            if copy.entry == wanted:
-                for rank in copy.ranks:
-                    right[boxes[rank][name]].add(said[rank][name])
-        suspects = {rank for copy in copies if copy.entry != wanted for rank in copy.ranks}
-        guilty = {rank for rank in suspects if said[rank][name] not in right[boxes[rank][name]]}
+        right: set[tuple[Box, str]] = set()
+        suspects: set[int] = set()
+        for ranks, entry in copies:
+            if entry == expected.by_name[name]:
+                right |= {(boxes[rank, name], said[rank][name]) for rank in ranks}
+            else:
+                suspects |= set(ranks)
+        guilty = {rank for rank in suspects if (boxes[rank, name], said[rank][name]) not in right}
         traced[name] = tuple(sorted(guilty or suspects))
     return traced
 
@@ -374,53 +502,3 @@ def _raise_first(failures: Mapping[int, str]) -> None:
     for rank, reason in sorted(failures.items()):
         more = f" ({len(failures) - 1:,} more ranks failed)" if len(failures) > 1 else ""
         raise PartError(f"rank {rank} cannot go on: {reason}{more}")
-
-
-def _is_expected(name: str, expected: Manifest | None) -> bool:
-    return expected is None or name in expected.by_name
-
-
-def _without_ties(held: Sequence[Local], expected: Manifest | None) -> list[Local]:
-    """What a rank holds, but for names that the manifest does not list of memory that it lists by another name."""
-    if expected is None:
-        return list(held)
-    listed = {local.content for local in held if local.name in expected.by_name}
-    return [local for local in held if local.name in expected.by_name or local.content not in listed]
-
-
-def _claim(local: Local) -> Claim:
-    itemsize = local.memory.tensor.element_size()
-    return Claim(local.name, local.dtype, local.shape, local.nbytes, itemsize, local.box, local.ranks)
-
-
-def _read_claim(fields: Any) -> Claim:
-    name, dtype, shape, nbytes, itemsize, (whole, held), ranks = fields
-    box = Box(tuple(whole), tuple(tuple((start, stop) for start, stop in ranges) for ranges in held))
-    return Claim(name, dtype, tuple(shape), nbytes, itemsize, box, tuple(ranks))
-
-
-def _start(held: Iterable[Local], chunk_size: int, algorithm: str) -> _Named:
-    """Starts describing what a rank holds, on all its devices; tied memory once."""
-    by_device: defaultdict[torch.device, dict[Hashable, list[Local]]] = defaultdict(dict)
-    for local in held:
-        by_device[local.memory.device].setdefault((local.memory.memory, local.nbytes, local.box), []).append(local)
-    waiting: list[tuple[list[list[Local]], Contents]] = []
-    for device, found in by_device.items():
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
-        same = list(found.values())
-        waiting.append((same, describe([_extents(tied[0]) for tied in same], chunk_size, algorithm)))
-    return lambda: {
-        local.name: content
-        for same, contents in waiting
-        for tied, content in zip(same, contents(), strict=True)
-        for local in tied
-    }
-
-
-def _extents(local: Local) -> list[Extent]:
-    offset, extents = 0, []
-    for run in runs_of(local.box, local.memory.tensor.element_size()):
-        extents.append(Extent(run, local.nbytes, local.memory.tensor, offset))
-        offset += run[1] - run[0]
-    return extents

@@ -34,10 +34,6 @@ class Cut(NamedTuple):
     tail: int
 
 
-class TilingError(ValueError):
-    """Ranges do not make up a tensor exactly; the message says where."""
-
-
 @lru_cache(1 << 16)
 def cut(start: int, stop: int, nbytes: int, chunk_size: int) -> Cut:
     """Cuts the bytes from `start` to `stop` of a tensor of `nbytes` into complete subtrees and what is left."""
@@ -58,57 +54,35 @@ def _blocks(first: int, end: int) -> Iterator[tuple[int, int]]:
         first += count
 
 
-def described(
-    runs: Iterable[Run], content: bytes, nbytes: int, chunk_size: int, digest_size: int
-) -> Iterator[tuple[int, int, memoryview]]:
-    """Start, end and description of each run, out of the descriptions of all."""
-    view, at = memoryview(content), 0
-    for start, stop in runs:
-        head, blocks, tail = cut(start, stop, nbytes, chunk_size)
-        end = at + head + digest_size * len(blocks) + tail
-        yield start, stop, view[at:end]
-        at = end
+def content_size(run: Run, nbytes: int, chunk_size: int, digest_size: int) -> int:
+    """The bytes that describe a run of a tensor: its head, the roots of its blocks, and its tail."""
+    head, blocks, tail = cut(*run, nbytes, chunk_size)
+    return head + digest_size * len(blocks) + tail
 
 
-def content_size(runs: Iterable[Run], nbytes: int, chunk_size: int, digest_size: int) -> int:
-    """The bytes that describe runs of a tensor: for each its head, the roots of its blocks, and its tail."""
-    size = 0
-    for start, stop in runs:
-        head, blocks, tail = cut(start, stop, nbytes, chunk_size)
-        size += head + digest_size * len(blocks) + tail
-    return size
-
-
-def fold(pieces: Iterable[tuple[int, int, memoryview]], nbytes: int, chunk_size: int, algorithm: str) -> bytes:
+def fold(pieces: Iterable[tuple[Run, memoryview]], nbytes: int, chunk_size: int, algorithm: str) -> bytes:
     """The root of a tensor from the descriptions of runs that tile it.
 
     Args:
-        pieces: start, end and description of each run, sorted by start.
+        pieces: each run and its description, in the order of the tensor's bytes.
         nbytes: the tensor's size.
         chunk_size: bytes of a leaf.
         algorithm: "sha256" or "sha384".
-
-    Raises:
-        TilingError: the runs leave a gap, overlap, or do not end where the tensor does.
     """
     size = algorithm_named(algorithm).digest_size
     new: Callable[[bytes], Any] = getattr(hashlib, algorithm)
     nodes: list[tuple[int, bytes]] = []  # leaves and root of each complete subtree, from the left
     loose = b""  # bytes since the last whole leaf
-    place = 0
 
     def push(count: int, node: bytes) -> None:
-        # Blocks are aligned, so the last two are siblings exactly if they have the same size and the left one's place
-        # is even among blocks of that size. As sizes fall from left to right, equal neighbours always are.
+        # Blocks are aligned, and sizes fall from left to right: so equal neighbours are siblings.
         while nodes and nodes[-1][0] == count:
             node = new(b"\x01" + nodes.pop()[1] + node).digest()
             count *= 2
         nodes.append((count, node))
 
-    for start, stop, content in pieces:
-        if start != place:
-            raise TilingError(f"bytes {min(place, start)} to {max(place, start)} {_named(start, place)}")
-        head, blocks, tail = cut(start, stop, nbytes, chunk_size)
+    for run, content in pieces:
+        head, blocks, tail = cut(*run, nbytes, chunk_size)
         if head:
             loose += content[:head]
             while len(loose) >= chunk_size:
@@ -119,10 +93,7 @@ def fold(pieces: Iterable[tuple[int, int, memoryview]], nbytes: int, chunk_size:
             push(count, bytes(content[at : at + size]))
             at += size
         if tail:
-            loose = bytes(content[at : at + tail])
-        place = stop
-    if place != nbytes:
-        raise TilingError(f"bytes {place} to {nbytes} are held by no rank")
+            loose = bytes(content[at:])
     if loose:
         push(1, new(b"\x00" + loose).digest())
     if not nodes:
@@ -131,10 +102,6 @@ def fold(pieces: Iterable[tuple[int, int, memoryview]], nbytes: int, chunk_size:
     while nodes:
         root = new(b"\x01" + nodes.pop()[1] + root).digest()
     return root
-
-
-def _named(start: int, place: int) -> str:
-    return "are held by no rank" if start > place else "are held twice"
 
 
 class Box(NamedTuple):
