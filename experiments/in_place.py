@@ -59,7 +59,7 @@ VERDICT, HASHING, NAMED = "call to verdict", "hashing alone", "call to the name 
 ONE_BUFFER, MANY = "one buffer", "small tensors"
 """The inputs of the rows."""
 
-_DTYPES = {"F32": "float32", "BF16": "bfloat16"}
+DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 _MEMORY = 1.012
 """How many times a model's bytes must be free: for a digest per chunk, and padding between tensors."""
 
@@ -185,15 +185,26 @@ def module_of(model: Model, place: Any) -> Any:
     """A PyTorch module with a model's tensors as parameters, uninitialized, on one of PyTorch's devices."""
     import torch
 
+    return module_with(
+        {
+            tensor.name: torch.empty(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype]), device=place)
+            for tensor in model.tensors
+        }
+    )
+
+
+def module_with(tensors: Mapping[str, Any]) -> Any:
+    """A PyTorch module with tensors as parameters, by the names that its state dict has for them."""
+    import torch
+
     module = torch.nn.Module()
-    for tensor in model.tensors:
-        *path, name = tensor.name.split(".")
+    for full_name, data in tensors.items():
+        *path, name = full_name.split(".")
         parent = module
         for part in path:
             if part not in dict(parent.named_children()):
                 parent.add_module(part, torch.nn.Module())
             parent = parent.get_submodule(part)
-        data = torch.empty(tensor.shape, dtype=getattr(torch, _DTYPES[tensor.dtype]), device=place)
         parent.register_parameter(name, torch.nn.Parameter(data, requires_grad=False))
     return module
 

@@ -25,6 +25,7 @@ class Ranks:
     Attributes:
         numbers: the group's ranks, among all.
         mine: this rank, among all.
+        sent: the bytes that this rank has sent to others so far.
 
     Raises:
         GroupError: there is no process group, or this rank is not in it.
@@ -35,6 +36,7 @@ class Ranks:
             raise GroupError("there is no process group: call torch.distributed.init_process_group() first")
         self._group = dist.group.WORLD if group is None else group
         self.mine: int = dist.get_rank()
+        self.sent = 0
         if dist.get_rank(self._group) < 0:
             raise GroupError(f"rank {self.mine} is not in the group that was passed")
         self.numbers: list[int] = dist.get_process_group_ranks(self._group)
@@ -59,6 +61,7 @@ class Ranks:
         longest = max(sizes)
         if not longest:
             return [b""] * len(sizes)
+        self.sent += longest * (len(sizes) - 1)
         padded = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8).to(self._talk)
         found = torch.empty((len(sizes), longest), dtype=torch.uint8, device=self._talk)
         with _talking():
@@ -74,6 +77,7 @@ class Ranks:
 
     def post(self, sent: Sequence[Message], received: Sequence[Message]) -> list[dist.Work]:
         """Starts sending and receiving; the messages between two ranks arrive in the order in which they are sent."""
+        self.sent += sum(tensor.nbytes for _, tensor in sent)
         operations = [dist.P2POp(dist.irecv, tensor, rank, self._group) for rank, tensor in received]
         operations += [dist.P2POp(dist.isend, tensor, rank, self._group) for rank, tensor in sent]
         with _talking():

@@ -180,12 +180,10 @@ class Moved(NamedTuple):
 
     Attributes:
         contents: the descriptions of the rows that this rank got, by tensor.
-        sent: the bytes that it sent to other ranks.
         failure: why it could not hash them; None if it could. It has passed on what others needed even so.
     """
 
     contents: dict[str, bytes]
-    sent: int
     failure: Exception | None
 
 
@@ -226,7 +224,6 @@ class _Mover:
         self._chunk_size = chunk_size
         self._algorithm = algorithm
         self._contents: defaultdict[str, list[bytes]] = defaultdict(list)
-        self._sent = 0
         self._failure: Exception | None = None
         self._running: list[tuple[list[str], Contents]] = []
         self.device = next((tensor.device for tensor in memory.values()), torch.device("cpu"))
@@ -248,7 +245,6 @@ class _Mover:
                     received.append((rank, places[number, rank]))
             elif mine in team.claims:
                 tensor = self._own(piece)
-                self._sent += tensor.numel()
                 sent.append((piece.rank, tensor.to(self._ranks.device_for(tensor.device))))
         return self._ranks.post(sent, received), sent, places
 
@@ -283,7 +279,7 @@ class _Mover:
             self._finish(all_but=0)
         except Exception as error:
             self._failure = self._failure or error
-        return Moved({name: b"".join(contents) for name, contents in self._contents.items()}, self._sent, self._failure)
+        return Moved({name: b"".join(contents) for name, contents in self._contents.items()}, self._failure)
 
     def _own(self, piece: Piece) -> torch.Tensor:
         """This rank's columns of a piece's rows."""

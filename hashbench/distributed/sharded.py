@@ -49,9 +49,11 @@ class ShardedReport(Report):
         ranks: for each name that differs or is extra, the ranks that hold what is not as the manifest says. Where a
             copy on other ranks is right, they are those whose share of the tensor is another than there; otherwise all
             that hold the copy together.
+        sent: the bytes that this rank sent to others for the verdict.
     """
 
     ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sent: int = 0
 
     def _difference(self, expected: Entry, found: Entry) -> str:
         ranks = self.ranks.get(expected.name)
@@ -191,6 +193,7 @@ def verify(
         tuple(sorted(found.extra)),
         root=manifest.root,
         ranks=blamed,
+        sent=found.ranks.sent,
     )
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hashbench.hashing.hasher import Hasher, Progress
+from hashbench.hashing.shared import SharedHasher
 from hashbench.model.contents import Part
 from hashbench.model.sidecar import Sidecar
 
 
 def damaged_chunks(
-    parts: Sequence[Part], sidecar: Sidecar, hasher: Hasher, progress: Progress | None = None
+    parts: Sequence[Part], sidecar: Sidecar, hasher: Hasher | SharedHasher, progress: Progress | None = None
 ) -> dict[str, tuple[range, ...]]:
     """The chunks of each part that differ, after it is read again.
 

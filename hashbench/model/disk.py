@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
-from hashbench.hashing.selection import kernel_for
+from hashbench.hashing.shared import SharedHasher, Team, hasher_for
 from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
@@ -50,6 +50,7 @@ def manifest(
     changed: Collection[str] = (),
     notes: Notes | None = None,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Manifest:
     """The manifest of a model on disk. The same model has the same manifest on every machine and with every kernel.
 
@@ -58,7 +59,7 @@ def manifest(
         algorithm: "sha256" or "sha384"; None takes that of `older`, or "sha256".
         chunk_size: bytes of a leaf, a multiple of 64 up to 256 MiB; None takes that of `older`, or 4096.
         kernel: a kernel of that algorithm, or the name of one; None takes the fastest available.
-        device: a device id, as `hashbench devices` lists them; None takes the fastest available.
+        device: a device id, as `hashbench devices` lists them; None takes the fastest available, "all" all GPUs.
         ignore: patterns of files in a folder that are not part of the model, beside those that tools leave behind
             (`hashbench.model.exclusions`). They are recorded in the manifest.
         only_tensors: leaves out everything but tensors: the manifest does not cover configuration, code, or what else
@@ -70,6 +71,7 @@ def manifest(
         notes: takes one line for each fact that a user should know: what is excluded, and what is hashed as a plain
             file though its name promises tensors.
         progress: is called with the bytes hashed so far and in total.
+        team: processes that see the same files, call this together and share the hashing.
 
     Raises:
         OSError: a file cannot be read, or `leaves` cannot be written.
@@ -111,7 +113,7 @@ def manifest(
         raise ModelError(f"{path} is empty: it has no {'tensors' if only_tensors else 'bytes'} to hash")
     kept = _unchanged(parts, older, changed) if older else {}
     total = sum(part.entry.hashed for part in parts)
-    hasher = Hasher(kernel_for(kernel, device, algorithm, total), chunk_size)
+    hasher = hasher_for(kernel, device, algorithm, chunk_size, total, team)
     sizes = [(part.entry.name, part.entry.hashed) for part in sorted(parts, key=lambda part: part.entry.name)]
     with SidecarWriter(sidecar, sizes, algorithm, chunk_size) if sidecar else nullcontext() as writer:
         found = _hashed(parts, hasher, progress, kept, writer)
@@ -133,6 +135,7 @@ def verify(
     device: str | None = None,
     leaves: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Report:
     """Verifies a model on disk against its manifest.
 
@@ -151,6 +154,7 @@ def verify(
         leaves: the file of leaf hashes that `manifest` wrote. What differs is then read again, and the report says
             which chunks differ. The file is not read if nothing differs.
         progress: is called with the bytes hashed so far and in total, again from 0 for what is read again.
+        team: as for `manifest`.
 
     Returns:
         The report: verify only `report.ok`.
@@ -185,7 +189,7 @@ def verify(
         check_outside(sidecar, path)
     there = locate(path, manifest, own)
     total = sum(part.entry.hashed for part in there.parts)
-    hasher = Hasher(kernel_for(kernel, device, manifest.algorithm, total), manifest.chunk_size)
+    hasher = hasher_for(kernel, device, manifest.algorithm, manifest.chunk_size, total, team)
     found = {**there.known, **_hashed(there.parts, hasher, progress)}
     check_unchanged(there, path, manifest, own, extra=extra == "fail")
     report = replace(
@@ -208,7 +212,7 @@ def verify(
 
 def _hashed(
     parts: Iterable[Part],
-    hasher: Hasher,
+    hasher: Hasher | SharedHasher,
     progress: Progress | None,
     kept: Mapping[str, Entry] | None = None,
     leaves: SidecarWriter | None = None,

@@ -1,0 +1,269 @@
+"""The sharded experiment: how long does it take to verify a model that several GPUs or processes hold together?
+
+Each rank is a process, with a GPU or a core of its own. The ranks of one group hold a model in one of two layouts:
+everything sharded along its first dimension, as FSDP2 does, or as tensor parallelism (TP) shards it, where a third of
+Llama is sharded along an inner dimension and rows move between the ranks. A run is timed on all ranks from the call to
+the verdict, and the slowest rank counts. Then bits are flipped, one at a time: each must be found, and blamed on its
+rank. In addition, a folder in memory-backed storage is verified by one process with one GPU and with all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+
+from hashbench.bench.experiment import SEED, Experiment, Skip
+from hashbench.bench.frames import VALUES, Results, lines
+from hashbench.bench.inventories import MODELS
+from hashbench.bench.readings import Reading
+from hashbench.bench.sweeps import CHUNK_SIZE, GiB
+from hashbench.experiments import style
+from hashbench.experiments.programs import Outcomes
+from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Ranks
+from hashbench.hashing.selection import choose
+from hashbench.hashing.sizes import format_size
+from hashbench.hashing.verification_error import VerificationError
+from hashbench.kernels import Device
+from hashbench.model.disk import manifest, verify
+
+ALGORITHM = "sha256"
+
+RUNS = {"gpu": 9, "cpu": 3}
+FLIPS = {"gpu": 4, "cpu": 2}
+
+GPU_MODELS = ("llama-3.2-1b", "llama-3.1-8b", "qwen2.5-32b", "llama-3.1-70b", "llama-3.1-405b")
+CPU_MODEL = "llama-3.2-1b"
+QUICK_MODEL = "llama-3.2-1b"
+
+_BESIDE = 4 * GiB
+"""Bytes of a GPU that the model may not fill: digests, rows that move, and what the frameworks take."""
+
+VERDICT, NAMED, SENT = "call to verdict", "call to the rank with a flipped bit", "sent by a rank"
+"""The quantities of the readings of ranks."""
+
+FILES, THROUGHPUT = "files in memory-backed storage", "throughput of one process"
+FILE_BYTES = {"gpu": 4 * GiB, "cpu": 256 << 20}
+LINKS = 8
+"""One file with so many names is verified: all are read and hashed."""
+
+
+class Sharded(Experiment):
+    """Models that ranks hold together, verified by all of them; and files verified with several GPUs."""
+
+    name = "sharded"
+    question = "How long does it take to verify a model that several GPUs hold together?"
+
+    def readings(self, devices: Sequence[Device], *, quick: bool) -> Outcomes:
+        """Ranks with a GPU each, ranks with a core each, and files with one GPU and with all."""
+        try:
+            import torch
+        except ImportError as error:
+            return iter([Skip(self.name, f"PyTorch cannot be imported ({error}): install hashbench[torch]")])
+        gpus = [device for device in devices if device.kernel == "cupy" and device.unavailable is None]
+        cpus = [device for device in devices if device.kind == "cpu" and device.unavailable is None]
+        found: list[Outcomes] = []
+        if gpus and torch.cuda.is_available():
+            found += [_ranks("gpu", gpus, quick), _files(gpus, quick)]
+        if cpus:
+            found.append(_ranks("cpu", cpus, quick))
+        return chain.from_iterable(found)
+
+    def figure(self, results: Results, path: Path) -> list[Path]:
+        """Seconds from the call to the verdict, by model and layout, and the throughput of files."""
+        bars = pd.DataFrame(_bars(results.readings), columns=_BAR)
+        if bars.empty:
+            return []
+        parts = [part for _, part in bars.groupby("unit", sort=False)]
+        layouts = [style.stacked(dict(part.groupby("of", sort=False).size())) for part in parts]
+        with style.style():
+            figure, grid = style.panels([style.LANE * (max(places) + 1.2) for places, _ in layouts])
+            for part, (places, headings), panel in zip(parts, layouts, grid.flat, strict=True):
+                for place, bar in zip(places, lines(part), strict=True):
+                    spread = [getattr(bar, name) for name in VALUES]
+                    style.bar(panel, place, spread, f"{bar.median:.3g}", look={"height": 0.74, **style.solid("cupy")})
+                style.name_lanes(panel, places, part["workers"], width=1.3)
+                style.head(panel, headings)
+                panel.set_ylim(max(places) + 0.6, -0.6)
+                panel.set_xlim(0, 1.2 * part["q3"].max())
+                panel.set_xlabel(part["unit"].iloc[0])
+            names = style.names(results.readings["device_name"])
+            style.headline(figure, _headline(results.readings), f"Chunks of {format_size(CHUNK_SIZE)}: {names}")
+        return style.save(figure, path, bars[["of", "workers", "unit", *VALUES]])
+
+
+EXPERIMENT = Sharded()
+
+
+# Ranks ---------------------------------------------------------------------------------------------------------------
+
+
+def _ranks(kind: str, devices: Sequence[Device], quick: bool) -> Outcomes:
+    """The readings of one, two, four ... ranks of one kind."""
+    if kind == "gpu":
+        import torch
+
+        count, room = torch.cuda.device_count(), torch.cuda.mem_get_info(0)[0] - _BESIDE
+    else:
+        count, room = len(os.sched_getaffinity(0)), 0
+    counts = [ranks for ranks in (1, 2, 4, 8) if ranks <= count]
+    pool = Ranks(counts[-1], kind)
+    cases = _cases(kind, counts, room, quick)
+    return chain(chain.from_iterable(map(partial(_of_case, pool, kind, devices), cases)), _end(pool))
+
+
+def _end(pool: Ranks) -> Outcomes:
+    pool.close()
+    return iter(())
+
+
+def _cases(kind: str, counts: Sequence[int], room: int, quick: bool) -> Iterator[Case]:
+    """For each number of ranks the largest model that fits, and the largest that fits one rank, to compare them."""
+    case = partial(Case, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, runs=RUNS[kind], flips=FLIPS[kind])
+    for ranks in counts:
+        if quick or kind == "cpu":
+            models = [QUICK_MODEL if kind == "gpu" else CPU_MODEL]
+        else:
+            fitting = [[name for name in GPU_MODELS if MODELS[name].nbytes <= each * room][-1] for each in (1, ranks)]
+            models = list(dict.fromkeys(fitting))
+        for model in models:
+            yield case(model, FSDP, ranks)
+            if ranks > 1 and model == models[-1]:
+                yield case(model, TP, ranks)
+
+
+def _of_case(pool: Ranks, kind: str, devices: Sequence[Device], case: Case) -> Iterator[Reading]:
+    answers = pool.measure(case)
+    if len({answer.root for answer in answers}) > 1:
+        raise VerificationError(f"ranks found several roots of {case.model}")
+    name, _, _ = answers[0].kernel.partition(" ")
+    device = next((device for device in devices if device.kernel == name), devices[0])
+    reading = partial(_reading, case, kind, name, device, answers)
+    yield reading(VERDICT, "s", _slowest([answer.seconds for answer in answers]))
+    yield reading(NAMED, "s", _slowest([answer.flips for answer in answers]))
+    yield reading(SENT, "GB", [max(1e-9 * answer.sent for answer in answers)])
+
+
+def _slowest(samples: Sequence[Sequence[float]]) -> list[float]:
+    """The seconds of the slowest rank, of each run."""
+    return [max(of_run) for of_run in zip(*samples, strict=True)]
+
+
+def _reading(
+    case: Case,
+    kind: str,
+    kernel: str,
+    device: Device,
+    answers: Sequence[Answer],
+    quantity: str,
+    unit: str,
+    samples: Sequence[float],
+) -> Reading:
+    import torch
+
+    nbytes = MODELS[case.model].nbytes
+    return Reading.of(
+        samples,
+        device,
+        subject=f"{case.layout} layout",
+        quantity=quantity if unit != "s" else f"{quantity} seconds",
+        unit=unit,
+        kernel=kernel,
+        model=case.model,
+        workers=_workers(case.ranks, kind),
+        conditions=f"{len(MODELS[case.model].tensors):,} tensors, {1e-9 * nbytes:.3g} GB",
+        algorithm=case.algorithm,
+        source=f"hashbench {version('hashbench')}, PyTorch {torch.__version__}, {device.framework}",
+        note=(
+            f"Trees in chunks of {format_size(case.chunk_size)}; of the slowest rank. Root {answers[0].root[:16]}; one "
+            "tensor of each layout was checked against hashlib."
+        ),
+    )
+
+
+def _workers(count: int, kind: str) -> str:
+    what = "GPU" if kind == "gpu" else "rank"
+    return f"{count} {what}{'s' * (count != 1)}" + ("" if kind == "gpu" else " of one core")
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def _files(gpus: Sequence[Device], quick: bool) -> Outcomes:
+    """The throughput of one process that verifies a folder with one, two, four ... GPUs."""
+    nbytes = FILE_BYTES["cpu" if quick else "gpu"]
+    counts = [count for count in (1, 2, 4, 8) if count <= len(gpus)]
+    with TemporaryDirectory(prefix="hashbench-sharded-", dir="/dev/shm") as folder:
+        first = Path(folder) / "0.bin"
+        kernel = choose("cupy", gpus[0].id, ALGORITHM)
+        piece = 256 << 20
+        with first.open("wb") as file:
+            for number in range(nbytes // piece):
+                file.write(kernel.get(kernel.random(piece, SEED + number)).data)
+        for number in range(1, LINKS):
+            first.with_name(f"{number}.bin").hardlink_to(first)
+        kernel.trim()
+        expected = manifest(folder, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, kernel=kernel)
+        for count in counts:
+            yield _of_files(Path(folder), expected, gpus[:count], nbytes * LINKS)
+
+
+def _of_files(folder: Path, expected: Any, gpus: Sequence[Device], nbytes: int) -> Reading:
+    device = ",".join(gpu.id for gpu in gpus)
+    speeds = []
+    for _ in range(6):
+        begin = perf_counter()
+        report = verify(folder, expected, kernel="cupy", device=device)
+        speeds.append(1e-9 * nbytes / (perf_counter() - begin))
+        if not report.ok:
+            raise VerificationError(f"the files are what they were, but the verdict is: {report}")
+    return Reading.of(
+        speeds[1:],
+        gpus[0],
+        subject=FILES,
+        quantity=THROUGHPUT,
+        unit="GB/s",
+        kernel="cupy",
+        workers=_workers(len(gpus), "gpu"),
+        files=LINKS,
+        conditions=f"{LINKS} names of one file of {format_size(nbytes // LINKS)}",
+        storage="memory",
+        algorithm=ALGORITHM,
+        source=f"hashbench {version('hashbench')}, {gpus[0].framework}",
+        note=f"Trees in chunks of {format_size(CHUNK_SIZE)}; every name is read, copied and hashed.",
+    )
+
+
+# The figure ----------------------------------------------------------------------------------------------------------
+
+_BAR = ["of", "workers", "unit", *VALUES]
+"""The columns of a bar."""
+
+
+def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+    shown = readings[readings["quantity"].isin([f"{VERDICT} seconds", THROUGHPUT])]
+    for one in lines(shown):
+        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else f"{one.subject}, {one.conditions}"
+        yield of, one.workers, "seconds" if one.unit == "s" else one.unit, *(getattr(one, name) for name in VALUES)
+
+
+def _headline(readings: pd.DataFrame) -> str:
+    """How soon the verdict on the largest model is there."""
+    verdicts = readings[readings["quantity"] == f"{VERDICT} seconds"]
+    if verdicts.empty:
+        return "How fast one process verifies files with several GPUs"
+    size = verdicts["model"].map(lambda name: MODELS[name].nbytes)
+    best = next(lines(verdicts[size == size.max()].sort_values("median", kind="stable")))
+    model = MODELS[best.model]
+    return (
+        f"{model.title} ({1e-9 * model.nbytes:.3g} GB) over {best.workers}: {best.median:.3g} s from the call to the "
+        "verdict on all ranks"
+    )
