@@ -122,7 +122,7 @@ def _ranks(kind: str, devices: Sequence[Device], quick: bool) -> Outcomes:
 
 def _end(pool: Ranks) -> Outcomes:
     pool.close()
-    return iter(())
+    yield from ()
 
 
 def _cases(kind: str, counts: Sequence[int], room: int, quick: bool) -> Iterator[Case]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -90,7 +91,7 @@ class Answer:
 
 
 class Ranks:
-    """Processes that are the ranks of one group: one for each GPU, or for each core.
+    """Processes that are the ranks of one group: one for each GPU, or for each core. They start when they are needed.
 
     Args:
         count: how many.
@@ -98,14 +99,19 @@ class Ranks:
     """
 
     def __init__(self, count: int, kind: str) -> None:
-        context = get_context("spawn")
+        self._count = count
+        self._kind = kind
         self._folder = TemporaryDirectory(prefix="hashbench-ranks-")
         self._pipes: list[Connection] = []
-        self._processes = []
+        self._processes: list[SpawnProcess] = []
+
+    def _start(self) -> None:
+        context = get_context("spawn")
         store = str(Path(self._folder.name) / "store")
-        for rank in range(count):
+        for rank in range(self._count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, count, kind, store, theirs), daemon=True)
+            arguments = (rank, self._count, self._kind, store, theirs)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -129,6 +135,8 @@ class Ranks:
             VerificationError: a rank found something wrong.
             RuntimeError: a rank failed or ended.
         """
+        if not self._processes:
+            self._start()
         for pipe in self._pipes:
             pipe.send(case)
         answers: list[Answer] = []
@@ -143,6 +151,8 @@ class Ranks:
 
 
 def _serve(rank: int, count: int, kind: str, store: str, pipe: Connection) -> None:
+    for backend in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     if kind == "gpu":
         os.environ.update(NCCL_NVLS_ENABLE="0", TORCH_SYMM_MEM_DISABLE_MULTICAST="1", TORCH_NCCL_HIGH_PRIORITY="1")
     else:

@@ -41,6 +41,7 @@ COMMANDS = {
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest."),
+    "combine": _Entry("hashbench.cli.combine:combine_parts", "Make the manifest of a sharded model from its parts."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),

@@ -22,18 +22,19 @@ from hashbench.cli.options import (
     ROOT,
     algorithm_option,
     chunk_size_option,
-    device_option,
+    devices_option,
     json_option,
     kernel_option,
     quiet_option,
 )
-from hashbench.cli.output_file import check_output
+from hashbench.cli.output_file import check_output, is_manifest
 from hashbench.cli.progress import shown
+from hashbench.cli.team import speaks, team
 from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.shared import ALL
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.disk import EXTRA, Extra
 from hashbench.model.exclusions import DEFAULT, exactly
-from hashbench.model.manifest import ManifestError, read_manifest
 from hashbench.model.report import bounded, summary
 from hashbench.model.sidecar import is_sidecar
 from hashbench.model.verdict import described, failure, verdict
@@ -58,7 +59,7 @@ _path = click.Path(path_type=Path)
 @json_option
 @quiet_option
 @kernel_option
-@device_option
+@devices_option
 @algorithm_option
 @chunk_size_option
 @click.pass_context
@@ -88,6 +89,8 @@ def write_manifest(
     downloads and file managers leave behind, and the manifest itself if it is written to the folder. A GLOB without a
     slash is a name at any depth; one with a slash, which may be its first character, is a path in the folder.
 
+    Started by torchrun, several processes share the hashing of a model that all of them see; one writes the manifest.
+
     With --update, tensors and files that are described as in the older manifest are not hashed again unless --changed
     names them: the older manifest is trusted for these.
 
@@ -110,7 +113,7 @@ def write_manifest(
     inside = [path for path in (_path_in(model, file) for file in written) if path]
     ignored = [*ignored, *(older.exclusions if older else ()), *map(exactly, inside)]
     if output:
-        check_output(output, "manifest", _is_manifest, model)
+        check_output(output, "manifest", is_manifest, model)
     if sidecar:
         check_output(sidecar, "file of leaf hashes", is_sidecar, model)
 
@@ -118,13 +121,13 @@ def write_manifest(
         return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
     notes: list[str] = []
-    with shown(str(model.absolute())) as progress:
+    with team() as processes, shown(str(model.absolute()), on=speaks(processes)) as progress:
         found = hashbench.manifest(
             model,
             algorithm=None if older and not given("algorithm") else algorithm,
             chunk_size=None if older and not given("chunk_size") else chunk_size,
             kernel=kernel,
-            device=device,
+            device=device or (ALL if processes else None),
             ignore=ignored,
             only_tensors=only_tensors,
             leaves=sidecar,
@@ -132,7 +135,10 @@ def write_manifest(
             changed=changed,
             notes=notes,
             progress=progress,
+            team=processes,
         )
+    if not speaks(processes):
+        return
     if old_path and _path_in(model, old_path) in {file.path for file in found.files}:
         raise click.UsageError(f"{old_path} would be a file of the model: overwrite it with -o, or move it")
     text = found.text()
@@ -167,7 +173,7 @@ def write_manifest(
 @json_option
 @quiet_option
 @kernel_option
-@device_option
+@devices_option
 @click.pass_context
 def verify_model(
     context: click.Context,
@@ -187,22 +193,27 @@ def verify_model(
     interpreted. A line for each difference says what differs, is missing or is extra. With --root, a manifest with
     another root is refused. MANIFEST may be -, which is standard input.
 
+    Started by torchrun, several processes share the hashing of a model that all of them see; one writes the verdict.
+
     With --leaves, what differs is read again, and its line has the chunks that differ, and their bytes as [START:END],
     END excluded. The file is not read if nothing differs.
 
     Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root; 2 a file or the call is
     not usable, so that there is no verdict.
     """
-    known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "device": device, "leaves": sidecar}
+    known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "leaves": sidecar}
     try:
-        with shown(str(model.absolute())) as progress:
+        with team() as processes, shown(str(model.absolute()), on=speaks(processes)) as progress:
             expected = manifest_from(manifest) if manifest == STANDARD_INPUT else manifest
+            known |= {"device": device or (ALL if processes else None), "team": processes}
             report = hashbench.verify(model, expected, progress=progress, **known)
     except VerificationError as error:
         if as_json:
             click.echo(json.dumps(failure([str(error)]), indent=2))
         raise
-    if as_json:
+    if not speaks(processes):
+        pass
+    elif as_json:
         click.echo(json.dumps(verdict(report), indent=2))
     elif not (quiet and report.ok):
         for line in report.lines():
@@ -239,11 +250,3 @@ def _path_in(model: Path, path: Path) -> str | None:
         return None
     place, top = path.parent.resolve() / path.name, model.resolve()
     return place.relative_to(top).as_posix() if place.is_relative_to(top) else None
-
-
-def _is_manifest(path: Path) -> bool:
-    try:
-        read_manifest(path)
-    except ManifestError:
-        return False
-    return True

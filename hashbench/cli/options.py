@@ -49,6 +49,10 @@ ROOT = _RootType()
 
 kernel_option = click.option("--kernel", help="The kernel; default: the fastest available.")
 device_option = click.option("--device", help="The device's id, as `hashbench devices` lists it.")
+devices_option = click.option(
+    "--device",
+    help="The device's id, as `hashbench devices` lists it; several with commas between, or all for all GPUs.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of text.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 algorithm_option = click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), default="sha256", show_default=True)

@@ -8,6 +8,17 @@ from pathlib import Path
 
 import click
 
+from hashbench.model.manifest import ManifestError, read_manifest
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest."""
+    try:
+        read_manifest(path)
+    except ManifestError:
+        return False
+    return True
+
 
 def check_output(path: Path, kind: str, is_of_kind: Callable[[Path], bool], source: Path | None = None) -> None:
     """Checks that a file can be written, and that it overwrites nothing but an older file of its kind.

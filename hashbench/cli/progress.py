@@ -13,16 +13,17 @@ _LABEL = 40  # characters: the bar needs the rest of a line
 
 
 @contextmanager
-def shown(name: str) -> Iterator[Progress | None]:
+def shown(name: str, on: bool = True) -> Iterator[Progress | None]:
     """A progress bar on stderr, if that is a terminal.
 
     Args:
         name: what is worked on, a path; its end is the bar's label.
+        on: whether to show it at all.
 
     Yields:
         What updates the bar; None if there is none.
     """
-    if not sys.stderr.isatty():
+    if not on or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -95,6 +95,8 @@ def manifest(
         chunk_size = _same("chunk size", chunk_size, older.chunk_size)
     path = Path(path)
     sidecar = None if leaves is None else Path(leaves)
+    if sidecar and team:
+        raise ValueError("leaf hashes are written by one process: none may share its hashing")
     if sidecar:
         check_outside(sidecar, path)
     exclusions = Exclusions([*DEFAULT, *ignore])

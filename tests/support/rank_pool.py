@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -98,7 +97,7 @@ def _serve(rank: int, count: int, store: str, timeout: timedelta, pipe: Connecti
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=timeout)
     while True:
         try:
@@ -110,7 +109,3 @@ def _serve(rank: int, count: int, store: str, timeout: timedelta, pipe: Connecti
         except Exception as error:
             result = Failed(type(error).__name__, str(error))
         pipe.send(result)
-
-
-def _loopback() -> str:
-    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
+from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor import Shard as ShardPlacement
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import hashbench.distributed as distributed
+import hashbench.distributed.sharded as distributed_sharded
 from hashbench.distributed import Part, Shard
 from hashbench.model.manifest import Manifest
 
@@ -155,3 +162,171 @@ def flip(shard: torch.Tensor | Shard) -> None:
         one = local[index].clone().reshape(1)
         one.view(torch.uint8)[0] ^= 1
         local[index] = one[0]
+
+
+def verify(rank: int, case: Case, expected: Manifest, fault: Fault) -> Any:
+    """What a rank finds of a model with a fault: whether it is right, what differs, and who is blamed."""
+    shards = fault(rank, sharded(case), case)
+    report = distributed.verify(shards, expected)
+    return report.ok, report.differs, report.missing, report.extra, dict(report.ranks), str(report)
+
+
+Fault: TypeAlias = Callable[[int, dict[str, torch.Tensor | Shard], Case], Any]
+"""Does something to a rank's shards of a case, and returns them."""
+
+
+def no_fault(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    return shards
+
+
+def flip_on_last(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    if rank == prod(case.mesh) - 1:
+        flip(shards["tensor0"])
+    return shards
+
+
+def another_model_on_last(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    others = sharded(replace(case, seed=case.seed + 1))  # which all ranks make together
+    return others if rank == prod(case.mesh) - 1 else shards
+
+
+def another_shape_on_last(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    if rank == prod(case.mesh) - 1:
+        shards["tensor0"] = Shard(torch.zeros(3), (7,), (4,))
+    return shards
+
+
+def swapped(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    """Gives each rank the shards of another, of equal shape."""
+    local = shards["tensor0"].to_local()
+    everyone = [torch.empty_like(local) for _ in range(prod(case.mesh))]
+    dist.all_gather(everyone, local.contiguous())
+    local.copy_(everyone[(rank + 1) % len(everyone)])
+    return shards
+
+
+def partial(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    whole = torch.zeros(case.tensors[0].shape)
+    shards["tensor0"] = DTensor.from_local(whole, mesh_of(case.mesh), [Partial()] * len(case.mesh))
+    return shards
+
+
+def meta_on_last(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    if rank == prod(case.mesh) - 1:
+        shards["tensor0"] = torch.empty(case.tensors[0].shape, device="meta")
+    return shards
+
+
+def gap(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    shards["tensor0"] = Shard(torch.zeros(2, dtype=torch.float32), (8,), (3 * rank,))
+    return shards
+
+
+def overlap(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    shards["tensor0"] = Shard(torch.zeros(5, dtype=torch.float32), (8,), (3 * rank,))
+    return shards
+
+
+def lost_on_last(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    if rank == prod(case.mesh) - 1:
+        del shards["tensor0"]
+    return shards
+
+
+def renamed(rank: int, shards: dict[str, Any], case: Case) -> Any:
+    """A name that is not listed, and one that is tied to one that is."""
+    shards["unlisted"] = torch.zeros(1)
+    shards["tied"] = shards["tensor0"]
+    return shards
+
+
+def disagree(rank: int, case: Case) -> Any:
+    distributed.manifest(sharded(case), algorithm="sha256" if rank else "sha384", chunk_size=64)
+
+
+def killed(rank: int, case: Case, expected: Manifest, victim: int, when: str) -> Any:
+    """Verifies, while one rank is killed: "early", before it says anything, or "late", when it has hashed."""
+    shards = sharded(case)
+    if rank == victim:
+        hook = {"early": "_exchanged", "late": "_spread", "moving": "move"}[when]
+        setattr(distributed_sharded, hook, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+    distributed.verify(shards, expected)
+
+
+def outside(rank: int) -> Any:
+    """Verifies in a group that this rank is not in."""
+    group = dist.new_group([0])
+    if rank == 0:
+        return None
+    return distributed.manifest({"a": torch.zeros(1)}, group=group)
+
+
+def verify_different(rank: int, case: Case, manifests: Sequence[Manifest]) -> Any:
+    """Verifies against another manifest on each rank."""
+    distributed.verify(sharded(case), manifests[rank])
+
+
+class Block(torch.nn.Module):
+    """A block of a transformer in small, with a dimension that no number of ranks divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(24)
+        self.up = torch.nn.Linear(24, 40)
+        self.down = torch.nn.Linear(40, 24, bias=False)
+        self.experts = torch.nn.Parameter(torch.zeros(4, 6, 10))
+        self.odd = torch.nn.Parameter(torch.zeros(5, 7))
+        self.scale = torch.nn.Parameter(torch.zeros(1))
+
+
+def network() -> torch.nn.Module:
+    """A network with tied weights, a buffer, and an empty tensor: the same in every process."""
+    module = torch.nn.Module()
+    module.embed = torch.nn.Embedding(33, 24)
+    module.layers = torch.nn.ModuleList([Block(), Block()])
+    module.head = torch.nn.Linear(24, 33, bias=False)
+    module.head.weight = module.embed.weight
+    module.register_buffer("steps", torch.tensor(3))
+    module.register_buffer("nothing", torch.empty(0, 4))
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def parallel(kind: str) -> torch.nn.Module:
+    """The network as PyTorch shards it: "fsdp", "tp", "fsdp-tp", "hsdp"."""
+    module = network()
+    world = dist.get_world_size()
+    if kind in ("tp", "fsdp-tp"):
+        shape, names = ((world,), ("tp",)) if kind == "tp" else ((world // 2, 2), ("dp", "tp"))
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+        for layer in module.layers:
+            parallelize_module(layer, mesh["tp"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
+        data = None if kind == "tp" else mesh["dp"]
+    elif kind == "hsdp":
+        data = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicate", "shard"))
+    else:
+        data = init_device_mesh("cpu", (world,), mesh_dim_names=("dp",))
+    if data is not None:
+        for layer in module.layers:
+            fully_shard(layer, mesh=data)
+        fully_shard(module, mesh=data)
+    return module
+
+
+def verify_parallel(rank: int, kind: str, expected: Manifest) -> Any:
+    """The root of a network that PyTorch has sharded, its part, and whether it verifies."""
+    module = parallel(kind)
+    made = distributed.manifest(module, chunk_size=expected.chunk_size)
+    part = distributed.part(module, chunk_size=expected.chunk_size)
+    report = distributed.verify(module, expected)
+    return made.root, part, report.ok, str(report)
+
+
+def verify_stages(rank: int, expected: Manifest) -> Any:
+    """Verifies a network of which each rank has a stage."""
+    stage = {name: tensor for name, tensor in network().state_dict().items() if (".0." in name) == (rank == 0)}
+    report = distributed.verify(stage, expected)
+    return report.ok, str(report)
