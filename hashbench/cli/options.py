@@ -51,7 +51,7 @@ kernel_option = click.option("--kernel", help="The kernel; default: the fastest 
 device_option = click.option("--device", help="The device's id, as `hashbench devices` lists it.")
 devices_option = click.option(
     "--device",
-    help="The device's id, as `hashbench devices` lists it; several with commas between, or all for all GPUs.",
+    help="The device's id, as `hashbench devices` lists it; several, with commas, or all for all GPUs.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of text.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")

@@ -97,10 +97,10 @@ def test_names_that_are_not_listed_are_extra_unless_tied(two_ranks: RankPool, tm
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (sharded_cases.another_shape_on_last, 'ranks disagree on the tensor "tensor0": rank 0: F32 [8, 12]; rank 1'),
-        (sharded_cases.gap, 'the tensor "tensor0" is not complete on ranks 0, 1: bytes 8 to 12 are missing'),
-        (sharded_cases.overlap, 'the tensor "tensor0" is not complete on ranks 0, 1: rank 1 overlaps at byte 12'),
-        (sharded_cases.lost_on_last, 'rank 1 does not say so, but holds some of the tensor "tensor0"'),
+        (sharded_cases.another_shape_on_last, "ranks disagree on the tensor 'tensor0': rank 0: F32 [8, 12]; rank 1"),
+        (sharded_cases.gap, "the tensor 'tensor0' is not complete on ranks 0, 1: bytes 8 to 12 are missing"),
+        (sharded_cases.overlap, "the tensor 'tensor0' is not complete on ranks 0, 1: rank 1 overlaps at byte 12"),
+        (sharded_cases.lost_on_last, "rank 1 does not say so, but holds some of the tensor 'tensor0'"),
         (sharded_cases.partial, "tensor 'tensor0': it is not yet reduced (Partial)"),
         (sharded_cases.meta_on_last, "tensor 'tensor0': it is on the meta device"),
     ],
