@@ -7,7 +7,7 @@ that hold it. Every copy is folded to a root of its own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
@@ -52,34 +52,28 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a tensor, before it is folded.
+    """How one copy of a tensor is made up.
 
     Attributes:
-        name: the tensor's name.
-        tensor: what one of the ranks holds, for what they have in common.
         ranks: the ranks that hold it together.
+        nbytes: the tensor's size.
         pieces: the runs that make it up, in order.
     """
 
-    name: str
-    tensor: Holding
     ranks: tuple[int, ...]
+    nbytes: int
     pieces: Sequence[_Piece]
 
-    def folded(
-        self, content_of: Callable[[int, str], bytes | memoryview], chunk_size: int, algorithm: str
-    ) -> TensorEntry:
-        """The tensor, with the root of this copy.
+    def root(self, contents: Mapping[int, memoryview], chunk_size: int, algorithm: str) -> bytes:
+        """The root of this copy.
 
         Args:
-            content_of: what a rank says of a tensor: the descriptions of its runs.
+            contents: what each rank says of the tensor: the descriptions of its runs.
             chunk_size: bytes of a leaf.
             algorithm: "sha256" or "sha384".
         """
-        contents = {rank: memoryview(content_of(rank, self.name)) for rank in self.ranks}
-        described = ((run, contents[rank][start:stop]) for run, rank, start, stop in self.pieces)
-        _, dtype, shape, nbytes, _, _ = self.tensor
-        return TensorEntry(self.name, dtype, shape, nbytes, fold(described, nbytes, chunk_size, algorithm))
+        described = [(run, contents[rank][start:stop]) for run, rank, start, stop in self.pieces]
+        return fold(described, self.nbytes, chunk_size, algorithm)
 
 
 def combine(parts: Iterable[Part]) -> Manifest:
@@ -96,10 +90,10 @@ def combine(parts: Iterable[Part]) -> Manifest:
     if len(ranks := {part.rank for part in parts}) < len(parts):
         raise PartError("two parts are of the same rank: every rank has one part")
     held: defaultdict[str, list[Holding]] = defaultdict(list)
-    contents: dict[tuple[int, str], bytes] = {}
+    contents: defaultdict[str, dict[int, memoryview]] = defaultdict(dict)
     for part in parts:
         for tensor in part.tensors:
-            contents[part.rank, tensor.name] = tensor.content
+            contents[tensor.name][part.rank] = memoryview(tensor.content)
             held[tensor.name].append(
                 Holding(part.rank, tensor.dtype, tensor.shape, tensor.nbytes, tensor.ranks, tensor.runs)
             )
@@ -109,30 +103,29 @@ def combine(parts: Iterable[Part]) -> Manifest:
     entries = []
     for name, holders in held.items():
         copies = copies_of(name, holders, ranks, chunk_size, algorithm)
-        folded = [
-            (copy.ranks, copy.folded(lambda rank, name: contents[rank, name], chunk_size, algorithm)) for copy in copies
-        ]
-        entries.append(the_same(folded))
+        roots = [(copy.ranks, copy.root(contents[name], chunk_size, algorithm)) for copy in copies]
+        _, dtype, shape, nbytes, _, _ = holders[0]
+        entries.append(TensorEntry(name, dtype, shape, nbytes, the_same(name, roots)))
     return Manifest(algorithm, chunk_size, tuple(entries))
 
 
-def the_same(copies: Sequence[tuple[tuple[int, ...], TensorEntry]]) -> TensorEntry:
-    """What all copies of a tensor are.
+def the_same(name: str, roots: Sequence[tuple[tuple[int, ...], bytes]]) -> bytes:
+    """The root of all copies of a tensor.
 
     Args:
-        copies: the ranks of each, and the tensor as they have it.
+        name: the tensor's name.
+        roots: the ranks and the root of each copy.
 
     Raises:
         PartError: they differ.
     """
     by_root: defaultdict[bytes, list[int]] = defaultdict(list)
-    for ranks, entry in copies:
-        by_root[entry.root] += ranks
-    _, entry = copies[0]
+    for ranks, root in roots:
+        by_root[root] += ranks
     if len(by_root) > 1:
         sides = "; ".join(f"one is on {ranks_named(ranks)}" for ranks in by_root.values())
-        raise PartError(f"the copies of the tensor {quoted(entry.name)} differ: {sides}")
-    return entry
+        raise PartError(f"the copies of the tensor {quoted(name)} differ: {sides}")
+    return roots[0][1]
 
 
 def check_agreement(terms: Mapping[int, str]) -> None:
@@ -217,7 +210,7 @@ def _tiled(name: str, members: Sequence[Holding], chunk_size: int, digest_size: 
             how = f"bytes {place} to {start} are missing" if start > place else f"rank {rank} overlaps at byte {start}"
             raise PartError(f"the tensor {quoted(name)} is not complete on {ranks_named(ranks)}: {how}")
         place = stop
-    return Copy(name, members[0], ranks, pieces)
+    return Copy(ranks, nbytes, pieces)
 
 
 def ranks_named(ranks: Iterable[int]) -> str:

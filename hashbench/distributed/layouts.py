@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Placement, Replicate, _StridedShard
 from torch.distributed.tensor.placement_types import Shard as ShardPlacement
 
-from hashbench.distributed.claims import Claim
+from hashbench.distributed.claims import Layout
 from hashbench.distributed.content import Extent
 from hashbench.distributed.subtrees import Box, Run
 from hashbench.model.dtypes import tensor_nbytes, torch_description
@@ -43,34 +43,32 @@ class Local(NamedTuple):
     """What a rank has in memory of a tensor, and where that belongs.
 
     Attributes:
-        claim: what the rank says of it.
+        name: the tensor's name.
+        layout: where it belongs.
         memory: the rank's tensor, checked.
     """
 
-    claim: Claim
+    name: str
+    layout: Layout
     memory: InMemory
-
-    @property
-    def bytes(self) -> Hashable:
-        """What tensors have in common that have the same description."""
-        return self.memory.memory, self.claim.nbytes, self.claim.box
 
     @property
     def content(self) -> Hashable:
         """What tied tensors have in common: their memory, and what it means."""
-        return self.bytes, self.claim.dtype, self.claim.shape
+        return self.memory.memory, self.layout
 
     def extents(self) -> Iterator[Extent]:
         """The runs that the rank holds, in its memory."""
         offset = 0
-        for run in self.claim.runs:
-            yield Extent(run, self.claim.nbytes, self.memory.tensor, offset)
+        for run in self.layout.runs:
+            yield Extent(run, self.layout.nbytes, self.memory.tensor, offset)
             offset += run[1] - run[0]
 
     def as_whole(self) -> Local:
         """The same memory, as if it were a tensor of its own."""
-        box = Box.whole(tuple(self.memory.tensor.shape))
-        return Local(self.claim._replace(nbytes=self.memory.nbytes, box=box), self.memory)
+        tensor, (dtype, shape) = self.memory.tensor, (self.memory.dtype, tuple(self.memory.shape))
+        box = Box.whole(tuple(tensor.shape))
+        return self._replace(layout=Layout.of(dtype, shape, self.memory.nbytes, tensor.itemsize, box, ()))
 
 
 def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
@@ -89,8 +87,33 @@ def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
     if not isinstance(state, Mapping):
         raise TypeError(f"{type(model).__name__} is not accepted: pass a module or a mapping of names to tensors")
     for name, value in state.items():
-        if not _is_data(name, value) and not (isinstance(value, DTensor) and _elsewhere(value)):
-            yield _local(name, value, described(name, _memory(value)), rank)
+        try:
+            if isinstance(value, DTensor):
+                # Not to_local(), which autograd would record.
+                local, spec = value._local_tensor, value._spec
+                layout = _placed(spec.mesh, spec.placements, spec.shape, local.dtype)
+                if layout is None:
+                    continue
+            elif isinstance(value, Shard):
+                local, layout = value.tensor, _layout(_box_of_shard(value), value.tensor.dtype, ())
+            elif _is_data(name, value):
+                continue
+            else:
+                local, layout = value, None
+            memory = described(name, local)
+            if layout is None:
+                layout = _layout(Box.whole(tuple(memory.tensor.shape)), memory.tensor.dtype, (rank,))
+            elif layout.local_shape != local.shape and (memory.nbytes or all(layout.box.held)):
+                # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
+                raise ValueError(
+                    f"this rank has a tensor of shape {list(local.shape)}, but its place in one of shape "
+                    f"{list(layout.box.shape)} needs {list(layout.local_shape)}"
+                )
+        except TensorError:
+            raise
+        except ValueError as error:
+            raise TensorError(f"tensor {name!r}: {error}") from None
+        yield Local(name, layout, memory)
 
 
 def _is_data(name: Any, value: Any) -> bool:
@@ -98,51 +121,15 @@ def _is_data(name: Any, value: Any) -> bool:
     return str(name).rpartition(".")[2] == "_extra_state" and not isinstance(value, (torch.Tensor, Shard))
 
 
-def _elsewhere(tensor: DTensor) -> bool:
-    """Whether the mesh of a tensor does not include this rank."""
-    return tensor.device_mesh.get_coordinate() is None
+@lru_cache(1 << 14)
+def _layout(box: Box, dtype: torch.dtype, ranks: tuple[int, ...]) -> Layout:
+    """The layout of a box.
 
-
-def _memory(value: Any) -> Any:
-    if isinstance(value, Shard):
-        return value.tensor
-    # Not to_local(), which autograd would record, and which would wait for nothing that has bytes yet.
-    return value._local_tensor if isinstance(value, DTensor) else value
-
-
-def _local(name: str, value: torch.Tensor | Shard, memory: InMemory, rank: int) -> Local:
-    local = memory.tensor
-    if not isinstance(value, (DTensor, Shard)):
-        box, shape = _whole(tuple(local.shape)), tuple(memory.shape)
-        return Local(Claim(name, memory.dtype, shape, memory.nbytes, local.itemsize, box, (rank,)), memory)
-    try:
-        if isinstance(value, DTensor):
-            spec = value._spec
-            box, ranks = _placed(spec.mesh, tuple(spec.placements), tuple(spec.shape))
-        else:
-            box, ranks = _box_of_shard(value), ()
-        # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
-        if box.local_shape != local.shape and (memory.nbytes or all(box.held)):
-            raise ValueError(
-                f"this rank has a tensor of shape {list(local.shape)}, but its place in one of shape {list(box.shape)} "
-                f"needs {list(box.local_shape)}"
-            )
-        dtype, shape, nbytes = _whole_tensor(local.dtype, box.shape)
-    except ValueError as error:
-        raise TensorError(f"tensor {name!r}: {error}") from None
-    return Local(Claim(name, dtype, shape, nbytes, local.itemsize, box, ranks), memory)
-
-
-@lru_cache(1 << 12)
-def _whole(shape: tuple[int, ...]) -> Box:
-    return Box.whole(tuple(shape))
-
-
-@lru_cache(1 << 12)
-def _whole_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
-    """The dtype and shape of a whole tensor in safetensors, and its size."""
-    name, stored = torch_description(str(dtype), shape)
-    return name, stored, tensor_nbytes(name, stored)
+    Raises:
+        ValueError: safetensors has no such dtype.
+    """
+    name, shape = torch_description(str(dtype), box.shape)
+    return Layout.of(name, shape, tensor_nbytes(name, shape), dtype.itemsize, box, ranks)
 
 
 def _box_of_shard(shard: Shard) -> Box:
@@ -160,15 +147,18 @@ def _box_of_shard(shard: Shard) -> Box:
     return Box(shape, tuple(((a, a + n),) if n else () for n, a in zip(local, offsets, strict=True)))
 
 
-@lru_cache(1 << 12)
-def _placed(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
-    """Which elements of a DTensor this rank holds, and which ranks hold the others of the same copy.
+@lru_cache(1 << 14)
+def _placed(
+    mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> Layout | None:
+    """What this rank holds of a DTensor; None if its mesh does not include this rank.
 
     Raises:
-        ValueError: a placement is not known.
+        ValueError: a placement is not known, or safetensors has no such dtype.
     """
     here = mesh.get_coordinate()
-    assert here is not None
+    if here is None:
+        return None
     for placement in placements:
         if placement.is_partial():
             raise ValueError("it is not yet reduced (Partial): its bytes are not there until it is redistributed")
@@ -183,7 +173,7 @@ def _placed(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[in
     for axis in reversed(range(len(placements))):
         if isinstance(placements[axis], Replicate):
             copy = copy.select(axis, here[axis])
-    return Box(shape, tuple(held)), tuple(sorted(copy.flatten().tolist()))
+    return _layout(Box(tuple(shape), tuple(held)), dtype, tuple(sorted(copy.flatten().tolist())))
 
 
 def _in_order(placements: Sequence[Placement], sizes: Sequence[int]) -> Iterator[int]:

@@ -6,30 +6,33 @@ along an inner dimension, and then exchange descriptions of a few kilobytes. Eve
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from hashbench.distributed.claims import Claim
-from hashbench.distributed.combining import Copy, Holding, check_agreement, copies_of, ranks_named, the_same
+from hashbench.distributed.claims import claims_in, message_of
+from hashbench.distributed.combining import check_agreement, ranks_named, the_same
 from hashbench.distributed.content import Contents, describe
 from hashbench.distributed.group import Ranks
 from hashbench.distributed.layouts import Local, Sharded, locals_of
-from hashbench.distributed.moving import Plan, move
+from hashbench.distributed.moving import move
 from hashbench.distributed.parts import HeldTensor, Part, PartError
-from hashbench.distributed.subtrees import Box, content_size
+from hashbench.distributed.planning import Group, groups_of, steps_of
+from hashbench.distributed.subtrees import content_size
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
-from hashbench.model.report import Report, compare
+from hashbench.model.report import Report
 from hashbench.model.strict_json import quoted
 
-FIRST_CALL, CALL = 1 << 30, 8 << 30
-"""Bytes of the first call of a kernel, for which the device waits, and of the others."""
+FIRST_CALL, CALL = 256 << 20, 8 << 30
+"""Bytes of the first call of a kernel, for which the device waits, and of the largest."""
 
 LATE_SHARE = 6
 """The last 1/6 of a model is hashed while the rest is combined."""
@@ -88,26 +91,22 @@ def part(
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     held = list(locals_of(module_or_shards, rank))
     needed = 0
-    for one in (local.claim for local in held):
-        needed += sum(content_size(run, one.nbytes, chunk_size, size) for run in one.runs)
+    for name, layout, _ in held:
+        needed += sum(content_size(run, layout.nbytes, chunk_size, size) for run in layout.runs)
         if needed > MAX_CONTENT:
             raise PartError(
-                f"the part would have more than {MAX_CONTENT} bytes at the tensor {quoted(one.name)}, of which this "
-                "rank has short pieces of every row: choose smaller chunks, or use a process group"
+                f"the part would have more than {MAX_CONTENT} bytes at the tensor {quoted(name)}, of which this rank "
+                "has short pieces of every row: choose smaller chunks, or use a process group"
             )
     hashing = _Hashing(chunk_size, algorithm)
     for local in held:
         hashing.add(local)
     described = hashing.contents()
-    return Part(
-        rank,
-        algorithm,
-        chunk_size,
-        tuple(
-            HeldTensor(one.name, one.dtype, one.shape, one.nbytes, one.ranks, one.runs, described[one.name])
-            for one in (local.claim for local in held)
-        ),
-    )
+    tensors = [
+        HeldTensor(name, layout.dtype, layout.shape, layout.nbytes, layout.ranks, layout.runs, described[name])
+        for name, layout, _ in held
+    ]
+    return Part(rank, algorithm, chunk_size, tuple(tensors))
 
 
 def manifest(
@@ -133,10 +132,18 @@ def manifest(
             what ranks hold leaves a gap or overlaps; or copies of a tensor differ.
         TypeError, TensorError, ValueError, Unavailable, OutOfDeviceMemory: this rank cannot go on, as for `part`.
     """
-    found = _together(module_or_shards, _Terms(algorithm_named(algorithm).name, check_chunk_size(chunk_size)), group)
-    if not found.copies:
-        raise PartError("the model has no tensors: there is nothing to hash")
-    return Manifest(algorithm, chunk_size, tuple(the_same(copies) for copies in found.copies.values()))
+    terms = _Terms(algorithm_named(algorithm).name, check_chunk_size(chunk_size))
+    with _without_collection():
+        found = _together(module_or_shards, terms, group)
+        if not found.roots:
+            raise PartError("the model has no tensors: there is nothing to hash")
+        entries = [
+            TensorEntry(name, layout.dtype, layout.shape, layout.nbytes, the_same(name, found.roots[name]))
+            for group_of in found.groups
+            for layout in [next(iter(group_of.layouts.values()))]
+            for name in group_of.names
+        ]
+        return Manifest(algorithm, chunk_size, tuple(entries))
 
 
 def verify(
@@ -169,28 +176,36 @@ def verify(
     if not expected.entries:
         named = f"the component {component!r}" if component else "a model at its top"
         raise ValueError(f"the manifest has no tensors of {named}: name the component that the module is")
-    found = _together(
-        module_or_shards, _Terms(manifest.algorithm, manifest.chunk_size, manifest.root.hex()), group, expected
-    )
-    blamed: dict[str, tuple[int, ...]] = dict(found.extra)
-    entries: dict[str, Entry] = {}
-    to_trace: dict[str, Sequence[CopyEntry]] = {}
-    for name, copies in found.copies.items():
-        wrong = [copy for copy in copies if copy[1] != expected.by_name[name]]
-        entries[name] = (wrong or copies)[0][1]
-        if wrong:
-            blamed[name] = tuple(sorted({rank for ranks, _ in wrong for rank in ranks}))
-            if len(wrong) < len(copies):
-                to_trace[name] = copies
-    if to_trace:
-        blamed |= _traced(to_trace, expected, found)
-    compared = compare(expected, entries)
+    terms = _Terms(manifest.algorithm, manifest.chunk_size, manifest.root.hex())
+    with _without_collection():
+        found = _together(module_or_shards, terms, group, expected)
+        entries: dict[str, Entry] = {}
+        wrong: dict[str, set[int]] = {}
+        for one in found.groups:
+            layout = next(iter(one.layouts.values()))
+            for name in one.names:
+                wanted = expected.by_name[name]
+                assert isinstance(wanted, TensorEntry)  # of a component there are no files
+                entries[name] = wanted
+                roots = found.roots[name]
+                if layout.dtype != wanted.dtype or layout.shape != wanted.shape:
+                    suspects = set(one.layouts)
+                else:
+                    suspects = {rank for ranks, root in roots if root != wanted.root for rank in ranks}
+                if suspects:
+                    wrong[name] = suspects
+                    root = next((root for _, root in roots if root != wanted.root), wanted.root)
+                    entries[name] = TensorEntry(name, layout.dtype, layout.shape, layout.nbytes, root)
+        blamed = {name: tuple(sorted(suspects)) for name, suspects in wrong.items()} | dict(found.extra)
+        doubtful = {name for name in wrong if any(root == expected.by_name[name].root for _, root in found.roots[name])}
+        if doubtful:
+            blamed |= _traced(doubtful, expected, found)
     return ShardedReport(
         expected,
         entries,
-        compared.differs,
-        compared.missing,
-        tuple(sorted(found.extra)),
+        differs=tuple(sorted(wrong)),
+        missing=tuple(name for name in expected.by_name if name not in entries),
+        extra=tuple(sorted(found.extra)),
         root=manifest.root,
         ranks=blamed,
         sent=found.ranks.sent,
@@ -229,8 +244,8 @@ class _Hashing:
 
     def add(self, local: Local) -> None:
         """Adds a tensor. Nothing may write to it before its description is there."""
-        tied = self._tied.setdefault(local.bytes, [])
-        tied.append(local.claim.name)
+        tied = self._tied.setdefault(local.content, [])
+        tied.append(local.name)
         if len(tied) > 1:
             return
         device = local.memory.device
@@ -251,7 +266,7 @@ class _Hashing:
             name: content
             for started, contents in self._running
             for local, content in zip(started, contents(), strict=True)
-            for name in self._tied[local.bytes]
+            for name in self._tied[local.content]
         }
 
     def _start(self, device: torch.device) -> None:
@@ -259,13 +274,13 @@ class _Hashing:
         self._bytes[device] = 0
         if device.type == "cuda" and device not in self._call:
             torch.cuda.current_stream(device).synchronize()
-        self._call[device] = CALL
+        self._call[device] = min(CALL, 8 * self._call.get(device, FIRST_CALL))
         extents = [list(local.extents()) for local in held]
         self._running.append((held, describe(extents, self._chunk_size, self._algorithm)))
 
 
-CopyEntry = tuple[tuple[int, ...], TensorEntry]
-"""The ranks of a copy of a tensor, and the tensor as they have it."""
+Roots = Sequence[tuple[tuple[int, ...], bytes]]
+"""The ranks and the root of each copy of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -273,16 +288,16 @@ class _Found:
     """What all ranks of a group hold together.
 
     Attributes:
-        copies: the copies of each tensor that is expected.
-        extra: the ranks that hold each tensor that is not.
-        claims: what each rank holds.
+        groups: how the tensors that are expected are held.
+        roots: the copies of each of them.
+        extra: the ranks that hold each tensor that is not expected.
         held: what this rank holds, by name.
         ranks: all of them.
     """
 
-    copies: Mapping[str, Sequence[CopyEntry]]
+    groups: Sequence[Group]
+    roots: Mapping[str, Roots]
     extra: Mapping[str, tuple[int, ...]]
-    claims: Mapping[int, Sequence[Claim]]
     held: Mapping[str, Local]
     ranks: Ranks
 
@@ -300,15 +315,15 @@ def _together(
     rounds = [_Hashing(terms.chunk_size, terms.algorithm) for _ in range(2)]
     failure: Exception | None = None
     try:
-        waiting = []
-        unlisted = []
+        waiting: list[Local] = []
+        unlisted: list[Local] = []
         for local in locals_of(model, ranks.mine):
-            if expected and local.claim.name not in expected.by_name:
+            if expected and local.name not in expected.by_name:
                 unlisted.append(local)
                 continue
-            held[local.claim.name] = local
-            if not local.claim.in_short_rows(terms.chunk_size):
-                if local.claim.name in late:
+            held[local.name] = local
+            if not local.layout.in_short_rows(terms.chunk_size):
+                if local.name in late:
                     waiting.append(local)
                 else:
                     rounds[0].add(local)
@@ -316,25 +331,23 @@ def _together(
         for local in waiting:
             rounds[1].add(local)
         rounds[1].start()
-        # A name that the manifest does not list may be tied to one that it lists: it is then verified too.
-        listed = {local.content for local in held.values()}
-        held |= {local.claim.name: local for local in unlisted if local.content not in listed}
+        if unlisted:  # a name may be tied to one that is listed: it is then verified too
+            listed = {local.content for local in held.values()}
+            unlisted = [local for local in unlisted if local.content not in listed]
     except Exception as error:
         failure = error
-    message = {"terms": str(terms), "tensors": [local.claim for local in held.values()]}
-    said = _exchanged(ranks, message, failure)
+    claims = message_of((local.name, local.layout) for local in held.values())
+    said = _exchanged(ranks, {"terms": str(terms), "held": claims, "extra": [one.name for one in unlisted]}, failure)
     check_agreement({rank: answer["terms"] for rank, answer in said.items()})
     extra: defaultdict[str, list[int]] = defaultdict(list)
-    claims: dict[int, list[Claim]] = {rank: [] for rank in said}
     for rank, answer in said.items():
-        for fields in answer["tensors"]:
-            claim = Claim.read(fields)
-            if expected and claim.name not in expected.by_name:
-                extra[claim.name].append(rank)
-            else:
-                claims[rank].append(claim)
-    copies = _hashed(claims, held, rounds, late, terms, ranks)
-    return _Found(copies, {name: tuple(holders) for name, holders in extra.items()}, claims, held, ranks)
+        for name in answer["extra"]:
+            extra[name].append(rank)
+    groups = groups_of(
+        {rank: list(claims_in(answer["held"])) for rank, answer in said.items()}, terms.chunk_size, terms.algorithm
+    )
+    roots = _hashed(groups, held, rounds, late, terms, ranks)
+    return _Found(groups, roots, {name: tuple(holders) for name, holders in extra.items()}, held, ranks)
 
 
 def _late(expected: Manifest) -> frozenset[str]:
@@ -350,112 +363,100 @@ def _late(expected: Manifest) -> frozenset[str]:
 
 
 def _hashed(
-    claims: Mapping[int, Sequence[Claim]],
+    groups: Sequence[Group],
     held: Mapping[str, Local],
     rounds: Sequence[_Hashing],
     late: Collection[str],
     terms: _Terms,
     ranks: Ranks,
-) -> dict[str, list[CopyEntry]]:
-    """The copies of all tensors, as they are.
+) -> dict[str, Roots]:
+    """The copies of all tensors.
 
     Args:
-        claims: what each rank holds.
+        groups: how the tensors are held.
         held: what this rank holds, by name.
         rounds: what it is hashing: first what is combined first, then what is late.
         late: the names of what is late.
         terms: what to hash with.
-        ranks: the ranks of `claims`.
+        ranks: all ranks.
     """
-    chunk_size, algorithm = terms.chunk_size, terms.algorithm
-    plan = Plan.of(claims, chunk_size)
-    copies: dict[str, list[Copy]] = {}
-    holdings: defaultdict[str, list[Holding]] = defaultdict(list)
-    for rank, of_rank in claims.items():
-        for claim in of_rank:
-            runs = plan.runs(rank, claim)
-            holdings[claim.name].append(Holding(rank, claim.dtype, claim.shape, claim.nbytes, claim.ranks, runs))
-    for name, holders in holdings.items():
-        copies[name] = copies_of(name, holders, ranks.numbers, chunk_size, algorithm)
-
-    mine = plan.moved[ranks.mine]
-    moved = move(plan, {name: held[name].memory.tensor for name in mine}, ranks, chunk_size, algorithm)
-    failure = moved.failure
-    short = {claim.name for of_rank in claims.values() for claim in of_rank if claim.in_short_rows(chunk_size)}
+    mine = [one for one in groups if ranks.mine in one.layouts]
+    memory = {name: held[name].memory.tensor for one in mine if ranks.mine in one.moving for name in one.names}
+    moved = move(steps_of(groups, terms.chunk_size), memory, ranks, terms.chunk_size, terms.algorithm)
     contents = dict(moved.contents)
-    found: dict[str, list[CopyEntry]] = {}
+    failure = moved.failure
+    roots: dict[str, Roots] = {}
     for last, hashing in enumerate(rounds):
-        names = {name for name in holdings if (name in late or name in short) == bool(last)}
-        if not names:
+        names = [[name for name in one.names if (one.in_rows or name in late) == bool(last)] for one in groups]
+        if not any(names):
             continue
         try:
-            if last:
-                for name in held.keys() & short - mine - contents.keys():  # what irregular shards do not let move
-                    hashing.add(held[name])
+            if last:  # what irregular shards do not let move
+                for one in mine:
+                    if one.in_rows and ranks.mine not in one.moving:
+                        for name in one.names:
+                            if name not in contents:
+                                hashing.add(held[name])
             contents |= hashing.contents()
         except Exception as error:
             failure = failure or error
-        said = _spread(names, holdings, contents, failure, terms, ranks)
-        for name in names:
-            found[name] = [
-                (copy.ranks, copy.folded(lambda rank, name: said[rank, name], chunk_size, algorithm))  # noqa: B023
-                for copy in copies[name]
-            ]
-    return found
+        said = _spread(groups, names, contents, failure, ranks)
+        for one, chosen, at in zip(groups, names, said, strict=True):
+            for number, name in enumerate(chosen):
+                described = {rank: view[number * one.sizes[rank] :][: one.sizes[rank]] for rank, view in at.items()}
+                roots[name] = [
+                    (copy.ranks, copy.root(described, terms.chunk_size, terms.algorithm)) for copy in one.copies
+                ]
+    return roots
 
 
 def _spread(
-    names: Collection[str],
-    holdings: Mapping[str, Sequence[Holding]],
+    groups: Sequence[Group],
+    names: Sequence[Sequence[str]],
     contents: Mapping[str, bytes],
     failure: Exception | None,
-    terms: _Terms,
     ranks: Ranks,
-) -> dict[tuple[int, str], memoryview]:
-    """What each rank says of each tensor, by rank and name: the descriptions of what it holds.
+) -> list[dict[int, memoryview]]:
+    """What each rank says of tensors: for each group the descriptions of all its names, one after another, by rank.
 
     Args:
-        names: the tensors.
-        holdings: what ranks hold of each tensor; all ranks know it.
+        groups: how the tensors are held; all ranks know it.
+        names: those of each group that are asked for.
         contents: what this rank says.
         failure: why it cannot say anything.
-        terms: what it was hashed with.
         ranks: all ranks.
 
     Raises:
         Exception: `failure`, if there is one.
         PartError: another rank has failed.
     """
-    size = algorithm_named(terms.algorithm).digest_size
-    places: dict[tuple[int, str], slice] = {}
     ends = dict.fromkeys(ranks.numbers, 1)
-    mine = []
-    for name in sorted(names):
-        for holder in holdings[name]:
-            if holder.rank == ranks.mine:
-                mine.append(name)
-            start = ends[holder.rank]
-            ends[holder.rank] += sum(content_size(run, holder.nbytes, terms.chunk_size, size) for run in holder.runs)
-            places[holder.rank, name] = slice(start, ends[holder.rank])
+    places: list[dict[int, slice]] = []
+    for one, chosen in zip(groups, names, strict=True):
+        places.append({})
+        for rank, size in one.sizes.items():
+            start = ends[rank]
+            ends[rank] += size * len(chosen)
+            places[-1][rank] = slice(start, ends[rank])
     if failure:
         message = _FAILED + str(failure).encode()[:_ERROR_SIZE]
     else:
-        message = _DONE + b"".join(contents.get(name, b"") for name in mine)
-    lengths = [max(1 + _ERROR_SIZE, ends[rank]) for rank in ranks.numbers]
-    texts = ranks.gather_sized(message, lengths)
+        mine = (name for one, chosen in zip(groups, names, strict=True) if ranks.mine in one.sizes for name in chosen)
+        message = _DONE + b"".join([contents.get(name, b"") for name in mine])
+    texts = ranks.gather_sized(message, [max(1 + _ERROR_SIZE, ends[rank]) for rank in ranks.numbers])
     said = {rank: memoryview(text) for rank, text in zip(ranks.numbers, texts, strict=True)}
     if failure:
         raise failure
     failed = {rank: bytes(text[1:]).rstrip(b"\0") for rank, text in said.items() if text[:1] == _FAILED}
     _raise_first({rank: text.decode("utf-8", "replace") for rank, text in failed.items()})
-    return {(rank, name): said[rank][place] for (rank, name), place in places.items()}
+    return [{rank: said[rank][place] for rank, place in of_group.items()} for of_group in places]
 
 
-def _traced(names: Mapping[str, Sequence[CopyEntry]], expected: Manifest, found: _Found) -> dict[str, tuple[int, ...]]:
+def _traced(names: Collection[str], expected: Manifest, found: _Found) -> dict[str, tuple[int, ...]]:
     """The ranks whose share of a tensor differs from the same share of a copy that is right.
 
     Args:
-        names: the copies of each tensor of which some are right and others are not.
+        names: tensors of which some copies are right and others are not.
         expected: the manifest.
         found: what the ranks hold.
     """
@@ -463,25 +464,39 @@ def _traced(names: Mapping[str, Sequence[CopyEntry]], expected: Manifest, found:
     shares: dict[str, str] = {}
     try:
         hashing = _Hashing(expected.chunk_size, expected.algorithm)
-        for name in names.keys() & found.held.keys():
+        for name in found.held.keys() & names:
             hashing.add(found.held[name].as_whole())
         shares = {name: content.hex() for name, content in hashing.contents().items()}
     except Exception as error:
         failure = error
     said = _exchanged(found.ranks, shares, failure)
-    boxes = {(rank, claim.name): claim.box for rank, claims in found.claims.items() for claim in claims}
     traced = {}
-    for name, copies in names.items():
-        right: set[tuple[Box, str]] = set()
-        suspects: set[int] = set()
-        for ranks, entry in copies:
-            if entry == expected.by_name[name]:
-                right |= {(boxes[rank, name], said[rank][name]) for rank in ranks}
-            else:
-                suspects |= set(ranks)
-        guilty = {rank for rank in suspects if (boxes[rank, name], said[rank][name]) not in right}
-        traced[name] = tuple(sorted(guilty or suspects))
+    for one in found.groups:
+        for name in one.names:
+            if name not in names:
+                continue
+            shown = {rank: (layout.box, said[rank][name]) for rank, layout in one.layouts.items()}
+            right, suspects = set(), set()
+            for ranks, root in found.roots[name]:
+                if root == expected.by_name[name].root:
+                    right |= {shown[rank] for rank in ranks}
+                else:
+                    suspects |= set(ranks)
+            guilty = {rank for rank in suspects if shown[rank] not in right}
+            traced[name] = tuple(sorted(guilty or suspects))
     return traced
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Puts off the collection of garbage, which takes longer than hashing where a process has many objects."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _exchanged(ranks: Ranks, message: Any, failure: Exception | None) -> dict[int, Any]:
