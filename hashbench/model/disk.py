@@ -21,8 +21,8 @@ from hashbench.model.contents import ModelError, Part, check_same_files, list_mo
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
 from hashbench.model.hints import did_you_mean
-from hashbench.model.located import alone, check_unchanged, locate
-from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
+from hashbench.model.located import check_unchanged, locate, tensors_alone
+from hashbench.model.manifest import Entry, Manifest, read_manifest
 from hashbench.model.report import Report, compare
 from hashbench.model.safetensors_header import SafetensorsError
 from hashbench.model.sidecar import SidecarError, SidecarWriter, check_outside, opened_sidecar
@@ -106,11 +106,7 @@ def manifest(
     if contents.problems:
         more = f", and {len(contents.problems) - 1:,} more problems" if len(contents.problems) > 1 else ""
         raise ModelError(f"{path}: {contents.problems[0]}{more}")
-    parts = (
-        [alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
-        if only_tensors
-        else contents.parts
-    )
+    parts = tensors_alone(contents) if only_tensors else contents.parts
     if not any(part.entry.nbytes for part in parts):
         raise ModelError(f"{path} is empty: it has no {'tensors' if only_tensors else 'bytes'} to hash")
     kept = _unchanged(parts, older, changed) if older else {}

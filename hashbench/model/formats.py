@@ -16,6 +16,9 @@ from hashbench.model.pytorch_checkpoint import PyTorchError, read_checkpoint
 from hashbench.model.recognition import GIT_LFS_POINTER, HTML_PAGE, recognise
 from hashbench.model.safetensors_header import Header, SafetensorsError, read_header
 
+SHARDING_INFO = "DCP_SHARDING_INFO"
+"""In the metadata of a safetensors file of which tensors are shards: where they begin in the whole tensors."""
+
 
 class FoundTensor(NamedTuple):
     """One tensor of a file.
@@ -83,6 +86,8 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
             return FoundTensors(tensors, checkpoint.status)
         if read := _HEADERS.get(suffix):
             header = read(path)
+            if isinstance(header, Header) and SHARDING_INFO in header.metadata:
+                return FoundTensors(note="hashed as a plain file: its tensors are shards, joined for tensors alone")
             return FoundTensors(tuple(FoundTensor(*tensor) for tensor in header.tensors), header.status)
     except (SafetensorsError, GgufError, PyTorchError) as error:
         found = recognise(path)

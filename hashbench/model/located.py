@@ -13,11 +13,12 @@ from pathlib import Path
 
 from hashbench.hashing.sources import FileParts, FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.model.contents import Files, Part, check_same_files, list_model, read_contents
+from hashbench.model.contents import Contents, Files, Part, check_same_files, list_model, read_contents
 from hashbench.model.exclusions import DEFAULT, Exclusions
 from hashbench.model.formats import promises_tensors
 from hashbench.model.frame import gaps
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
+from hashbench.model.sharded_files import is_sharded, sharded_tensors
 from hashbench.model.strict_json import quoted
 
 
@@ -88,10 +89,26 @@ def _exclusions(manifest: Manifest) -> Exclusions:
 
 def _that_matter(files: Files, manifest: Manifest) -> Files:
     """For a manifest of tensors alone, files of weights alone."""
-    return files if manifest.files else {name: file for name, file in files.items() if promises_tensors(name)}
+    return (
+        files
+        if manifest.files
+        else {name: file for name, file in files.items() if promises_tensors(name) or is_sharded(name)}
+    )
 
 
-def alone(part: Part) -> Part:
+def tensors_alone(contents: Contents) -> list[Part]:
+    """The tensors of a model, those that several processes saved joined, without their places in files.
+
+    Raises:
+        OSError, ModelError: as for `sharded_tensors`.
+    """
+    joined = sharded_tensors(contents.files)
+    if joined is not None:
+        return joined
+    return [_alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
+
+
+def _alone(part: Part) -> Part:
     """A tensor without its place in a file."""
     assert isinstance(part.entry, TensorEntry)
     return Part(replace(part.entry, file=None, offset=None), part.source)
@@ -139,7 +156,7 @@ def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
 def _by_name(path: Path, manifest: Manifest) -> Located:
     """What is there of a manifest of tensors alone."""
     contents = read_contents(path, _exclusions(manifest))
-    there = {part.entry.name: alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)}
+    there = {part.entry.name: part for part in tensors_alone(contents)}
     if not there:
         raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
     parts, known = [], {}

@@ -88,12 +88,12 @@ class _Entry(NamedTuple):
     header: int
 
 
-def read_archive(descriptor: int, size: int) -> dict[str, Record]:
+def read_archive(descriptor: int | Window, size: int) -> dict[str, Record]:
     """Reads the directory and the headers of a PyTorch archive.
 
     Args:
-        descriptor: Of the open file.
-        size: The file's size.
+        descriptor: Of the open file, or a part of one.
+        size: The size of the file or part.
 
     Returns:
         Its records, by their names in the archive's folder.
@@ -131,13 +131,27 @@ def read_archive(descriptor: int, size: int) -> dict[str, Record]:
     return records
 
 
-def read_at(descriptor: int, offset: int, nbytes: int) -> bytes:
+class Window(NamedTuple):
+    """A part of an open file, in place of its descriptor.
+
+    Attributes:
+        descriptor: Of the file.
+        start: Where the part begins.
+    """
+
+    descriptor: int
+    start: int
+
+
+def read_at(descriptor: int | Window, offset: int, nbytes: int) -> bytes:
     """Reads a range of a file.
 
     Raises:
         OSError: The file cannot be read.
         ArchiveError: The file ends within the range.
     """
+    if isinstance(descriptor, Window):
+        descriptor, offset = descriptor.descriptor, descriptor.start + offset
     data = os.pread(descriptor, nbytes, offset)
     while len(data) < nbytes:  # a system call reads at most 2 GiB
         more = os.pread(descriptor, nbytes - len(data), offset + len(data))
@@ -147,7 +161,7 @@ def read_at(descriptor: int, offset: int, nbytes: int) -> bytes:
     return data
 
 
-def _directory_place(descriptor: int, size: int) -> tuple[int, int, int]:
+def _directory_place(descriptor: int | Window, size: int) -> tuple[int, int, int]:
     """The number of records, and where the directory begins and ends."""
     at = size - _END.size
     if at < 0:
@@ -234,7 +248,7 @@ def _checked(entry: _Entry) -> _Entry:
     return entry
 
 
-def _record(descriptor: int, entry: _Entry, position: int, limit: int) -> tuple[Record, int]:
+def _record(descriptor: int | Window, entry: _Entry, position: int, limit: int) -> tuple[Record, int]:
     """Checks the header and trailer of a record against its entry in the directory.
 
     Args:

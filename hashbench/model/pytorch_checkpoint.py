@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from hashbench.kernels import Bytes
 from hashbench.model.dtypes import tensor_nbytes, torch_description
 from hashbench.model.opened import opened
 from hashbench.model.pickle_tensors import MAX_SIZE, PickledTensor, PickleError, Storage, read_pickle
-from hashbench.model.pytorch_archive import ArchiveError, ForeignFile, Record, read_archive, read_at
+from hashbench.model.pytorch_archive import ArchiveError, ForeignFile, Record, Window, read_archive, read_at
 from hashbench.model.strict_json import quoted
 from hashbench.model.strided import gather, is_contiguous, span
 
@@ -91,11 +91,39 @@ def read_checkpoint(path: str | os.PathLike[str], max_gathered: int = MAX_GATHER
     with opened(path) as (stream, status):
         assert status is not None
         try:
-            return _Reader(Path(path), stream.fileno(), status, max_gathered).checkpoint()
+            return _Reader(Path(path), stream.fileno(), status, max_gathered, status.st_size).checkpoint()
         except ForeignFile as error:
             raise NotAPyTorchArchive(f"{Path(path)} is not a PyTorch checkpoint in a zip archive: {error}") from None
         except (ArchiveError, PickleError, _InvalidError) as error:
             raise PyTorchError(f"{Path(path)} is not accepted as a PyTorch checkpoint: {error}") from None
+
+
+def read_tensor(path: Path, start: int, nbytes: int) -> StoredTensor:
+    """Reads the description of the one tensor that `torch.save` wrote as a part of a file.
+
+    Args:
+        path: Of the file.
+        start: Where its archive begins.
+        nbytes: The archive's size.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular file.
+        PyTorchError: The part is not in the file, not a valid archive, or has not exactly one tensor, which is
+            contiguous.
+    """
+    with opened(path) as (stream, status):
+        assert status is not None
+        try:
+            if not 0 <= start <= start + nbytes <= status.st_size:
+                raise _InvalidError(f"the file has {status.st_size} bytes, not bytes {start} to {start + nbytes}")
+            found = _Reader(path, Window(stream.fileno(), start), status, 0, nbytes).checkpoint()
+            if len(found.tensors) != 1 or found.others:
+                raise _InvalidError(f"it has {len(found.tensors)} tensors and {len(found.others)} other values, not 1")
+            (tensor,) = found.tensors
+            assert isinstance(tensor.source, FileRange)  # no bytes are gathered
+            return tensor._replace(source=replace(tensor.source, offset=start + tensor.source.offset))
+        except (ArchiveError, PickleError, _InvalidError) as error:
+            raise PyTorchError(f"{path} is not accepted at byte {start}: {error}") from None
 
 
 class _InvalidError(ValueError):
@@ -123,18 +151,22 @@ class _Reader:
 
     Args:
         path: Of the file.
-        descriptor: Of the file.
+        descriptor: Of the file, or a part of it.
         status: The file's status.
         max_gathered: As for `read_checkpoint`.
+        size: Of the file, or of its part.
     """
 
-    def __init__(self, path: Path, descriptor: int, status: os.stat_result, max_gathered: int) -> None:
+    def __init__(
+        self, path: Path, descriptor: int | Window, status: os.stat_result, max_gathered: int, size: int
+    ) -> None:
+        self._size = size
         self._path = path
         self._max_gathered = max_gathered
         self._descriptor = descriptor
         self._status = status
-        self._records = read_archive(descriptor, status.st_size)
-        self._to_read = _MAX_READ * status.st_size
+        self._records = read_archive(descriptor, size)
+        self._to_read = _MAX_READ * size
 
     def checkpoint(self) -> PyTorchCheckpoint:
         """Reads all of it."""
@@ -147,7 +179,7 @@ class _Reader:
         self._check_calculated_offsets([self._record(storage) for storage in pickled.storages])
         # Tied tensors are one tensor under several names.
         scattered = {id(view.tensor): view for view in views if not view.is_contiguous}
-        if sum(view.nbytes for view in scattered.values()) > min(self._max_gathered, self._status.st_size):
+        if sum(view.nbytes for view in scattered.values()) > min(self._max_gathered, self._size):
             raise _InvalidError(
                 f"the tensor {quoted(next(iter(scattered.values())).name)} and others are not contiguous, and together "
                 f"larger than the file or {self._max_gathered} bytes: save them with contiguous()"
