@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
@@ -330,3 +331,12 @@ def verify_stages(rank: int, expected: Manifest) -> Any:
     stage = {name: tensor for name, tensor in network().state_dict().items() if (".0." in name) == (rank == 0)}
     report = distributed.verify(stage, expected)
     return report.ok, str(report)
+
+
+def save_parallel(rank: int, kind: str, folder: str, writer: str) -> None:
+    """Saves a network that PyTorch has sharded, as `writer` does: "dcp", or "safetensors" in shards."""
+    state = parallel(kind).state_dict()
+    if writer == "dcp":
+        dcp.save(state, checkpoint_id=folder)
+    else:
+        dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(folder, save_distributed=True))
