@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from hashbench.bench.experiment import SEED, Experiment, Skip
 from hashbench.bench.frames import VALUES, Results, lines
@@ -52,8 +53,8 @@ VERDICT, NAMED, SENT = "call to verdict", "call to the rank with a flipped bit",
 
 FILES, THROUGHPUT = "files in memory-backed storage", "throughput of one process"
 FILE_BYTES = {"gpu": 4 * GiB, "cpu": 256 << 20}
-LINKS = 8
-"""One file with so many names is verified: all are read and hashed."""
+LINKS = {"gpu": 32, "cpu": 4}
+"""One file with so many names is verified: all are read and hashed. With 4 GiB, it is as large as Llama 3.1 70B."""
 
 
 class Sharded(Experiment):
@@ -87,14 +88,9 @@ class Sharded(Experiment):
         with style.style():
             figure, grid = style.panels([style.LANE * (max(places) + 1.2) for places, _ in layouts])
             for part, (places, headings), panel in zip(parts, layouts, grid.flat, strict=True):
-                for place, bar in zip(places, lines(part), strict=True):
-                    spread = [getattr(bar, name) for name in VALUES]
-                    style.bar(panel, place, spread, f"{bar.median:.3g}", look={"height": 0.74, **style.solid("cupy")})
-                style.name_lanes(panel, places, part["workers"], width=1.3)
+                _draw(panel, part, places)
                 style.head(panel, headings)
                 panel.set_ylim(max(places) + 0.6, -0.6)
-                panel.set_xlim(0, 1.2 * part["q3"].max())
-                panel.set_xlabel(part["unit"].iloc[0])
             names = style.names(results.readings["device_name"])
             style.headline(figure, _headline(results.readings), f"Chunks of {format_size(CHUNK_SIZE)}: {names}")
         return style.save(figure, path, bars[["of", "workers", "unit", *VALUES]])
@@ -199,7 +195,8 @@ def _workers(count: int, kind: str) -> str:
 
 def _files(gpus: Sequence[Device], quick: bool) -> Outcomes:
     """The throughput of one process that verifies a folder with one, two, four ... GPUs."""
-    nbytes = FILE_BYTES["cpu" if quick else "gpu"]
+    kind = "cpu" if quick else "gpu"
+    nbytes, links = FILE_BYTES[kind], LINKS[kind]
     counts = [count for count in (1, 2, 4, 8) if count <= len(gpus)]
     with TemporaryDirectory(prefix="hashbench-sharded-", dir="/dev/shm") as folder:
         first = Path(folder) / "0.bin"
@@ -208,21 +205,21 @@ def _files(gpus: Sequence[Device], quick: bool) -> Outcomes:
         with first.open("wb") as file:
             for number in range(nbytes // piece):
                 file.write(kernel.get(kernel.random(piece, SEED + number)).data)
-        for number in range(1, LINKS):
+        for number in range(1, links):
             first.with_name(f"{number}.bin").hardlink_to(first)
         kernel.trim()
-        expected = manifest(folder, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, kernel=kernel)
+        expected = manifest(folder, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, device="all")
         for count in counts:
-            yield _of_files(Path(folder), expected, gpus[:count], nbytes * LINKS)
+            yield _of_files(Path(folder), expected, gpus[:count], links, nbytes)
 
 
-def _of_files(folder: Path, expected: Any, gpus: Sequence[Device], nbytes: int) -> Reading:
+def _of_files(folder: Path, expected: Any, gpus: Sequence[Device], links: int, nbytes: int) -> Reading:
     device = ",".join(gpu.id for gpu in gpus)
     speeds = []
-    for _ in range(6):
+    for _ in range(4):
         begin = perf_counter()
         report = verify(folder, expected, kernel="cupy", device=device)
-        speeds.append(1e-9 * nbytes / (perf_counter() - begin))
+        speeds.append(1e-9 * links * nbytes / (perf_counter() - begin))
         if not report.ok:
             raise VerificationError(f"the files are what they were, but the verdict is: {report}")
     return Reading.of(
@@ -233,8 +230,8 @@ def _of_files(folder: Path, expected: Any, gpus: Sequence[Device], nbytes: int) 
         unit="GB/s",
         kernel="cupy",
         workers=_workers(len(gpus), "gpu"),
-        files=LINKS,
-        conditions=f"{LINKS} names of one file of {format_size(nbytes // LINKS)}",
+        files=links,
+        conditions=f"{links} names of one file of {format_size(nbytes)}",
         storage="memory",
         algorithm=ALGORITHM,
         source=f"hashbench {version('hashbench')}, {gpus[0].framework}",
@@ -244,7 +241,7 @@ def _of_files(folder: Path, expected: Any, gpus: Sequence[Device], nbytes: int) 
 
 # The figure ----------------------------------------------------------------------------------------------------------
 
-_BAR = ["of", "workers", "unit", *VALUES]
+_BAR = ["of", "workers", "unit", "kernel", *VALUES]
 """The columns of a bar."""
 
 
@@ -252,7 +249,30 @@ def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     shown = readings[readings["quantity"].isin([f"{VERDICT} seconds", THROUGHPUT])]
     for one in lines(shown):
         of = f"{MODELS[one.model].title}, {one.subject}" if one.model else f"{one.subject}, {one.conditions}"
-        yield of, one.workers, "seconds" if one.unit == "s" else one.unit, *(getattr(one, name) for name in VALUES)
+        yield (
+            of,
+            one.workers,
+            "seconds" if one.unit == "s" else one.unit,
+            one.kernel,
+            *(getattr(one, name) for name in VALUES),
+        )
+
+
+def _draw(panel: Axes, bars: pd.DataFrame, places: Sequence[float]) -> None:
+    """Horizontal bars, the first at the top."""
+    for place, bar in zip(places, lines(bars), strict=True):
+        spread = [getattr(bar, name) for name in VALUES]
+        style.bar(panel, place, spread, f"{bar.median:.3g}", look={"height": 0.74, **style.solid(bar.kernel)})
+    style.name_lanes(panel, places, bars["workers"], width=1.3)
+    unit = bars["unit"].iloc[0]
+    if style.is_linear(bars["median"]):
+        panel.set_xlim(0, 1.2 * bars["q3"].max())
+        panel.set_xlabel(unit)
+    else:
+        panel.set_xscale("log")
+        style.plain_numbers(panel.xaxis)
+        panel.set_xlim(0.5 * bars["median"].min(), 4 * bars["q3"].max())
+        panel.set_xlabel(f"{unit}, logarithmic")
 
 
 def _headline(readings: pd.DataFrame) -> str:

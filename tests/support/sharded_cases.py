@@ -21,7 +21,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import hashbench.distributed as distributed
 import hashbench.distributed.sharded as distributed_sharded
+from hashbench.bench.inventories import Model, Tensor
 from hashbench.distributed import Part, Shard
+from hashbench.experiments import sharded_ranks
 from hashbench.model.manifest import Manifest
 
 DTYPES = (torch.bfloat16, torch.float32, torch.uint8, torch.float64, torch.bool)
@@ -340,3 +342,24 @@ def save_parallel(rank: int, kind: str, folder: str, writer: str) -> None:
         dcp.save(state, checkpoint_id=folder)
     else:
         dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(folder, save_distributed=True))
+
+
+TINY = Model(
+    "bert-base",
+    "BERT base uncased",
+    (
+        Tensor("layers.0.down_proj.weight", (96, 64), "BF16"),
+        Tensor("layers.0.norm.weight", (64,), "F32"),
+        Tensor("layers.0.up_proj.weight", (128, 48), "F32"),
+        Tensor("lm_head.weight", (63, 64), "BF16"),
+    ),
+)
+"""What the experiment `sharded` measures in tests, under the name of a real model."""
+
+
+def measure(rank: int, case: sharded_ranks.Case, wrong: bool) -> Any:
+    """What one rank of the experiment `sharded` finds of a tiny model; `wrong` makes its bytes another's."""
+    sharded_ranks.MODELS = {"bert-base": TINY}
+    if wrong:
+        sharded_ranks.SEED += rank
+    return sharded_ranks._measured(case, rank, "cpu", dist.group.WORLD)

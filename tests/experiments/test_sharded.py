@@ -1,0 +1,63 @@
+"""The experiment `sharded`: which models are measured in which layouts, and the figure."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from drawings import check_legible
+from matplotlib.figure import Figure
+from rows import READING
+
+from hashbench.bench.frames import Results
+from hashbench.bench.inventories import MODELS
+from hashbench.experiments import sharded
+from hashbench.experiments.sharded import EXPERIMENT, FILES, NAMED, SENT, THROUGHPUT, VERDICT
+from hashbench.experiments.sharded_ranks import FSDP, TP, sharded_dimension
+
+
+def test_layouts_shard_what_they_shard() -> None:
+    tensors = {tensor.name: tensor for tensor in MODELS["llama-3.1-70b"].tensors}
+    moved = [tensor.nbytes for tensor in tensors.values() if sharded_dimension(tensor, TP) == 1]
+    assert 0.33 < sum(moved) / MODELS["llama-3.1-70b"].nbytes < 0.35
+    assert sharded_dimension(tensors["model.norm.weight"], TP) is None
+    assert all(sharded_dimension(tensor, FSDP) == 0 for tensor in tensors.values())
+
+
+def test_the_largest_models_that_fit_are_measured() -> None:
+    cases = [(case.ranks, case.model, case.layout) for case in sharded._cases("gpu", [1, 2, 4], 80 * 10**9, False)]
+    assert cases == [
+        (1, "qwen2.5-32b", FSDP),
+        (2, "qwen2.5-32b", FSDP),
+        (2, "llama-3.1-70b", FSDP),
+        (2, "llama-3.1-70b", TP),
+        (4, "qwen2.5-32b", FSDP),
+        (4, "llama-3.1-70b", FSDP),
+        (4, "llama-3.1-70b", TP),
+    ]
+
+
+def test_the_slowest_rank_counts() -> None:
+    assert sharded._slowest([[1.0, 4.0], [3.0, 2.0]]) == [3.0, 4.0]
+
+
+def test_the_figure_says_how_soon_the_verdict_is_there(tmp_path: Path, figures: list[Figure]) -> None:
+    one = replace(READING, kernel="cupy", unit="s", quantity=f"{VERDICT} seconds", q1=0.04, q3=0.09)
+    readings = [
+        replace(one, model=model, subject=f"{layout} layout", workers=f"{ranks} GPUs", median=0.16 / ranks)
+        for model in ("qwen2.5-32b", "llama-3.1-70b")
+        for layout in (FSDP, TP)
+        for ranks in (2, 4)
+    ]
+    readings.append(replace(one, quantity=f"{NAMED} seconds", model="llama-3.1-70b"))
+    readings.append(replace(one, quantity=SENT, unit="GB", model="llama-3.1-70b"))
+    for count in (1, 2):
+        files = replace(one, subject=FILES, quantity=THROUGHPUT, unit="GB/s", workers=f"{count} GPUs", conditions="32")
+        readings.append(replace(files, median=30.0 * count, q1=29.0 * count, q3=31.0 * count))
+    written = EXPERIMENT.figure(Results.of([], readings), tmp_path / "sharded")
+    check_legible(figures[0])
+    assert "Llama 3.1 70B (141 GB) over 4 GPUs: 0.04 s" in " ".join(figures[0].get_suptitle().split())
+    with written[-1].open() as file:
+        assert [line["unit"] for line in csv.DictReader(file)] == ["seconds"] * 8 + ["GB/s"] * 2
+    assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []
