@@ -143,7 +143,7 @@ def read_metadata(data: bytes) -> list[SavedTensor]:
 def _run(data: bytes) -> Any:
     """The value that a pickle describes."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for operation, argument, _ in islice(pickletools.genops(data), _MAX_INSTRUCTIONS):
         name = operation.name
         if name == "STOP":

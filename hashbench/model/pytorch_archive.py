@@ -151,7 +151,8 @@ def read_at(descriptor: int | Window, offset: int, nbytes: int) -> bytes:
         ArchiveError: The file ends within the range.
     """
     if isinstance(descriptor, Window):
-        descriptor, offset = descriptor.descriptor, descriptor.start + offset
+        offset += descriptor.start
+        descriptor = descriptor.descriptor
     data = os.pread(descriptor, nbytes, offset)
     while len(data) < nbytes:  # a system call reads at most 2 GiB
         more = os.pread(descriptor, nbytes - len(data), offset + len(data))

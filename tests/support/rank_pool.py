@@ -73,8 +73,7 @@ class RankPool:
         while left:
             ready = wait(list(left), timeout=seconds)
             assert ready, f"ranks {sorted(left.values())} have not answered after {seconds} s"
-            for pipe in ready:
-                assert isinstance(pipe, Connection)
+            for pipe in [pipe for pipe in left if pipe in ready]:
                 rank = left.pop(pipe)
                 with suppress(EOFError, ConnectionResetError):
                     results[rank] = pipe.recv()

@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import hashbench.distributed as distributed
 import hashbench.distributed.sharded as distributed_sharded
-from hashbench.bench.inventories import Model, Tensor
+from hashbench.bench.inventories import MODELS, Model, Tensor
 from hashbench.distributed import Part, Shard
 from hashbench.experiments import sharded_ranks
 from hashbench.model.manifest import Manifest
@@ -269,7 +269,7 @@ def verify_different(rank: int, case: Case, manifests: Sequence[Manifest]) -> An
     distributed.verify(sharded(case), manifests[rank])
 
 
-class Block(torch.nn.Module):
+class Block(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not typed
     """A block of a transformer in small, with a dimension that no number of ranks divides."""
 
     def __init__(self) -> None:
@@ -359,7 +359,8 @@ TINY = Model(
 
 def measure(rank: int, case: sharded_ranks.Case, wrong: bool) -> Any:
     """What one rank of the experiment `sharded` finds of a tiny model; `wrong` makes its bytes another's."""
-    sharded_ranks.MODELS = {"bert-base": TINY}
+    MODELS.clear()
+    MODELS["bert-base"] = TINY
     if wrong:
-        sharded_ranks.SEED += rank
+        setattr(sharded_ranks, "SEED", 1 + rank)  # noqa: B010  # of another module
     return sharded_ranks._measured(case, rank, "cpu", dist.group.WORLD)
