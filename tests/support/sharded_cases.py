@@ -338,6 +338,7 @@ def verify_stages(rank: int, expected: Manifest) -> Any:
 def save_parallel(rank: int, kind: str, folder: str, writer: str) -> None:
     """Saves a network that PyTorch has sharded, as `writer` does: "dcp", or "safetensors" in shards."""
     state = parallel(kind).state_dict()
+    del state["head.weight"]  # it is tied, and safetensors does not save it twice
     if writer == "dcp":
         dcp.save(state, checkpoint_id=folder)
     else:
