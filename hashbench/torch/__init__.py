@@ -3,6 +3,8 @@
 May import hashbench.model and what is below it.
 """
 
-from hashbench.torch.modules import TensorError, kernel_for, manifest, verify
+from hashbench.torch.modules import manifest, verify
+from hashbench.torch.places import kernel_for
+from hashbench.torch.tensors import TensorError
 
 __all__ = ["TensorError", "kernel_for", "manifest", "verify"]
