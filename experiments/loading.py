@@ -45,7 +45,7 @@ FULL_MODELS = {"gpu": ("llama-3.2-1b", "llama-3.1-8b"), "cpu": ("bert-base",)}
 SHARD_SIZE = 5 * 10**9
 """Bytes of a file at most, as transformers cuts models."""
 
-RUNS, RUNS_FROM_DISK = 4, 2
+RUNS, RUNS_FROM_DISK = 3, 2
 """Timed runs after the first, and those that read from a disk."""
 
 LARGEST_ON_DISK = 4 * 10**9
