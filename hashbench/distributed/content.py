@@ -19,8 +19,7 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.packing import packed
 from hashbench.kernels import Buffer, Work
 from hashbench.merkle.rfc9162 import root_of
-from hashbench.torch import kernel_for
-from hashbench.torch.modules import _host_bytes as host_bytes
+from hashbench.torch.places import host_bytes, kernel_for
 
 GATHERED = 32 << 20
 """Bytes of a tensor with gaps in memory that are gathered at a time, except that a piece has at least one chunk."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -17,9 +17,8 @@ from hashbench.distributed.claims import Layout
 from hashbench.distributed.content import Extent
 from hashbench.distributed.subtrees import Box, Run
 from hashbench.model.dtypes import tensor_nbytes, torch_description
-from hashbench.torch.modules import TensorError
-from hashbench.torch.modules import _checked as described
-from hashbench.torch.modules import _Tensor as InMemory
+from hashbench.torch.held import values_of
+from hashbench.torch.tensors import InMemory, TensorError, described, plain_tensors
 
 Sharded: TypeAlias = "torch.nn.Module | Mapping[str, torch.Tensor | Shard]"
 """A module, or tensors and shards by name."""
@@ -83,28 +82,29 @@ def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
         TensorError: a tensor has no bytes, as `hashbench.torch.manifest` has it; is not yet reduced (Partial); has a
             placement that is not known; or has another size than its placement says.
     """
-    state = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
-    if not isinstance(state, Mapping):
-        raise TypeError(f"{type(model).__name__} is not accepted: pass a module or a mapping of names to tensors")
-    for name, value in state.items():
+    for name, value, refusal in values_of(model):
+        if refusal is not None:
+            raise TensorError(name, refusal)
+        if not isinstance(value, (DTensor, Shard)):
+            for part, tensor in plain_tensors(name, value):
+                memory = described(part, tensor)
+                yield Local(part, _layout(Box.whole(tuple(memory.tensor.shape)), tensor.dtype, (rank,)), memory)
+            continue
         try:
-            if isinstance(value, DTensor):
-                # Not to_local(), which autograd would record.
-                local, spec = value._local_tensor, value._spec
-                layout = _placed(spec.mesh, spec.placements, spec.shape, local.dtype)
-                if layout is None:
-                    continue
-            elif isinstance(value, Shard):
+            if isinstance(value, Shard):
                 local, layout = value.tensor, _layout(_box_of_shard(value), value.tensor.dtype, ())
-            elif _is_data(name, value):
-                continue
             else:
-                local, layout = value, None
+                spec = value._spec
+                local = value._local_tensor  # not to_local(), which autograd would record
+                placed = _placed(spec.mesh, spec.placements, spec.shape, local.dtype)
+                if placed is None:
+                    continue
+                layout = placed
+            if [part for part, _ in plain_tensors(name, local)] != [name]:
+                raise ValueError("its shards are wrappers around other tensors, such as quantised ones")
             memory = described(name, local)
-            if layout is None:
-                layout = _layout(Box.whole(tuple(memory.tensor.shape)), memory.tensor.dtype, (rank,))
-            elif layout.local_shape != local.shape and (memory.nbytes or all(layout.box.held)):
-                # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
+            # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
+            if layout.local_shape != local.shape and (memory.nbytes or all(layout.box.held)):
                 raise ValueError(
                     f"this rank has a tensor of shape {list(local.shape)}, but its place in one of shape "
                     f"{list(layout.box.shape)} needs {list(layout.local_shape)}"
@@ -112,13 +112,8 @@ def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
         except TensorError:
             raise
         except ValueError as error:
-            raise TensorError(f"tensor {name!r}: {error}") from None
+            raise TensorError(name, str(error)) from None
         yield Local(name, layout, memory)
-
-
-def _is_data(name: Any, value: Any) -> bool:
-    """Whether it comes from a module's `get_extra_state`, and is no tensor."""
-    return str(name).rpartition(".")[2] == "_extra_state" and not isinstance(value, (torch.Tensor, Shard))
 
 
 @lru_cache(1 << 14)
