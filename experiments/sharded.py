@@ -45,7 +45,7 @@ GPU_MODELS = ("llama-3.2-1b", "llama-3.1-8b", "qwen2.5-32b", "llama-3.1-70b", "l
 CPU_MODEL = "llama-3.2-1b"
 QUICK_MODEL = "llama-3.2-1b"
 
-_BESIDE = 4 * GiB
+_BESIDE = 6 * GiB
 """Bytes of a GPU that the model may not fill: digests, rows that move, and what the frameworks take."""
 
 VERDICT, NAMED, SENT = "call to verdict", "call to the rank with a flipped bit", "sent by a rank"

@@ -6,6 +6,7 @@ and any tensor of it can be made again on the host and hashed by hashlib.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ _COLUMNS = ("o_proj.weight", "down_proj.weight", "w2.weight")
 _TIMEOUT = timedelta(seconds=60)
 """How long ranks wait for each other."""
 
-_PIECE_WORDS = 1 << 26
+_PIECE_WORDS = 1 << 24
 """Words that are made at a time."""
 
 
@@ -192,7 +193,7 @@ def _measured(case: Case, rank: int, kind: str, group: Any) -> Answer:
     place = torch.device(kind, rank) if kind == "cuda" else torch.device("cpu")
     kernel = kernel_for(place, case.algorithm)
     kernel.trim()
-    module = _module(case, rank, place, group)
+    module = _ready(case, rank, place, group)
     expected = distributed.manifest(module, algorithm=case.algorithm, chunk_size=case.chunk_size, group=group)
     _check(case, expected)
     seconds, sent = [], 0
@@ -217,6 +218,31 @@ def _measured(case: Case, rank: int, kind: str, group: Any) -> Answer:
     if kind == "cuda":
         torch.cuda.empty_cache()
     return Answer(expected.root.hex(), f"{kernel.name} {kernel.device.id}", seconds[1:], flips, sent)
+
+
+def _ready(case: Case, rank: int, place: torch.device, group: Any) -> torch.nn.Module:
+    """A rank's share of a model, once all ranks have theirs.
+
+    Raises:
+        VerificationError: a rank could not make its share.
+    """
+    import torch
+    import torch.distributed as dist
+
+    reason, module = "", None
+    try:
+        module = _module(case, rank, place, group)
+    except Exception as error:  # which keeps alive what it was raised with
+        reason = repr(error)
+    failed = torch.tensor([bool(reason)], dtype=torch.int32)
+    dist.all_reduce(failed, group=group)
+    if module is None or failed.item():
+        del module
+        gc.collect()
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+        raise VerificationError(reason or "another rank could not make its share of the model")
+    return module
 
 
 def _expect(report: ShardedReport, differs: tuple[str, ...], culprits: set[int]) -> None:

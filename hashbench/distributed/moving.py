@@ -2,7 +2,7 @@
 
 A rank that holds columns of a matrix has short pieces of every row, and a leaf of the tree may span several ranks'. So
 the ranks that together hold the same rows share these out, and send each other their columns of them, piece by piece:
-no rank ever holds a whole tensor, nor more than two pieces besides its own shard.
+no rank ever holds a whole tensor, nor more than a few pieces besides its own shard.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Mover:
             ]
             names = [piece.name for _, piece in mine]
             self._running.append((names, describe(items, self._chunk_size, self._algorithm, self.stream)))
-            self._finish(all_but=1)
+            self._finish(all_but=2)
         except Exception as error:
             self._failure = error
         return ahead

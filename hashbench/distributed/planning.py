@@ -18,7 +18,7 @@ from hashbench.distributed.combining import Copy, Holding, copies_of
 from hashbench.distributed.subtrees import Box, Run, content_size, runs_of
 from hashbench.kernels import algorithm_named
 
-PIECE = 512 << 20
+PIECE = 1 << 30
 """Bytes that a rank receives rows of at a time, except that a piece has at least one row."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -386,10 +386,11 @@ def _hashed(
     contents = dict(moved.contents)
     failure = moved.failure
     roots: dict[str, Roots] = {}
+    size = algorithm_named(terms.algorithm).digest_size
+    shares: list[list[_Place]] = [[] for _ in ranks.numbers]  # what each rank has folded of the first round
+    folded = b""
     for last, hashing in enumerate(rounds):
         names = [[name for name in one.names if (one.in_rows or name in late) == bool(last)] for one in groups]
-        if not any(names):
-            continue
         try:
             if last:  # what irregular shards do not let move
                 for one in mine:
@@ -400,13 +401,43 @@ def _hashed(
             contents |= hashing.contents()
         except Exception as error:
             failure = failure or error
-        said = _spread(groups, names, contents, failure, ranks)
-        for one, chosen, at in zip(groups, names, said, strict=True):
-            for number, name in enumerate(chosen):
-                described = {rank: view[number * one.sizes[rank] :][: one.sizes[rank]] for rank, view in at.items()}
-                roots[name] = [
-                    (copy.ranks, copy.root(described, terms.chunk_size, terms.algorithm)) for copy in one.copies
-                ]
+        sizes = [size * sum(len(groups[number].copies) for number, _, _ in share) for share in shares]
+        said, folded_by = _spread(groups, names, contents, (folded, sizes), failure, ranks)
+        for share, digests in zip(shares, folded_by, strict=True):
+            for number, name, _ in share:
+                copies = groups[number].copies
+                roots[name] = [(copy.ranks, digests[size * k : size * (k + 1)]) for k, copy in enumerate(copies)]
+                digests = digests[size * len(copies) :]
+        places = [(number, name, place) for number, chosen in enumerate(names) for place, name in enumerate(chosen)]
+        if last:  # of the rest, all fold all: nobody waits for another
+            roots |= _folded(places, groups, said, terms)
+        else:
+            shares = [places[first :: len(shares)] for first in range(len(shares))]
+            of_share = _folded(shares[ranks.numbers.index(ranks.mine)], groups, said, terms)
+            folded = b"".join(root for of_copies in of_share.values() for _, root in of_copies)
+    return roots
+
+
+_Place = tuple[int, str, int]
+"""The number of a group, the name of a tensor in it, and the tensor's place among those that are asked for."""
+
+
+def _folded(
+    places: Iterable[_Place], groups: Sequence[Group], said: Sequence[Mapping[int, memoryview]], terms: _Terms
+) -> dict[str, Roots]:
+    """The copies of tensors.
+
+    Args:
+        places: the tensors.
+        groups: how tensors are held.
+        said: for each group what the ranks say of its tensors.
+        terms: what they were hashed with.
+    """
+    roots: dict[str, Roots] = {}
+    for number, name, place in places:
+        one = groups[number]
+        described = {rank: view[place * one.sizes[rank] :][: one.sizes[rank]] for rank, view in said[number].items()}
+        roots[name] = [(copy.ranks, copy.root(described, terms.chunk_size, terms.algorithm)) for copy in one.copies]
     return roots
 
 
@@ -414,15 +445,18 @@ def _spread(
     groups: Sequence[Group],
     names: Sequence[Sequence[str]],
     contents: Mapping[str, bytes],
+    folded: tuple[bytes, Sequence[int]],
     failure: Exception | None,
     ranks: Ranks,
-) -> list[dict[int, memoryview]]:
-    """What each rank says of tensors: for each group the descriptions of all its names, one after another, by rank.
+) -> tuple[list[dict[int, memoryview]], list[bytes]]:
+    """What each rank says: for each group the descriptions of all its names, one after another, by rank; and what it
+    has folded.
 
     Args:
         groups: how the tensors are held; all ranks know it.
         names: those of each group that are asked for.
         contents: what this rank says.
+        folded: what this rank has folded, and the size of what each has.
         failure: why it cannot say anything.
         ranks: all ranks.
 
@@ -430,7 +464,9 @@ def _spread(
         Exception: `failure`, if there is one.
         PartError: another rank has failed.
     """
-    ends = dict.fromkeys(ranks.numbers, 1)
+    mine, sizes = folded
+    starts = {rank: 1 + size for rank, size in zip(ranks.numbers, sizes, strict=True)}
+    ends = dict(starts)
     places: list[dict[int, slice]] = []
     for one, chosen in zip(groups, names, strict=True):
         places.append({})
@@ -441,15 +477,18 @@ def _spread(
     if failure:
         message = _FAILED + str(failure).encode()[:_ERROR_SIZE]
     else:
-        mine = (name for one, chosen in zip(groups, names, strict=True) if ranks.mine in one.sizes for name in chosen)
-        message = _DONE + b"".join([contents.get(name, b"") for name in mine])
+        own = (name for one, chosen in zip(groups, names, strict=True) if ranks.mine in one.sizes for name in chosen)
+        message = b"".join([_DONE, mine, *(contents.get(name, b"") for name in own)])
     texts = ranks.gather_sized(message, [max(1 + _ERROR_SIZE, ends[rank]) for rank in ranks.numbers])
     said = {rank: memoryview(text) for rank, text in zip(ranks.numbers, texts, strict=True)}
     if failure:
         raise failure
     failed = {rank: bytes(text[1:]).rstrip(b"\0") for rank, text in said.items() if text[:1] == _FAILED}
     _raise_first({rank: text.decode("utf-8", "replace") for rank, text in failed.items()})
-    return [{rank: said[rank][place] for rank, place in of_group.items()} for of_group in places]
+    return (
+        [{rank: said[rank][place] for rank, place in of_group.items()} for of_group in places],
+        [bytes(said[rank][1 : starts[rank]]) for rank in ranks.numbers],
+    )
 
 
 def _traced(names: Collection[str], expected: Manifest, found: _Found) -> dict[str, tuple[int, ...]]:
