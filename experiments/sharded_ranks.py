@@ -291,7 +291,7 @@ def _module(case: Case, rank: int, place: torch.device, group: Any) -> torch.nn.
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     mesh = DeviceMesh.from_group(group, place.type)
-    shares = {}
+    shares, unfilled = {}, []
     for number, tensor in enumerate(MODELS[case.model].tensors):
         dimension = sharded_dimension(tensor, case.layout)
         shape, starts = list(tensor.shape), [0] * len(tensor.shape)
@@ -300,12 +300,16 @@ def _module(case: Case, rank: int, place: torch.device, group: Any) -> torch.nn.
             starts[dimension] = min(shape[dimension], rank * each)
             shape[dimension] = min(shape[dimension], starts[dimension] + each) - starts[dimension]
         local = torch.empty(shape, dtype=getattr(torch, DTYPES[tensor.dtype]), device=place)
-        _fill(local, number, tensor, starts)
+        unfilled.append((local, number, tensor, starts))
         placements = [Replicate() if dimension is None else Shard(dimension)]
         stride = tuple(torch.empty(tensor.shape, device="meta").stride())
         shares[tensor.name] = DTensor.from_local(
             local, mesh, placements, run_check=False, shape=torch.Size(tensor.shape), stride=stride
         )
+    for share in unfilled:  # after all are there: what filling takes does not come between them
+        _fill(*share)
+    if place.type == "cuda":
+        torch.cuda.empty_cache()
     return module_with(shares)
 
 
