@@ -80,7 +80,9 @@ class Sharded(Experiment):
 
     def figure(self, results: Results, path: Path) -> list[Path]:
         """Seconds from the call to the verdict, by model and layout, and the throughput of files."""
-        bars = pd.DataFrame(_bars(results.readings), columns=_BAR)
+        bars = pd.DataFrame(_bars(results.readings), columns=_BAR).sort_values(
+            ["unit", "of"], ascending=[False, True], kind="stable"
+        )
         if bars.empty:
             return []
         parts = [part for _, part in bars.groupby("unit", sort=False)]
@@ -145,7 +147,8 @@ def _of_case(pool: Ranks, kind: str, devices: Sequence[Device], case: Case) -> I
     reading = partial(_reading, case, kind, name, device, answers)
     yield reading(VERDICT, "s", _slowest([answer.seconds for answer in answers]))
     yield reading(NAMED, "s", _slowest([answer.flips for answer in answers]))
-    yield reading(SENT, "GB", [max(1e-9 * answer.sent for answer in answers)])
+    if case.ranks > 1:
+        yield reading(SENT, "GB", [max(1e-9 * answer.sent for answer in answers)])
 
 
 def _slowest(samples: Sequence[Sequence[float]]) -> list[float]:
@@ -248,7 +251,7 @@ _BAR = ["of", "workers", "unit", "kernel", *VALUES]
 def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     shown = readings[readings["quantity"].isin([f"{VERDICT} seconds", THROUGHPUT])]
     for one in lines(shown):
-        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else f"{one.subject}, {one.conditions}"
+        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else one.subject.capitalize()
         yield (
             of,
             one.workers,

@@ -148,7 +148,7 @@ def mortal_ranks() -> Iterator[RankPool]:
     pool.close()
 
 
-@pytest.mark.parametrize("when", ["early", pytest.param("moving", marks=pytest.mark.thorough), "late"])
+@pytest.mark.parametrize("when", [pytest.param("early", marks=pytest.mark.thorough), "late"])
 def test_a_killed_rank_is_an_error_on_the_others(mortal_ranks: RankPool, tmp_path: Path, when: str) -> None:
     case = case_of(SHARDED, COLUMNS)
     results = mortal_ranks.run(sharded_cases.killed, case, manifest_of(case, tmp_path), 1, when, seconds=30)

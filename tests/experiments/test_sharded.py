@@ -46,9 +46,9 @@ def test_the_figure_says_how_soon_the_verdict_is_there(tmp_path: Path, figures: 
     one = replace(READING, kernel="cupy", unit="s", quantity=f"{VERDICT} seconds", q1=0.04, q3=0.09)
     readings = [
         replace(one, model=model, subject=f"{layout} layout", workers=f"{ranks} GPUs", median=0.16 / ranks)
+        for ranks in (2, 4)
         for model in ("qwen2.5-32b", "llama-3.1-70b")
         for layout in (FSDP, TP)
-        for ranks in (2, 4)
     ]
     readings.append(replace(one, quantity=f"{NAMED} seconds", model="llama-3.1-70b"))
     readings.append(replace(one, quantity=SENT, unit="GB", model="llama-3.1-70b"))
@@ -59,5 +59,8 @@ def test_the_figure_says_how_soon_the_verdict_is_there(tmp_path: Path, figures: 
     check_legible(figures[0])
     assert "Llama 3.1 70B (141 GB) over 4 GPUs: 0.04 s" in " ".join(figures[0].get_suptitle().split())
     with written[-1].open() as file:
-        assert [line["unit"] for line in csv.DictReader(file)] == ["seconds"] * 8 + ["GB/s"] * 2
+        table = [(line["of"], line["workers"]) for line in csv.DictReader(file)]
+    assert sorted(table) == sorted(set(table))
+    assert [of for of, _ in table[:8]] == sorted(of for of, _ in table[:8])
+    assert table[8:] == [(FILES.capitalize(), "1 GPUs"), (FILES.capitalize(), "2 GPUs")]
     assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []

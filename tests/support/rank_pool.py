@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 TIMEOUT = timedelta(seconds=30)
 """How long ranks wait for each other."""
@@ -42,6 +45,8 @@ class RankPool:
         context = multiprocessing.get_context("forkserver")
         # Imported once for all of them.
         context.set_forkserver_preload(["sharded_cases"])
+        with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # the server has no other way to find it
+            forkserver.ensure_running()
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
         self._pipes: list[Connection] = []
         self.processes = []
