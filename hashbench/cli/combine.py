@@ -25,8 +25,9 @@ _path = click.Path(path_type=Path)
 def combine_parts(parts: Sequence[Path], output: Path | None, quiet: bool) -> None:
     """Make the manifest of a sharded model from its parts.
 
-    PARTS are files, one of each rank. A part is what `hashbench.distributed.part` makes of what one rank holds, written with its method `text`. Together
-    they must be the whole model: a gap, an overlap, a missing rank or copies that differ are errors.
+    PARTS are files, one of each rank. A part is what `hashbench.distributed.part` makes of what one rank holds, written
+    with its method `text`. Together they must be the whole model: a gap, an overlap, a missing rank or copies that
+    differ are errors.
 
     Exit codes: 0 the manifest is written; 2 a part is not valid, or the parts are not a model.
     """
