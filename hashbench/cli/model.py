@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 import hashbench
 from hashbench.cli.documents import STANDARD_INPUT, manifest_from
-from hashbench.cli.exit_codes import CHECK_FAILED
+from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.cli.messages import say
 from hashbench.cli.options import (
     ROOT,
@@ -190,8 +190,10 @@ def verify_model(
     With --leaves, what differs is read again, and its line has the chunks that differ, and their bytes as [START:END],
     END excluded. The file is not read if nothing differs.
 
-    Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root; 2 a file or the call is
-    not usable, so that there is no verdict.
+    What cannot be read has a line of its own, and all else is verified.
+
+    Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root; 2 there is no verdict:
+    nothing is found to differ, but some of the model cannot be read, or MANIFEST or the call is not usable.
     """
     known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "device": device, "leaves": sidecar}
     try:
@@ -212,7 +214,7 @@ def verify_model(
         for problem in bounded(report.problems):
             say(f"hashbench: {problem}", err=True)
     if not report.ok:
-        context.exit(CHECK_FAILED)
+        context.exit(CHECK_FAILED if report.wrong else UNUSABLE)
 
 
 def _say(notes: Sequence[str]) -> None:

@@ -104,7 +104,7 @@ def manifest(
     Raises:
         TypeError: `module_or_state_dict` is neither, or `stream` is not a stream.
         ValueError: `algorithm` or `chunk_size` is not accepted, where chunks of tensors in host memory have 256 MiB at
-            most; or the model has no tensors.
+            most; or the model has no tensors, or none with bytes.
         TensorError: a tensor has no bytes (it is on the meta device, or lazy), is on a device other than the CPU or a
             CUDA or ROCm GPU, is sparse, is a wrapper around others, or has a dtype that safetensors does not have.
         Unavailable: tensors are on a GPU, and neither CuPy nor numba-cuda can be used.
@@ -112,8 +112,8 @@ def manifest(
     """
     algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)
     tensors = _tensors(module_or_state_dict)
-    if not tensors:
-        raise ValueError("the model has no tensors: there is nothing to hash")
+    if not any(found.nbytes for found in tensors.values()):
+        raise ValueError(f"the model has no tensors{' with bytes' if tensors else ''}: there is nothing to hash")
     entries = _entries(tensors, algorithm, chunk_size, stream)
     return Manifest(algorithm, chunk_size, tuple(entries.values()))
 
