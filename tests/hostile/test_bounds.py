@@ -125,7 +125,7 @@ def test_a_manifest_of_many_tensors_reads_as_it_was_written(count: int) -> None:
     manifest = Manifest("sha256", 4096, (*entries, FileEntry("m", 6 * count, ROOT, 0)))
     started = time.process_time()
     assert parse_manifest(manifest.text()).root == manifest.root
-    assert time.process_time() - started < 2 + count / 5000
+    assert time.process_time() - started < 2 + count / 10_000
 
 
 def test_names_that_give_way_to_each_other_take_little_time() -> None:
