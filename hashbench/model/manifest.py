@@ -19,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from operator import attrgetter
 from typing import Any
 
@@ -347,31 +348,43 @@ class Manifest:
         Raises:
             ManifestError: it would have more than `MAX_SIZE` bytes.
         """
-        # Every entry is encoded once: a file's is its record, a tensor's its record with the size as first field.
-        files, tensors = bytearray(), bytearray()
-        for entry, record in zip(self.entries, self.records, strict=True):
-            if isinstance(entry, FileEntry):
-                files += b"," + record
-            else:
-                tensors += b',{"bytes":%d,' % entry.nbytes + record[1:]
-        document = (
-            b'{"algorithm":"%b","chunk_size":%d,"exclusions":%b,"files":[%b],"kind":"%b","root":"%b","tensors":[%b],'
-            b'"tree":"%b","version":%d}\n'
-        )
-        text = document % (
-            self.algorithm.encode(),
-            self.chunk_size,
-            canonical_json.dumps(list(self.exclusions)),
-            memoryview(files)[1:],
-            KIND.encode(),
-            self.root.hex().encode(),
-            memoryview(tensors)[1:],
-            TREE.encode(),
-            VERSION,
-        )
+        out = BytesIO()
+        out.writelines(self._pieces())
+        text = out.getvalue()
         if len(text) > MAX_SIZE:
             raise ManifestError(f"the manifest would have {len(text)} bytes; up to {MAX_SIZE} are accepted")
         return text
+
+    def is_written_as(self, text: bytes) -> bool:
+        """Whether this is its `text`, told piece by piece: the whole text of a large model is not made for it."""
+        end = 0
+        for piece in self._pieces():
+            if not text.startswith(piece, end):
+                return False
+            end += len(piece)
+        return end == len(text)
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The text in pieces. Every entry is encoded once: a tensor's is its record with the size as first field."""
+        records = self.records
+        yield b'{"algorithm":"%b","chunk_size":%d,' % (self.algorithm.encode(), self.chunk_size)
+        yield b'"exclusions":%b,"files":[' % canonical_json.dumps(list(self.exclusions))
+        yield from _separated(
+            record for entry, record in zip(self.entries, records, strict=True) if isinstance(entry, FileEntry)
+        )
+        yield b'],"kind":"%b","root":"%b","tensors":[' % (KIND.encode(), self.root.hex().encode())
+        yield from _separated(
+            b'{"bytes":%d,' % entry.nbytes + record[1:]
+            for entry, record in zip(self.entries, records, strict=True)
+            if isinstance(entry, TensorEntry)
+        )
+        yield b'],"tree":"%b","version":%d}\n' % (TREE.encode(), VERSION)
+
+
+def _separated(items: Iterable[bytes]) -> Iterator[bytes]:
+    """The items, with a comma between two of them."""
+    for number, item in enumerate(items):
+        yield b"," + item if number else item
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -392,7 +405,7 @@ def parse_manifest(data: bytes) -> Manifest:
     )
     if manifest.root.hex() != document["root"]:
         raise ManifestError(f"its root is not the one of its entries, {manifest.root.hex()}")
-    if manifest.text() != data:
+    if not manifest.is_written_as(data):
         raise ManifestError(
             "it is not canonical: accepted is RFC 8785 JSON on one line, with tensors and files sorted by name"
         )
