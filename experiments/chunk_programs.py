@@ -1,4 +1,4 @@
-"""Libraries that hash a buffer in memory: SHA-2 over its chunks in a loop in C, and other hash functions over all of it.
+"""Libraries that hash a buffer in memory: SHA-2 over its chunks in a loop in C, other hash functions over all of it.
 
 The loops are compiled at run time by the machine's C compiler. What is missing is skipped, with the reason.
 """
@@ -114,12 +114,10 @@ def of_a_buffer(nbytes: int, runs: int, processor: Sequence[Device]) -> Outcomes
     return chain.from_iterable(chain(loops, others))
 
 
-def _of_loop(
-    loop: Loop, algorithm: str, data: Bytes, runs: int, processor: Sequence[Device]
-) -> Iterator[Reading]:
+def _of_loop(loop: Loop, algorithm: str, data: Bytes, runs: int, processor: Sequence[Device]) -> Iterator[Reading]:
     library = _compiled(loop)
     size = ALGORITHMS[algorithm].digest_size
-    chunks = (data[i : i + CHUNK_SIZE] for i in range(0, data.size, CHUNK_SIZE))
+    chunks = (data[i : i + CHUNK_SIZE].data for i in range(0, data.size, CHUNK_SIZE))
     expected = b"".join(hashlib.new(algorithm, chunk).digest() for chunk in chunks)
     digests = np.zeros(len(expected), np.uint8)
 
@@ -165,7 +163,9 @@ def _compiled(loop: Loop) -> Any:
         try:
             program_output(command, ASK_SECONDS)
         except PeerError as error:
-            raise PeerError(f"the loop in C cannot be compiled ({error}): it needs a C compiler and {loop.package}") from None
+            raise PeerError(
+                f"the loop in C cannot be compiled ({error}): it needs a C compiler and {loop.package}"
+            ) from None
         library = ctypes.CDLL(str(path))  # which stays loaded without its file
     library.hash_chunks.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
     library.library_version.restype = ctypes.c_char_p
@@ -209,4 +209,3 @@ def _rates(run: Callable[[], object], nbytes: int, runs: int) -> list[float]:
 
 def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
-
