@@ -61,12 +61,14 @@ class Form:
         form: which of the forms in `matrix_units.cu`.
         count: of how many words or steps.
         blocks: blocks per multiprocessor that must fit its registers, the fastest number.
-        does: what the matrix units do, for readers.
+        short: what they compute, as briefly as can be.
+        does: the same in words.
     """
 
     form: str
     count: int
     blocks: int
+    short: str
     does: str
 
     @property
@@ -77,11 +79,15 @@ class Form:
 
 
 def _dmma(words: int, blocks: int) -> Form:
-    return Form("DMMA_ONE_WORD", words, blocks, f"DMMA shifts {words} of 61 words by 3 and by 10")
+    return Form(
+        "DMMA_ONE_WORD", words, blocks, f"DMMA, {words} of 61 words", f"DMMA shifts {words} of 61 words by 3 and by 10"
+    )
 
 
 def _bmma(steps: int) -> Form:
-    return Form("BMMA_STEPS", steps, 4, f"BMMA computes both sigmas of {steps} of 48 steps")
+    return Form(
+        "BMMA_STEPS", steps, 4, f"BMMA, {steps} of 48 steps", f"BMMA computes both sigmas of {steps} of 48 steps"
+    )
 
 
 FORMS = {
@@ -310,7 +316,6 @@ def _rates(results: Results) -> pd.DataFrame:
     return rates.assign(alu=rates["median"] * share, matrix=rates["median"] * (1 - share))
 
 
-_LANES = {name: f"{name}: {form.does}" for name, form in FORMS.items()}
 _COLUMNS = ["device_name", "variant", "gb_per_s", "gb_per_s_q1", "gb_per_s_q3", "gain_percent"]
 _RATES = ["instructions", "alu_per_clock", "matrix_per_clock"]
 
@@ -321,7 +326,7 @@ def _draw(variants: pd.DataFrame, rates: pd.DataFrame, path: Path) -> list[Path]
     shown = variants[variants["device_name"] == name].sort_values(["matrix", "gb_per_s"], ascending=[True, False])
     beside = rates[(rates["device_name"] == name) & (rates["alu"] > 0)]
     with style.style():
-        figure, grid = style.panels([style.LANE * (1.9 * len(shown) + 0.6), style.LANE * (len(beside) + 0.6)])
+        figure, grid = style.panels([style.LANE * (len(shown) + 0.6), style.LANE * (len(beside) + 0.6)])
         above, below = grid[:, 0]
         _draw_variants(above, shown)
         _draw_rates(below, beside)
@@ -346,7 +351,7 @@ def _headline(variants: pd.DataFrame) -> str:
 
 
 def _draw_variants(panel: Axes, variants: pd.DataFrame) -> None:
-    panel.set_title("Throughput, and % against the fastest without", loc="left")
+    panel.set_title("Throughput, gain over none", loc="left")
     for place, line in enumerate(lines(variants)):
         gain = f" ({line.gain:+.1f} %)" if line.matrix else ""
         style.bar(
@@ -354,9 +359,9 @@ def _draw_variants(panel: Axes, variants: pd.DataFrame) -> None:
             place,
             [getattr(line, name) for name in SPEED],
             f"{line.gb_per_s:,.0f}{gain}",
-            look={"height": 0.6, **style.solid(KERNEL, 0.5 if line.matrix else 1)},
+            look={"height": 0.72, **style.solid(KERNEL, 0.5 if line.matrix else 1)},
         )
-    names = [_LANES.get(name, f"{name}: without matrix units") for name in variants["variant"]]
+    names = [FORMS[name].short if name in FORMS else f"none ({name})" for name in variants["variant"]]
     style.name_lanes(panel, range(len(variants)), names, width=1.35)
     panel.set_xlim(0, 1.4 * max(variants["gb_per_s_q3"], default=1))
     panel.set_ylim(len(variants) - 0.4, -0.6)
@@ -364,7 +369,7 @@ def _draw_variants(panel: Axes, variants: pd.DataFrame) -> None:
 
 
 def _draw_rates(panel: Axes, rates: pd.DataFrame) -> None:
-    panel.set_title("Logic and shifts executed beside matrix instructions", loc="left")
+    panel.set_title("Logic and shifts beside them", loc="left")
     for place, line in enumerate(lines(rates)):
         share = line.alu / line.median
         low, middle, high = (getattr(line, name) * share for name in VALUES)
@@ -372,10 +377,10 @@ def _draw_rates(panel: Axes, rates: pd.DataFrame) -> None:
         look = {"height": 0.72, "facecolor": "#999999", "linewidth": 0}
         style.bar(panel, place, [low, middle, high], text, look=look)
     names = [
-        f"{other} to one {matrix}" if other else f"{matrix} alone"
+        f"{other} to 1 {matrix}" if other else f"{matrix} alone"
         for matrix, _, other in (subject.partition("+") for subject in rates["subject"])
     ]
     style.name_lanes(panel, range(len(rates)), names, width=1.35)
     panel.set_xlim(0, 1.55 * max(rates["alu"], default=1))
     panel.set_ylim(len(rates) - 0.4, -0.6)
-    panel.set_xlabel("instructions per clock and multiprocessor, a warp's as 32")
+    panel.set_xlabel("instructions a clock and multiprocessor")
