@@ -21,6 +21,7 @@ from hashbench.bench.frames import Line, Results, lines
 from hashbench.bench.readings import Reading, files_phrase
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
 from hashbench.experiments import style
+from hashbench.experiments.chunk_programs import of_a_buffer
 from hashbench.experiments.host_tree import processes_of
 from hashbench.experiments.programs import (
     ASK_SECONDS,
@@ -101,6 +102,7 @@ class Peers(Experiment):
             _of_openssl(effort, processor),
             _of_one_file(effort, processor[0]),
             _of_a_folder(effort, processor[-1]),
+            of_a_buffer(effort.file_size, effort.file_runs, processor),
             _of_hashcat(effort),
         )
 
