@@ -216,10 +216,30 @@ class Reader:
         """
         runs = packed([read.nbytes for read in stage.reads], _READ_SIZE)
         # Wait for all, even if one fails: none may write to the stage when another plan uses it.
-        errors = [done.exception() for done in [self._pool.submit(self._read, stage.reads[run], host) for run in runs]]
+        errors = [done.exception() for done in [self._pool.submit(self.read, stage.reads[run], host) for run in runs]]
         for error in filter(None, errors):
             raise error
         return stage.nbytes
+
+    def read(self, reads: Sequence[Read], host: memoryview) -> None:
+        """Reads into the places in `host`, in the calling thread.
+
+        Raises:
+            OSError, ChangedWhileReadError: as for `fill`.
+        """
+        for read in reads:
+            if self._unwanted.is_set():
+                return
+            target = host[read.place : read.place + read.nbytes]
+            if isinstance(read.origin, str):
+                try:
+                    self._read_file(read.origin, read.offset, target)
+                except OSError as error:
+                    if self._failed is None:
+                        raise
+                    self._failed.setdefault(read.origin, error)
+            else:
+                np.frombuffer(target, np.uint8)[:] = read.origin[read.offset : read.offset + read.nbytes]
 
     def stop(self) -> None:
         """Ends a `fill` that runs in another thread."""
@@ -240,21 +260,6 @@ class Reader:
         before = self._seen.setdefault(path, now)
         if now is not before and (how := change(before, now)):
             raise ChangedWhileReadError(f"{path}: the file {how} while it was read")
-
-    def _read(self, reads: Sequence[Read], host: memoryview) -> None:
-        for read in reads:
-            if self._unwanted.is_set():
-                return
-            target = host[read.place : read.place + read.nbytes]
-            if isinstance(read.origin, str):
-                try:
-                    self._read_file(read.origin, read.offset, target)
-                except OSError as error:
-                    if self._failed is None:
-                        raise
-                    self._failed.setdefault(read.origin, error)
-            else:
-                np.frombuffer(target, np.uint8)[:] = read.origin[read.offset : read.offset + read.nbytes]
 
     def _read_file(self, path: str, offset: int, target: memoryview) -> None:
         # Without blocking: a file that was replaced by a pipe must not hold a reader forever.

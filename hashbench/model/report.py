@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 from unicodedata import normalize
 
@@ -14,6 +16,8 @@ MAX_LINES = 100
 """Lines of each kind in a report's text."""
 
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+_GROUP = 8  # names that begin alike have one line from that many on
+_MAX_BEGINNINGS = 32  # of a name that are compared with those of others
 _SHOWN_RUNS = 16  # runs of damaged chunks on one line
 
 
@@ -22,7 +26,7 @@ class Report:
     """How a model compares with its manifest.
 
     As text, it is one line if the model is what the manifest says, and otherwise one line for each tensor or file that
-    is not, and for each problem.
+    is not, and for each problem. Many names that are missing or extra and begin alike have one line.
 
     Attributes:
         expected: the manifest, or that of the component that was compared.
@@ -81,11 +85,13 @@ class Report:
             lambda name: f"{_shown(name)}: {self._difference(expected[name], self.found[name])}",
         )
         alike = _alike(self.missing, self.extra)
-        yield from _up_to(
-            "missing", self.missing, lambda name: f"{_shown(name)}{alike.get(name, '')}{self._with_tensors(name)}"
+        prefixed, missing, extra = _prefixed(self.missing, self.extra)
+        yield from prefixed
+        yield from _grouped(
+            "missing", missing, lambda name: f"{_shown(name)}{alike.get(name, '')}{self._with_tensors(name)}"
         )
-        yield from _up_to("extra", self.extra, lambda name: f"{_shown(name)}{alike.get(name, '')}")
-        yield from _up_to("extra, ignored", self.ignored, _shown)
+        yield from _grouped("extra", extra, lambda name: f"{_shown(name)}{alike.get(name, '')}")
+        yield from _grouped("extra, ignored", self.ignored, _shown)
         yield from _up_to(
             "unreadable",
             tuple(self.unreadable),
@@ -142,6 +148,50 @@ def _up_to(kind: str, names: Sequence[str], line: Callable[[str], str]) -> Itera
         yield f"{kind}: {line(name)}"
     if len(names) > MAX_LINES:
         yield f"{kind}: {len(names) - MAX_LINES:,} more"
+
+
+def _grouped(kind: str, names: Sequence[str], line: Callable[[str], str]) -> Iterator[str]:
+    """As `_up_to`, but with one line for many names that begin alike."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[next(_beginnings(name), "")].append(name)
+    single, together = [], []
+    for beginning, group in groups.items():
+        if not beginning or len(group) < _GROUP:
+            single += group
+        else:
+            common = [begin for begin in _beginnings(group[0]) if all(name.startswith(begin) for name in group)]
+            together.append(
+                f"{kind}: {len(group):,} names that begin with {_shown(common[-1])}, such as {_shown(group[0])}"
+            )
+    yield from bounded(together)
+    yield from _up_to(kind, single, line)
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """The beginnings of a name that end with a dot or slash, the shortest first, of which names have few."""
+    ends = (index for index, letter in enumerate(name[:-1], 1) if letter in "./")
+    return (name[:end] for end in islice(ends, _MAX_BEGINNINGS))
+
+
+def _prefixed(missing: Sequence[str], extra: Sequence[str]) -> tuple[list[str], Sequence[str], Sequence[str]]:
+    """One line if many names differ by the same prefix, and the names that it does not explain."""
+    for longer, shorter, has, lacks in (
+        (extra, missing, "the model", "the manifest"),
+        (missing, extra, "the manifest", "the model"),
+    ):
+        there = set(shorter)
+        prefixes = Counter(
+            beginning for name in longer for beginning in _beginnings(name) if name[len(beginning) :] in there
+        )
+        prefix, count = next(iter(prefixes.most_common(1)), ("", 0))
+        if count < _GROUP:
+            continue
+        explained = {name for name in longer if name.startswith(prefix) and name[len(prefix) :] in there}
+        explained |= {name[len(prefix) :] for name in explained}
+        line = f"missing and extra: {count:,} names begin with {_shown(prefix)} in {has}, but not in {lacks}"
+        return [line], [n for n in missing if n not in explained], [n for n in extra if n not in explained]
+    return [], missing, extra
 
 
 def compare(expected: Manifest, found: Mapping[str, Entry]) -> Report:

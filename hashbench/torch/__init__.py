@@ -1,8 +1,11 @@
-"""Models in memory, as PyTorch has them: hashed and verified in place.
+"""Models in memory, as PyTorch has them: loaded, hashed and verified in place.
 
 May import hashbench.model and what is below it.
 """
 
-from hashbench.torch.modules import TensorError, kernel_for, manifest, verify
+from hashbench.torch.loading import iterate, load, verified
+from hashbench.torch.modules import manifest, verify
+from hashbench.torch.places import kernel_for
+from hashbench.torch.tensors import TensorError
 
-__all__ = ["TensorError", "kernel_for", "manifest", "verify"]
+__all__ = ["TensorError", "iterate", "kernel_for", "load", "manifest", "verified", "verify"]

@@ -35,7 +35,7 @@ from hashbench.kernels import ALGORITHMS, Device, Unavailable, kernel_class
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 
 import hashbench.torch as hashed  # noqa: E402  # after what it needs is known to be there
-from hashbench.torch import modules  # noqa: E402
+from hashbench.torch import places  # noqa: E402
 
 ONE_CORE = kernel_class("hashlib").devices()[0]
 TENSORS = (Tensor("layer.1.weight", (77, 333), "F32"), Tensor("layer.1.bias", (333,), "BF16"), Tensor("w", (9,), "F32"))
@@ -49,7 +49,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_place, "SMALL_TENSORS", {"gpu": 10_000, "cpu": 20})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     kernel = kernel_class("hashlib")(ONE_CORE)
-    monkeypatch.setattr(modules, "_place", lambda device, algorithm: modules._HostMemory(kernel))
+    monkeypatch.setattr(places, "place_of", lambda device, algorithm: places.HostMemory(kernel))
 
 
 def outcomes(devices: Sequence[Device] = (ONE_CORE,)) -> tuple[list[Reading], list[Skip]]:
@@ -121,7 +121,7 @@ def test_a_gpu_without_a_kernel_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
     def none(device: Any, algorithm: str) -> Any:
         raise Unavailable("cupy is not available: it is not")
 
-    monkeypatch.setattr(modules, "_place", none)
+    monkeypatch.setattr(places, "place_of", none)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     _, skips = outcomes()
     assert skips[0] == Skip("in-place: PyTorch's cuda:0", "cupy is not available: it is not")

@@ -102,6 +102,38 @@ def test_lines_are_bounded() -> None:
     assert (len(text), text[-1]) == (MAX_LINES + 1, "extra: 1,000 more")
 
 
+def test_names_that_begin_alike_have_one_line() -> None:
+    def named(*names: str) -> list[Entry]:
+        return [replace(BIAS, name=name) for name in names]
+
+    layers = [f"model.layers.{number}.weight" for number in range(720)]
+    text = lines(named("lm_head", *layers), named("other", *layers[:-8]), {})
+    assert text == [
+        "missing: 8 names that begin with model.layers., such as model.layers.712.weight",
+        "missing: lm_head",
+        "extra: other",
+    ]
+    few = layers[:7]
+    assert lines(named(*few), [], {}) == [f"missing: {name}" for name in few]
+
+
+def test_a_prefix_that_one_side_has_is_named_once() -> None:
+    names = [f"layers.{number}.weight" for number in range(720)]
+    bare = [WEIGHT, *(replace(BIAS, name=name) for name in names)]
+    prefixed = [replace(entry, name=f"model.{entry.name}") for entry in bare]
+    one = replace(BIAS, name="layers.x")
+    line = "missing and extra: 721 names begin with model. in the model, but not in the manifest"
+    assert lines([one, *bare], prefixed, {}) == [line, "missing: layers.x"]
+    line = "missing and extra: 721 names begin with model. in the manifest, but not in the model"
+    assert lines(prefixed, bare, {}) == [line]
+
+
+def test_names_of_many_parts_take_no_time() -> None:
+    name = "." * 1_000_000
+    text = lines([replace(BIAS, name=f"{name}{number}") for number in range(9)], [replace(BIAS, name=name)], {})
+    assert len(text) == 2
+
+
 def test_a_component_has_the_root_of_its_model() -> None:
     report = replace(compared([WEIGHT], [WEIGHT]), root=OTHER_ROOT)
     assert str(report) == f"verified, tensors only: 1 tensor, 12,000 bytes, sha256 root {OTHER_ROOT.hex()}"

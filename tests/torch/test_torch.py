@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: install h
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
 import hashbench  # noqa: E402
-import hashbench.torch.modules as hashed  # noqa: E402  # after what it needs is known to be there
+import hashbench.torch.places as hashed  # noqa: E402  # after what it needs is known to be there
 from hashbench.hashing.hasher import Hasher  # noqa: E402
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable  # noqa: E402
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash  # noqa: E402
@@ -30,6 +30,7 @@ from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.model.manifest import FileEntry, Manifest, TensorEntry, parse_manifest  # noqa: E402
 from hashbench.model.safetensors_header import read_header  # noqa: E402
 from hashbench.torch import TensorError, kernel_for, manifest, verify  # noqa: E402
+from hashbench.torch.held import held  # noqa: E402
 
 CHUNK_SIZE = 256
 DTYPES = {getattr(torch, name): ours for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
@@ -51,10 +52,10 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
     def place(device: Any, algorithm: str) -> Any:
         assert device.type == "cpu"
-        of = hashed._DeviceMemory if case.cls.name == "cuda-source-on-host" else hashed._HostMemory
+        of = hashed.DeviceMemory if case.cls.name == "cuda-source-on-host" else hashed.HostMemory
         return of(build(case, algorithm))
 
-    monkeypatch.setattr(hashed, "_place", place)
+    monkeypatch.setattr(hashed, "place_of", place)
     return "cpu"
 
 
@@ -63,7 +64,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """One thread of hashlib hashes all host memory."""
     (case,) = (case for case in cases() if str(case).startswith("hashlib-1-thread"))
     kernel = build(case, "sha256")
-    monkeypatch.setattr(hashed, "_place", lambda device, algorithm: hashed._HostMemory(build(case, algorithm)))
+    monkeypatch.setattr(hashed, "place_of", lambda device, algorithm: hashed.HostMemory(build(case, algorithm)))
     return kernel
 
 
@@ -184,7 +185,7 @@ def test_views_that_share_memory_are_not_taken_for_one_another(device: str) -> N
 def test_many_tensors_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     place = on_host()
     spy = Spy(place.kernel)
-    monkeypatch.setattr(hashed, "_place", lambda device, algorithm: place)
+    monkeypatch.setattr(hashed, "place_of", lambda device, algorithm: place)
     monkeypatch.setattr(place.kernel, "tree", spy.tree)
     state = {str(n): tensor_of(torch.uint8, (n,), seed=n) for n in range(500)}
     assert roots_of(state) == {name: root_of(bytes_of(t)) for name, t in state.items()}
@@ -208,13 +209,13 @@ def on_host() -> Any:
     """Host memory in place of a GPU's, hashed there by the CUDA source."""
     if not ON_HOST:
         pytest.skip("a C++ compiler is needed to try the CUDA source on the host")
-    return hashed._DeviceMemory(build(ON_HOST[0], "sha256"))
+    return hashed.DeviceMemory(build(ON_HOST[0], "sha256"))
 
 
 def test_where_little_memory_is_free_there_are_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     place = on_host()
     spy = Spy(place.kernel)
-    monkeypatch.setattr(hashed, "_place", lambda device, algorithm: place)
+    monkeypatch.setattr(hashed, "place_of", lambda device, algorithm: place)
     monkeypatch.setattr(place.kernel, "tree", spy.tree)
     monkeypatch.setattr(place.kernel, "free_memory", lambda: 2 * 32 * 10)  # for ten digests, and as much again
     state = {str(n): tensor_of(torch.uint8, (n * CHUNK_SIZE,), seed=n) for n in (0, 4, 4, 1, 5, 12, 5, 5)}
@@ -469,13 +470,13 @@ def test_devices_are_hashed_each_by_its_own_kernel(monkeypatch: pytest.MonkeyPat
         asked.append(device)
         return {"cpu": host, "meta": other}[device.type]
 
-    monkeypatch.setattr(hashed, "_place", place)
-    monkeypatch.setattr(hashed, "_stream", lambda device, given: None)
-    tensors = hashed._tensors(small_model())
+    monkeypatch.setattr(hashed, "place_of", place)
+    monkeypatch.setattr(hashed, "stream_on", lambda device, given: None)
+    tensors = held(small_model()).tensors
     elsewhere = torch.device("meta")
     moved = [one._replace(device=elsewhere) if name < "c" else one for name, one in tensors.items()]
-    found = hashed._roots(moved, "sha256", CHUNK_SIZE, None)
-    assert found == hashed._roots(tensors.values(), "sha256", CHUNK_SIZE, None)
+    found = hashed.roots_by_memory(moved, "sha256", CHUNK_SIZE, None)
+    assert found == hashed.roots_by_memory(tensors.values(), "sha256", CHUNK_SIZE, None)
     assert {device.type for device in asked} == {"cpu", "meta"}
 
 
@@ -499,7 +500,7 @@ def test_what_a_stream_was_given_before_is_waited_for(given: bool) -> None:
 @pytest.mark.parametrize("name", hashed.CUDA_KERNELS)
 def test_each_cuda_kernel_finds_a_bit_flipped_on_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed, "CUDA_KERNELS", (name,))
-    hashed._place.cache_clear()
+    hashed.place_of.cache_clear()
     state = {str(n): tensor_of(torch.bfloat16, (n, 1000), seed=n).cuda() for n in range(50)}
     state["mixed"] = tensor_of(torch.int32, (999,))
     expected = manifest(state)
@@ -507,23 +508,29 @@ def test_each_cuda_kernel_finds_a_bit_flipped_on_the_gpu(name: str, monkeypatch:
     assert kernel_for(state["1"].device).name == name
     state["7"].view(torch.uint8)[3, 77] ^= 16
     assert verify(state, expected).differs == ("7",)
-    hashed._place.cache_clear()
+    hashed.place_of.cache_clear()
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def wrapper() -> Any:
-    from torch.testing._internal.two_tensor import TwoTensor
+class Wrapper(torch.Tensor):  # type: ignore[name-defined,misc]
+    """Wraps a tensor that it does not name."""
 
-    return TwoTensor(torch.ones(2), torch.ones(2))
+    @staticmethod
+    def __new__(cls) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, (4,))
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "meta": (lambda: torch.empty(3, device="meta"), "it is on the meta device"),
     "freed": (lambda: freed(torch.ones(1000)), "its memory was freed"),
     "lazy": (lambda: torch.nn.LazyLinear(3).weight, "no bytes until its lazy module has run"),
-    "wrapper": (wrapper, "it is a TwoTensor, a wrapper"),
+    "wrapper": (Wrapper, "it is a Wrapper, a wrapper around other tensors that it does not name"),
     "sparse": (lambda: torch.eye(3).to_sparse(), "the layout torch.sparse_coo"),
     "nested": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "it is nested"),
     "4-bit": (lambda: torch.empty(3, dtype=torch.uint4), "torch.uint4: accepted are bool, "),
@@ -538,7 +545,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "torch.float4_e2m1fn_x2 without dimensions: one of it is two elements",
     ),
     "partly freed": (lambda: partly_freed(torch.ones(1000)), "its memory was freed"),
-    "no tensor": (lambda: 3, "it is a int, not a tensor"),
+    "no tensor": (lambda: np.ones(3), "it is a ndarray, not a tensor"),
 }
 
 
@@ -590,12 +597,12 @@ def changed(entry: Any) -> Iterator[TensorEntry]:
 def test_a_tensor_adds_little_python_to_a_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors are hashed in a fraction of a microsecond each."""
 
-    class Hashed(hashed._Place):
+    class Hashed(hashed.Place):
         def _roots(self, chunk_size: int) -> Any:
             return lambda tensors: [bytes(32)] * len(tensors)
 
     place = Hashed(cast(Any, None))
-    monkeypatch.setattr(hashed, "_place", lambda device, algorithm: place)
+    monkeypatch.setattr(hashed, "place_of", lambda device, algorithm: place)
     state = {f"layers.{n}.weight": torch.ones(8, dtype=torch.bfloat16) for n in range(300)}
     expected = manifest(state)
     assert verify(state, expected).ok  # what is looked up once is known from here on

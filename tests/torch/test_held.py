@@ -1,0 +1,400 @@
+"""What a model computes with is what is verified: through wrappers, hooks and subclasses, whatever it says."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
+safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+
+from hashbench.torch import TensorError, manifest, verify  # noqa: E402  # after what it needs is known to be there
+from hashbench.torch.held import inner_name  # noqa: E402
+
+nn = torch.nn
+
+
+def small() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 6), nn.ModuleDict({"norm": nn.BatchNorm1d(6)}), nn.Linear(6, 4))
+
+
+# The memory that the module's code reads ------------------------------------------------------------------------------
+
+
+def test_a_state_dict_that_lies_is_not_believed() -> None:
+    module = small()
+    trusted = manifest(module)
+    good = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.register_state_dict_post_hook(lambda module, state, prefix, local: state.update(good))
+    assert verify(module, trusted).ok
+    with torch.no_grad():
+        module[0].weight.zero_()
+    assert verify(module, trusted).differs == ("0.weight",)
+
+
+def test_a_module_that_overrides_its_state_dict_is_not_believed() -> None:
+    class Liar(nn.Linear):  # type: ignore[misc,name-defined]
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}
+
+    module = Liar(2, 3)
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    trusted = manifest(module.state_dict())
+    assert verify(module, trusted).differs == ("weight",)
+
+
+@pytest.mark.parametrize("where", ["instance", "class"])
+def test_a_parameter_that_an_attribute_hides_is_a_problem(where: str) -> None:
+    class Linear(nn.Linear):  # type: ignore[misc,name-defined]
+        pass
+
+    module = Linear(2, 3)
+    trusted = manifest(module)
+    assert verify(module, trusted).ok
+    zeros = torch.zeros(3, 2)
+    if where == "instance":
+        module.__dict__["weight"] = zeros
+    else:
+        Linear.weight = zeros
+    assert not module(torch.ones(1, 2)).sub(module.bias).any()  # it computes with zeros
+    report = verify(module, trusted)
+    (problem,) = report.problems
+    assert problem.startswith("tensor 'weight': an attribute of the same name hides it")
+    assert (report.ok, report.missing, report.differs) == (False, (), ())
+    with pytest.raises(TensorError, match="hides it"):
+        manifest(module)
+
+
+def test_a_recurrent_module_computes_with_its_parameters_or_has_a_problem() -> None:
+    module = nn.LSTM(3, 4)
+    trusted = manifest(module)
+    assert verify(module, trusted).ok
+    module._flat_weights[0] = torch.zeros_like(module.weight_ih_l0)
+    (problem,) = verify(module, trusted).problems
+    assert problem.startswith("tensor 'weight_ih_l0': the module computes with another tensor")
+
+
+def test_hooks_that_add_numbers_to_a_state_dict_do_no_harm() -> None:
+    module = small()
+    trusted = manifest(module)
+    module.register_state_dict_post_hook(lambda module, state, prefix, local: state.update(step=3, name="x", none=None))
+    state = module.state_dict()
+    assert {"step", "name", "none"} <= state.keys()
+    assert verify(module, trusted).ok
+    assert verify(state, trusted).ok
+    assert manifest(state) == manifest(module) == trusted
+
+
+def test_extra_state_that_is_a_tensor_has_an_entry() -> None:
+    class Scaled(nn.Linear):  # type: ignore[misc,name-defined]
+        def get_extra_state(self) -> Any:
+            return torch.arange(3)
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    module = nn.Sequential(Scaled(2, 3))
+    trusted = manifest(module.state_dict())
+    assert [entry.name for entry in trusted.entries] == ["0._extra_state", "0.bias", "0.weight"]
+    assert verify(module, trusted).ok
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.ones(2, 8)), torch.fx.symbolic_trace]
+)
+def test_compiled_modules_have_the_names_of_their_sources(make: Callable[[Any], Any]) -> None:
+    module = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    trusted = manifest(module)
+    compiled = make(module)
+    assert verify(compiled, trusted).ok
+    with torch.no_grad():
+        module[2].bias[1] += 1
+    assert verify(compiled, trusted).differs == ("2.bias",)
+
+
+# Wrappers -------------------------------------------------------------------------------------------------------------
+
+
+def compiled(module: Any) -> Any:
+    return torch.compile(module, backend="eager")  # whose wrapper is that of all backends
+
+
+def parallel(module: Any) -> Any:
+    """DistributedDataParallel without a process group, which its names do not need."""
+    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = module
+    return wrapped
+
+
+def partly_compiled(module: Any) -> Any:
+    module[1]["norm"] = compiled(module[1]["norm"])
+    return module
+
+
+WRAPPED: dict[str, Callable[[Any], Any]] = {
+    "compile": compiled,
+    "compiled layers": partly_compiled,
+    "data parallel": nn.DataParallel,
+    "distributed": parallel,
+    "average": torch.optim.swa_utils.AveragedModel,
+    "compiled, distributed": lambda module: compiled(parallel(module)),
+    "distributed, compiled": lambda module: parallel(compiled(module)),
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_wrappers_are_seen_through(how: str) -> None:
+    module = small()
+    trusted = manifest(module)
+    wrapped = WRAPPED[how](module)
+    assert verify(wrapped, trusted).ok
+    assert manifest(wrapped) == trusted
+    if how != "average":  # whose state dict has a count, too
+        state = wrapped.state_dict()
+        assert any(name not in trusted.by_name for name in state)
+        assert verify(state, trusted).ok
+        assert verify(module, manifest(state)).ok
+    with torch.no_grad():
+        next(wrapped.parameters()).view(-1)[0] += 1
+    assert verify(wrapped, trusted).differs == ("0.weight",)
+
+
+class LoraLinear(nn.Module):  # type: ignore[misc,name-defined]
+    """A layer as PEFT wraps it."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, 2, bias=False)})
+
+
+def adapted(module: Any) -> Any:
+    """A model as PEFT 0.21 wraps it for LoRA."""
+    module[0] = LoraLinear(module[0])
+    return nn.ModuleDict({"base_model": nn.ModuleDict({"model": module})})
+
+
+def test_adapters_are_extra_and_what_is_below_them_is_verified() -> None:
+    module = small()
+    trusted = manifest(module)
+    model = adapted(module)
+    lora = "base_model.model.0.lora_A.default.weight"
+    assert "base_model.model.0.base_layer.weight" in model.state_dict()
+    for held in (model, model.state_dict()):
+        report = verify(held, trusted)
+        assert (report.extra, report.missing, report.differs, report.problems) == ((lora,), (), (), ())
+        report = verify(held, trusted, ignore=["*.lora_*"])
+        assert (report.ok, report.ignored) == (True, (lora,))
+    with torch.no_grad():
+        module[0].base_layer.weight[1, 1] += 1
+    assert verify(model, trusted, ignore=["*.lora_*"]).differs == ("0.weight",)
+
+
+def test_a_tensor_is_taken_for_another_only_where_that_is_missing() -> None:
+    weight = torch.ones(3)
+    trusted = manifest({"a.weight": weight})
+    other = torch.zeros(3)
+    assert verify({"a.base_layer.weight": weight}, trusted).ok
+    report = verify({"a.weight": weight, "a.base_layer.weight": other}, trusted)
+    assert (report.differs, report.extra) == ((), ("a.base_layer.weight",))
+    report = verify({"a.base_layer.weight": weight, "a._orig_mod.weight": other}, trusted)
+    assert not report.ok
+    ambiguous = manifest({"x.base_layer.w": weight, "module.x.w": weight})
+    assert verify({"x.w": weight}, ambiguous).missing == ("module.x.w", "x.base_layer.w")
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("module._orig_mod.a.weight", "a.weight"),
+        ("_orig_mod.module.a.weight", "a.weight"),
+        ("base_model.model.model.q.base_layer.weight", "model.q.weight"),
+        ("a.module.weight", "a.module.weight"),
+    ],
+)
+def test_names_without_what_wrappers_add(name: str, inner: str) -> None:
+    assert inner_name(name) == inner
+
+
+# Names, and what is left out ------------------------------------------------------------------------------------------
+
+
+def test_names_may_be_given() -> None:
+    module = small()
+    trusted = manifest(module)
+    state = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    assert verify(state, trusted, names="model.").ok
+    assert verify(state, trusted, names=lambda name: name.partition(".")[2]).ok
+    assert manifest(state, names="model.") == trusted
+    with pytest.raises(ValueError, match="two tensors of the model have the name 'x'"):
+        verify(module, trusted, names=lambda name: "x")
+    with pytest.raises(TypeError, match="gave a int: it must give a string"):
+        verify(module, trusted, names=lambda name: 1)  # type: ignore[arg-type,return-value]
+
+
+def test_a_missing_prefix_is_one_line() -> None:
+    state = {f"layers.{number}.weight": torch.ones(1) for number in range(720)}
+    trusted = manifest(state)
+    report = verify({f"model.{name}": tensor for name, tensor in state.items()}, trusted)
+    assert str(report) == ("missing and extra: 720 names begin with model. in the model, but not in the manifest")
+
+
+def test_what_is_ignored_is_said() -> None:
+    module = small()
+    trusted = manifest(module)
+    with torch.no_grad():
+        module[2].bias.zero_()
+    del module[1]
+    report = verify(module, trusted, ignore=["1.*", "2.*"])
+    assert report.ok
+    assert report.ignored == ("1.bias", "1.weight")  # which the manifest has as 2.bias and 2.weight
+    assert report.notes == ("not compared, as `ignore` says: 7 tensors that the manifest lists",)
+    assert [entry.name for entry in manifest(module, ignore=["*.bias"]).entries] == ["0.weight", "1.weight"]
+    with pytest.raises(TypeError, match=r"the string '1\.\*' is not accepted: pass a list of patterns"):
+        verify(module, trusted, ignore="1.*")
+
+
+# What no state dict has -----------------------------------------------------------------------------------------------
+
+
+class Rotary(nn.Module):  # type: ignore[misc,name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("inv_freq", torch.arange(4.0), persistent=False)
+        self.original = self.inv_freq.clone()
+        self.list = [torch.ones(1)]
+
+
+def test_buffers_and_attributes_can_be_in_a_manifest() -> None:
+    module = nn.ModuleDict({"rope": Rotary()})
+    assert [entry.name for entry in manifest(module).entries] == ["rope.weight"]
+    whole = manifest(module, everything=True)
+    assert [entry.name for entry in whole.entries] == ["rope.inv_freq", "rope.original", "rope.weight"]
+    assert manifest(compiled(module), everything=True) == whole
+    assert verify(module, whole).ok
+    module["rope"].inv_freq[2] += 1
+    assert verify(module, whole).differs == ("rope.inv_freq",)
+    module["rope"].inv_freq[2] -= 1
+    module["rope"].original = torch.zeros(4)
+    assert verify(module, whole).differs == ("rope.original",)
+
+
+def test_attributes_are_extra_only_if_that_is_asked_for() -> None:
+    module = nn.ModuleDict({"rope": Rotary()})
+    trusted = manifest(module)
+    assert verify(module, trusted).ok
+    assert verify(module, trusted, everything=True).extra == ("rope.inv_freq", "rope.original")
+
+
+# What cannot be hashed ------------------------------------------------------------------------------------------------
+
+
+def test_one_tensor_that_cannot_be_hashed_leaves_the_others_verified() -> None:
+    module = small()
+    trusted = manifest(module)
+    with torch.no_grad():
+        module[2].weight[0, 0] += 1
+    module[0].to("meta")
+    report = verify(module, trusted)
+    assert (report.differs, report.missing, report.extra) == (("2.weight",), (), ())
+    (problem,) = report.problems
+    assert problem.startswith("tensor '0.weight' and 1 more: it is on the meta device")
+    with pytest.raises(TensorError, match=r"'0\.weight' and 1 more: it is on the meta device"):
+        manifest(module)
+    report = verify(module, trusted, ignore=["0.*", "2.weight"])
+    assert report.ok
+
+
+def test_what_accelerate_offloads_is_told_in_words_that_help() -> None:
+    module = small()
+    trusted = manifest(module)
+    module[0].to("meta")
+    module[0]._hf_hook = object()  # as accelerate's AlignDevicesHook lies there
+    (problem,) = verify(module, trusted).problems
+    assert problem.startswith("tensor '0.weight' and 1 more: accelerate offloads it")
+    assert "load the model without offloading" in problem
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_packed_weights_are_told_in_words_that_help() -> None:
+    module = small()
+    trusted = manifest(module)
+    quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
+    report = verify(quantised, trusted)
+    (problem,) = report.problems
+    assert problem.startswith("tensor '0._packed_params._packed_params' and 1 more: its weights are packed")
+    assert report.missing == ("0.bias", "0.weight", "2.bias", "2.weight")
+
+
+# Subclasses that wrap other tensors -----------------------------------------------------------------------------------
+
+
+class Quantised(torch.Tensor):  # type: ignore[misc,name-defined]
+    """Int8 weights with a scale, flattened as torchao's tensors are."""
+
+    @staticmethod
+    def __new__(cls, qdata: Any, scale: Any) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, qdata.shape, dtype=scale.dtype, device=qdata.device)
+
+    def __init__(self, qdata: Any, scale: Any) -> None:
+        self.qdata, self.scale = qdata, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], Any]:
+        return ["qdata", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].qdata, args[0].scale)
+        raise NotImplementedError(function)
+
+
+def test_a_subclass_is_the_tensors_that_it_says_it_wraps() -> None:
+    qdata, scale = torch.arange(12, dtype=torch.int8).reshape(3, 4), torch.ones(3, 1)
+    module = nn.Sequential(nn.Linear(4, 3))
+    module[0].weight = nn.Parameter(Quantised(qdata, scale), requires_grad=False)
+    trusted = manifest({"0._weight_qdata": qdata, "0._weight_scale": scale, "0.bias": module[0].bias})
+    assert manifest(module) == trusted
+    assert verify(module, trusted).ok
+    assert verify(compiled(module), trusted).ok
+    scale[2] = 0
+    assert verify(module, trusted).differs == ("0._weight_scale",)
+    nested = {"w": Quantised(qdata, Quantised(qdata, scale))}
+    assert [entry.name for entry in manifest(nested).entries] == ["__w_scale_qdata", "__w_scale_scale", "_w_qdata"]
+
+
+# Memory that is a file's ----------------------------------------------------------------------------------------------
+
+
+def test_tensors_that_a_file_can_change_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors_torch.save_file({"a": torch.ones(5000), "b": torch.zeros(5000)}, path)
+    mapped = safetensors_torch.load_file(path)
+    trusted = manifest(mapped)
+    report = verify(mapped, trusted)
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith(f"2 tensors are mapped from {path}: a change of that file changes them after this verdict")
+    with path.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\1\2\3\4")
+    assert verify(mapped, trusted).differs == ("b",)  # as the note said
+    assert verify({name: tensor.clone() for name, tensor in mapped.items()}, trusted).notes == ()
+
+
+def test_memory_without_a_file_is_not_taken_for_a_mapping() -> None:
+    private = torch.frombuffer(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
+    state = {"a": private, "b": torch.ones(1 << 20), "c": torch.empty(0)}
+    assert verify(state, manifest(state)).notes == ()
