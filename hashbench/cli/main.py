@@ -42,6 +42,8 @@ COMMANDS = {
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest, or its signature."),
     "sign": _Entry("hashbench.cli.signing:sign", "Sign a model."),
+    "attest": _Entry("hashbench.cli.attestation:attest", "Attest that a model was verified here."),
+    "appraise": _Entry("hashbench.cli.attestation:appraise", "Appraise the evidence that a model was verified."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),

@@ -28,8 +28,8 @@ class Issued(NamedTuple):
 
 
 @cache
-def key_of(curve: str, number: int = 0) -> ec.EllipticCurvePrivateKey:
-    """A key of a curve; others for other numbers."""
+def key_of(curve: str, number: int) -> ec.EllipticCurvePrivateKey:
+    """A key of a curve: for each number, another."""
     return ec.generate_private_key(CURVES[curve])
 
 
