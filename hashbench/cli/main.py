@@ -41,7 +41,10 @@ COMMANDS = {
     "devices": _Entry("hashbench.cli.devices:devices", "List kernels and devices."),
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
-    "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest."),
+    "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest, or its signature."),
+    "sign": _Entry("hashbench.cli.signing:sign", "Sign a model."),
+    "attest": _Entry("hashbench.cli.attestation:attest", "Attest that a model was verified here."),
+    "appraise": _Entry("hashbench.cli.attestation:appraise", "Appraise the evidence that a model was verified."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),
@@ -54,6 +57,9 @@ COMMANDS = {
 
 OF_BENCH = ("cpuinfo", "jinja2", "matplotlib", "pandas", "scipy")
 """The modules that only the extra `bench` installs."""
+
+OF_TRUST = ("cryptography", "dcap_qvl")
+"""The modules that only the extra `trust` installs."""
 
 
 class _Commands(click.Group):
@@ -126,6 +132,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name in OF_BENCH:
             error = click.ClickException(f"{error.name} is not installed: install hashbench[bench]")
+        elif isinstance(error, ModuleNotFoundError) and error.name in OF_TRUST:
+            error = click.ClickException(f"{error.name} is not installed: install hashbench[trust]")
         complain(error, getattr(error, "filename", None), debug)
         return CHECK_FAILED if isinstance(error, VerificationError) else UNUSABLE
     finally:

@@ -130,6 +130,7 @@ def verify(
     kernel: str | Kernel | None = None,
     device: str | None = None,
     leaves: str | os.PathLike[str] | None = None,
+    own: Iterable[Path] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Verifies a model on disk against its manifest.
@@ -148,6 +149,7 @@ def verify(
         device: as for `manifest`.
         leaves: the file of leaf hashes that `manifest` wrote. What differs is then read again, and the report says
             which chunks differ. The file is not read if nothing differs.
+        own: more files in the folder that are not part of it, such as its signature.
         progress: is called with the bytes hashed so far and in total, again from 0 for what is read again.
 
     Returns:
@@ -168,9 +170,9 @@ def verify(
     if extra not in EXTRA:
         raise ValueError(f"{extra!r} is not accepted for extra files: accepted are {', '.join(EXTRA)}")
     path = Path(path)
-    named, own = "the manifest", []
+    named, own = "the manifest", list(own)
     if not isinstance(manifest, Manifest):
-        named, own = os.fspath(manifest), [Path(manifest)]
+        named, own = os.fspath(manifest), [*own, Path(manifest)]
         manifest = read_manifest(manifest)
     try:
         trusted = bytes.fromhex(root) if isinstance(root, str) else root
