@@ -81,5 +81,6 @@ clean: ## remove the environment and everything built
 
 $(ENV)/.installed-$(EXTRAS): pyproject.toml
 	test -d $(ENV) || $(PYTHON) -m venv $(ENV)
+	$(INSTALL) --upgrade pip  # that of Python 3.11 takes 30 s longer to choose the packages
 	$(INSTALL) --editable ".[$(EXTRAS)]"
 	@touch $@

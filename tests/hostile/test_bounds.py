@@ -79,20 +79,20 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Iterator[Path]:
-    """A folder within a folder, 3,000 times: no path leads to the end."""
+    """A folder within a folder, deeper than Python recurses, and than a path leads."""
     folder = write(tmp_path / "model", FILES)
     before = Path.cwd()
     try:
         os.chdir(folder)
-        for _ in range(3000):
-            Path("d").mkdir()
-            os.chdir("d")
+        for _ in range(1500):
+            Path("dd").mkdir()
+            os.chdir("dd")
         Path("evil").write_bytes(b"x")
         yield folder
         Path("evil").unlink()
-        for _ in range(3000):  # what removes temporary folders would go too deep
+        for _ in range(1500):  # what removes temporary folders would go too deep
             os.chdir("..")
-            Path("d").rmdir()
+            Path("dd").rmdir()
     finally:
         os.chdir(before)
 
