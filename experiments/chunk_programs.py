@@ -55,7 +55,7 @@ class Loop:
 
 
 LOOPS = (
-    Loop("OpenSSL, a loop in C", "openssl_loop.c", ":libcrypto.so.3", "OpenSSL 3"),
+    Loop("OpenSSL in C", "openssl_loop.c", ":libcrypto.so.3", "OpenSSL 3"),
     Loop("Intel IPsec-MB", "ipsec_mb_loop.c", "IPSec_MB", "Debian's libipsec-mb-dev"),
 )
 

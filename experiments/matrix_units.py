@@ -236,7 +236,7 @@ def _of_device(device: Device) -> Iterator[Reading | Skip]:
     def rate(pipe: Pipe) -> Iterator[Reading]:
         if not bench:
             bench.append(Microbenchmarks(device, source(pipes, text())))
-        return of_pipe(bench[0], device, pipe)
+        return of_pipe(bench[0], device, pipe, clock=True)
 
     return chain(map(partial(_of_form, device), FORMS), chain.from_iterable(map(rate, pipes)))
 
