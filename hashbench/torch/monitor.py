@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from hashbench.model.manifest import Manifest
 from hashbench.torch.held import Model, Names
@@ -94,7 +94,7 @@ class Monitor:
             seconds, from its launch to its roots, nothing is read for at least t * (1 - budget) / budget seconds.
         order: "random", by the operating system's generator; "fixed", once a period and foreseeable; or a
             `random.Random` in place of the generator.
-        multiprocessors: how many of a GPU's multiprocessors read, an even number: on NVIDIA's GPUs, with CuPy and chunks
+        multiprocessors: how many of a GPU's multiprocessors read, even: on NVIDIA's GPUs, with CuPy and chunks
             of up to 16 KiB. Otherwise all of a GPU reads, a short piece at a time, as far as the budget goes.
         on_finding: is called with each finding, in the monitor's thread or that of `updating`. What it raises is
             logged.
@@ -167,7 +167,7 @@ class Monitor:
             self._thread.join()
             self._thread = None
 
-    def __enter__(self) -> Monitor:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
