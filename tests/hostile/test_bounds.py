@@ -64,7 +64,8 @@ def test_many_small_files_are_told_in_few_lines(tmp_path: Path) -> None:
     assert verdict.code == 1
     assert verdict.output[-1] == "extra: 3,000 names that begin with sub/, such as sub/00000"
     assert verdict.errors[-1] == "hashbench: and 2,900 more such lines"
-    assert len(verdict.output) == len(verdict.errors) == 101
+    assert len(verdict.output) == 1
+    assert len(verdict.errors) == 101
 
 
 @pytest.mark.thorough
