@@ -247,7 +247,7 @@ def balanced(algorithm: Algorithm, rates: Rates) -> Limit:
     least = linprog(
         [*(0.0 for _ in costs), 1.0],  # T
         A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PARTS],
-        b_ub=[0.0 for _ in PIPES],
+        b_ub=[0.0 for _ in PARTS],
         A_eq=[[*(float(of == name) for of, _ in costs), 0.0] for name in needed],
         b_eq=list(needed.values()),
     )
