@@ -37,7 +37,7 @@ typedef unsigned long long u64;
 #define SHF_CONSTANT(x) asm("shf.l.wrap.b32 %0, %0, %0, 7;" : "+r"(x))
 #define ADD_CONSTANT(x) x = x + 0x9e3779b9u
 #define IMAD_CONSTANT(x) asm("mul.lo.u32 %0, %0, 0x9e3779b1;" : "+r"(x))
-#define IDP_CONSTANT(x) asm("dp2a.lo.u32.u32 %0, %0, 0x103, 0x9e3779b1;" : "+r"(x))
+#define IDP_CONSTANT(x) asm("dp2a.lo.u32.u32 %0, %0, 0x103, %0;" : "+r"(x))
 #define DFMA_CONSTANT(d) asm("fma.rz.f64 %0, %0, %1, %0;" : "+d"(d) : "d"(0x1p-60))
 
 /* The GPU's timer. */
