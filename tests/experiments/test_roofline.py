@@ -215,7 +215,7 @@ def test_dot_products_take_rotations_from_the_alu_where_nothing_else_does() -> N
 
 def test_bits_are_reversed_on_a_pipe_of_their_own() -> None:
     rates = {name: n for name, n in PER_CLOCK.items() if "DFMA" not in name}
-    limit = balanced(SHA256, replace(H200, per_clock=rates | {"BREV": 16.0}))
+    limit = balanced(SHA256, replace(H200, per_clock=rates | {"BREV": 16.0, BOTH: 200.0}))
     assert limit.binding == ("ALU", "XU")
     reversed_ = sum(ways[4] for name, ways in limit.ways.items() if name.startswith(("shift", "rotate")))
     assert limit.clocks == pytest.approx((1040 - reversed_) / 63) == pytest.approx(2 * reversed_ / 16)
@@ -241,7 +241,7 @@ def clocks_of(limit: Limit, rates: Rates) -> float:
     total: Counter[str] = Counter()
     for name, counts in limit.ways.items():
         for way, count in zip(WAYS[name], counts, strict=True):
-            for instruction, n in way.items():
+            for instruction, n in way.items() if count else ():
                 total[instruction] += count * n  # type: ignore[assignment]
     rate = rates.per_clock
     taken = {pipe: sum(n / rate[i] for i, n in total.items() if PIPE[i] == pipe) for pipe in PIPE.values()}
@@ -251,7 +251,7 @@ def clocks_of(limit: Limit, rates: Rates) -> float:
 
 rate = st.floats(4, 128)
 any_rates = st.builds(
-    Rates, st.fixed_dictionaries(dict.fromkeys(PER_CLOCK, rate)), st.integers(1, 200), st.floats(1e9, 3e9)
+    Rates, st.fixed_dictionaries(dict.fromkeys((*PER_CLOCK, *PIPE), rate)), st.integers(1, 200), st.floats(1e9, 3e9)
 )
 
 
