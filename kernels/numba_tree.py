@@ -163,7 +163,7 @@ else:
 
     def balanced_rotate_right(n: int) -> Any:
         """The function that rotates right by `n`, where 64 - n is 1 to 15 modulo 32."""
-        if not ROTATED:
+        if not ROTATED or ARCHITECTURE >= 120:
             distance = np.uint64(n)
 
             @device

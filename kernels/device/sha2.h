@@ -136,8 +136,9 @@ DEVICE u64 balanced_shift_right(u64 x, u32 n) {
 #define SHIFT_RIGHT(x, n) ((x) >> (n))
 #endif
 
-/* x rotated right by n, where 64 - n is 1 to 15 modulo 32. With ROTATED, SHA-384's run on the multiply-add pipe. */
-#if ROTATED && HAVE_PTX && SHA == 384
+/* x rotated right by n, where 64 - n is 1 to 15 modulo 32. With ROTATED, SHA-384's run on the multiply-add pipe, except
+ * on the architectures from sm_120 on, which have 64-bit additions there. */
+#if ROTATED && HAVE_PTX && ARCHITECTURE < 120 && SHA == 384
 /* `sum` + (lower half of x) * (byte 0 of `bytes`) + (upper half of x) * (byte 1 of `bytes`) */
 DEVICE u32 dot_product(u32 x, u32 bytes, u32 sum) {
     u32 result;
