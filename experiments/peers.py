@@ -101,9 +101,7 @@ class Quote:
 
 
 QUOTES = (
-    Quote(
-        "cuPQC-Hash 0.4.1", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"
-    ),
+    Quote("cuPQC-Hash 0.4.1", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"),
 )
 
 QUICK = Effort(openssl_runs=3, openssl_seconds=1, file_runs=3, file_size=256 * MiB, hashcat_runs=1)
