@@ -1,4 +1,4 @@
-"""How many threads hashlib uses: as many as are faster than one, for chunks that are long enough to hand over a lock."""
+"""How many threads hashlib uses: as many as are faster than one, where chunks are long enough to hand over a lock."""
 
 from __future__ import annotations
 
