@@ -26,8 +26,12 @@ class FallbackWarning(UserWarning):
     """The fastest kernel cannot be used, so that another one was chosen."""
 
 
-SMALL = 128 << 20
-"""Bytes that hashlib hashes in less time than any other framework takes to start."""
+WORTH_STARTING = {"opencl": 256 << 20, "numba-cpu": 768 << 20}
+"""Bytes from which a kernel is worth starting: hashlib hashes fewer of them in less time than the framework takes to
+start and to hash them. From wall-clock times of `hashbench hash` with warm caches, on two cores of an AMD EPYC."""
+
+OTHERS_WORTH_STARTING = 128 << 20
+"""The same for the other kernels, as an estimate."""
 
 
 class UsageError(ValueError):
@@ -53,8 +57,8 @@ def choose(
         kernel: its name; None takes the fastest available.
         device: a device id, as `hashbench devices` lists them; None takes the fastest available.
         algorithm: "sha256" or "sha384".
-        nbytes: how much there is to hash, if it is known. If nothing is named, fewer bytes than SMALL are left to
-            hashlib on one thread, and no other framework is started.
+        nbytes: how much there is to hash, if it is known. If nothing is named, kernels that are not worth starting for
+            that (see `WORTH_STARTING`) are not considered, and their frameworks not started.
 
     Raises:
         UsageError: the kernel or device is unknown.
@@ -66,9 +70,9 @@ def choose(
     """
     if kernel is not None and kernel not in KERNELS:
         raise UsageError(f"unknown kernel {kernel!r}: accepted are {', '.join(KERNELS)}")
-    if kernel is None and device is None and nbytes is not None and nbytes < SMALL:
-        kernel, device = "hashlib", "1-thread"
     names = tuple(KERNELS) if kernel is None else (kernel,)
+    if kernel is None and device is None and nbytes is not None:
+        names = tuple(name for name in names if nbytes >= _worth_starting(name))
     algorithm_named(algorithm)
     lost = []
     for found in _by_preference(names):
@@ -102,6 +106,10 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str, 
             f"the kernel is {kernel.name} for {kernel.algorithm.name} on {kernel.device.id}, not for {wanted}"
         )
     return kernel
+
+
+def _worth_starting(name: str) -> int:
+    return 0 if name == "hashlib" else WORTH_STARTING.get(name, OTHERS_WORTH_STARTING)
 
 
 def fastest_first(kind: str) -> Sequence[str]:
