@@ -14,6 +14,7 @@ from hashbench.bench.experiment import Skip
 from hashbench.bench.readings import Reading
 from hashbench.experiments import chunk_programs
 from hashbench.experiments.chunk_programs import LOOPS, OTHERS, of_a_buffer
+from hashbench.experiments.programs import program_output
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.hashlib_cpu import HashlibCpu
 
@@ -90,7 +91,7 @@ def test_a_library_with_wrong_digests_is_not_measured(
         pytest.skip("there is no C compiler")
     text = tmp_path / "wrong.c"
     text.write_text(WRONG.replace("RESULT", result))
-    chunk_programs.program_output(["cc", "-shared", "-fPIC", str(text), "-o", str(tmp_path / "wrong.so")], 30)
+    program_output(["cc", "-shared", "-fPIC", str(text), "-o", str(tmp_path / "wrong.so")], 30)
     library = ctypes.CDLL(str(tmp_path / "wrong.so"))
     library.hash_chunks.argtypes = [
         *(ctypes.c_char_p, ctypes.c_void_p),

@@ -220,7 +220,7 @@ def test_the_figure_shows_both_and_its_title_what_was_found(monkeypatch: pytest.
 
     monkeypatch.setattr(style, "save", keep)
     speeds = {name.replace("-", "_"): 900.0 - 20 * place for place, name in enumerate(FORMS)}
-    rows, readings = of_gpu(**speeds)
+    rows, readings = of_gpu("NVIDIA H100", 950.0, **speeds)
     matrix_units.EXPERIMENT.figure(Results.of(rows, readings + rates(), "m"), tmp_path / "figure")
     (figure,) = drawn
     assert "Matrix units do not help: -5.3 % at best (tensor-dmma)" in said(figure)

@@ -61,7 +61,7 @@ def test_no_more_threads_than_messages() -> None:
     messages = [painted(1 << 20), painted(1 << 19), painted(0)]
     digests = kernel.batched([kernel.put(message) for message in messages])
     assert counting.tasks == 3
-    assert [digest.tobytes() for digest in digests] == [hashlib.sha256(message).digest() for message in messages]
+    assert [digest.tobytes() for digest in digests] == [hashlib.sha256(message.data).digest() for message in messages]
 
 
 def test_one_thread_hashes_alone_and_nothing_is_hashed_by_none() -> None:
