@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import psutil
 import numpy as np
+import psutil
 import pytest
 from drawings import check_legible
 from matplotlib.figure import Figure
