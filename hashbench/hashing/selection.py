@@ -26,12 +26,12 @@ class FallbackWarning(UserWarning):
     """The fastest kernel cannot be used, so that another one was chosen."""
 
 
-WORTH_STARTING = {"opencl": 256 << 20, "numba-cpu": 768 << 20}
-"""Bytes from which a kernel is worth starting: hashlib hashes fewer of them in less time than the framework takes to
-start and to hash them. From wall-clock times of `hashbench hash` with warm caches, on two cores of an AMD EPYC."""
+SMALL = 640 << 20
+"""Bytes that hashlib hashes before any other framework has started and hashed them.
 
-OTHERS_WORTH_STARTING = 128 << 20
-"""The same for the other kernels, as an estimate."""
+By the wall-clock time of `hashbench hash` with warm caches, hashlib is the fastest for 512 MB and none is for 1 GB. The
+lines cross at 660 MB for cupy and 720 MB for numba-cpu (an H100 and 16 cores of its host), and at 640 MB for opencl
+(two cores of an AMD EPYC); numba-cuda follows at 1.3 GB."""
 
 
 class UsageError(ValueError):
@@ -57,8 +57,8 @@ def choose(
         kernel: its name; None takes the fastest available.
         device: a device id, as `hashbench devices` lists them; None takes the fastest available.
         algorithm: "sha256" or "sha384".
-        nbytes: how much there is to hash, if it is known. If nothing is named, kernels that are not worth starting for
-            that (see `WORTH_STARTING`) are not considered, and their frameworks not started.
+        nbytes: how much there is to hash, if it is known. If nothing is named, fewer bytes than SMALL are left to
+            hashlib, and no other framework is started.
 
     Raises:
         UsageError: the kernel or device is unknown.
@@ -70,9 +70,9 @@ def choose(
     """
     if kernel is not None and kernel not in KERNELS:
         raise UsageError(f"unknown kernel {kernel!r}: accepted are {', '.join(KERNELS)}")
+    if kernel is None and device is None and nbytes is not None and nbytes < SMALL:
+        kernel = "hashlib"
     names = tuple(KERNELS) if kernel is None else (kernel,)
-    if kernel is None and device is None and nbytes is not None:
-        names = tuple(name for name in names if nbytes >= _worth_starting(name))
     algorithm_named(algorithm)
     lost = []
     for found in _by_preference(names):
@@ -106,10 +106,6 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str, 
             f"the kernel is {kernel.name} for {kernel.algorithm.name} on {kernel.device.id}, not for {wanted}"
         )
     return kernel
-
-
-def _worth_starting(name: str) -> int:
-    return 0 if name == "hashlib" else WORTH_STARTING.get(name, OTHERS_WORTH_STARTING)
 
 
 def fastest_first(kind: str) -> Sequence[str]:

@@ -69,8 +69,7 @@ def test_vector_units_go_before_hashlib(
 def test_little_is_left_to_hashlib_and_starts_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = {"hashlib": tuple(HashlibCpu.devices())}
     monkeypatch.setattr(selection, "devices_of", alone.__getitem__)
-    least = min(selection.OTHERS_WORTH_STARTING, *selection.WORTH_STARTING.values())
-    kernel = selection.choose(nbytes=least - 1)
+    kernel = selection.choose(nbytes=selection.SMALL - 1)
     assert (kernel.name, kernel.device.id) == ("hashlib", alone["hashlib"][-1].id)
 
 
@@ -81,22 +80,15 @@ class Started:
         self.device = device
 
 
-def test_a_kernel_is_started_for_as_much_as_it_is_worth(
-    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("nbytes", "kernel"), [(0, "hashlib"), (selection.SMALL - 1, "hashlib"), (selection.SMALL, "cupy"), (None, "cupy")]
+)
+def test_much_or_an_unknown_amount_is_not(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, nbytes: int | None, kernel: str
 ) -> None:
-    monkeypatch.setattr(selection, "_has_avx512", lambda: False)
     monkeypatch.setattr(selection, "kernel_class", lambda name: Started)
-    machine(*(device for device in CPU if device.kernel != "dpnp"))
-
-    def chosen(nbytes: int | None) -> str:
-        return selection.choose(nbytes=nbytes).device.kernel
-
-    worth = selection.WORTH_STARTING
-    assert chosen(worth["opencl"] - 1) == "hashlib"
-    assert chosen(worth["opencl"]) == chosen(worth["numba-cpu"] - 1) == "opencl"
-    assert chosen(worth["numba-cpu"]) == chosen(None) == "numba-cpu"
     machine(*CPU, Device("cupy", "0", kind="gpu"))
-    assert chosen(selection.OTHERS_WORTH_STARTING) == "cupy"
+    assert selection.choose(nbytes=nbytes).device.kernel == kernel
 
 
 def test_what_is_named_is_taken_for_little_too(machine: Callable[..., None]) -> None:
