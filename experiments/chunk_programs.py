@@ -164,7 +164,7 @@ def _compiled(loop: Loop) -> Any:
             program_output(command, ASK_SECONDS)
         except PeerError as error:
             raise PeerError(
-                f"the loop in C cannot be compiled ({error}): it needs a C compiler and {loop.package}"
+                f"its loop in C cannot be compiled ({error}): it needs a C compiler and {loop.package}"
             ) from None
         library = ctypes.CDLL(str(path))  # which stays loaded without its file
     library.hash_chunks.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]

@@ -26,11 +26,13 @@
 #define BMMA(d, a, b, c) MMA_OF_WORDS("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc", d, a, b, c)
 #define IMMA(d, a, b, c) MMA_OF_WORDS("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32", d, a, b, c)
 
+/* x * y + z on the multiply-add pipe, if the compiler does not know that y is a power of two. */
+#define MULTIPLY_ADD(d, x, y, z) asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(d) : "r"(x), "r"(y), "r"(z))
+
 #ifdef FORM
 
-#define DMMA_ONE_WORD 1  /* both shifts of COUNT of 61 words, when a word is known */
-#define DMMA_TWO_WORDS 2 /* the two shifts of a step, when it needs them */
-#define BMMA_STEPS 3     /* both sigmas of COUNT of the 48 steps, the others without matrix units */
+#define DMMA_WORDS 1 /* both shifts of COUNT of 61 words, when a word is known */
+#define BMMA_STEPS 2 /* both sigmas of COUNT of the 48 steps, the others without matrix units */
 
 /* More registers than without matrix units, so fewer blocks per multiprocessor. */
 #undef KERNEL
@@ -57,21 +59,8 @@ DEVICE void shift_one_word(u32 x, u32* by_3, u32* by_10, double b, u32 one) {
     *by_10 = __double2loint(d[1]);
 }
 
-#if FORM == DMMA_TWO_WORDS
-DEVICE void shift_two_words(u32 x, u32 y, u32* x_by_3, u32* y_by_10, double b, u32 one) {
-    double a[2] = {as_double(x, one), as_double(y, one)}, c[4] = {ADDEND(3), ADDEND(10), ADDEND(3), ADDEND(10)}, d[4];
-    DMMA_16(d, a, b, c);
-    *x_by_3 = __double2loint(d[0]);
-    *y_by_10 = __double2loint(d[3]);
-}
-#endif
-
 /* Whether matrix units shift W_t. */
-#if FORM == DMMA_TWO_WORDS
-#define HAS_SHIFTS(t) 1
-#else
 #define HAS_SHIFTS(t) CHOSEN((t) - 1, 61)
-#endif
 
 /* Which bits of x bit i of a sigma is the exclusive or of. */
 DEVICE constexpr u32 bits_of_small_sigma_0(u32 i) {
@@ -100,7 +89,9 @@ static __device__ const Selectors selectors;
 /* A word from the counts of its bits, each at most 3, from the highest pair of bits down: `even` has the counts of
  * bits 30, 28, ... so far, four times the last one for each new one, `odd` those of bits 31, 29, ... */
 DEVICE u32 word_of_counts(u32 even, u32 odd, u32 one) {
-    return (even & 0x55555555u) | (balanced_add(odd, 0, 2 * one) & 0xaaaaaaaau);
+    u32 doubled;
+    MULTIPLY_ADD(doubled, odd, 2 * one, 0);
+    return (even & 0x55555555u) | (doubled & 0xaaaaaaaau);
 }
 
 /* sigma_0(x) + sigma_1(y). */
@@ -112,10 +103,14 @@ DEVICE u32 sum_of_sigmas(u32 x, u32 y, u32 one) {
         uint2 mine = selectors.of_lane[p][threadIdx.x % 32];
         u32 b[2] = {mine.x, mine.y}, count[4];
         BMMA(count, a, b, none);
-        even_0 = p == 15 ? count[0] : balanced_add(even_0, count[0], four);
-        odd_0 = p == 15 ? count[1] : balanced_add(odd_0, count[1], four);
-        even_1 = p == 15 ? count[2] : balanced_add(even_1, count[2], four);
-        odd_1 = p == 15 ? count[3] : balanced_add(odd_1, count[3], four);
+        if (p == 15) {
+            even_0 = count[0], odd_0 = count[1], even_1 = count[2], odd_1 = count[3];
+        } else {
+            MULTIPLY_ADD(even_0, even_0, four, count[0]);
+            MULTIPLY_ADD(odd_0, odd_0, four, count[1]);
+            MULTIPLY_ADD(even_1, even_1, four, count[2]);
+            MULTIPLY_ADD(odd_1, odd_1, four, count[3]);
+        }
     }
     return ADD(word_of_counts(even_0, odd_0, one), word_of_counts(even_1, odd_1, one));
 }
@@ -138,16 +133,13 @@ DEVICE void compress_with_matrix_units(word state[8], word w[16], u32 one) {
 #if FORM == BMMA_STEPS
             sigmas = CHOSEN(t - 16, 48) ? sum_of_sigmas(x, y, one) : ADD(SMALL_SIGMA_0(x), SMALL_SIGMA_1(y));
 #else
-#if FORM == DMMA_TWO_WORDS
-            shift_two_words(x, y, by_3 + ((t + 1) & 15), by_10 + ((t + 14) & 15), shifts, one);
-#endif
             u32 x_by_3 = HAS_SHIFTS(t - 15) ? by_3[(t + 1) & 15] : x >> 3;
             u32 y_by_10 = HAS_SHIFTS(t - 2) ? by_10[(t + 14) & 15] : y >> 10;
             sigmas = ADD(SMALL_SIGMA_0_WITH(x, x_by_3), SMALL_SIGMA_1_WITH(y, y_by_10));
 #endif
             w[t & 15] = ADD(sum, sigmas);
         }
-#if FORM == DMMA_ONE_WORD
+#if FORM == DMMA_WORDS
         if (t >= 1 && t <= 61 && HAS_SHIFTS(t)) /* W_1 to W_61 are shifted; by_10 is unused up to W_13 */
             shift_one_word(w[t & 15], by_3 + (t & 15), by_10 + (t & 15), shifts, one);
 #endif

@@ -80,7 +80,7 @@ class Form:
 
 def _dmma(words: int, blocks: int) -> Form:
     return Form(
-        "DMMA_ONE_WORD", words, blocks, f"DMMA, {words} of 61 words", f"DMMA shifts {words} of 61 words by 3 and by 10"
+        "DMMA_WORDS", words, blocks, f"DMMA, {words} of 61 words", f"DMMA shifts {words} of 61 words by 3 and by 10"
     )
 
 

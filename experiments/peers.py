@@ -86,7 +86,7 @@ class Quote:
     """What others say that they measured. It is never drawn as a measurement, nor in its column.
 
     Attributes:
-        program: its name and version.
+        program: its name.
         algorithm: "sha256" or "sha384".
         device_name: where they measured.
         gb_per_s: the throughput that they give.
@@ -100,11 +100,7 @@ class Quote:
     source: str
 
 
-QUOTES = (
-    Quote(
-        "cuPQC-Hash 0.4.1", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"
-    ),
-)
+QUOTES = (Quote("cuPQC-Hash", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"),)
 
 QUICK = Effort(openssl_runs=3, openssl_seconds=1, file_runs=3, file_size=256 * MiB, hashcat_runs=1)
 FULL = Effort(openssl_runs=5, openssl_seconds=3, file_runs=5, file_size=1 * GiB, hashcat_runs=3)
@@ -392,7 +388,7 @@ def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
             for quote in quotes[algorithm]:
                 _draw_quote(panel, len(labels), quote)
                 labels.append(f"{quote.program}, {quote.device_name}")
-            style.name_lanes(panel, range(len(labels)), labels, width=1.6)
+            style.name_lanes(panel, range(len(labels)), labels, width=1.65)
             panel.set_ylim(-0.7, len(labels) - 0.3)
             style.plain_numbers(panel.xaxis, "{:,g}")
         grid[-1, 0].set_xlabel("GB/s, logarithmic")
