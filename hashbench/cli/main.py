@@ -42,6 +42,7 @@ COMMANDS = {
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest, or its signature."),
+    "derive": _Entry("hashbench.cli.derive:derive_manifest", "Derive the manifest of a model as a framework holds it."),
     "sign": _Entry("hashbench.cli.signing:sign", "Sign a model."),
     "attest": _Entry("hashbench.cli.attestation:attest", "Attest that a model was verified here."),
     "appraise": _Entry("hashbench.cli.attestation:appraise", "Appraise the evidence that a model was verified."),

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, get_ident
 from types import TracebackType
 from typing import NamedTuple
 
@@ -194,6 +194,7 @@ class Reader:
             if isinstance(source, (FileRange, FileParts)) and source.status:
                 self._check(os.fspath(source.path), source.status)
         self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
+        self._open: dict[int, tuple[str, int]] = {}
         self._unwanted = Event()
 
     def __enter__(self) -> Reader:
@@ -203,6 +204,8 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+        for _, descriptor in self._open.values():
+            os.close(descriptor)
 
     def fill(self, stage: StagePlan, host: memoryview) -> int:
         """Reads everything that a stage takes.
@@ -262,19 +265,28 @@ class Reader:
             raise ChangedWhileReadError(f"{path}: the file {how} while it was read")
 
     def _read_file(self, path: str, offset: int, target: memoryview) -> None:
+        descriptor = self._descriptor(path)
+        filled = 0
+        while filled < len(target):
+            try:
+                count = os.preadv(descriptor, [target[filled:]], offset + filled)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
+            if count == 0:
+                raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
+            filled += count
+        self._check(path, os.stat(path))  # noqa: PTH116  # for each piece
+
+    def _descriptor(self, path: str) -> int:
+        """The file, opened. Each thread keeps one open: threads wait for each other at every call of the system."""
+        thread = get_ident()
+        if held := self._open.get(thread):
+            if held[0] == path:
+                return held[1]
+            del self._open[thread]
+            os.close(held[1])
         # Without blocking: a file that was replaced by a pipe must not hold a reader forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            self._check(path, os.fstat(descriptor))
-            filled = 0
-            while filled < len(target):
-                try:
-                    count = os.preadv(descriptor, [target[filled:]], offset + filled)
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, path) from None
-                if count == 0:
-                    raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
-                filled += count
-            self._check(path, os.fstat(descriptor))
-        finally:
-            os.close(descriptor)
+        self._open[thread] = path, descriptor
+        self._check(path, os.fstat(descriptor))
+        return descriptor

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +36,13 @@ from hashbench.torch.tensors import TensorError, described
 AHEAD = 1 << 30
 """Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
 
-PIECE_SIZE = 8 << 20
+PIECE_SIZE = 16 << 20
 """Bytes that a thread reads, and copies to a GPU, at a time."""
 
 MAX_THREADS = 16
 """That read: one neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy."""
 
-_SLOTS = 2  # pieces of page-locked memory for each thread: one is read into while another is copied from
+_PAGE_LOCKED = 512 << 20  # bytes of page-locked memory at most: read into by each thread, and as much copied from
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
 _BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
 
@@ -64,7 +64,7 @@ def load(
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
 
     Each tensor is read straight into host memory, or through page-locked memory into that of a GPU, and hashed where it
-    stays. There is no second copy of the model, and no more than 256 MiB of page-locked memory, which PyTorch keeps
+    stays. There is no second copy of the model, and no more than 512 MiB of page-locked memory, which PyTorch keeps
     for the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
 
     Args:
@@ -276,7 +276,7 @@ class _Memory(ABC):
         """
 
     @abstractmethod
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> Callable[[], object]:
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
         """Brings the pieces of a stage into their tensors, in the calling thread.
 
         Args:
@@ -284,16 +284,13 @@ class _Memory(ABC):
             sources: what the stage reads.
             targets: a tensor for each.
 
-        Returns:
-            Waits for the end.
-
         Raises:
             OSError, ChangedWhileReadError: a file cannot be read, or changed.
         """
 
     @abstractmethod
-    def wait(self) -> None:
-        """Waits until nothing writes to tensors any more, once `bring` does not run."""
+    def arrived(self) -> None:
+        """Waits until all is there that `bring` has returned for."""
 
 
 class _HostMemory(_Memory):
@@ -305,7 +302,7 @@ class _HostMemory(_Memory):
     def allocate(self, wanted: _Wanted) -> _Target:
         return _target(torch.empty(wanted.shape, dtype=wanted.dtype))
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> Callable[[], object]:
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
         for piece in stage.pieces:
             host = memoryview(targets[piece.source].flat.numpy())[piece.start : piece.start + piece.nbytes]
             source = sources[piece.source]
@@ -315,30 +312,24 @@ class _HostMemory(_Memory):
                 assert isinstance(source, np.ndarray)  # what was gathered from a checkpoint
                 read = Read(source, piece.start, 0, piece.nbytes)
             self._reader.read([read], host)
-        return lambda: None
 
-    def wait(self) -> None:
+    def arrived(self) -> None:
         pass
 
 
 class _Slot:
-    """Page-locked memory for one stage, which is copied from it without waiting."""
+    """Page-locked memory for one stage, and the end of the copies from it."""
 
     def __init__(self) -> None:
-        self.memory: torch.Tensor | None = None
-        self.copied: torch.cuda.Event | None = None
-
-    def free(self) -> torch.Tensor:
-        """Its memory, once nothing is copied from it."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        if self.memory is None:
-            self.memory = torch.empty(PIECE_SIZE, dtype=torch.uint8, pin_memory=True)
-        return self.memory
+        self.memory = torch.empty(PIECE_SIZE, dtype=torch.uint8, pin_memory=True)
+        self.host = memoryview(self.memory.numpy())
+        self.copied = torch.cuda.Event(blocking=True)
 
 
 class _CudaMemory(_Memory):
     """A GPU's memory, copied to through page-locked memory on a stream of its own.
+
+    Threads that read wait for each other's Python, so each piece takes few calls that give way to other threads.
 
     Args:
         reader: reads the files.
@@ -350,9 +341,9 @@ class _CudaMemory(_Memory):
     def __init__(self, reader: Reader, threads: int, device: torch.device, stream: torch.cuda.Stream) -> None:
         self._reader, self._device, self._stream = reader, device, stream
         self._copies = torch.cuda.Stream(device)
-        self._slots: SimpleQueue[_Slot] = SimpleQueue()
-        for _ in range(_SLOTS * threads):
-            self._slots.put(_Slot())
+        self._idle: deque[_Slot] = deque()  # the one that was copied from first is the first
+        self._unmade = max(threads, _PAGE_LOCKED // PIECE_SIZE)  # a thread has at most one
+        self._taking = Lock()
 
     def allocate(self, wanted: _Wanted) -> _Target:
         with torch.cuda.stream(self._stream):
@@ -361,24 +352,31 @@ class _CudaMemory(_Memory):
         self._copies.wait_stream(self._stream)
         return target
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> Callable[[], object]:
-        slot = self._slots.get()
-        try:
-            with torch.cuda.stream(self._copies):
-                memory = slot.free()
-                self._reader.read(stage.reads, memoryview(memory.numpy()))
-                for piece in stage.pieces:
-                    part = memory[piece.place : piece.place + piece.nbytes]
-                    flat = targets[piece.source].flat
-                    flat[piece.start : piece.start + piece.nbytes].copy_(part, non_blocking=True)
-                slot.copied = torch.cuda.Event(blocking=True)
-                slot.copied.record()
-            return slot.copied.synchronize
-        finally:
-            self._slots.put(slot)
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+        with torch.cuda.stream(self._copies):
+            slot = self._slot()
+            self._reader.read(stage.reads, slot.host)
+            for source, start, place, nbytes in stage.pieces:
+                part = slot.memory if nbytes == PIECE_SIZE else slot.memory[place : place + nbytes]
+                targets[source].flat[start : start + nbytes].copy_(part, non_blocking=True)
+            slot.copied.record()
+        self._idle.append(slot)
 
-    def wait(self) -> None:
-        self._copies.synchronize()
+    def _slot(self) -> _Slot:
+        """One that nothing is copied from. There are no more than copies and reads under way need."""
+        with self._taking:
+            new = self._unmade > 0 and not (self._idle and self._idle[0].copied.query())
+            self._unmade -= new
+            slot = None if new else self._idle.popleft()
+        if slot is None:
+            return _Slot()
+        slot.copied.synchronize()
+        return slot
+
+    def arrived(self) -> None:
+        copied = torch.cuda.Event(blocking=True)
+        copied.record(self._copies)
+        copied.synchronize()
 
 
 # The pipeline ---------------------------------------------------------------------------------------------------------
@@ -466,7 +464,7 @@ class _Pipeline:
         self._stop()
         self._readers.shutdown(cancel_futures=True)
         self._hasher.shutdown(cancel_futures=True)
-        self._memory.wait()
+        self._memory.arrived()  # so that nothing is written to memory that is freed now
 
     def start(self, wanted: Sequence[_Wanted]) -> _Group:
         """Starts to bring and hash tensors."""
@@ -477,7 +475,8 @@ class _Pipeline:
         ]
         return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
 
-    def _hash(self, brought: Sequence[Future[Callable[[], object]]], targets: Sequence[_Target]) -> list[bytes]:
-        for copied in [future.result() for future in brought]:
-            copied()
+    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
+        for future in brought:
+            future.result()
+        self._memory.arrived()
         return self._roots_of([target.tensor for target in targets])
