@@ -17,7 +17,7 @@ from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results
 from hashbench.bench.readings import Reading
 from hashbench.experiments import beside
-from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, LOST, SLOWER, VERIFIED, Hashing, Schedule
+from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, KEPT, LONGER, VERIFIED, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
 from hashbench.kernels import Device
 from hashbench.report.findings import Verdict
@@ -29,8 +29,10 @@ def results(points: Sequence[tuple[str, float, float, float]], workload: str = D
     """Readings of schedules: what they verify, and which shares they cost."""
     readings = [
         Reading.of([value] * 3, gpu, subject=workload, quantity=quantity, unit=unit, conditions=name, source="a test")
-        for name, *values in points
-        for quantity, unit, value in zip((VERIFIED, LOST, SLOWER), ("GB/s", "1", "1"), values, strict=True)
+        for name, speed, lost, slower in points
+        for quantity, unit, value in zip(
+            (VERIFIED, KEPT, LONGER), ("GB/s", "1", "1"), (speed, 1 - lost, 1 + slower), strict=True
+        )
     ]
     return Results.of((), readings, "h100")
 
@@ -38,7 +40,7 @@ def results(points: Sequence[tuple[str, float, float, float]], workload: str = D
 @pytest.mark.parametrize(
     ("points", "passed"),
     [
-        ([("a", 14, 0.01, 0.02), ("b", 50, 0.03, 0.5)], [True, True, True]),
+        ([("a", 14, 0.0099, 0.0199), ("b", 50, 0.0299, 0.5)], [True, True, True]),
         ([("a", 13.8, 0.002, 0.001), ("b", 49.5, 0.02, 0.5)], [True, True, True]),  # within the margin of a rate
         ([("a", 13, 0.001, 0.001), ("b", 55, 0.02, 0.03)], [False, False, True]),  # 13 are not 14
         ([("a", 20, 0.005, 0.03), ("b", 20, 0.006, 0.01)], [True, False, False]),  # the same schedule, and none does 50
@@ -68,7 +70,7 @@ def test_only_batches_of_64_decide_and_the_worst_gpu() -> None:
 
 
 def test_the_figure_shows_every_point(figures: list[Figure], tmp_path: Path) -> None:
-    names = [schedule.name for schedule in beside.ALL]
+    names = [schedule.name for schedule in beside.SCHEDULES[DECODE_64]]
     assert len(set(names)) == len(names)
     points = [(name, 5.0 + 3 * place, 0.001 * place**1.5, 0.01) for place, name in enumerate(names)]
     parts = [results(points).readings, results(points[:5], DECODE_8).readings]
@@ -125,13 +127,14 @@ def test_the_decoder_decodes_at_the_end_of_its_context_every_time() -> None:
     pytest.importorskip("transformers", reason="transformers is not installed: install hashbench[beside]")
     decoder = Decoder(SMALLER, torch.device("cpu"), compiled=False)
     seen: list[int] = []
-    decoder.model.model.register_forward_pre_hook(
+    hook = decoder.model.model.register_forward_pre_hook(
         lambda module, args, options: seen.append(int(options["position_ids"][0, 0])), with_kwargs=True
     )
     step = decoder.decoding(3)
     for _ in range(3):
         step()
     assert seen == [511] * 3
+    hook.remove()
     decoder.prefilling(16)()
     assert {weight.dtype for weight in decoder.model.parameters()} == {torch.bfloat16}
 
