@@ -46,7 +46,7 @@ RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) -> None:
     if reason := CudaOnHost.devices()[0].unavailable:
         pytest.skip(reason)
-    source, options = host_source(ALGORITHMS[algorithm], "paired"), ["-g", "-O1", *SANITIZERS[sanitizer]]
+    source, options = host_source(ALGORITHMS[algorithm], "early"), ["-g", "-O1", *SANITIZERS[sanitizer]]
 
     def run() -> bytes:
         check_under_sanitizer(sanitizer, compiled(source, options), algorithm)
@@ -103,9 +103,9 @@ def reports(log: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 @pytest.mark.parametrize(
     ("algorithm", "variant"),
-    # "paired" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
+    # "early" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
     [
-        *((algorithm, "paired") for algorithm in ALGORITHMS),
+        *((algorithm, "early") for algorithm in ALGORITHMS),
         *(pytest.param(algorithm, "plain", marks=pytest.mark.thorough) for algorithm in ALGORITHMS),
         pytest.param("sha384", "unrolled", marks=pytest.mark.thorough),
     ],
