@@ -203,7 +203,7 @@ _POINT = ["machine", "device_name", "subject", "conditions"]
 
 def points_of(readings: pd.DataFrame) -> pd.DataFrame:
     """A line for each schedule beside each workload: medians, and the shares that are lost."""
-    of_points = readings[readings["quantity"].isin(COLUMNS)]
+    of_points = readings[(readings["device_kind"] == "gpu") & readings["quantity"].isin(COLUMNS)]
     if of_points.empty:
         return pd.DataFrame(columns=[*_POINT, *COLUMNS.values(), "lost", "slower"])
     table = of_points.pivot_table("median", _POINT, "quantity", sort=False).reset_index()

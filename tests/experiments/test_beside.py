@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
+from claim_results import MachineResults, results_of
+from claim_results import beside as beside_results
 from drawings import check_legible, said
 from matplotlib.figure import Figure
 
 from hashbench.bench.experiment import Skip
-from hashbench.bench.frames import Results
-from hashbench.bench.readings import Reading
+from hashbench.bench.frames import Results, together
 from hashbench.experiments import beside
-from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, KEPT, LONGER, VERIFIED, Hashing, Schedule
+from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
 from hashbench.kernels import Device
 from hashbench.report.findings import Verdict
@@ -25,16 +26,11 @@ from hashbench.report.findings import Verdict
 GPU = Device("cupy", "0", "NVIDIA H100", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
 
 
-def results(points: Sequence[tuple[str, float, float, float]], workload: str = DECODE_64, gpu: Device = GPU) -> Results:
-    """Readings of schedules: what they verify, and which shares they cost."""
-    readings = [
-        Reading.of([value] * 3, gpu, subject=workload, quantity=quantity, unit=unit, conditions=name, source="a test")
-        for name, speed, lost, slower in points
-        for quantity, unit, value in zip(
-            (VERIFIED, KEPT, LONGER), ("GB/s", "1", "1"), (speed, 1 - lost, 1 + slower), strict=True
-        )
-    ]
-    return Results.of((), readings, "h100")
+def results(points: Sequence[tuple[str, float, float, float]], workload: str = DECODE_64, gpu: str = "H200") -> Results:
+    """What schedules verify, and which shares they cost."""
+    machine = beside_results(*points, workload=workload)
+    readings = [replace(one, device_name=gpu) for one in machine.readings]
+    return results_of([MachineResults(gpu, [], readings)])
 
 
 @pytest.mark.parametrize(
@@ -62,19 +58,16 @@ def test_the_verdict_follows_from_the_rule(
 def test_only_batches_of_64_decide_and_the_worst_gpu() -> None:
     good = [("a", 50, 0.001, 0.001)]
     assert EXPERIMENT.finding(results(good, DECODE_8)).verdict is Verdict.NOT_MEASURED
-    other = Device("cupy", "0", "NVIDIA H200", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
-    both = [results(good).readings, results([("a", 50, 0.5, 0.5)], gpu=other).readings]
-    finding = EXPERIMENT.finding(Results(results([]).rows, pd.concat(both)))
+    finding = EXPERIMENT.finding(together([results(good), results([("a", 50, 0.5, 0.5)], gpu="H100")]))
     assert not any(check.passed for check in finding.checks)
-    assert "H200" in finding.checks[0].answer
+    assert "H100" in finding.checks[0].answer
 
 
 def test_the_figure_shows_every_point(figures: list[Figure], tmp_path: Path) -> None:
     names = [schedule.name for schedule in beside.SCHEDULES[DECODE_64]]
     assert len(set(names)) == len(names)
     points = [(name, 5.0 + 3 * place, 0.001 * place**1.5, 0.01) for place, name in enumerate(names)]
-    parts = [results(points).readings, results(points[:5], DECODE_8).readings]
-    EXPERIMENT.figure(Results(results([]).rows, pd.concat(parts)), tmp_path / "beside")
+    EXPERIMENT.figure(together([results(points), results(points[:5], DECODE_8)]), tmp_path / "beside")
     (figure,) = figures
     check_legible(figure)
     assert "GB/s verified beside a decoder cost" in said(figure)

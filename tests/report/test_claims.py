@@ -59,9 +59,9 @@ def test_a_verdict_is_what_the_checks_come_to(checks: list[bool | None], verdict
     assert Finding(tuple(Check("", "", answer) for answer in checks)).verdict is verdict
 
 
-def test_there_are_eight_claims_and_an_experiment_for_six() -> None:
+def test_there_are_eight_claims_and_an_experiment_for_seven() -> None:
     assert [claim.name for claim in CLAIMS] == [f"C{i}" for i in range(1, 9)]
-    assert [claim.name for claim in JUDGED] == [f"C{i}" for i in range(1, 7)]
+    assert [claim.name for claim in JUDGED] == [f"C{i}" for i in range(1, 8)]
     assert len({claim.experiment for claim in JUDGED}) == len(JUDGED)
 
 
