@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, lines
 from hashbench.bench.readings import Reading
-from hashbench.bench.sweeps import CHUNK_SIZE, MiB
+from hashbench.bench.sweeps import CHUNK_SIZE, KiB, MiB
 from hashbench.experiments import beside_program, style
 from hashbench.experiments.decoder import CONTEXT, LLAMA_8B, Decoder, Graph, Steps, leaving_free
 from hashbench.experiments.programs import Outcomes
@@ -41,13 +41,17 @@ KERNEL, ALGORITHM, MODEL = "cupy", "sha256", "llama-3.1-8b"
 DECODE_64, DECODE_8, PREFILL = "decode, batch 64", "decode, batch 8", "prefill of 4,096 tokens"
 """The workloads, the subjects of the readings."""
 
-VERIFIED, LOST, SLOWER = "verified", "throughput lost", "p99 step time gained"
+VERIFIED, KEPT, LONGER = (
+    "verified",
+    "throughput with hashing over that without",
+    "p99 step time with hashing over that without",
+)
 """The quantities of the readings."""
 
 NOTHING = "nothing"
 """The conditions of readings without hashing."""
 
-ROUNDS = {"full": 4, "quick": 3}
+ROUNDS = {"full": 3, "quick": 2}
 SECONDS = 0.25
 """Windows without and with hashing, and the length of each."""
 
@@ -84,6 +88,7 @@ class Schedule:
         multiprocessors: how many hash; None means all.
         rate: GB/s that are aimed at; None launches without rest.
         free: how many multiprocessors the workload's matrix products leave free.
+        chunk_size: bytes of a leaf.
         kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
     """
 
@@ -91,6 +96,7 @@ class Schedule:
     multiprocessors: int | None = None
     rate: float | None = None
     free: int = 0
+    chunk_size: int = CHUNK_SIZE
     kind: str = "thread"
 
     @property
@@ -100,28 +106,46 @@ class Schedule:
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         left = f", products leave {self.free} free" if self.free else ""
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
-        return f"{who}{where}, {format_size(self.piece)} {aim}{left}"
+        chunks = "" if self.chunk_size == CHUNK_SIZE else f", chunks of {format_size(self.chunk_size)}"
+        return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}"
 
 
-ALL = (
-    *(Schedule(piece * MiB, rate=14) for piece in (16, 64, 480)),
-    *(Schedule(piece * MiB, rate=50) for piece in (64, 480)),
-    Schedule(32 * MiB),
+def _all(rate: float | None, *mebibytes: int, chunk_size: int = CHUNK_SIZE) -> tuple[Schedule, ...]:
+    """Launches on all multiprocessors, of several sizes."""
+    return tuple(Schedule(size * MiB, rate=rate, chunk_size=chunk_size) for size in mebibytes)
+
+
+_FEW = (
     *(Schedule(multiprocessors=count) for count in (2, 4, 8)),
     Schedule(multiprocessors=4, rate=14),
-    *(Schedule(multiprocessors=count, free=count) for count in (2, 4, 8, 10)),
-    *(Schedule(multiprocessors=4, rate=14, free=free) for free in (4, 8)),
-    Schedule(multiprocessors=2, free=8),
-    Schedule(multiprocessors=10, free=16),
-    Schedule(multiprocessors=2, kind="monitor"),
-    Schedule(480 * MiB, rate=14, kind="process"),
 )
-FEW = tuple(
-    one
-    for one in ALL
-    if one.kind != "process" and one.rate != 50 and one.piece != 16 * MiB and one.free in (0, one.multiprocessors)
-)
-SCHEDULES = {DECODE_64: ALL, DECODE_8: FEW, PREFILL: (ALL[2], ALL[6], ALL[7])}
+_MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
+
+SCHEDULES: Mapping[str, Sequence[Schedule]] = {
+    DECODE_64: (
+        *_all(14, 4, 8, 16, 32, 480),
+        *_all(50, 16, 32, 480),
+        *_all(None, 8, 12, 16, 32),
+        *_all(14, 8, 16, chunk_size=2 * KiB),
+        *_all(None, 8, 16, chunk_size=2 * KiB),
+        *_all(14, 4, 8, 16, chunk_size=KiB),
+        *_all(None, 4, 8, 16, chunk_size=KiB),
+        *_FEW,
+        Schedule(multiprocessors=8, free=8),
+        _MONITOR,
+        Schedule(480 * MiB, rate=14, kind="process"),
+    ),
+    DECODE_8: (
+        *_all(14, 16, 480),
+        *_all(50, 16),
+        *_all(None, 16),
+        *_all(14, 8, chunk_size=KiB),
+        *_all(None, 8, chunk_size=KiB),
+        *_FEW,
+        _MONITOR,
+    ),
+    PREFILL: (*_all(14, 16, 480), *_all(14, 8, chunk_size=KiB), *_FEW[:2], _MONITOR),
+}
 """The schedules beside each workload."""
 
 
@@ -171,19 +195,20 @@ EXPERIMENT = Beside()
 # The claim -----------------------------------------------------------------------------------------------------------
 
 
-COLUMNS = {VERIFIED: "verified", LOST: "lost", SLOWER: "slower"}
+COLUMNS = {VERIFIED: "verified", KEPT: "kept", LONGER: "longer"}
 """The columns of `points_of`, by quantity."""
 
 _POINT = ["machine", "device_name", "subject", "conditions"]
 
 
 def points_of(readings: pd.DataFrame) -> pd.DataFrame:
-    """A line for each schedule beside each workload, with the medians of its quantities."""
-    of_points = readings[readings["quantity"].isin(COLUMNS)]
+    """A line for each schedule beside each workload: medians, and the shares that are lost."""
+    of_points = readings[(readings["device_kind"] == "gpu") & readings["quantity"].isin(COLUMNS)]
     if of_points.empty:
-        return pd.DataFrame(columns=[*_POINT, *COLUMNS.values()])
+        return pd.DataFrame(columns=[*_POINT, *COLUMNS.values(), "lost", "slower"])
     table = of_points.pivot_table("median", _POINT, "quantity", sort=False).reset_index()
-    return table.rename(columns=COLUMNS).dropna()
+    table = table.rename(columns=COLUMNS).dropna()
+    return table.assign(lost=1 - table["kept"], slower=table["longer"] - 1)
 
 
 def _checks(goal: Goal, points: pd.DataFrame) -> Iterator[Check]:
@@ -289,7 +314,7 @@ class Bench:
     def __init__(self, device: Device, decoder: Decoder, stream: Any, rounds: int) -> None:
         self.device, self._decoder, self._stream, self._rounds = device, decoder, stream, rounds
         self._kernel: Kernel = kernel_class(KERNEL)(device, ALGORITHM, priority="low")
-        self._works: dict[tuple[int, int | None], Sequence[Work]] = {}
+        self._works: dict[tuple[int, int | None, int], Sequence[Work]] = {}
         self._warm = False
 
     def readings(self, workload: str, step: Callable[[], None], schedules: Iterable[Schedule]) -> Iterator[Reading]:
@@ -308,8 +333,8 @@ class Bench:
             before, beside = [a for a, _, _ in pairs], [b for _, b, _ in pairs]
             alone += before
             yield reading(schedule.name, VERIFIED, "GB/s", [speed for _, _, speed in pairs])
-            yield reading(schedule.name, LOST, "1", [1 - a.mean / b.mean for a, b, _ in pairs])
-            yield reading(schedule.name, SLOWER, "1", [b.p99 / a.p99 - 1 for a, b, _ in pairs])
+            yield reading(schedule.name, KEPT, "1", [a.mean / b.mean for a, b, _ in pairs])
+            yield reading(schedule.name, LONGER, "1", [b.p99 / a.p99 for a, b, _ in pairs])
             yield reading(schedule.name, "step time", "ms", [one.mean for one in beside])
         yield reading(NOTHING, "step time", "ms", [one.mean for one in alone])
         yield reading(NOTHING, "p99 step time", "ms", [one.p99 for one in alone])
@@ -330,7 +355,7 @@ class Bench:
             return stack.enter_context(_other_process(self.device, schedule.piece, 1e9 * (schedule.rate or 1)))
         if schedule.kind == "monitor":
             return stack.enter_context(_monitored(self._decoder.model, schedule))
-        key = schedule.piece, schedule.multiprocessors
+        key = schedule.piece, schedule.multiprocessors, schedule.chunk_size
         if key not in self._works:
             self._works[key] = self._prepared(schedule)
         return lambda: Hashing(self._works[key], schedule.piece, rate)
@@ -346,9 +371,9 @@ class Bench:
             assert isinstance(self._kernel, CupyCuda)
             prepare = Confined(self._kernel, schedule.multiprocessors).prepare
         pieces = list(islice(_pieces(self._decoder.model, schedule.piece), PIECES))
-        works = [prepare(piece, CHUNK_SIZE) for piece in pieces]
+        works = [prepare(piece, schedule.chunk_size) for piece in pieces]
         works[0].run()
-        if (works[0].digests() != self._kernel.tree(pieces[0], CHUNK_SIZE)).any():
+        if (works[0].digests() != self._kernel.tree(pieces[0], schedule.chunk_size)).any():
             raise VerificationError(f"{schedule.name}: wrong roots")
         return works
 
@@ -397,9 +422,9 @@ def _monitored(model: Any, schedule: Schedule) -> Iterator[Callable[[], Abstract
     monitor = Monitor(
         model,
         manifest(model, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE),
-        period=nbytes / 20e9,  # more than it can do
+        period=1e-9 * nbytes / (schedule.rate or 1),
         budget=1.0,
-        multiprocessors=schedule.multiprocessors or 2,
+        multiprocessors=schedule.multiprocessors,
     )
 
     @contextmanager

@@ -132,14 +132,14 @@ class Reading(ABC):
         """
 
 
-def reader_for(location: Location, algorithm: str, chunk_size: int, multiprocessors: int) -> Reader:
+def reader_for(location: Location, algorithm: str, chunk_size: int, multiprocessors: int | None) -> Reader:
     """What reads a tensor there.
 
     Args:
         location: where it is.
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a leaf.
-        multiprocessors: of a GPU, how many may be used where that can be chosen.
+        multiprocessors: of a GPU, how many read where that can be chosen; None for all.
 
     Raises:
         ValueError: the number of multiprocessors is not accepted.
@@ -188,23 +188,20 @@ def _in_host_memory(address: int, nbytes: int) -> Buffer:
 
 
 class _OnGpu(Reader):
-    """Reads on a few multiprocessors where that is possible, and otherwise in short launches of the lowest priority.
+    """Reads in short launches of the lowest priority, or on a few multiprocessors; the thread sleeps meanwhile."""
 
-    Either way the thread sleeps meanwhile.
-    """
-
-    piece_size = 56 << 20  # in chunks of 4 KiB, segments for four rounds of the groups on two multiprocessors
-
-    def __init__(self, kernel: Kernel, chunk_size: int, multiprocessors: int) -> None:
+    def __init__(self, kernel: Kernel, chunk_size: int, multiprocessors: int | None) -> None:
         self.kernel, self.chunk_size = kernel, chunk_size
+        self.piece_size = 16 << 20  # short enough that what the workload launches next hardly waits
         self.seconds_per_byte = 0.0
         self.confined: Confined | None = None
         from hashbench.kernels.confined import Confined
         from hashbench.kernels.cupy_cuda import CupyCuda
 
-        if isinstance(kernel, CupyCuda) and chunk_size <= LARGEST_CONFINED_CHUNK:
+        if multiprocessors is not None and isinstance(kernel, CupyCuda) and chunk_size <= LARGEST_CONFINED_CHUNK:
             with suppress(Unavailable):
                 self.confined = Confined(kernel, multiprocessors)
+                self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
 
     def prepare(self, ranges: Sequence[Range]) -> Reading:
         return _GpuReading(self, ranges)

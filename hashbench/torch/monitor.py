@@ -94,8 +94,9 @@ class Monitor:
             seconds, from its launch to its roots, nothing is read for at least t * (1 - budget) / budget seconds.
         order: "random", by the operating system's generator; "fixed", once a period and foreseeable; or a
             `random.Random` in place of the generator.
-        multiprocessors: how many of a GPU's multiprocessors read, even: on NVIDIA's GPUs, with CuPy and chunks
-            of up to 16 KiB. Otherwise all of a GPU reads, a short piece at a time, as far as the budget goes.
+        multiprocessors: how many of a GPU's multiprocessors read, an even number, without rest while a piece is read;
+            None, the usual, for all of them, a short piece at a time. On NVIDIA's GPUs, with CuPy and chunks of up to
+            16 KiB: elsewhere it has no effect.
         on_finding: is called with each finding, in the monitor's thread or that of `updating`. What it raises is
             logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
@@ -122,7 +123,7 @@ class Monitor:
         period: float = 60.0,
         budget: float = 0.25,
         order: Order = "random",
-        multiprocessors: int = 2,
+        multiprocessors: int | None = None,
         on_finding: Callable[[Finding], object] | None = None,
         registry: CollectorRegistry | None = None,
         name: str = "",

@@ -148,7 +148,7 @@ class Watch:
         order: Order,
         now: float,
         on_finding: Callable[[Finding], object],
-        multiprocessors: int = 2,
+        multiprocessors: int | None = None,
     ) -> None:
         self._model: Callable[[], Model | None] = (
             weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: model

@@ -40,7 +40,7 @@ hash_confined(const u64* table, u32 segments, u64 chunk_size, u32* control, u32 
             u64 begin = leaf * chunk_size;
             word state[8];
             hash_message(data + begin, length - begin < chunk_size ? length - begin : chunk_size, length != 0,
-                         chunk_size, state, one);
+                         chunk_size, 0, state, one);
             store_digest(digests + leaf * DIGEST_WORDS32, state);
         }
         __syncthreads();

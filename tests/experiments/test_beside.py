@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
+from claim_results import MachineResults, results_of
+from claim_results import beside as beside_results
 from drawings import check_legible, said
 from matplotlib.figure import Figure
 
 from hashbench.bench.experiment import Skip
-from hashbench.bench.frames import Results
-from hashbench.bench.readings import Reading
+from hashbench.bench.frames import Results, together
 from hashbench.experiments import beside
-from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, LOST, SLOWER, VERIFIED, Hashing, Schedule
+from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
 from hashbench.kernels import Device
 from hashbench.report.findings import Verdict
@@ -25,20 +26,17 @@ from hashbench.report.findings import Verdict
 GPU = Device("cupy", "0", "NVIDIA H100", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
 
 
-def results(points: Sequence[tuple[str, float, float, float]], workload: str = DECODE_64, gpu: Device = GPU) -> Results:
-    """Readings of schedules: what they verify, and which shares they cost."""
-    readings = [
-        Reading.of([value] * 3, gpu, subject=workload, quantity=quantity, unit=unit, conditions=name, source="a test")
-        for name, *values in points
-        for quantity, unit, value in zip((VERIFIED, LOST, SLOWER), ("GB/s", "1", "1"), values, strict=True)
-    ]
-    return Results.of((), readings, "h100")
+def results(points: Sequence[tuple[str, float, float, float]], workload: str = DECODE_64, gpu: str = "H200") -> Results:
+    """What schedules verify, and which shares they cost."""
+    machine = beside_results(*points, workload=workload)
+    readings = [replace(one, device_name=gpu) for one in machine.readings]
+    return results_of([MachineResults(gpu, [], readings)])
 
 
 @pytest.mark.parametrize(
     ("points", "passed"),
     [
-        ([("a", 14, 0.01, 0.02), ("b", 50, 0.03, 0.5)], [True, True, True]),
+        ([("a", 14, 0.0099, 0.0199), ("b", 50, 0.0299, 0.5)], [True, True, True]),
         ([("a", 13.8, 0.002, 0.001), ("b", 49.5, 0.02, 0.5)], [True, True, True]),  # within the margin of a rate
         ([("a", 13, 0.001, 0.001), ("b", 55, 0.02, 0.03)], [False, False, True]),  # 13 are not 14
         ([("a", 20, 0.005, 0.03), ("b", 20, 0.006, 0.01)], [True, False, False]),  # the same schedule, and none does 50
@@ -60,19 +58,16 @@ def test_the_verdict_follows_from_the_rule(
 def test_only_batches_of_64_decide_and_the_worst_gpu() -> None:
     good = [("a", 50, 0.001, 0.001)]
     assert EXPERIMENT.finding(results(good, DECODE_8)).verdict is Verdict.NOT_MEASURED
-    other = Device("cupy", "0", "NVIDIA H200", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
-    both = [results(good).readings, results([("a", 50, 0.5, 0.5)], gpu=other).readings]
-    finding = EXPERIMENT.finding(Results(results([]).rows, pd.concat(both)))
+    finding = EXPERIMENT.finding(together([results(good), results([("a", 50, 0.5, 0.5)], gpu="H100")]))
     assert not any(check.passed for check in finding.checks)
-    assert "H200" in finding.checks[0].answer
+    assert "H100" in finding.checks[0].answer
 
 
 def test_the_figure_shows_every_point(figures: list[Figure], tmp_path: Path) -> None:
-    names = [schedule.name for schedule in beside.ALL]
+    names = [schedule.name for schedule in beside.SCHEDULES[DECODE_64]]
     assert len(set(names)) == len(names)
     points = [(name, 5.0 + 3 * place, 0.001 * place**1.5, 0.01) for place, name in enumerate(names)]
-    parts = [results(points).readings, results(points[:5], DECODE_8).readings]
-    EXPERIMENT.figure(Results(results([]).rows, pd.concat(parts)), tmp_path / "beside")
+    EXPERIMENT.figure(together([results(points), results(points[:5], DECODE_8)]), tmp_path / "beside")
     (figure,) = figures
     check_legible(figure)
     assert "GB/s verified beside a decoder cost" in said(figure)
@@ -125,13 +120,14 @@ def test_the_decoder_decodes_at_the_end_of_its_context_every_time() -> None:
     pytest.importorskip("transformers", reason="transformers is not installed: install hashbench[beside]")
     decoder = Decoder(SMALLER, torch.device("cpu"), compiled=False)
     seen: list[int] = []
-    decoder.model.model.register_forward_pre_hook(
+    hook = decoder.model.model.register_forward_pre_hook(
         lambda module, args, options: seen.append(int(options["position_ids"][0, 0])), with_kwargs=True
     )
     step = decoder.decoding(3)
     for _ in range(3):
         step()
     assert seen == [511] * 3
+    hook.remove()
     decoder.prefilling(16)()
     assert {weight.dtype for weight in decoder.model.parameters()} == {torch.bfloat16}
 

@@ -1,4 +1,4 @@
-"""Roots on a few multiprocessors: those that the kernel itself computes, and machine code without spills."""
+"""Roots on a few multiprocessors are those that the kernel itself computes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from hashbench.kernels import ALGORITHMS, Unavailable, kernel_class
-from hashbench.kernels.confined import MOST_CHUNKS, Confined, source
-from hashbench.kernels.source import VARIANTS
+from hashbench.kernels.confined import MOST_CHUNKS, Confined
 
 CHUNK_SIZES = (64, 192, 4096)
 
@@ -54,14 +53,6 @@ def test_what_is_not_accepted(cupy_kernel: Any) -> None:
     for count in (0, -2, 3, 10_000):
         with pytest.raises(ValueError, match="even number"):
             Confined(cupy_kernel, count)
-
-
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name in ("paired", "plain")])
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=str)
-def test_the_source_is_the_kernels_and_its_own(algorithm: Any, variant: str) -> None:
-    text = source(algorithm, variant)
-    assert text.index("hash_chunks(") < text.index("hash_confined(")
-    assert "#line 1" in text
 
 
 def test_other_vendors_are_refused() -> None:

@@ -16,7 +16,8 @@ from build_cache import cached
 from cuda_on_host import CudaOnHost, compiled, compiler_version, host_source
 from kernel_sources import kernel_sources
 
-from hashbench.kernels import ALGORITHMS, Unavailable
+from hashbench.kernels import ALGORITHMS, Unavailable, confined
+from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
 from hashbench.limits import disassembly
 
@@ -117,6 +118,17 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
         assert stack == stores == loads == "0", f"{name} uses local memory:\n{log}"
         assert "lmem" not in rest, f"{name} uses local memory:\n{log}"
         assert int(registers) <= 168, f"{name} needs more registers than three blocks per multiprocessor have:\n{log}"
+    assert "warning" not in log, log
+
+
+@pytest.mark.covers("nvrtc")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_confined_kernel_compiles_without_spills(algorithm: str) -> None:
+    log = compiler_log(confined.source(ALGORITHMS[algorithm], "paired"), 90)
+    (found,) = (report for report in reports(log) if report[0] == "hash_confined")
+    _, stack, stores, loads, registers, _ = found
+    assert stack == stores == loads == "0", log
+    assert int(registers) * GROUP_SIZE * confined.GROUPS[algorithm] <= 1 << 16, log
     assert "warning" not in log, log
 
 

@@ -74,8 +74,6 @@ def test_nothing_is_kept() -> None:
             if monotonic() - begin > seconds and len(sizes) > 1:
                 break
     first, last = sizes[0], sizes[-1]
-    print(
-        f"{monitor.status().sweeps} sweeps, {expected} findings, bytes and handles: {first}, {last}"
-    )
+    print(f"{monitor.status().sweeps} sweeps, {expected} findings, bytes and handles: {first}, {last}")
     assert last[0] - first[0] < GROWTH
     assert last[1] <= first[1]
