@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -154,6 +155,7 @@ class Trusted(NamedTuple):
             return CertificateVerifier(read_certificates(self.chain))
         assert self.identity is not None
         assert self.provider is not None
+        logging.getLogger("sigstore").setLevel(logging.ERROR)  # it warns that it is offline, as it was told
         return KeylessVerifier(self.identity, self.provider, self.trust_root, self.fetch)
 
 
