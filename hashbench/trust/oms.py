@@ -1,6 +1,11 @@
 """What a model's signature says: the SHA-256 of every file (OpenSSF Model Signing, version 1.0, method `files`).
 
 The format's other ways are refused: shards, which stock command lines do not verify, and other hashes.
+
+A signature made here also says that one of the files is hashbench's manifest and stands for the files that it lists, so
+that these can be verified by their roots. That a manifest is signed does not say so: who signs a folder of somebody
+else's with a stock tool may have signed a manifest that is of other bytes. The format has no field for it, and refuses
+new ones; so the statement ignores a path below the manifest, which no folder can have.
 """
 
 from __future__ import annotations
@@ -18,6 +23,9 @@ from hashbench.trust.trust_error import TrustError
 ALONE = "."
 """The name of the resource that is the model itself, if that is one file."""
 
+_STANDS_FOR_FILES = "/hashbench-roots"
+"""What the path below the manifest ends with."""
+
 IGNORED_BY_STOCK = (".git", ".gitattributes", ".github", ".gitignore")
 """What stock command lines leave out whether or not it is signed: as a resource, it would be missing to them."""
 
@@ -31,12 +39,14 @@ class SignedFiles:
         digests: the SHA-256 of every file, by its path relative to the model's folder, in the order of the statement.
         links: whether links to files counted as files. It is told, and no link is followed or refused for it.
         ignored: paths in the folder that the signature does not cover, with all that is in them.
+        manifest: the file that is hashbench's manifest and stands for those that it lists; None if none does.
     """
 
     name: str
     digests: Mapping[str, bytes]
     links: bool
     ignored: tuple[str, ...]
+    manifest: str | None = None
 
     def statement(self) -> Statement:
         """The statement that is signed."""
@@ -47,7 +57,7 @@ class SignedFiles:
         serialization = {
             "allow_symlinks": self.links,
             "hash_type": "sha256",
-            "ignore_paths": list(self.ignored),
+            "ignore_paths": [*self.ignored, *([f"{self.manifest}{_STANDS_FOR_FILES}"] if self.manifest else [])],
             "method": "files",
         }
         predicate = {"resources": resources, "serialization": serialization}
@@ -88,8 +98,15 @@ def signed_files(payload: bytes) -> SignedFiles:
         raise TrustError("the signature's digest is not that of the files that it lists")
     if ALONE in digests and len(digests) > 1:
         raise TrustError("the signature is of one file, and lists others")
-    ignored = tuple(path.removesuffix("/") for path in serialization.get("ignore_paths", ()))
-    files = SignedFiles(subject.name, digests, serialization["allow_symlinks"], ignored)
+    listed = [path.removesuffix("/") for path in serialization.get("ignore_paths", ())]
+    standing = {path.removesuffix(_STANDS_FOR_FILES) for path in listed if path.endswith(_STANDS_FOR_FILES)}
+    if len(standing) > 1 or not standing <= digests.keys():
+        raise TrustError(
+            "the signature says of several files, or of one that it does not list, that they stand for all"
+        )
+    ignored = tuple(path for path in listed if not path.endswith(_STANDS_FOR_FILES))
+    manifest = next(iter(standing), None)
+    files = SignedFiles(subject.name, digests, serialization["allow_symlinks"], ignored, manifest)
     try:
         _ = files.exclusions
     except ExclusionError as error:

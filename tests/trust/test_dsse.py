@@ -53,15 +53,13 @@ def test_the_example_of_the_specification() -> None:
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_envelopes_are_accepted_by_others(curve: str) -> None:
-    pytest.importorskip("securesystemslib", reason="securesystemslib is not installed")
-    from securesystemslib.dsse import Envelope as OtherEnvelope
-    from securesystemslib.signer import SSlibKey
-
+    dsse = pytest.importorskip("securesystemslib.dsse", reason="securesystemslib is not installed")
+    signer = pytest.importorskip("securesystemslib.signer")
     key = key_of(curve, 0)
     made = signed(STATEMENTS[SCAI].text(), key)
     scheme = {"P-256": "ecdsa-sha2-nistp256", "P-384": "ecdsa-sha2-nistp384", "P-521": "ecdsa-sha2-nistp521"}[curve]
-    other = SSlibKey.from_crypto(key.public_key(), made.keyid, scheme)
-    OtherEnvelope.from_dict(made.fields()).verify([other], 1)
+    other = signer.SSlibKey.from_crypto(key.public_key(), made.keyid, scheme)
+    dsse.Envelope.from_dict(made.fields()).verify([other], 1)
 
 
 @pytest.mark.parametrize("kind", STATEMENTS)
