@@ -3,9 +3,9 @@
 The format's other ways are refused: shards, which stock command lines do not verify, and other hashes.
 
 A signature made here also says that one of the files is hashbench's manifest and stands for the files that it lists, so
-that these can be verified by their roots. That a manifest is signed does not say so: who signs a folder of somebody
-else's with a stock tool may have signed a manifest that is of other bytes. The format has no field for it, and refuses
-new ones; so the statement ignores a path below the manifest, which no folder can have.
+that these can be verified by their roots: its resource has an annotation, as in-toto's resources may. That a manifest
+is signed does not say so: who signs a folder of somebody else's with a stock tool may have signed a manifest that is of
+other bytes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hashbench.trust.trust_error import TrustError
 ALONE = "."
 """The name of the resource that is the model itself, if that is one file."""
 
-_STANDS_FOR_FILES = "/hashbench-roots"
-"""What the path below the manifest ends with."""
+_STANDS_FOR_FILES = {"hashbench": "manifest"}
+"""The annotation of the manifest that stands for the files."""
 
 IGNORED_BY_STOCK = (".git", ".gitattributes", ".github", ".gitignore")
 """What stock command lines leave out whether or not it is signed: as a resource, it would be missing to them."""
@@ -52,12 +52,18 @@ class SignedFiles:
         """The statement that is signed."""
         over_all = hashlib.sha256(b"".join(self.digests.values())).hexdigest()
         resources = [
-            {"algorithm": "sha256", "digest": digest.hex(), "name": name} for name, digest in self.digests.items()
+            {
+                "algorithm": "sha256",
+                "digest": digest.hex(),
+                "name": name,
+                **({"annotations": _STANDS_FOR_FILES} if name == self.manifest else {}),
+            }
+            for name, digest in self.digests.items()
         ]
         serialization = {
             "allow_symlinks": self.links,
             "hash_type": "sha256",
-            "ignore_paths": [*self.ignored, *([f"{self.manifest}{_STANDS_FOR_FILES}"] if self.manifest else [])],
+            "ignore_paths": list(self.ignored),
             "method": "files",
         }
         predicate = {"resources": resources, "serialization": serialization}
@@ -84,7 +90,8 @@ def signed_files(payload: bytes) -> SignedFiles:
             "is 'files' by 'sha256'"
         )
     digests: dict[str, bytes] = {}
-    for resource in statement.predicate["resources"]:
+    resources = statement.predicate["resources"]
+    for resource in resources:
         name = resource["name"]
         if resource["algorithm"] != "sha256":
             raise TrustError(f"the digest of {quoted(name)} is by {quoted(resource['algorithm'])}, not by 'sha256'")
@@ -98,14 +105,11 @@ def signed_files(payload: bytes) -> SignedFiles:
         raise TrustError("the signature's digest is not that of the files that it lists")
     if ALONE in digests and len(digests) > 1:
         raise TrustError("the signature is of one file, and lists others")
-    listed = [path.removesuffix("/") for path in serialization.get("ignore_paths", ())]
-    standing = {path.removesuffix(_STANDS_FOR_FILES) for path in listed if path.endswith(_STANDS_FOR_FILES)}
-    if len(standing) > 1 or not standing <= digests.keys():
-        raise TrustError(
-            "the signature says of several files, or of one that it does not list, that they stand for all"
-        )
-    ignored = tuple(path for path in listed if not path.endswith(_STANDS_FOR_FILES))
-    manifest = next(iter(standing), None)
+    ignored = tuple(path.removesuffix("/") for path in serialization.get("ignore_paths", ()))
+    standing = [one["name"] for one in resources if one.get("annotations") == _STANDS_FOR_FILES]
+    if len(standing) > 1:
+        raise TrustError("the signature says of several files that they are the manifest")
+    manifest = standing[0] if standing else None
     files = SignedFiles(subject.name, digests, serialization["allow_symlinks"], ignored, manifest)
     try:
         _ = files.exclusions

@@ -244,8 +244,10 @@ def statement(**serialization: Any) -> bytes:
         (statement(ignore_paths=[""]), "ignored paths"),
         (statement(ignore_paths=[str(number) for number in range(300)]), "the most is"),
         (statement(ignore_paths=["a\0"]), "ignored paths"),
-        (statement(ignore_paths=["x/hashbench-roots"]), "stand for all"),
-        (statement(ignore_paths=["a/hashbench-roots", "b/c/hashbench-roots"]), "stand for all"),
+        (
+            FILES.statement().text().replace(b'{"algorithm"', b'{"annotations":{"hashbench":"manifest"},"algorithm"'),
+            "several files",
+        ),
         (SignedFiles("m", {"../a": bytes(32)}, False, ()).statement().text(), "not a path"),
         (SignedFiles("m", {"/etc/passwd": bytes(32)}, False, ()).statement().text(), "not a path"),
         (SignedFiles("m", {"a//b": bytes(32)}, False, ()).statement().text(), "not a path"),
