@@ -45,12 +45,12 @@ _path = click.Path(path_type=Path)
     type=click.Choice(["tdx", "snp", "simulated"]),
     help="The platform; default: the one that this machine is.",
 )
-@click.option("--gpu/--no-gpu", "with_gpu", default=True, help="Whether to ask NVIDIA's driver for evidence of GPUs.")
+@click.option("--no-gpu", "without_gpu", is_flag=True, help="Do not ask NVIDIA's driver for evidence of GPUs.")
 @click.option("--collateral", type=_path, help="Of tdx: a file of collateral, which the verifier may also have itself.")
 @click.option("--pccs", metavar="URL", help="Of tdx: get the collateral from this service, over the network.")
 @click.option("--certificates", type=_path, help="Of snp: the chain in PEM; default: what the platform gives.")
 @click.option("--platform", type=_path, help="Of simulated: the folder of its root and key, made if it is not there.")
-@click.option("--extend-rtmr3", is_flag=True, help="Of tdx: first extend RTMR3 with the root. It cannot be undone.")
+@click.option("--extend-register", is_flag=True, help="Of tdx: first extend RTMR3 with the root. It cannot be undone.")
 @json_option
 @quiet_option
 @kernel_option
@@ -66,12 +66,12 @@ def attest(
     component: str,
     signature: Path | None,
     provider: str | None,
-    with_gpu: bool,
+    without_gpu: bool,
     collateral: Path | None,
     pccs: str | None,
     certificates: Path | None,
     platform: Path | None,
-    extend_rtmr3: bool,
+    extend_register: bool,
     as_json: bool,
     quiet: bool,
     kernel: str | None,
@@ -98,8 +98,8 @@ def attest(
         raise click.UsageError("name --model or --module: a statement is of one verification")
     if component and not factory:
         raise click.UsageError("--component is of --module")
-    if extend_rtmr3 and provider == "simulated":
-        raise click.UsageError("--extend-rtmr3 is for a trust domain of Intel TDX")
+    if extend_register and provider == "simulated":
+        raise click.UsageError("--extend-register is for a trust domain of Intel TDX")
     verifiers_nonce = parse_nonce(nonce)
     platform_evidence = _provider(provider, collateral, pccs, certificates, platform)
     if provider != "simulated" and (reason := tsm.unavailable()):
@@ -112,9 +112,9 @@ def attest(
         verdict,
         verifiers_nonce,
         platform_evidence,
-        gpu=nvidia.collect if with_gpu else lambda _: None,
+        gpu=(lambda _: None) if without_gpu else nvidia.collect,
         signature=None if signature is None else read_regular(signature, MAX_SIGNATURE),
-        extend_rtmr3=extend_rtmr3,
+        extend_rtmr3=extend_register,
     )
     write_evidence(output, files)
     verified = None if verdict is None else verdict.verified

@@ -169,7 +169,7 @@ def write_manifest(
     help="What files mean that the manifest does not list.",
 )
 @click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to show which chunks are damaged.")
-@click.option("--signature", type=_path, help="The model's signature (OpenSSF Model Signing), which covers MANIFEST.")
+@click.option("--signature", type=_path, help="The model's signature (OpenSSF Model Signing).")
 @click.option("--public-key", type=_path, help="Of --signature: the signer's public key in PEM.")
 @click.option("--certificate-chain", "chain", type=_path, help="Of --signature: the trusted root certificates in PEM.")
 @click.option("--identity", help="Of --signature: the signer's identity, which Sigstore vouches for.")
@@ -211,10 +211,10 @@ def verify_model(
 
     What cannot be read has a line of its own, and all else is verified.
 
-    With --signature, the signature is verified first, by --public-key, --certificate-chain or --identity. MANIFEST is
-    then one of the files that it covers, hashbench.manifest.json by default. Files that are signed but not in MANIFEST,
-    or all if none is signed, are verified by the SHA-256 in the signature. What it does not cover is told. Nothing is
-    fetched from the network but with --fetch-trust-root.
+    With --signature, the signature is verified first, by --public-key, --certificate-chain or --identity. It says which
+    of the files is MANIFEST, if it was made by `hashbench sign`. Files that are signed but not in MANIFEST, or all if
+    there is none, are verified by the SHA-256 in the signature. What it does not cover is told. Nothing is fetched from
+    the network but with --fetch-trust-root.
 
     Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root, or the signature is not
     valid; 2 there is no verdict: nothing is found to differ, but some of the model cannot be read, or MANIFEST or the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,6 +76,7 @@ def sign(
     not usable.
     """
     from hashbench.model.manifest import ManifestError, read_manifest
+    from hashbench.trust.signatures import not_covered
     from hashbench.trust.signing import MANIFEST_NAME, sign_model
 
     def is_manifest(path: Path) -> bool:
@@ -105,15 +107,15 @@ def sign(
             notes=notes,
             progress=progress,
         )
-    not_covered = [path for path in signed.files.ignored if (model / path).exists()]
+    left_out = list(not_covered(model, signed.files, signed.manifest, output))
     if as_json:
         document = {"root": signed.manifest.root.hex(), **described(signed.manifest), "notes": notes}
-        click.echo(json.dumps(document | {"signed": len(signed.files.digests), "not_covered": not_covered}, indent=2))
+        click.echo(json.dumps(document | {"signed": len(signed.files.digests), "not_covered": left_out}, indent=2))
     elif not quiet:
         for note in bounded(notes):
             say(note, err=True)
-        if not_covered:
-            say(f"not covered by the signature: {', '.join(not_covered)}", err=True)
+        if left_out:
+            say(f"not covered: {', '.join(left_out)}", err=True)
         say(f"signed: {len(signed.files.digests):,} files; {summary(signed.manifest)}")
 
 
@@ -154,6 +156,7 @@ class Trusted(NamedTuple):
             return CertificateVerifier(read_certificates(self.chain))
         assert self.identity is not None
         assert self.provider is not None
+        logging.getLogger("sigstore").setLevel(logging.ERROR)  # it warns that it is offline, as it was told
         return KeylessVerifier(self.identity, self.provider, self.trust_root, self.fetch)
 
 
@@ -169,7 +172,7 @@ def signature_verdict(report: SignedReport) -> dict[str, Any]:
         "signer": report.signer,
         "signed": len(report.files.digests),
         "by_digest": report.by_digest,
-        "not_covered": list(report.files.ignored),
+        "not_covered": list(report.not_covered),
         "manifest": verdict(report.model) if report.model else None,
         **names,
         "notes": list(report.notes),

@@ -230,9 +230,10 @@ def _signer(claims: Claims, signers: Sequence[str], signature: bytes | None) -> 
             payload, signer = KeyVerifier(key).payload(bundle)
         except VerificationError:
             continue
+        files = signed_files(payload)
         _require(
-            claims.manifest in signed_files(payload).digests.values(),
-            "the signature is valid, and of another model: it does not cover the manifest",
+            files.manifest is not None and claims.manifest == files.digests[files.manifest],
+            "the signature is valid, and of another model: this is not the manifest that it names",
         )
         return signer
     raise VerificationError("no signer of the policy signed the model")

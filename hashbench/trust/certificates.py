@@ -28,7 +28,14 @@ MAX_CERTIFICATES = 16
 """The most certificates that are read from one place."""
 
 _UNDERSTOOD = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
-_INVALID = (ValueError, TypeError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType, x509.DuplicateExtension)
+_INVALID = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 IsRoot = Callable[[x509.Certificate], bool]
 """Whether a certificate is a trusted root."""
@@ -53,9 +60,10 @@ def parse_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
     if pem.count(b"-----BEGIN") > MAX_CERTIFICATES:
         raise TrustError(f"{name} has more than {MAX_CERTIFICATES} certificates")
     try:
-        return x509.load_pem_x509_certificates(pem)
+        found = x509.load_pem_x509_certificates(pem)
     except _INVALID:
         raise TrustError(f"{name} has no valid certificates in PEM") from None
+    return [_sound(certificate, name) for certificate in found]
 
 
 def parse_certificate(der: bytes, name: str) -> x509.Certificate:
@@ -65,9 +73,24 @@ def parse_certificate(der: bytes, name: str) -> x509.Certificate:
         TrustError: it is not valid.
     """
     try:
-        return x509.load_der_x509_certificate(der)
+        found = x509.load_der_x509_certificate(der)
     except _INVALID:
         raise TrustError(f"{name} is not a valid certificate") from None
+    return _sound(found, name)
+
+
+def _sound(certificate: x509.Certificate, name: str) -> x509.Certificate:
+    """The certificate itself, after a check of all parts that are used here, which the library parses only then.
+
+    Raises:
+        TrustError: one is not valid.
+    """
+    try:
+        _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_hash_algorithm
+    except _INVALID:
+        raise TrustError(f"{name} is not valid: a part of a certificate is malformed") from None
+    return certificate
 
 
 def check_chain(
@@ -86,7 +109,6 @@ def check_chain(
 
     Raises:
         VerificationError: there is no such chain.
-        TrustError: a certificate is not valid as such.
     """
     chain = [leaf]
     while True:
@@ -116,10 +138,7 @@ def with_key(*pins: str) -> IsRoot:
 
 def key_pin(certificate: x509.Certificate) -> str:
     """The SHA-256 of a certificate's public key (its SubjectPublicKeyInfo in DER), in hexadecimal digits."""
-    try:
-        key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except _INVALID:
-        return ""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(key).hexdigest()
 
 
@@ -134,12 +153,8 @@ def check_may_sign(certificate: x509.Certificate) -> None:
     Raises:
         VerificationError: it is not.
     """
-    try:
-        extensions = certificate.extensions
-        usage = _value(extensions, x509.KeyUsage)
-        extended = _value(extensions, x509.ExtendedKeyUsage)
-    except _INVALID as error:
-        raise _not_valid(certificate, error) from None
+    usage = _value(certificate.extensions, x509.KeyUsage)
+    extended = _value(certificate.extensions, x509.ExtendedKeyUsage)
     if not (usage and usage.digital_signature) and not (extended and ExtendedKeyUsageOID.CODE_SIGNING in extended):
         raise VerificationError(f"the certificate {quoted(_subject(certificate))} is not for signing")
 
@@ -168,19 +183,15 @@ def _check_extensions(certificate: x509.Certificate, below: int) -> None:
         below: how many certificates are below it.
     """
     name = quoted(_subject(certificate))
-    try:
-        extensions = certificate.extensions
-    except _INVALID as error:
-        raise _not_valid(certificate, error) from None
-    for extension in extensions:
+    for extension in certificate.extensions:
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise VerificationError(
                 f"the certificate {name} has the critical extension {extension.oid.dotted_string}, which is not known"
             )
     if below == 0:
         return
-    constraints = _value(extensions, x509.BasicConstraints)
-    usage = _value(extensions, x509.KeyUsage)
+    constraints = _value(certificate.extensions, x509.BasicConstraints)
+    usage = _value(certificate.extensions, x509.KeyUsage)
     if constraints is None or not constraints.ca or (usage is not None and not usage.key_cert_sign):
         raise VerificationError(f"the certificate {name} is not of an authority: it must not issue others")
     if constraints.path_length is not None and constraints.path_length < below - 1:
@@ -194,12 +205,5 @@ def _value(extensions: x509.Extensions, kind: type[E]) -> E | None:
         return None
 
 
-def _not_valid(certificate: x509.Certificate, error: Exception) -> TrustError:
-    return TrustError(f"the certificate {quoted(_subject(certificate))} is not valid: {error}")
-
-
 def _subject(certificate: x509.Certificate) -> str:
-    try:
-        return certificate.subject.rfc4514_string()
-    except _INVALID:
-        return "?"
+    return certificate.subject.rfc4514_string()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hashbench.hashing.opening import read_regular
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.model.strict_json import quoted
+from hashbench.model.strict_json import one_line, quoted
 from hashbench.trust.bundles import Bundle
 from hashbench.trust.dsse import IN_TOTO
 from hashbench.trust.trust_error import TrustError
@@ -53,12 +53,12 @@ class KeylessVerifier:
                 roots = TrustedRoot.from_file(str(self._checked(self.trust_root)))
             parsed = SigstoreBundle.from_json(bundle.document)
         except (SigstoreError, ValueError, KeyError, TypeError) as error:
-            raise TrustError(f"Sigstore does not accept the signature or its roots: {error}") from None
+            raise TrustError(f"Sigstore does not accept the signature or its roots: {_said(error)}") from None
         policy = Identity(identity=self.identity, issuer=self.provider)
         try:
             kind, payload = Verifier(trusted_root=roots).verify_dsse(parsed, policy)
         except SigstoreError as error:
-            raise VerificationError(f"the signature is not valid: {error}") from None
+            raise VerificationError(f"the signature is not valid: {_said(error)}") from None
         if kind != IN_TOTO:
             raise VerificationError(f"what is signed is of the type {quoted(kind)}, not {IN_TOTO}")
         return payload, f"{self.identity} (by {self.provider})"
@@ -67,3 +67,8 @@ class KeylessVerifier:
         if len(read_regular(path, MAX_SIZE + 1)) > MAX_SIZE:
             raise TrustError(f"{path} has more than {MAX_SIZE} bytes")
         return path
+
+
+def _said(error: Exception) -> str:
+    """The message of an error, which may have parts of the signature, on one line."""
+    return one_line(" ".join(str(error).split()))

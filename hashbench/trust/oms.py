@@ -1,6 +1,11 @@
 """What a model's signature says: the SHA-256 of every file (OpenSSF Model Signing, version 1.0, method `files`).
 
 The format's other ways are refused: shards, which stock command lines do not verify, and other hashes.
+
+A signature made here also says that one of the files is hashbench's manifest and stands for the files that it lists, so
+that these can be verified by their roots: its resource has an annotation, as in-toto's resources may. That a manifest
+is signed does not say so: who signs a folder of somebody else's with a stock tool may have signed a manifest that is of
+other bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +23,9 @@ from hashbench.trust.trust_error import TrustError
 ALONE = "."
 """The name of the resource that is the model itself, if that is one file."""
 
+_STANDS_FOR_FILES = {"hashbench": "manifest"}
+"""The annotation of the manifest that stands for the files."""
+
 IGNORED_BY_STOCK = (".git", ".gitattributes", ".github", ".gitignore")
 """What stock command lines leave out whether or not it is signed: as a resource, it would be missing to them."""
 
@@ -31,18 +39,26 @@ class SignedFiles:
         digests: the SHA-256 of every file, by its path relative to the model's folder, in the order of the statement.
         links: whether links to files counted as files. It is told, and no link is followed or refused for it.
         ignored: paths in the folder that the signature does not cover, with all that is in them.
+        manifest: the file that is hashbench's manifest and stands for those that it lists; None if none does.
     """
 
     name: str
     digests: Mapping[str, bytes]
     links: bool
     ignored: tuple[str, ...]
+    manifest: str | None = None
 
     def statement(self) -> Statement:
         """The statement that is signed."""
         over_all = hashlib.sha256(b"".join(self.digests.values())).hexdigest()
         resources = [
-            {"algorithm": "sha256", "digest": digest.hex(), "name": name} for name, digest in self.digests.items()
+            {
+                "algorithm": "sha256",
+                "digest": digest.hex(),
+                "name": name,
+                **({"annotations": _STANDS_FOR_FILES} if name == self.manifest else {}),
+            }
+            for name, digest in self.digests.items()
         ]
         serialization = {
             "allow_symlinks": self.links,
@@ -74,7 +90,8 @@ def signed_files(payload: bytes) -> SignedFiles:
             "is 'files' by 'sha256'"
         )
     digests: dict[str, bytes] = {}
-    for resource in statement.predicate["resources"]:
+    resources = statement.predicate["resources"]
+    for resource in resources:
         name = resource["name"]
         if resource["algorithm"] != "sha256":
             raise TrustError(f"the digest of {quoted(name)} is by {quoted(resource['algorithm'])}, not by 'sha256'")
@@ -89,7 +106,11 @@ def signed_files(payload: bytes) -> SignedFiles:
     if ALONE in digests and len(digests) > 1:
         raise TrustError("the signature is of one file, and lists others")
     ignored = tuple(path.removesuffix("/") for path in serialization.get("ignore_paths", ()))
-    files = SignedFiles(subject.name, digests, serialization["allow_symlinks"], ignored)
+    standing = [one["name"] for one in resources if one.get("annotations") == _STANDS_FOR_FILES]
+    if len(standing) > 1:
+        raise TrustError("the signature says of several files that they are the manifest")
+    manifest = standing[0] if standing else None
+    files = SignedFiles(subject.name, digests, serialization["allow_symlinks"], ignored, manifest)
     try:
         _ = files.exclusions
     except ExclusionError as error:

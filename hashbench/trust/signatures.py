@@ -1,10 +1,10 @@
 """Verification of a model by its signature.
 
-With hashbench's manifest among the signed files, the signature leads to the manifest's digest, the manifest to the
-roots, and these to the bytes, which any kernel hashes. What the manifest does not list, or all if there is none, is
-verified by the SHA-256 that the signature has. In both ways every file of the folder must be accounted for: only paths
-that the signature itself ignores may hold others. So nothing that the signature does not cover is accepted because a
-manifest says so: whoever signed a folder may not know what that one leaves out.
+If the signature says that hashbench's manifest stands for the files, it leads to the manifest's digest, the manifest to
+the roots, and these to the bytes, which any kernel hashes. What the manifest does not list, or all if none stands for
+them, is verified by the SHA-256 that the signature has. In both ways every file of the folder must be accounted for:
+only paths that the signature itself ignores may hold others. So a manifest vouches for nothing unless the signer said
+so, and for no file that is not signed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from hashbench.hashing.hasher import Progress
 from hashbench.hashing.opening import read_regular
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
-from hashbench.model.contents import Files, ModelFiles, check_same_files, list_model
+from hashbench.model.contents import Files, check_same_files, list_model
 from hashbench.model.disk import Extra, verify
+from hashbench.model.exclusions import Exclusions
 from hashbench.model.manifest import MAX_SIZE, Manifest, ManifestError, parse_manifest
 from hashbench.model.report import MAX_LINES, Report, bounded
 from hashbench.model.strict_json import quoted
@@ -30,7 +31,6 @@ from hashbench.trust.bundles import KeyVerifier, Verifier, read_bundle
 from hashbench.trust.file_digests import file_digests
 from hashbench.trust.keys import read_public_key
 from hashbench.trust.oms import ALONE, SignedFiles, signed_files
-from hashbench.trust.signing import MANIFEST_NAME
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class SignedReport:
         missing: names of files that are not there, likewise.
         extra: names of files that are neither signed nor listed by the manifest.
         ignored: those of them that the caller accepts.
-        notes: one line each: what the verdict does not cover.
+        not_covered: paths in the model that the signature says to ignore, and the manifest does not list.
+        notes: one line each: what else a user should know.
         problems: one line each: why parts of the model could not be compared.
     """
 
@@ -58,6 +59,7 @@ class SignedReport:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -80,6 +82,8 @@ class SignedReport:
                 yield f"verified by SHA-256: {self.by_digest:,} files"
         if self.model is not None and self.ok == self.model.ok:  # "verified" is for the whole
             yield from self.model.lines()
+        if self.ok and self.not_covered:
+            yield f"not covered: {', '.join(map(_shown, self.not_covered[:MAX_LINES]))}"
         for kind in ("differs", "missing", "extra"):
             yield from _up_to(kind, getattr(self, kind))
         yield from _up_to("extra, ignored", self.ignored)
@@ -110,7 +114,7 @@ def verify_signed(
         path: the model: a folder, or the one file that is signed.
         signature: the signature's file.
         verifier: whom to trust.
-        manifest: hashbench's manifest, a signed file of the folder; None takes `MANIFEST_NAME`, if that is signed.
+        manifest: the manifest that the signature is expected to name; None takes whichever it names, if any.
         root: the manifest's root, if it is known besides.
         extra: what files mean that are not signed: "fail", "warn" or "ignore".
         leaves: as for `hashbench.verify`.
@@ -166,7 +170,8 @@ def verify_signed(
         missing=tuple(one for one in by_digest if one not in there),
         extra=untold if extra == "fail" else (),
         ignored=untold if extra == "warn" else (),
-        notes=tuple(_notes(listed, report)),
+        not_covered=not_covered(path, files, found, signature),
+        notes=tuple(note for note in (report.notes if report else ()) if not note.startswith("excluded: ")),
         problems=tuple(dict.fromkeys([*listed.problems, *(report.problems if report else ())])),
     )
 
@@ -175,17 +180,20 @@ def verified_manifest(
     signature: str | os.PathLike[str],
     key: str | os.PathLike[str] | ec.EllipticCurvePublicKey | Verifier,
     *,
+    model: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
 ) -> Manifest:
     """The manifest that a signature covers, for `hashbench.torch.verify`: so nobody handles a bare root.
 
     Args:
-        signature: the signature's file, in the model's folder unless `manifest` is given.
+        signature: the signature's file.
         key: the signer's public key or its file in PEM, or another `Verifier`.
-        manifest: the manifest's file; None takes the one of `MANIFEST_NAME` beside the signature.
+        model: the model's folder; None takes the one that the signature is in.
+        manifest: the manifest that the signature is expected to name; None takes whichever it names.
 
     Raises:
-        VerificationError: the signature is not valid, or the manifest is not among what is signed.
+        VerificationError: the signature is not valid, names no manifest that stands for the files, or one that is not
+            what was signed.
         TrustError: the signature or the key is not valid.
         ManifestError: the manifest is not valid.
         OSError: a file cannot be read.
@@ -197,19 +205,19 @@ def verified_manifest(
         verifier = KeyVerifier(key) if isinstance(key, ec.EllipticCurvePublicKey) else key
     payload, _ = verifier.payload(read_bundle(signature))
     files = signed_files(payload)
-    path = Path(signature).parent / MANIFEST_NAME if manifest is None else Path(manifest)
-    for name, digest in files.digests.items():
-        if name.rpartition("/")[2] == path.name:
-            try:
-                return _bound_manifest(path, digest, name)
-            except VerificationError:
-                continue
-    raise VerificationError(f"{path} is not among the files that {os.fspath(signature)} covers")
+    folder = Path(signature).parent if model is None else Path(model)
+    name = _manifest_name(folder, files, None if manifest is None else Path(manifest))
+    if name is None:
+        raise VerificationError(f"{os.fspath(signature)} names no manifest that stands for the model's files")
+    return _bound_manifest(folder / name, files.digests[name], name)
 
 
 def _bound_manifest(path: Path, digest: bytes, name: str) -> Manifest:
     """The manifest in a file, after a check that it is the signed one."""
-    data = read_regular(path, MAX_SIZE + 1)
+    try:
+        data = read_regular(path, MAX_SIZE + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise VerificationError(f"{quoted(name)}, the manifest that was signed, is missing") from None
     if hashlib.sha256(data).digest() != digest:
         raise VerificationError(f"{quoted(name)} is not the manifest that was signed")
     try:
@@ -219,13 +227,14 @@ def _bound_manifest(path: Path, digest: bytes, name: str) -> Manifest:
 
 
 def _manifest_name(path: Path, files: SignedFiles, manifest: Path | None) -> str | None:
-    """The name of the manifest among the signed files; None if there is none."""
+    """The name of the manifest that stands for the signed files; None if there is none."""
     if manifest is None:
-        return MANIFEST_NAME if MANIFEST_NAME in files.digests else None
+        return files.manifest
     place, top = manifest.parent.resolve() / manifest.name, path.resolve()
     name = place.relative_to(top).as_posix() if place.is_relative_to(top) else None
-    if name is None or name not in files.digests:
-        raise VerificationError(f"{manifest} is not among the files that are signed")
+    if name is None or name != files.manifest:
+        named = f"{quoted(files.manifest)} does" if files.manifest else "hashbench sign makes one that does"
+        raise VerificationError(f"the signature does not say that {manifest} stands for the model's files: {named}")
     return name
 
 
@@ -241,15 +250,23 @@ def _counting(files: Files, known: Iterable[str], extra: Extra) -> Files:
     return files if extra == "fail" else {name: file for name, file in files.items() if name in set(known)}
 
 
-def _notes(listed: ModelFiles, report: Report | None) -> Iterator[str]:
-    """What the signature does not cover, of what is there."""
-    for note in listed.notes:
-        yield note.replace("excluded: ", "not covered by the signature: ", 1)
-    yield from report.notes if report else ()
+def not_covered(path: Path, files: SignedFiles, manifest: Manifest | None, signature: Path) -> tuple[str, ...]:
+    """The ignored paths that are there, but for the signature, and that no manifest with files covers either."""
+    if not path.is_dir():
+        return ()
+    covers_others = manifest is not None and bool(manifest.files)
+    left_out = Exclusions(manifest.exclusions if manifest else ())
+    own = signature.resolve()
+    there = [name for name in files.ignored if os.path.lexists(path / name) and (path / name).resolve() != own]
+    return tuple(sorted(name for name in there if not covers_others or left_out.exclude(name)))
 
 
 def _up_to(kind: str, names: Sequence[str]) -> Iterator[str]:
     for name in names[:MAX_LINES]:
-        yield f"{kind}: {name if name.isprintable() else quoted(name)}"
+        yield f"{kind}: {_shown(name)}"
     if len(names) > MAX_LINES:
         yield f"{kind}: {len(names) - MAX_LINES:,} more"
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else quoted(name)

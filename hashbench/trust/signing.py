@@ -127,6 +127,7 @@ def sign_model(
         digests=digests_to_sign,
         links=any(file.path != folder.resolve() / file.name for file in before.files),
         ignored=_ignored(before, name, signature),
+        manifest=name,
     )
     write_atomically(output, sign(files.statement().text()).text())
     return Signed(made, files)

@@ -155,7 +155,7 @@ def test_where_there_is_no_platform(model: Path, tmp_path: Path, monkeypatch: py
         ["--nonce", "x"],
         ["--model", "m", "--module", "a:b"],
         ["--component", "unet"],
-        ["--extend-rtmr3"],
+        ["--extend-register"],
         ["--collateral", "c"],
         ["--provider", "tdx"],
         ["--pccs", "https://example.com"],

@@ -184,9 +184,9 @@ def test_a_register_that_was_extended_with_the_root() -> None:
 # Signers.
 
 
-def signature_of(digest: bytes, number: int = 0) -> bytes:
-    key = key_of("P-256", number)
-    files = SignedFiles("model", {"model.json": digest}, False, ())
+def signature_of(digest: bytes, manifest: str | None = "model.json") -> bytes:
+    key = key_of("P-256", 0)
+    files = SignedFiles("model", {"model.json": digest, "other.json": bytes(32)}, False, (), manifest)
     return by_key(signed(files.statement().text(), key), key.public_key()).text()
 
 
@@ -204,8 +204,12 @@ def test_a_signer_of_the_policy() -> None:
 
 
 def test_a_signature_of_another_model() -> None:
-    files = attested(signature=signature_of(bytes(32)))
-    assert failed(appraised(files, by_signers(0))) == {"signer"}
+    for signature in (
+        signature_of(bytes(32)),
+        signature_of(bytes.fromhex(DIGEST), "other.json"),
+        signature_of(bytes.fromhex(DIGEST), None),  # signed, as a file that anybody may have put into the folder
+    ):
+        assert failed(appraised(attested(signature=signature), by_signers(0))) == {"signer"}
 
 
 # GPUs.
@@ -340,13 +344,14 @@ def test_an_appraisal_as_a_document_and_as_a_statement() -> None:
 
 def test_a_statement_of_another_shape_is_no_attestation() -> None:
     files = attested()
-    for change in (
+    changes: list[Callable[[bytes], bytes]] = [
         lambda text: text.replace(b"MODEL_VERIFIED", b"MODEL_LOOKED_AT"),
         lambda text: text + b"\n",
         lambda text: text.replace(b'"sha256","chunk_size"', b'"sha1","chunk_size"'),
         lambda text: text.replace(b"gpu memory", b"my memory"),
         lambda text: text.replace(b"4096", b"-4096"),
-    ):
+    ]
+    for change in changes:
         changed = change(files[STATEMENT])
         assert changed != files[STATEMENT]
         with pytest.raises(TrustError, match="the statement is not"):
