@@ -39,6 +39,7 @@ class _Entry(NamedTuple):
 COMMANDS = {
     "devices": _Entry("hashbench.cli.devices:devices", "List kernels and devices."),
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
+    "digest": _Entry("hashbench.cli.digest:print_digests", "Print digests in the formats of other tools."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),

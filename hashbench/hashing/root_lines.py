@@ -53,16 +53,16 @@ class RootLine(NamedTuple):
         Args:
             part: follows the name of a plain line.
         """
-        mark, name = _escaped(self.name)
+        mark, name = escaped(self.name)
         if self.algorithm is None or self.chunk_size is None:
             return os.fsencode(f"{mark}{self.root.hex()}  {name}{part}")
         return os.fsencode(f"{mark}{self.algorithm.upper()}-RFC9162-{self.chunk_size} ({name}) = {self.root.hex()}")
 
 
-def _escaped(name: str) -> tuple[str, str]:
+def escaped(name: str) -> tuple[str, str]:
     """The mark at the beginning of a name's line, and the name as it stands there."""
-    escaped = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
-    return ("" if escaped == name else "\\"), escaped
+    shown = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
+    return ("" if shown == name else "\\"), shown
 
 
 def parse_line(line: bytes) -> RootLine:

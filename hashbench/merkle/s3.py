@@ -19,8 +19,8 @@ MAX_PARTS = 10_000
 class S3(DigestFormat):
     """The ChecksumSHA256 of an object, as S3 gives it after an upload by its command line or SDK.
 
-    Objects of at least one part are uploaded in parts, and have a checksum of their parts' checksums, with the number of
-    parts. Smaller ones have their plain SHA-256.
+    Objects of at least one part are uploaded in parts, and have a checksum of their parts' checksums, and the number of
+    parts after it. Smaller ones have their plain SHA-256.
 
     Args:
         part_size: bytes of a part, and the size from which on an object is uploaded in parts.

@@ -78,9 +78,7 @@ def _parent(children: Sequence[_Node]) -> _Node:
     """The node of dag-pb that joins others."""
     nbytes = sum(child.nbytes for child in children)
     sizes = b"".join(_number(4, child.nbytes) for child in children)
-    links = b"".join(
-        _field(2, _field(1, child.cid) + _field(2, b"") + _number(3, child.encoded)) for child in children
-    )
+    links = b"".join(_field(2, _field(1, child.cid) + _field(2, b"") + _number(3, child.encoded)) for child in children)
     encoded = links + _field(1, _number(1, _FILE) + _number(3, nbytes) + sizes)
     cid = _cid(_DAG_PB, hashlib.sha256(encoded).digest())
     return _Node(cid, nbytes, len(encoded) + sum(child.encoded for child in children))
