@@ -164,6 +164,9 @@ def write_manifest(
     help="What files mean that the manifest does not list.",
 )
 @click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to show which chunks are damaged.")
+@click.option(
+    "--fs-verity", metavar="LIST", help="A file of the model with the digests by which the kernel protects all others."
+)
 @json_option
 @quiet_option
 @kernel_option
@@ -176,6 +179,7 @@ def verify_model(
     root: bytes | None,
     extra: Extra,
     sidecar: Path | None,
+    fs_verity: str | None,
     as_json: bool,
     quiet: bool,
     kernel: str | None,
@@ -190,10 +194,14 @@ def verify_model(
     With --leaves, what differs is read again, and its line has the chunks that differ, and their bytes as [START:END],
     END excluded. The file is not read if nothing differs.
 
+    With --fs-verity, LIST is a file of MODEL with lines of `hashbench digest --format fs-verity`. It is verified, and
+    the other files are not read: the kernel must check every read of them against the digests in LIST.
+
     Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root; 2 a file or the call is
     not usable, so that there is no verdict.
     """
     known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "device": device, "leaves": sidecar}
+    known["fs_verity"] = fs_verity
     try:
         with shown(str(model.absolute())) as progress:
             expected = manifest_from(manifest) if manifest == STANDARD_INPUT else manifest

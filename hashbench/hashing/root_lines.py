@@ -65,6 +65,17 @@ def escaped(name: str) -> tuple[str, str]:
     return ("" if shown == name else "\\"), shown
 
 
+def unescaped(name: bytes) -> bytes:
+    """A name as it stands in a line that begins with a backslash, without its escapes.
+
+    Raises:
+        RootLineError: a backslash in it is not one of an escape.
+    """
+    if re.search(rb"(?<!\\)(?:\\\\)*\\(?![\\nr])", name):
+        raise RootLineError(r"a backslash in its name is not one of \\, \n and \r")
+    return re.sub(rb"\\[\\nr]", lambda escape: _ESCAPES[escape[0]], name)
+
+
 def parse_line(line: bytes) -> RootLine:
     """Parses a plain or tagged line, without its line feed.
 
@@ -83,8 +94,6 @@ def parse_line(line: bytes) -> RootLine:
         raise RootLineError(f"its root has {len(fields['root'])} digits")
     name = fields["name"]
     if fields["escaped"]:
-        if re.search(rb"(?<!\\)(?:\\\\)*\\(?![\\nr])", name):
-            raise RootLineError(r"a backslash in its name is not one of \\, \n and \r")
-        name = re.sub(rb"\\[\\nr]", lambda escape: _ESCAPES[escape[0]], name)
+        name = unescaped(name)
     chunk_size = int(fields["chunk_size"]) if "chunk_size" in fields else None
     return RootLine(os.fsdecode(name), bytes.fromhex(fields["root"].decode()), algorithm, chunk_size)
