@@ -44,6 +44,8 @@ COMMANDS = {
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
+    "export": _Entry("hashbench.cli.export:export", "Write a signed document about a manifest for another tool."),
+    "check-export": _Entry("hashbench.cli.export:check_export", "Verify a document that `export` wrote."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),
     "figures": _Entry("hashbench.cli.bench:figures", "Draw all figures from the results."),
     "report": _Entry("hashbench.cli.report:report", "Write the report: one self-contained HTML page."),

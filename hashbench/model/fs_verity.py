@@ -68,16 +68,18 @@ def without_protected(there: Located, manifest: Manifest, digest_list: str) -> L
         else:
             protected.add(file.path)
     known |= {entry.name: entry for entry in manifest.entries if _file_of(entry) in protected}
-    nbytes = sum(file.nbytes for file in manifest.files if file.path in protected)
-    note = (
-        f"not read: {len(protected):,} files, {nbytes:,} bytes; the kernel checks every read of them with fs-verity, "
-        f"against the digests in {quoted(digest_list)}"
-    )
+    notes = list(there.notes)
+    if protected:
+        nbytes = sum(file.nbytes for file in manifest.files if file.path in protected)
+        notes.append(
+            f"not read: {len(protected):,} files, {nbytes:,} bytes; the kernel checks every read of them with fs-verity, "
+            f"against the digests in {quoted(digest_list)}"
+        )
     return replace(
         there,
         parts=[part for part in there.parts if _file_of(part.entry) == digest_list],
         known=known,
-        notes=(*there.notes, note),
+        notes=tuple(notes),
         problems=tuple(problems),
     )
 
