@@ -15,6 +15,7 @@ from hashbench.hashing.hasher import Hasher, Progress
 from hashbench.hashing.opening import open_regular
 from hashbench.hashing.salted import Salted
 from hashbench.hashing.sources import ChangedWhileReadError, FileRange, Source, Stream, change
+from hashbench.hashing.staging import PIECE_SIZE
 from hashbench.kernels import CHUNK_SIZE_MULTIPLE, Buffer, Bytes, Kernel
 from hashbench.merkle.digest_format import DigestFormat
 
@@ -30,12 +31,13 @@ class BlockDigester:
     Args:
         kernel: hashes, with the format's algorithm.
         digest_format: the format.
+        piece_size: bytes read, copied and hashed at a time, at most, except that a piece has at least one block.
 
     Raises:
         ValueError: the kernel has another algorithm, or blocks of that size are not accepted for data in files.
     """
 
-    def __init__(self, kernel: Kernel, digest_format: DigestFormat) -> None:
+    def __init__(self, kernel: Kernel, digest_format: DigestFormat, piece_size: int = PIECE_SIZE) -> None:
         self._format = digest_format
         self._blocks = digest_format.blocks
         if kernel.algorithm.name != self._blocks.algorithm:
@@ -43,7 +45,8 @@ class BlockDigester:
         self._kernel = kernel
         self._message = len(self._blocks.salt) + self._blocks.size
         # Messages with a salt may have any length, and pieces are whole messages.
-        self._hasher = Hasher(kernel, self._message * (CHUNK_SIZE_MULTIPLE // gcd(self._message, CHUNK_SIZE_MULTIPLE)))
+        messages = CHUNK_SIZE_MULTIPLE // gcd(self._message, CHUNK_SIZE_MULTIPLE)
+        self._hasher = Hasher(kernel, messages * self._message, piece_size)
 
     def digests(self, sources: Sequence[Source], progress: Progress | None = None) -> list[str]:
         """The digest of each source, as the format's own tool prints it.

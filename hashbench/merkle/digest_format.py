@@ -110,6 +110,8 @@ class FixedArityTree:
         size = self._state.digest_size
         if self._padding:
             nodes = b"".join(nodes[start : start + size] + self._padding for start in range(0, len(nodes), size))
+        if not nodes:
+            return
         self._levels += [bytearray() for _ in range(len(self._levels), level + 1)]
         waiting = self._levels[level]
         waiting += nodes

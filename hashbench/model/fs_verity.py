@@ -72,8 +72,8 @@ def without_protected(there: Located, manifest: Manifest, digest_list: str) -> L
     if protected:
         nbytes = sum(file.nbytes for file in manifest.files if file.path in protected)
         notes.append(
-            f"not read: {len(protected):,} files, {nbytes:,} bytes; the kernel checks every read of them with fs-verity, "
-            f"against the digests in {quoted(digest_list)}"
+            f"not read: {len(protected):,} files, {nbytes:,} bytes; with fs-verity, the kernel checks every read "
+            f"against {quoted(digest_list)}"
         )
     return replace(
         there,
