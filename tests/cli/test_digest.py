@@ -73,9 +73,6 @@ def test_standard_input_and_kernels(files: list[str]) -> None:
     expected = in_process("digest", "--format", "unixfs", "many").stdout.replace(b"many", b"-")
     given = ["digest", "--format", "unixfs", "--kernel", "hashlib", "--device", "1-thread", "-"]
     assert in_own_process(*given, input=Path("many").read_bytes()).stdout == expected
-    salted = ["digest", "--format", "dm-verity", "--salt", "77"]
-    expected = in_process(*salted, "level").stdout.replace(b"level", b"-")
-    assert in_own_process(*salted, "-", input=Path("level").read_bytes()).stdout == expected
 
 
 def test_s3_has_the_size_of_a_part(files: list[str]) -> None:

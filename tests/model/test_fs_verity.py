@@ -136,7 +136,7 @@ def test_other_files_count_as_they_do_without_a_list(deployed: Deployed) -> None
         ("# a comment\n", "line 1 is not one of a digest"),
         (f"sha256:{'AB' * 32} config.json\n", "line 1 is not one of a digest"),
         (f"\\sha256:{'ab' * 32} a\\x\n", "line 1 is not one of a digest: a backslash"),
-        (f"sha256:{'ab' * 32} b\nsha256:{'cd' * 32} ./b\n", "line 2 has a second digest of 'b'"),
+        (f"sha256:{'ab' * 32} b\nsha256:{'cd' * 32} ./b\n", "line 2 has another digest for 'b' than one before"),
     ],
 )
 def test_lists_that_are_none(deployed: Deployed, text: str, error: str) -> None:
