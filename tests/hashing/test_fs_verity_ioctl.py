@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def answers(stand_in: Path, folder: Path, kernel: list[str], file_system: str) -> list[object]:
+def answers(stand_in: Path, folder: Path, kernel: list[str], file_system: str) -> list[Any]:
     """What `measured` says of files for which a kernel has these algorithms and digests."""
     files = [folder / str(number) for number in range(len(kernel))]
     for file in files:
@@ -50,7 +51,7 @@ def answers(stand_in: Path, folder: Path, kernel: list[str], file_system: str) -
     table = folder / "measured"
     table.write_text("".join(f"{digest} {file}\n" for digest, file in zip(kernel, files, strict=True)))
     environment = {"LD_PRELOAD": str(stand_in), "MEASURED": str(table), "FILE_SYSTEM": file_system}
-    command = [sys.executable, "-c", PROGRAM, *files]
+    command = [sys.executable, "-c", PROGRAM, *map(str, files)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
