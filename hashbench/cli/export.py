@@ -14,6 +14,7 @@ from hashbench.cli.options import quiet_option
 from hashbench.cli.output_file import check_output
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
+from hashbench.hashing.printable import printable
 from hashbench.model.manifest import MAX_SIZE
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def export(manifest: Path, kind: str, key_path: Path, chain_path: Path | None, o
     """  # noqa: D301  # click's mark for lines to keep
     if (kind == "c2pa") != (chain_path is not None):
         raise click.UsageError("--certificate is needed for c2pa, and cannot be used for atlas")
-    content = _read(manifest, MAX_SIZE)
+    content, name = _read(manifest, MAX_SIZE), printable(manifest.name)
     check_output(output, f"document of {kind}", lambda path: _is_document(kind, path), manifest)
 
     def made() -> bytes:
@@ -59,11 +60,11 @@ def export(manifest: Path, kind: str, key_path: Path, chain_path: Path | None, o
         if chain_path is None:
             from hashbench.trust import atlas
 
-            return atlas.export(content, manifest.name, key, datetime.now(UTC))
+            return atlas.export(content, name, key, datetime.now(UTC))
         from hashbench.trust import c2pa
         from hashbench.trust.certificates import read_certificates
 
-        return c2pa.export(content, manifest.name, key, read_certificates(chain_path))
+        return c2pa.export(content, name, key, read_certificates(chain_path))
 
     document = _with_extra(kind, made)
     write_atomically(output, document)

@@ -201,7 +201,8 @@ def verify_model(
     not usable, so that there is no verdict.
     """
     known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "device": device, "leaves": sidecar}
-    known["fs_verity"] = fs_verity
+    if fs_verity is not None:
+        known["fs_verity"] = fs_verity
     try:
         with shown(str(model.absolute())) as progress:
             expected = manifest_from(manifest) if manifest == STANDARD_INPUT else manifest

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from hashbench.merkle.digest_format import Blocks, DigestFormat, Fold
@@ -64,14 +65,20 @@ class _UnixFsFold(Fold):
     def digest(self, nbytes: int) -> str:
         block_size, width = self._parameters.block_size, self._parameters.width
         leaves = bytes(self._leaves) or hashlib.sha256().digest()
-        nodes = [
-            _Node(_cid(_RAW, leaves[start : start + 32]), size, size)
-            for start in range(0, len(leaves), 32)
-            for size in [min(block_size, nbytes - start // 32 * block_size)]
-        ]
-        while len(nodes) > 1:
-            nodes = [_parent(nodes[start : start + width]) for start in range(0, len(nodes), width)]
-        return "b" + base64.b32encode(nodes[0].cid).decode().lower().rstrip("=")
+        count = len(leaves) // 32
+        nodes: Iterator[_Node] = (
+            _Node(_cid(_RAW, leaves[32 * number : 32 * number + 32]), size, size)
+            for number in range(count)
+            for size in [min(block_size, nbytes - number * block_size)]
+        )
+        while count > 1:
+            nodes = map(_parent, _groups(nodes, width))
+            count = -(-count // width)
+        return "b" + base64.b32encode(next(nodes).cid).decode().lower().rstrip("=")
+
+
+def _groups(nodes: Iterator[_Node], width: int) -> Iterator[Sequence[_Node]]:
+    return iter(lambda: list(islice(nodes, width)), [])
 
 
 def _parent(children: Sequence[_Node]) -> _Node:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,6 +195,31 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("other").read_bytes() == b"mine"
     for given_ in (["--format", "atlas"], ["--format", "c2pa", "--public-key", "key.pub"]):
         assert in_process("check-export", *given_, "model.atlas", "model.json").returncode == 2
+
+
+def test_names_that_are_no_text_and_extras_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Signer(ec.SECP384R1()).write(tmp_path)
+    name = os.fsdecode(b"a\xff\n")
+    Path(name).write_bytes(MANIFEST)
+    export = ["export", "--format", "atlas", "--key", "key.pem", "-o", "model.atlas", name]
+    assert in_process(*export).returncode == 0
+    assert json.loads(Path("model.atlas").read_text())["title"] == r"a\udcff\n"
+    monkeypatch.setitem(sys.modules, "cbor2", None)
+    done = in_process(*export)
+    assert done.returncode == 2
+    assert done.stderr == b"hashbench: cbor2 is not installed: install hashbench[atlas]\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", MANIFEST[:-1], b" " * 100])
+def test_what_is_no_manifest_is_not_exported(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Signer(ec.SECP384R1()).write(tmp_path)
+    Path("model.json").write_bytes(content)
+    done = in_process("export", "--format", "atlas", "--key", "key.pem", "-o", "model.atlas", "model.json")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("model.atlas").exists()
 
 
 RUST = Path(__file__).parent / "atlas_structures"
