@@ -15,7 +15,7 @@ from hashbench.cli.output_file import check_output
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
 from hashbench.hashing.printable import printable
-from hashbench.model.manifest import MAX_SIZE
+from hashbench.model.manifest import read_manifest
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def export(manifest: Path, kind: str, key_path: Path, chain_path: Path | None, o
     """  # noqa: D301  # click's mark for lines to keep
     if (kind == "c2pa") != (chain_path is not None):
         raise click.UsageError("--certificate is needed for c2pa, and cannot be used for atlas")
-    content, name = _read(manifest, MAX_SIZE), printable(manifest.name)
+    content, name = read_manifest(manifest), printable(manifest.name)
     check_output(output, f"document of {kind}", lambda path: _is_document(kind, path), manifest)
 
     def made() -> bytes:
@@ -91,7 +91,7 @@ def check_export(
     """
     if (kind == "atlas") != (key_path is not None) or (kind == "c2pa") != (anchor_path is not None):
         raise click.UsageError("atlas needs --public-key alone, and c2pa --anchor alone")
-    content = _read(manifest, MAX_SIZE)
+    content = read_manifest(manifest)
 
     def check() -> None:
         if key_path is not None:

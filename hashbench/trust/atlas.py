@@ -20,7 +20,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.model.manifest import parse_manifest
+from hashbench.model.manifest import Manifest
 from hashbench.model.strict_json import StrictJsonError, loads, quoted
 from hashbench.trust import keys
 from hashbench.trust.manifest_facts import LABEL, facts
@@ -35,23 +35,21 @@ _ALGORITHM = "sha384"
 _TYPE = "c2pa.types.model"
 
 
-def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, at: datetime) -> bytes:
+def export(manifest: Manifest, name: str, key: ec.EllipticCurvePrivateKey, at: datetime) -> bytes:
     """The Atlas manifest of a manifest's file.
 
     Args:
-        manifest: the file's content.
+        manifest: the file's content, whose bytes are `Manifest.text`.
         name: the file's name, without folders.
         key: signs, on the curve P-384.
         at: when.
 
     Raises:
-        ManifestError: the content is no valid manifest.
         TrustError: the key is of another curve.
     """
     import cbor2
 
     _check_curve(key.curve)
-    described = parse_manifest(manifest)
     created_at = at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     ingredient = {
         "title": name,
@@ -62,7 +60,7 @@ def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, at: date
         "data": {
             "url": f"file://{name}",
             "alg": _ALGORITHM,
-            "hash": hashlib.new(_ALGORITHM, manifest).hexdigest(),
+            "hash": hashlib.new(_ALGORITHM, manifest.text()).hexdigest(),
             "data_types": [_TYPE],
             "linked_ingredient_url": None,
             "linked_ingredient_hash": None,
@@ -92,7 +90,7 @@ def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, at: date
                     ]
                 }
             },
-            {"CustomAssertion": {"label": LABEL, "data": facts(described)}},
+            {"CustomAssertion": {"label": LABEL, "data": facts(manifest)}},
         ],
         "ingredients": [ingredient],
         "signature": None,
@@ -115,7 +113,7 @@ def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, at: date
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def check(document: bytes, manifest: bytes, key: ec.EllipticCurvePublicKey) -> None:
+def check(document: bytes, manifest: Manifest, key: ec.EllipticCurvePublicKey) -> None:
     """Checks that an Atlas manifest is signed, all that it says of files too, and that it is of a manifest's file.
 
     Args:
@@ -127,7 +125,6 @@ def check(document: bytes, manifest: bytes, key: ec.EllipticCurvePublicKey) -> N
         VerificationError: the signature is not valid, what is not signed differs from what is, or the file is not the
             one that was signed.
         TrustError: the document is no Atlas manifest, or the key is of another curve.
-        ManifestError: the file is no valid manifest.
     """
     import cbor2
 
@@ -146,7 +143,7 @@ def check(document: bytes, manifest: bytes, key: ec.EllipticCurvePublicKey) -> N
     if parsed["ingredients"] != claim["ingredients"] or parsed["c2pa.claim.v2"] != claim:
         raise VerificationError("the Atlas manifest's ingredients are not those of its signed claim")
     files = [ingredient["data"] for ingredient in claim["ingredients"]]
-    found = {"alg": _ALGORITHM, "hash": hashlib.new(_ALGORITHM, manifest).hexdigest()}
+    found = {"alg": _ALGORITHM, "hash": hashlib.new(_ALGORITHM, manifest.text()).hexdigest()}
     if len(files) != 1 or {field: files[0][field] for field in found} != found:
         raise VerificationError("the Atlas manifest is not of this manifest's file: it has another SHA-384")
     described = [
@@ -154,7 +151,7 @@ def check(document: bytes, manifest: bytes, key: ec.EllipticCurvePublicKey) -> N
         for assertion in claim["created_assertions"]
         if "CustomAssertion" in assertion and assertion["CustomAssertion"]["label"] == LABEL
     ]
-    if described != [facts(parse_manifest(manifest))]:
+    if described != [facts(manifest)]:
         raise VerificationError("the Atlas manifest describes another root than the manifest has")
 
 

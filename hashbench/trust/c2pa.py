@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.model.manifest import parse_manifest
+from hashbench.model.manifest import Manifest
 from hashbench.model.strict_json import one_line, quoted
 from hashbench.trust import keys
 from hashbench.trust.manifest_facts import LABEL, facts
@@ -34,23 +34,21 @@ _CREATED = {
 }
 
 
-def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, chain: Sequence[x509.Certificate]) -> bytes:
+def export(manifest: Manifest, name: str, key: ec.EllipticCurvePrivateKey, chain: Sequence[x509.Certificate]) -> bytes:
     """The C2PA sidecar of a manifest's file.
 
     Args:
-        manifest: the file's content.
+        manifest: the file's content, whose bytes are `Manifest.text`.
         name: the file's name, without folders.
         key: signs.
         chain: the key's certificate, and those above it, in their order. C2PA accepts no certificate that issued itself
             as a signer's, and wants an extended key usage such as emailProtection.
 
     Raises:
-        ManifestError: the content is no valid manifest.
         TrustError: the key or the chain is not accepted.
     """
     import c2pa
 
-    described = parse_manifest(manifest)
     if not chain or chain[0].public_key() != key.public_key():
         raise TrustError("the first certificate is not the key's")
 
@@ -65,7 +63,7 @@ def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, chain: S
         "claim_generator_info": [{"name": "hashbench", "version": version("hashbench")}],
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": [_CREATED]}},
-            {"label": LABEL, "data": facts(described)},
+            {"label": LABEL, "data": facts(manifest)},
         ],
     }
     pem = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain)
@@ -77,12 +75,12 @@ def export(manifest: bytes, name: str, key: ec.EllipticCurvePrivateKey, chain: S
             c2pa.Builder(json.dumps(claim), context=context) as builder,
         ):
             builder.set_no_embed()
-            return bytes(builder.sign(signer, _FORMAT, BytesIO(manifest), BytesIO()))
+            return bytes(builder.sign(signer, _FORMAT, BytesIO(manifest.text()), BytesIO()))
     except c2pa.C2paError as error:
         raise TrustError(f"C2PA does not sign with this key and these certificates: {one_line(str(error))}") from None
 
 
-def check(sidecar: bytes, manifest: bytes, anchors: Sequence[x509.Certificate]) -> None:
+def check(sidecar: bytes, manifest: Manifest, anchors: Sequence[x509.Certificate]) -> None:
     """Checks that a C2PA sidecar is trusted, and of a manifest's file.
 
     Args:
@@ -93,18 +91,17 @@ def check(sidecar: bytes, manifest: bytes, anchors: Sequence[x509.Certificate]) 
     Raises:
         VerificationError: it is not.
         TrustError: the sidecar is none.
-        ManifestError: the file is no valid manifest.
     """
     import c2pa
 
     if len(sidecar) > MAX_SIZE:
         raise TrustError(f"the sidecar has more than {MAX_SIZE} bytes")
-    expected = facts(parse_manifest(manifest))
+    expected = facts(manifest)
     pem = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in anchors)
     try:
         with (
             c2pa.Context.from_dict(_settings(pem)) as context,
-            c2pa.Reader(_FORMAT, BytesIO(manifest), manifest_data=sidecar, context=context) as reader,
+            c2pa.Reader(_FORMAT, BytesIO(manifest.text()), manifest_data=sidecar, context=context) as reader,
         ):
             state = reader.get_validation_state()
             results: dict[str, Any] = reader.get_validation_results() or {}

@@ -32,8 +32,8 @@ from hashbench.trust import atlas  # noqa: E402
 from hashbench.trust.trust_error import TrustError  # noqa: E402
 
 KEY = ec.generate_private_key(ec.SECP384R1())
-MANIFEST = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes(32)),), ("*.tmp",)).text()
-OTHER = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes([1] * 32)),), ("*.tmp",)).text()
+MANIFEST = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes(32)),), ("*.tmp",))
+OTHER = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes([1] * 32)),), ("*.tmp",))
 AT = datetime(2026, 11, 26, 1, 2, 3, tzinfo=UTC)
 EXPORTED = atlas.export(MANIFEST, "model.json", KEY, AT)
 
@@ -57,12 +57,12 @@ def test_the_structure_is_that_of_atlas() -> None:
     parts = (document, document["claim"], ingredient, ingredient["data"], action)
     assert [" ".join(part) for part in parts] == list(FIELDS.values())
     assert ingredient["data"]["alg"] == "sha384"
-    assert ingredient["data"]["hash"] == hashlib.sha384(MANIFEST).hexdigest()
+    assert ingredient["data"]["hash"] == hashlib.sha384(MANIFEST.text()).hexdigest()
     assert document["c2pa.claim.v2"] == document["claim"]
     assert document["claim"]["created_at"] == "2026-11-26T01:02:03Z"
     facts = document["claim"]["created_assertions"][2]["CustomAssertion"]
     assert facts["label"] == "org.hashbench.manifest"
-    assert facts["data"]["root"] == json.loads(MANIFEST)["root"]
+    assert facts["data"]["root"] == json.loads(MANIFEST.text())["root"]
 
 
 def test_the_signature_is_a_raw_one_of_the_claim_in_cbor() -> None:
@@ -179,14 +179,14 @@ def test_damage_is_refused_in_one_line(junk: bytes, start: int, removed: int) ->
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Signer(ec.SECP384R1()).write(tmp_path)
-    Path("model.json").write_bytes(MANIFEST)
+    Path("model.json").write_bytes(MANIFEST.text())
     done = in_process("export", "--format", "atlas", "--key", "key.pem", "-o", "model.atlas", "model.json")
     assert (done.returncode, done.stderr) == (0, b"")
     check = ["check-export", "--format", "atlas", "model.atlas", "model.json", "--public-key", "key.pub"]
     assert in_process(*check).stdout == b"verified: model.atlas is signed, and of model.json\n"
     again = in_process("export", "--format", "atlas", "--key", "key.pem", "-q", "-o", "model.atlas", "model.json")
     assert (again.returncode, again.stdout) == (0, b"")
-    Path("model.json").write_bytes(OTHER)
+    Path("model.json").write_bytes(OTHER.text())
     assert in_process(*check).returncode == 1
     Path("other").write_bytes(b"mine")
     refused = in_process("export", "--format", "atlas", "--key", "key.pem", "-o", "other", "model.json")
@@ -201,7 +201,7 @@ def test_names_that_are_no_text_and_extras_that_are_missing(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     Signer(ec.SECP384R1()).write(tmp_path)
     name = os.fsdecode(b"a\xff\n")
-    Path(name).write_bytes(MANIFEST)
+    Path(name).write_bytes(MANIFEST.text())
     export = ["export", "--format", "atlas", "--key", "key.pem", "-o", "model.atlas", name]
     assert in_process(*export).returncode == 0
     assert json.loads(Path("model.atlas").read_text())["title"] == r"a\udcff\n"
@@ -211,7 +211,7 @@ def test_names_that_are_no_text_and_extras_that_are_missing(tmp_path: Path, monk
     assert done.stderr == b"hashbench: cbor2 is not installed: install hashbench[atlas]\n"
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", MANIFEST[:-1], b" " * 100])
+@pytest.mark.parametrize("content", [b"", b"{}", MANIFEST.text()[:-1], b" " * 100])
 def test_what_is_no_manifest_is_not_exported(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Signer(ec.SECP384R1()).write(tmp_path)

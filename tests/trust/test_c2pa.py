@@ -25,8 +25,8 @@ from hashbench.trust import c2pa
 from hashbench.trust.trust_error import TrustError
 
 SIGNER = Signer(ec.SECP384R1())
-MANIFEST = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes(32)),)).text()
-OTHER = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes([1] * 32)),)).text()
+MANIFEST = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes(32)),))
+OTHER = Manifest("sha256", 4096, (FileEntry("weights.bin", 5, bytes([1] * 32)),))
 SIDECAR = c2pa.export(MANIFEST, "model.json", SIGNER.key, [SIGNER.certificate])
 
 pytestmark = pytest.mark.covers("c2pa")
@@ -35,12 +35,12 @@ pytestmark = pytest.mark.covers("c2pa")
 def test_the_librarys_own_reader_trusts_it() -> None:
     anchor = SIGNER.anchor.public_bytes(Encoding.PEM).decode()
     context = library.Context.from_dict({"trust": {"trust_anchors": anchor}, "verify": {"verify_trust": True}})
-    source = BytesIO(MANIFEST)
+    source = BytesIO(MANIFEST.text())
     with library.Reader("application/octet-stream", source, manifest_data=SIDECAR, context=context) as reader:
         assert reader.get_validation_state() == "Trusted"
         active = reader.get_active_manifest()
     facts = next(found["data"] for found in active["assertions"] if found["label"] == "org.hashbench.manifest")
-    assert facts["root"] == json.loads(MANIFEST)["root"]
+    assert facts["root"] == json.loads(MANIFEST.text())["root"]
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
@@ -87,7 +87,7 @@ def test_a_changed_byte_is_refused_in_one_line_or_padding(place: int, mask: int)
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     SIGNER.write(tmp_path)
-    Path("model.json").write_bytes(MANIFEST)
+    Path("model.json").write_bytes(MANIFEST.text())
     export = ["export", "--format", "c2pa", "--key", "key.pem", "-o", "model.c2pa", "model.json"]
     done = in_process(*export, "--certificate", "chain.pem")
     assert (done.returncode, done.stderr) == (0, b"")
