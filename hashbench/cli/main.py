@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
 COMMANDS = {
     "devices": _Entry("hashbench.cli.devices:devices", "List kernels and devices."),
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
+    "digest": _Entry("hashbench.cli.digest:print_digests", "Print digests in the formats of other tools."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest, or its signature."),
     "derive": _Entry("hashbench.cli.derive:derive_manifest", "Derive the manifest of a model as a framework holds it."),
@@ -48,6 +49,8 @@ COMMANDS = {
     "appraise": _Entry("hashbench.cli.attestation:appraise", "Appraise the evidence that a model was verified."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
+    "export": _Entry("hashbench.cli.export:export", "Write a signed document about a manifest for another tool."),
+    "check-export": _Entry("hashbench.cli.export:check_export", "Verify a document that `export` wrote."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),
     "figures": _Entry("hashbench.cli.bench:figures", "Draw all figures from the results."),
     "report": _Entry("hashbench.cli.report:report", "Write the report: one self-contained HTML page."),

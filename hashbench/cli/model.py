@@ -176,6 +176,9 @@ def write_manifest(
 @click.option("--identity-provider", "provider", help="Of --signature: the URL of the identity's provider.")
 @click.option("--trust-root", type=_path, help="Of --identity: a file with Sigstore's roots; default: built in.")
 @click.option("--fetch-trust-root", "fetch", is_flag=True, help="Of --identity: get Sigstore's roots from the network.")
+@click.option(
+    "--fs-verity", metavar="LIST", help="A file of the model with the digests by which the kernel protects all others."
+)
 @json_option
 @quiet_option
 @kernel_option
@@ -195,6 +198,7 @@ def verify_model(
     provider: str | None,
     trust_root: Path | None,
     fetch: bool,
+    fs_verity: str | None,
     as_json: bool,
     quiet: bool,
     kernel: str | None,
@@ -216,6 +220,9 @@ def verify_model(
     there is none, are verified by the SHA-256 in the signature. What it does not cover is told. Nothing is fetched from
     the network but with --fetch-trust-root.
 
+    With --fs-verity, LIST is a file of MODEL with lines of `hashbench digest --format fs-verity`. It is verified, and
+    the other files are not read: the kernel must check every read of them against the digests in LIST.
+
     Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root, or the signature is not
     valid; 2 there is no verdict: nothing is found to differ, but some of the model cannot be read, or MANIFEST or the
     call is not usable.
@@ -226,6 +233,10 @@ def verify_model(
         raise click.UsageError("--public-key, --certificate-chain, --identity and their options are for --signature")
     if signature is None and manifest is None:
         raise click.UsageError("verify needs a MANIFEST or a --signature")
+    if fs_verity is not None:
+        if signature is not None:
+            raise click.UsageError("--fs-verity and --signature are not used together: verify the signature first")
+        known["fs_verity"] = fs_verity
     report: Report | SignedReport
     try:
         with shown(str(model.absolute())) as progress:

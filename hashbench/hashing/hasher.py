@@ -111,7 +111,7 @@ class Hasher:
         failed: dict[str, OSError] | None,
     ) -> Iterator[tuple[int, bytes]]:
         """The index of a source and the root of a piece, for each piece of one source after the other."""
-        for pieces, buffers in self._pieces(sources, progress, failed):
+        for pieces, buffers in self.pieces(sources, progress, failed):
             for piece, root in zip(pieces, self.kernel.tree(buffers, self.chunk_size), strict=True):
                 yield piece.source, root.tobytes()
             if on_leaves:
@@ -125,12 +125,12 @@ class Hasher:
         The pieces of one source come in order, the sources in any order. Arguments and errors are those of `roots`.
         Whether a file changed is known only at the end: do not rely on the hashes before.
         """
-        for pieces, buffers in self._pieces(sources, progress):
+        for pieces, buffers in self.pieces(sources, progress):
             yield from self._split(pieces, self.kernel.leaves(buffers, self.chunk_size))
 
     def digests(self, sources: Sequence[Source], progress: Progress | None = None) -> Iterator[ChunkHashes]:
         """The plain digests H(chunk) of each source, otherwise as `leaves`."""
-        for pieces, buffers in self._pieces(sources, progress):
+        for pieces, buffers in self.pieces(sources, progress):
             yield from self._split(pieces, self.kernel.batched(buffers, self.chunk_size))
 
     def _split(self, pieces: Sequence[Piece], hashes: Bytes) -> Iterator[ChunkHashes]:
@@ -141,8 +141,11 @@ class Hasher:
             yield ChunkHashes(piece.source, piece.start // self.chunk_size, piece.nbytes, hashes[begin:end])
             begin = end
 
-    def _pieces(
-        self, sources: Sequence[Source], progress: Progress | None, failed: dict[str, OSError] | None = None
+    def pieces(
+        self,
+        sources: Sequence[Source],
+        progress: Progress | None = None,
+        failed: dict[str, OSError] | None = None,
     ) -> Generator[tuple[Sequence[Piece], list[Buffer]], None, None]:
         """The pieces of each stage and their bytes on the device, valid until the next stage is asked for."""
         done, total = 0, _total(sources)

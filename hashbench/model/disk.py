@@ -20,6 +20,7 @@ from hashbench.kernels import Kernel
 from hashbench.model.contents import Files, ModelError, Part, check_same_files, list_model, read_contents
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.fs_verity import without_protected
 from hashbench.model.hints import did_you_mean
 from hashbench.model.located import check_unchanged, locate
 from hashbench.model.manifest import Entry, Manifest, read_manifest
@@ -131,6 +132,7 @@ def verify(
     device: str | None = None,
     leaves: str | os.PathLike[str] | None = None,
     own: Iterable[Path] = (),
+    fs_verity: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Verifies a model on disk against its manifest.
@@ -150,6 +152,8 @@ def verify(
         leaves: the file of leaf hashes that `manifest` wrote. What differs is then read again, and the report says
             which chunks differ. The file is not read if nothing differs.
         own: more files in the folder that are not part of it, such as its signature.
+        fs_verity: the path in the model of a list of fs-verity digests (`hashbench.model.fs_verity`). All other files
+            must be protected by the kernel with these digests, and are not read.
         progress: is called with the bytes hashed so far and in total, again from 0 for what is read again.
 
     Returns:
@@ -184,6 +188,8 @@ def verify(
     if sidecar:
         check_outside(sidecar, path)
     there = locate(path, manifest, own)
+    if fs_verity is not None:
+        there = without_protected(there, manifest, fs_verity)
     total = sum(part.entry.hashed for part in there.parts)
     hasher = Hasher(kernel_for(kernel, device, manifest.algorithm, total), manifest.chunk_size)
     failed: dict[str, OSError] = {}
