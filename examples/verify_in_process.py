@@ -21,12 +21,14 @@ import torch
 from safetensors.torch import load_model, save_model
 
 import hashbench
-from hashbench.model.manifest import Manifest, read_manifest
-from hashbench.model.report import Report
-from hashbench.torch import verify
+from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.manifest import read_manifest
+from hashbench.torch import Monitor
 
 REQUESTS = 200
-SECONDS_BETWEEN = 0.05
+
+PERIOD = 0.2
+"""Seconds in which everything is read once. A minute is usual: this model is small, and the example short."""
 
 
 def new_model() -> torch.nn.Module:
@@ -43,47 +45,6 @@ def publish(folder: Path) -> str:
     return manifest.root.hex()
 
 
-class Watch:
-    """Verifies a model repeatedly in a thread of its own, until the context ends or there is a reason to stop.
-
-    Attributes:
-        stop: is set when the model is damaged or cannot be verified.
-        report: the last report; None if the last verification failed.
-        error: why it failed.
-        rounds: how many verifications succeeded.
-    """
-
-    def __init__(self, model: torch.nn.Module, manifest: Manifest, seconds_between: float) -> None:
-        self.stop = threading.Event()
-        self.report: Report | None = None
-        self.error: BaseException | None = None
-        self.rounds = 0
-        self._model, self._manifest, self._seconds = model, manifest, seconds_between
-        # Nothing writes to the weights, so the verification need not wait for the streams that serve requests.
-        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            while not self._ended.wait(self._seconds):
-                self.report = verify(self._model, self._manifest, stream=self._stream)
-                if not self.report.ok:
-                    return self.stop.set()
-                self.rounds += 1
-        except BaseException as error:  # weights that cannot be verified are not served
-            self.report, self.error = None, error
-            self.stop.set()
-
-
 def serve(folder: Path, trusted_root: str, damage: bool) -> int:
     """Loads the model, verifies it in place, and serves it under watch."""
     manifest = read_manifest(folder / "model.manifest.json")
@@ -93,27 +54,32 @@ def serve(folder: Path, trusted_root: str, damage: bool) -> int:
     model = new_model().to("cuda" if torch.cuda.is_available() else "cpu").eval()
     load_model(model, str(folder / "model.safetensors"))
 
-    report = verify(model, manifest)
-    print(report)
-    if not report.ok:
+    found = threading.Event()
+    try:
+        monitor = Monitor(model, manifest, period=PERIOD, on_finding=lambda finding: found.set())
+    except VerificationError as error:
+        print(error)
         return 1
+    at_start = monitor.status()
+    print(f"verified: {at_start.tensors} tensors, {at_start.nbytes:,} bytes")
 
     tokens = torch.arange(16, device=next(model.parameters()).device)
-    with torch.inference_mode(), Watch(model, manifest, SECONDS_BETWEEN) as watch:
+    with torch.inference_mode(), monitor:
         served = 0
-        while not watch.stop.is_set() and (served < REQUESTS or damage):
+        while not found.is_set() and monitor.status().running and (served < REQUESTS or damage):
             model(tokens)
             served += 1
             if damage and served == REQUESTS // 2:
                 model[1].weight.view(torch.uint8)[100, 200] ^= 1  # one bit of 18 million
-            watch.stop.wait(0.001)  # until the next request
-    if watch.error is not None:
-        print(f"stopped: the weights cannot be verified: {type(watch.error).__name__}: {watch.error}")
+            found.wait(0.001)  # until the next request
+    status = monitor.status()
+    if status.ended is not None:  # weights that cannot be verified are not served
+        print(f"stopped: the weights cannot be verified: {status.ended}")
         return 3
-    if watch.stop.is_set():
-        print("stopped:", watch.report)
+    if monitor.findings:
+        print("stopped:", monitor.findings[0])
         return 1
-    print(f"served {served} requests, verified {watch.rounds} times meanwhile")
+    print(f"served {served} requests, verified {status.bytes_read:,} bytes meanwhile")
     return 0
 
 

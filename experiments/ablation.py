@@ -28,10 +28,12 @@ STEPS = {
     "balanced": "work moved to idle pipes",
     "prefetched": "L2 cache fetches 256 bytes a read",
     "paired": "two threads a chunk, where they are few",
+    "rotated": "SHA-384's rotations on the multiply-add pipe",
+    "early": "next block loaded early, where chunks are few",
 }
 """The variants, in the order in which they build on each other, and what each adds."""
 
-UNCHANGED = {("sha256", "plain"): "unrolled"}
+UNCHANGED = {("sha256", "plain"): "unrolled", ("sha256", "rotated"): "paired"}
 """Steps that do not change an algorithm's code, and the step with the same code. If a kernel has that one too, they are
 not measured."""
 

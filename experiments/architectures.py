@@ -29,7 +29,7 @@ from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.gpus import gpus
 from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks
-from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, as_written
+from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, balanced
 from hashbench.limits.static_model import Prediction
 from hashbench.report.findings import (
     MARGIN,
@@ -180,13 +180,13 @@ def _limit(device: Device, measured: Sequence[Reading], algorithm: str) -> Readi
         rates = Rates.of(readings, column)
         if rates is None:
             raise ValueError(f"the rates of {device.name} are not enough to compute its limit")
-        return as_written(ALGORITHMS[algorithm], rates).gb_per_s
+        return balanced(ALGORITHMS[algorithm], rates).gb_per_s
 
     return Reading(
         subject=LIMIT,
         quantity="throughput",
         unit=BANDWIDTH_UNIT,
-        conditions="each operation on its default execution pipe",
+        conditions="best split of the operations over the pipes, registers and stalls ignored",
         algorithm=algorithm,
         device=device.id,
         device_name=device.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, product
@@ -37,7 +37,6 @@ from hashbench.limits.roofline import (
     READ,
     Limit,
     Rates,
-    as_written,
     balanced,
 )
 
@@ -55,16 +54,9 @@ MEMORY_SIZE = 8 * GiB
 LEAST_MEMORY = 2 * GiB
 """Bytes that are read, and of which one half is copied to the other, so at least 1 GiB."""
 
-LIMITS = {
-    "each operation on its default execution pipe": as_written,
-    "best split over the pipes, registers and stalls ignored": balanced,
-}
-"""The names of the limits in the figure, and the functions that compute them."""
-
 MEASURED = ["kernel", "variant", "device", "strategy", "bytes", "chunk_size", "verified", "gb_per_s"]
-COMPUTED = ["computed_limit_as_written_gb_per_s", "computed_limit_balanced_gb_per_s"]
-SHARES = ["share_of_as_written", "share_of_balanced"]
-COLUMNS = ["device_name", "algorithm", *MEASURED, "memory_read_gb_per_s", *COMPUTED, *SHARES]
+COMPUTED, SHARE = "computed_limit_gb_per_s", "share_of_limit"
+COLUMNS = ["device_name", "algorithm", *MEASURED, "memory_read_gb_per_s", COMPUTED, SHARE]
 """The columns of the figure's table."""
 
 T = TypeVar("T")
@@ -129,17 +121,18 @@ def of_multiprocessors(bench: Microbenchmarks, device: Device) -> Reading:
     return _reading(device, count, MULTIPROCESSOR, COUNT, COUNT_UNIT, "as the driver says", source=device.driver)
 
 
-def of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Reading]:
-    """The rate of a pipe; and the clock, while it is the first of `MIXTURES`."""
+def of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe, *, clock: bool = False) -> Iterator[Reading]:
+    """The rate of a pipe; and the clock meanwhile, if it is asked for or the pipe is the first of `MIXTURES`."""
     turns = FEW_TURNS
     bench.run(pipe, turns)  # loads its code
     while (seconds := bench.run(pipe, turns).seconds) < LAUNCH_SECONDS / 2:
         turns = max(2 * turns, round(turns * LAUNCH_SECONDS / seconds))
     runs: list[Run] = _repeated(lambda: bench.run(pipe, turns))
     yield _reading(device, [run.rate for run in runs], pipe.name, RATE, RATE_UNIT, pipe.note)
-    if pipe.name == MIXTURES[0]:
-        note = f"the multiprocessor's clock counter over the GPU's timer, around the loop of {pipe.name} alone"
-        yield _reading(device, [run.megahertz for run in runs], MULTIPROCESSOR, CLOCK, CLOCK_UNIT, note)
+    note = f"the multiprocessor's clock counter over the GPU's timer, around the loop of {pipe.name} alone"
+    if clock or pipe.name == MIXTURES[0]:
+        subject = pipe.name if clock else MULTIPROCESSOR
+        yield _reading(device, [run.megahertz for run in runs], subject, CLOCK, CLOCK_UNIT, note)
 
 
 def _of_memory(
@@ -175,29 +168,28 @@ def _reading(
 
 @dataclass(frozen=True)
 class _Panel:
-    """One device and algorithm: what was measured, and the limits that are computed from the measured rates."""
+    """One device and algorithm: what was measured, and the limit that is computed from the measured rates."""
 
     device_name: str
     algorithm: Algorithm
     rows: pd.DataFrame
-    limits: Mapping[str, Limit]
+    limit: Limit | None
     memory: float | None
 
     @property
     def highest(self) -> float:
         """The highest value to draw, in GB/s."""
-        return max(map(float, (*self.rows["gb_per_s_q3"], *(one.gb_per_s for one in self.limits.values()))))
+        limits = [] if self.limit is None else [self.limit.gb_per_s]
+        return max(map(float, (*self.rows["gb_per_s_q3"], *limits)))
 
     @property
     def table(self) -> pd.DataFrame:
         """What was measured, and what was computed, in columns of their own. One line if nothing was measured."""
         table = self.rows[MEASURED].reset_index(drop=True)
         table = table if len(table) else table.reindex([0])
-        limits = [limit.gb_per_s for limit in self.limits.values()] or [math.nan] * len(LIMITS)
-        for computed, share, limit in zip(COMPUTED, SHARES, limits, strict=True):
-            table[computed] = "" if math.isnan(limit) else f"{limit:.7g}"
-            shares = table["gb_per_s"] / limit
-            table[share] = shares.map(lambda share: "" if pd.isna(share) else f"{share:.4f}")
+        table[COMPUTED] = "" if self.limit is None else f"{self.limit.gb_per_s:.7g}"
+        shares = table["gb_per_s"] / (math.nan if self.limit is None else self.limit.gb_per_s)
+        table[SHARE] = shares.map(lambda share: "" if pd.isna(share) else f"{share:.4f}")
         memory = "" if self.memory is None else f"{self.memory:.7g}"
         return table.assign(device_name=self.device_name, algorithm=self.algorithm.name, memory_read_gb_per_s=memory)
 
@@ -208,11 +200,11 @@ def _panels(rows: pd.DataFrame, readings: pd.DataFrame) -> list[_Panel]:
         dict.fromkeys((*rows["device_name"], *readings["device_name"])), ALGORITHMS.values()
     ):
         rates = Rates.of(readings[readings["device_name"] == name])
-        limits = {} if rates is None else {text: limit(algorithm, rates) for text, limit in LIMITS.items()}
+        limit = None if rates is None else balanced(algorithm, rates)
         mine = rows[(rows["device_name"] == name) & (rows["algorithm"] == algorithm.name)]
         memory = None if rates is None or rates.bytes_per_second is None else 1e-9 * rates.bytes_per_second
-        if len(mine) or limits:
-            panels.append(_Panel(name, algorithm, mine.sort_values("gb_per_s", kind="stable"), limits, memory))
+        if len(mine) or limit:
+            panels.append(_Panel(name, algorithm, mine.sort_values("gb_per_s", kind="stable"), limit, memory))
     return panels
 
 
@@ -220,9 +212,9 @@ def _headline(panels: Sequence[_Panel]) -> str:
     """How near the fastest kernel of each algorithm comes to its limit."""
     shares = []
     for panel in panels:
-        limit = next(iter(panel.limits.values()), None)
-        if limit is not None and len(panel.rows):
-            shares.append(f"{panel.algorithm.title} reaches {panel.rows['gb_per_s'].max() / limit.gb_per_s:.0%}")
+        if panel.limit is not None and len(panel.rows):
+            share = panel.rows["gb_per_s"].max() / panel.limit.gb_per_s
+            shares.append(f"{panel.algorithm.title} reaches {share:.0%}")
     return f"Of the limit of the pipes, {' and '.join(shares)}" if shares else "What each kernel reaches"
 
 
@@ -236,7 +228,7 @@ def _draw(rows: pd.DataFrame, readings: pd.DataFrame, path: Path) -> list[Path]:
         for axes, panel in zip(grid.flat, panels, strict=True):
             _draw_panel(axes, panel)
         grid.flat[0].set_xlim(0, 1.16 * max(panel.highest for panel in panels))
-        grid.flat[-1].set_xlabel("GB/s of input, and its share of either limit")
+        grid.flat[-1].set_xlabel("GB/s of input, and its share of the limit")
         sizes, chunks = style.sizes(rows["bytes"]), style.sizes(rows["chunk_size"])
         what = f", batched, {sizes} in chunks of {chunks}" if len(rows) else ""
         names = style.names(map(_device, panels))
@@ -253,23 +245,24 @@ def _device(panel: _Panel) -> str:
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
     axes.set_title(f"{panel.algorithm.title}, {panel.device_name}", loc="left")
     for place, row in enumerate(lines(panel.rows)):
-        _draw_bar(axes, place, row, [row.gb_per_s / limit.gb_per_s for limit in panel.limits.values()])
+        _draw_bar(axes, place, row, panel.limit)
     top = max(1, len(panel.rows)) - 0.4
-    for (text, limit), line in zip(panel.limits.items(), ("--", ":"), strict=False):
-        axes.axvline(limit.gb_per_s, color="black", linestyle=line, linewidth=1.1, label=f"limit, {text}")
-        axes.text(limit.gb_per_s, top, f" {limit.gb_per_s:.4g}", fontsize=style.SMALL, va="bottom")
+    if panel.limit is not None:
+        limit = panel.limit.gb_per_s
+        label = "limit: best split over the pipes, registers and stalls ignored"
+        axes.axvline(limit, color="black", linestyle="--", linewidth=1.1, label=label)
+        axes.text(limit, top, f" {limit:.4g}", fontsize=style.SMALL, va="bottom")
     names = zip(panel.rows["kernel"], panel.rows["variant"], strict=True)
     style.name_lanes(axes, range(len(panel.rows)), [f"{kernel} ({variant})" for kernel, variant in names])
     axes.set_ylim(-0.6, top + 0.6)
 
 
-def _draw_bar(axes: Axes, place: int, row: Line, shares: Sequence[float]) -> None:
-    text = " | ".join(f"{share:.0%}" for share in shares)
+def _draw_bar(axes: Axes, place: int, row: Line, limit: Limit | None) -> None:
     style.bar(
         axes,
         place,
         [getattr(row, name) for name in SPEED],
-        f"{row.gb_per_s:.4g}" + (f"  ({text})" if text else ""),
+        f"{row.gb_per_s:.4g}" + (f"  ({row.gb_per_s / limit.gb_per_s:.0%})" if limit else ""),
         look={"height": 0.74, **style.solid(row.kernel)},
         error={"label": "measured, with quartiles"},
         label={"end": 0},

@@ -10,7 +10,7 @@ import numpy as np
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
-from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS, device_source, functions
 from hashbench.kernels.working_directory import outside_working_directory
@@ -67,13 +67,17 @@ class CupyCuda(DeviceKernel):
 
         self.cupy: Any = cupy
         self.cuda_device = cupy.cuda.Device(int(device.id))
-        source = device_source(self.algorithm, self.variant)
+        source = self.source()
         with self.cuda_device:
             self._stream = self._own_stream()
             module = cupy.RawModule(code=source)
             self._functions = {name: module.get_function(name) for name in functions(self.variant)}
-        if self.variant == "paired" and not cupy.cuda.runtime.is_hip:
-            self.paired_up_to = half_of_the_schedulers(self.cuda_device.attributes["MultiProcessorCount"])
+        if not cupy.cuda.runtime.is_hip:
+            self.adapt_to_nvidia(self.cuda_device.attributes["MultiProcessorCount"])
+
+    def source(self) -> str:
+        """The program text."""
+        return device_source(self.algorithm, self.variant)
 
     @classmethod
     @outside_working_directory()
@@ -181,13 +185,42 @@ class CupyCuda(DeviceKernel):
             return self.cupy.cuda.Stream.from_external(_Handle(handle))
 
     def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
+        return self._timed(lambda: self._submit(launches), queue)
+
+    def series(self, launches: Sequence[Launch]) -> Callable[[Any], Callable[[], float]]:
+        """As one CUDA graph from the second time on, since there are pauses between launches, and a graph takes longer
+        to build than to launch."""
+        if len(launches) == 1 or self.cupy.cuda.runtime.is_hip:
+            return super().series(launches)
+        graphs: list[Any] = []
+
+        def enqueue(queue: Any) -> Callable[[], float]:
+            if graphs:
+                return self._timed(lambda: graphs[0].launch(queue), queue)
+            finish = self.launch(launches, queue)
+            graphs.append(self._graph(launches))
+            return finish
+
+        return enqueue
+
+    def _graph(self, launches: Sequence[Launch]) -> Any:
+        with self.cuda_device, self.cupy.cuda.Stream(non_blocking=True) as stream:
+            stream.begin_capture()
+            self._submit(launches)
+            return stream.end_capture()
+
+    def _submit(self, launches: Sequence[Launch]) -> None:
+        """Enqueues `launches` on the current stream."""
+        for launch in launches:
+            self._functions[launch.function](
+                (launch.groups,), (GROUP_SIZE,), tuple(_argument(a) for a in launch.arguments)
+            )
+
+    def _timed(self, submit: Callable[[], None], queue: Any) -> Callable[[], float]:
         with self.cuda_device, queue:
             start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
             start.record(queue)
-            for launch in launches:
-                self._functions[launch.function](
-                    (launch.groups,), (GROUP_SIZE,), tuple(_argument(a) for a in launch.arguments)
-                )
+            submit()
             end.record(queue)
 
         def finish() -> float:

@@ -11,7 +11,8 @@ import numpy as np
 
 from hashbench.kernels.arrays import host_bytes
 from hashbench.kernels.contract import Buffer, Bytes, Kernel, Strategy, Work, check_call, check_random
-from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, lay_out
+from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, lay_out
+from hashbench.kernels.source import VARIANTS
 
 Argument = Buffer | np.uint32 | np.uint64
 
@@ -25,15 +26,6 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
-def half_of_the_schedulers(multiprocessors: int) -> int:
-    """The number of threads that gives every second scheduler of an NVIDIA GPU one warp.
-
-    A multiprocessor has four schedulers, and a warp 32 threads. With that many chunks or fewer, two threads per chunk
-    are faster than one.
-    """
-    return 2 * 32 * multiprocessors
-
-
 def _groups(threads: int) -> int:
     return -(-threads // GROUP_SIZE)
 
@@ -43,9 +35,19 @@ class DeviceKernel(Kernel):
 
     Attributes:
         paired_up_to: calls of up to that many chunks use two threads per chunk.
+        early_up_to: other calls of up to that many chunks load each block while they compress the one before it.
     """
 
     paired_up_to = 0
+    early_up_to = 0
+
+    def adapt_to_nvidia(self, multiprocessors: int) -> None:
+        """Chooses these numbers for an NVIDIA GPU. The multiprocessors have four schedulers of warps each."""
+        warp_on_each = 4 * WARP_SIZE * multiprocessors
+        if VARIANTS[self.variant]["PAIRED"]:
+            self.paired_up_to = warp_on_each // 2
+        if VARIANTS[self.variant]["EARLY"]:
+            self.early_up_to = 4 * warp_on_each
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
@@ -76,6 +78,10 @@ class DeviceKernel(Kernel):
             A function that waits for the end, and returns the seconds from the start of the first launch to the end of
             the last by the device's own clock.
         """
+
+    def series(self, launches: Sequence[Launch]) -> Callable[[Any], Callable[[], float]]:
+        """A function that enqueues `launches` on a queue like `launch`, any number of times."""
+        return lambda queue: self.launch(launches, queue)
 
     def origin(self, buffer: Buffer) -> Buffer:
         """The base that a launch reaches `buffer` from.
@@ -116,7 +122,7 @@ class DeviceWork(Work):
         base = kernel.origin(segments[0]) if segments else Buffer(None, 0, 0)
         offsets = [s.address - base.address for s in segments]
         layout = lay_out(strategy, offsets, [s.nbytes for s in segments], chunk_size)
-        self._launches: list[Launch] = []
+        self._enqueue: Callable[[Any], Callable[[], float]] = lambda queue: lambda: 0.0
         self._results = kernel.allocate(1)[:0]
         if layout.slots == 0:
             return
@@ -126,18 +132,22 @@ class DeviceWork(Work):
         table = kernel.put(layout.table.view(np.uint8))
         digests = kernel.allocate(layout.slots * size)
         count, slots = np.uint64(layout.segments), np.uint64(layout.slots)
-        paired = layout.slots <= kernel.paired_up_to
-        self._launches.append(
+        function, threads = "hash_chunks", layout.slots
+        if layout.slots <= kernel.paired_up_to:
+            function, threads = "hash_chunks_paired", 2 * layout.slots
+        elif layout.slots <= kernel.early_up_to:
+            function = "hash_chunks_early"
+        launches = [
             Launch(
-                "hash_chunks_paired" if paired else "hash_chunks",
-                _groups(2 * layout.slots if paired else layout.slots),
+                function,
+                _groups(threads),
                 (
                     *(base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged)),
                     *(np.uint64(layout.partial_chunks), slots, digests, one),
                 ),
             )
-        )
-        self._launches += [
+        ]
+        launches += [
             Launch(
                 "reduce_tiles" if reduction.levels == TILE_LEVELS else "hash_level",
                 reduction.tiles if reduction.levels == TILE_LEVELS else _groups(reduction.tiles),
@@ -148,13 +158,13 @@ class DeviceWork(Work):
         if layout.tree:
             self._results = kernel.allocate(layout.results * size)
             threads = layout.results * size // 4
-            self._launches.append(Launch("gather_roots", _groups(threads), (table, count, digests, self._results)))
+            launches.append(Launch("gather_roots", _groups(threads), (table, count, digests, self._results)))
         else:
             self._results = digests
+        self._enqueue = kernel.series(launches)
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
-        queue = self._kernel.queue_for(stream)
-        return self._kernel.launch(self._launches, queue) if self._launches else lambda: 0.0
+        return self._enqueue(self._kernel.queue_for(stream))
 
     def output(self) -> Buffer:
         return self._results

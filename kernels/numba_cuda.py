@@ -18,7 +18,7 @@ from hashbench.kernels import numba_programs
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
-from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import VARIANTS
 from hashbench.kernels.working_directory import outside_working_directory
@@ -148,7 +148,7 @@ class NumbaCuda(DeviceKernel):
     """SHA-2 in Python, compiled by Numba when a kernel is first built, and later loaded from Numba's cache on disk."""
 
     name = "numba-cuda"
-    variants = ("paired", "prefetched", "balanced", "plain")
+    variants = ("early", "rotated", "paired", "prefetched", "balanced", "plain")
 
     @outside_working_directory(_READS)
     def __init__(
@@ -167,8 +167,7 @@ class NumbaCuda(DeviceKernel):
         with self.gpu:
             for name, types in code.SIGNATURES.items():
                 self._functions[name].compile(types)
-        if VARIANTS[self.variant]["PAIRED"]:
-            self.paired_up_to = half_of_the_schedulers(self.gpu.MULTIPROCESSOR_COUNT)
+        self.adapt_to_nvidia(self.gpu.MULTIPROCESSOR_COUNT)
 
     @classmethod
     @outside_working_directory(_READS)

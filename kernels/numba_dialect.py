@@ -71,8 +71,15 @@ if config.ENABLE_CUDASIM:
     def multiply_add(x: Any, y: Any, z: Any) -> Any:
         return np.uint32((int(x) * int(y) + int(z)) & 0xFFFFFFFF)
 
-    def fp64_shift_right(x: Any, n: Any, upper: Any) -> Any:
+    def dot_product(x: Any, factors: Any, z: Any) -> Any:
+        x, factors = int(x), int(factors)
+        return np.uint32((int(z) + (x & 0xFFFF) * (factors & 0xFF) + (x >> 16) * (factors >> 8 & 0xFF)) & 0xFFFFFFFF)
+
+    def fp64_shift_right(x: Any, n: Any) -> Any:
         return np.uint32(int(x) >> int(n))
+
+    def prefetch_message(address: Any) -> None:
+        _at(address, ctypes.c_uint8)
 
     def rotate_right(x: Any, n: Any) -> Any:
         bits = 8 * x.itemsize
@@ -258,25 +265,39 @@ else:
         return types.uint32(types.uint32, types.uint32, types.uint32), generate
 
     @_intrinsic
-    def fp64_shift_right(typing_context: Any, x: Any, n: Any, upper: Any) -> Any:
-        """A 32-bit word shifted right by a constant `n`, on the double-precision pipe: see `kernels/device/sha2.h`.
-
-        `upper` is the upper word of 2^52 as a double.
-        """
+    def dot_product(typing_context: Any, x: Any, factors: Any, z: Any) -> Any:
+        """The halves of x, lower first, times the two lower bytes of `factors`, and z: on the multiply-add pipe."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            double, i64 = ir.DoubleType(), ir.IntType(64)
-            x, n, upper = arguments
-            scale = builder.bitcast(builder.shl(builder.sub(i64(1023), n), i64(52)), double)  # 2^-n
-            bias = builder.fsub(double(2.0**52), builder.fmul(double(2.0**52), scale))
-            kind = ir.FunctionType(_I32, [_I32, _I32, double, double])
-            text = (
-                "{ .reg .f64 shifted; .reg .u32 rest; mov.b64 shifted, {$1, $2}; "
-                "fma.rz.f64 shifted, shifted, $3, $4; mov.b64 {$0, rest}, shifted; }"
-            )
-            return builder.call(ir.InlineAsm(kind, text, "=r,r,r,d,d"), [x, upper, scale, bias])
+            return _ptx("dp2a.lo.u32.u32", builder, arguments)
 
-        return types.uint32(types.uint32, types.uint64, types.uint32), generate
+        return types.uint32(types.uint32, types.uint32, types.uint32), generate
+
+    @_intrinsic
+    def fp64_shift_right(typing_context: Any, x: Any, n: Any) -> Any:
+        """A 32-bit word shifted right by a constant `n`, on the double-precision pipe: see `kernels/device/sha2.h`."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, n = arguments
+            scale = builder.bitcast(builder.shl(builder.sub(n.type(1023), n), n.type(52)), ir.DoubleType())  # 2^-n
+            kind = ir.FunctionType(_I32, [_I32, ir.DoubleType(), _I32])
+            text = (
+                "{ .reg .f64 shifted; .reg .u32 rest; mov.b64 shifted, {$1, $3}; "
+                "mul.rz.f64 shifted, shifted, $2; mov.b64 {$0, rest}, shifted; }"
+            )
+            return builder.call(ir.InlineAsm(kind, text, "=r,r,d,r"), [x, scale, _I32(0)])
+
+        return types.uint32(types.uint32, types.uint64), generate
+
+    @_intrinsic
+    def prefetch_message(typing_context: Any, address: Any) -> Any:
+        """Makes the L2 cache fetch the line at `address`."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
+            builder.call(ir.InlineAsm(kind, "prefetch.global.L2 [$0];", "l", side_effect=True), arguments)
+
+        return types.void(types.uint64), generate
 
     @_intrinsic
     def rotate_right(typing_context: Any, x: Any, n: Any) -> Any:

@@ -21,6 +21,7 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2, WARP_SIZE
 from hashbench.kernels.numba_dialect import (
     byte_permute,
     device,
+    dot_product,
     fp64_shift_right,
     kernel,
     load_message_u32x4,
@@ -31,6 +32,7 @@ from hashbench.kernels.numba_dialect import (
     load_u32x4,
     load_u64,
     multiply_add,
+    prefetch_message,
     rotate_right,
     shared_memory,
     store_shared_u32x4,
@@ -44,6 +46,8 @@ ARCHITECTURE: int = globals()["ARCHITECTURE"]
 BALANCED: int = globals()["BALANCED"]
 PREFETCHED: int = globals()["PREFETCHED"]
 PAIRED: int = globals()["PAIRED"]
+ROTATED: int = globals()["ROTATED"]
+EARLY: int = globals()["EARLY"]
 
 HAVE_FP64_PIPE = ARCHITECTURE in (80, 90, 100)
 
@@ -51,6 +55,7 @@ _HASH_CHUNKS = (uint64, uint64, uint64, uint64, uint32, uint64, uint64, uint64, 
 SIGNATURES = {
     "hash_chunks": _HASH_CHUNKS,
     **({"hash_chunks_paired": _HASH_CHUNKS} if PAIRED else {}),
+    **({"hash_chunks_early": _HASH_CHUNKS} if EARLY else {}),
     **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint32)),
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
@@ -58,7 +63,9 @@ SIGNATURES = {
 """The kernels with the types of their arguments. Addresses are uint64."""
 
 # Threads per block, and blocks per multiprocessor: as many as leave each thread the registers that it needs.
-HASHING_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 3)
+CHUNK_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 4 if ROTATED else 3)
+EARLY_BOUNDS = (GROUP_SIZE, 5 if SHA == 256 else 3)
+NODE_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 3)
 PAIRED_BOUNDS = (GROUP_SIZE, 3)
 
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(9))
@@ -91,6 +98,9 @@ SELECT_AFTER_TAG = np.uint32(0x3456)
 # The words between the first and the last two of a block of padding and length alone.
 PADDING = np.uint32(0x80000000)
 NO_PADDING_WORDS = (np.uint32(0),) * (_WORD_BITS // 2 - 3)
+NO_BLOCK = (np.uint32(0),) * (_WORD_BITS // 2)
+
+BLOCKS_AHEAD = np.uint64(8)
 
 # The message of a node: the tag in the word before the digests; after them their last byte, padding, length in bits.
 NODE_TAG = np.uint32(0x01000000)
@@ -98,7 +108,7 @@ LAST_BYTE, PADDING_AFTER_BYTE = np.uint32(0xFF000000), np.uint32(0x00800000)
 _NODE_BYTES = 1 + 2 * SHA // 8
 NODE_TAIL = tuple(np.uint32(n) for n in [0] * (-(_NODE_BYTES + 3) % (2 * _WORD_BITS) // 4 - 1) + [8 * _NODE_BYTES])
 
-UPPER_OF_2_52 = np.uint32(0x43300000)  # as a double
+NOTHING = np.uint32(0)
 
 # SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014)
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -116,45 +126,92 @@ if SHA == 256:
         return word(rotate_right(x, 6) ^ rotate_right(x, 11) ^ rotate_right(x, 25))
 
     @device
-    def small_sigma_0(x: Any, one: Any) -> Any:  # (4.6)
+    def small_sigma_0(x: Any) -> Any:  # (4.6)
         return word(rotate_right(x, 7) ^ rotate_right(x, 18) ^ (x >> 3))
 
     @device
-    def small_sigma_1(x: Any, one: Any) -> Any:  # (4.7)
+    def small_sigma_1(x: Any) -> Any:  # (4.7)
         return word(rotate_right(x, 17) ^ rotate_right(x, 19) ^ (x >> 10))
 
 else:
     word = uint64
 
-    @device
-    def big_sigma_0(x: Any) -> Any:  # FIPS 180-4 (4.10)
-        return word(rotate_right(x, 28) ^ rotate_right(x, 34) ^ rotate_right(x, 39))
+    def multiplied_funnel_shift(k: int) -> Any:
+        """The function of (high, low) that is high << k | low >> (32 - k) for 0 < k < 16, on the multiply-add pipe.
 
-    @device
-    def big_sigma_1(x: Any) -> Any:  # (4.11)
-        return word(rotate_right(x, 14) ^ rotate_right(x, 18) ^ rotate_right(x, 41))
+        `kernels/device/sha2.h` explains it.
+        """
+        upper_half, factor, factors = np.uint32(0x100), np.uint32(1 << k), np.uint32(0x100 << k)
+
+        if k < 8:
+
+            @device
+            def shifted(low: Any) -> Any:
+                return dot_product(low, factors, NOTHING)
+
+        else:
+
+            @device
+            def shifted(low: Any) -> Any:
+                return multiply_add(dot_product(low, upper_half, NOTHING), factor, NOTHING)
+
+        @device
+        def funnel_shift(high: Any, low: Any) -> Any:
+            return multiply_add(high, factor, dot_product(shifted(low), upper_half, NOTHING))
+
+        return funnel_shift
+
+    def balanced_rotate_right(n: int) -> Any:
+        """The function that rotates right by `n`, where 64 - n is 1 to 15 modulo 32."""
+        if not ROTATED or ARCHITECTURE >= 120:
+            distance = np.uint64(n)
+
+            @device
+            def rotate(x: Any) -> Any:
+                return rotate_right(x, distance)
+
+            return rotate
+        funnel_shift = multiplied_funnel_shift((64 - n) % 32)
+        start = np.uint64(0 if n > 32 else 32)
+
+        @device
+        def rotate_by_multiplying(x: Any) -> Any:
+            high, low = uint32(x >> (start ^ _32)), uint32(x >> start)
+            return word(word(funnel_shift(high, low)) << 32 | funnel_shift(low, high))
+
+        return rotate_by_multiplying
+
+    rotate_right_18, rotate_right_28, rotate_right_61 = map(balanced_rotate_right, (18, 28, 61))
 
     if BALANCED and HAVE_FP64_PIPE:
 
         @device
-        def shift_right(x: Any, n: Any, one: Any) -> Any:
+        def shift_right(x: Any, n: Any) -> Any:
             """X >> n, with the upper half on the double-precision pipe."""
-            high = fp64_shift_right(uint32(x >> 32), n, uint32(UPPER_OF_2_52 * one))
+            high = fp64_shift_right(uint32(x >> 32), n)
             return word(word(high) << 32 | uint32(x >> n))
 
     else:
 
         @device
-        def shift_right(x: Any, n: Any, one: Any) -> Any:
+        def shift_right(x: Any, n: Any) -> Any:
             return word(x >> n)
 
     @device
-    def small_sigma_0(x: Any, one: Any) -> Any:  # (4.12)
-        return word(rotate_right(x, 1) ^ rotate_right(x, 8) ^ shift_right(x, 7, one))
+    def big_sigma_0(x: Any) -> Any:  # FIPS 180-4 (4.10)
+        return word(rotate_right_28(x) ^ rotate_right(x, 34) ^ rotate_right(x, 39))
 
     @device
-    def small_sigma_1(x: Any, one: Any) -> Any:  # (4.13)
-        return word(rotate_right(x, 19) ^ rotate_right(x, 61) ^ shift_right(x, 6, one))
+    def big_sigma_1(x: Any) -> Any:  # (4.11)
+        return word(rotate_right(x, 14) ^ rotate_right_18(x) ^ rotate_right(x, 41))
+
+    @device
+    def small_sigma_0(x: Any) -> Any:  # (4.12)
+        return word(rotate_right(x, 1) ^ rotate_right(x, 8) ^ shift_right(x, 7))
+
+    @device
+    def small_sigma_1(x: Any) -> Any:  # (4.13)
+        return word(rotate_right(x, 19) ^ rotate_right_61(x) ^ shift_right(x, 6))
 
 
 @device
@@ -183,6 +240,17 @@ else:
         return word(x + y)
 
 
+if ARCHITECTURE in (90, 100):
+
+    @device
+    def add_constant(w: Any, k: Any, one: Any) -> Any:
+        """The sum, in the compiler's addition of a constant, which is not the logic pipe's for these alone."""
+        return word(k + w)
+
+else:
+    add_constant = add
+
+
 @device
 def one_round(v: Any, w_plus_k: Any, one: Any) -> Any:
     """The working variables a to h after one round of FIPS 180-4 sections 6.2.2 and 6.4.2, with W_t + K_t."""
@@ -193,17 +261,29 @@ def one_round(v: Any, w_plus_k: Any, one: Any) -> Any:
 
 
 @device
+def short_round(v: Any, w_plus_k: Any, one: Any) -> Any:
+    """The same with more additions, one of which lies between two values of e instead of two.
+
+    That is faster for a thread without others beside it.
+    """
+    a, b, c, d, e, f, g, h = v
+    total = add(add(h, w_plus_k, one), choose(e, f, g), one)
+    sigma = big_sigma_1(e)
+    rest = add(add(add(total, sigma, one), majority(a, b, c), one), big_sigma_0(a), one)
+    return rest, a, b, c, add(add(d, total, one), sigma, one), e, f, g
+
+
+@device
 def next_word(w: Any, one: Any) -> Any:
     """The latest 16 words of the message schedule, advanced by one word."""
-    new = add(add(w[0], w[9], one), add(small_sigma_0(w[1], one), small_sigma_1(w[14], one), one), one)
+    new = add(add(w[0], w[9], one), add(small_sigma_0(w[1]), small_sigma_1(w[14]), one), one)
     return w[1:] + (new,)
 
 
 @device
-def scheduled_round(v: Any, w: Any, k: Any, one: Any) -> Any:
-    """One round after the first 16. `w` and the result hold the latest 16 words of the message schedule."""
-    w = next_word(w, one)
-    return one_round(v, word(k + w[15]), one), w
+def scheduling_round(v: Any, w: Any, k: Any, one: Any) -> Any:
+    """One round before the last 16, over w[0], and the next 16 words of the message schedule."""
+    return one_round(v, add_constant(w[0], k, one), one), next_word(w, one)
 
 
 @device
@@ -216,54 +296,53 @@ def sixteen_words(w: Any, one: Any) -> Any:
 
 
 @device
-def first_rounds(v: Any, w: Any, k: Any, one: Any) -> Any:
-    v = one_round(v, word(k[0] + w[0]), one)
-    v = one_round(v, word(k[1] + w[1]), one)
-    v = one_round(v, word(k[2] + w[2]), one)
-    v = one_round(v, word(k[3] + w[3]), one)
-    v = one_round(v, word(k[4] + w[4]), one)
-    v = one_round(v, word(k[5] + w[5]), one)
-    v = one_round(v, word(k[6] + w[6]), one)
-    v = one_round(v, word(k[7] + w[7]), one)
-    v = one_round(v, word(k[8] + w[8]), one)
-    v = one_round(v, word(k[9] + w[9]), one)
-    v = one_round(v, word(k[10] + w[10]), one)
-    v = one_round(v, word(k[11] + w[11]), one)
-    v = one_round(v, word(k[12] + w[12]), one)
-    v = one_round(v, word(k[13] + w[13]), one)
-    v = one_round(v, word(k[14] + w[14]), one)
-    return one_round(v, word(k[15] + w[15]), one)
+def last_rounds(v: Any, w: Any, k: Any, one: Any) -> Any:
+    v = one_round(v, add_constant(w[0], k[0], one), one)
+    v = one_round(v, add_constant(w[1], k[1], one), one)
+    v = one_round(v, add_constant(w[2], k[2], one), one)
+    v = one_round(v, add_constant(w[3], k[3], one), one)
+    v = one_round(v, add_constant(w[4], k[4], one), one)
+    v = one_round(v, add_constant(w[5], k[5], one), one)
+    v = one_round(v, add_constant(w[6], k[6], one), one)
+    v = one_round(v, add_constant(w[7], k[7], one), one)
+    v = one_round(v, add_constant(w[8], k[8], one), one)
+    v = one_round(v, add_constant(w[9], k[9], one), one)
+    v = one_round(v, add_constant(w[10], k[10], one), one)
+    v = one_round(v, add_constant(w[11], k[11], one), one)
+    v = one_round(v, add_constant(w[12], k[12], one), one)
+    v = one_round(v, add_constant(w[13], k[13], one), one)
+    v = one_round(v, add_constant(w[14], k[14], one), one)
+    return one_round(v, add_constant(w[15], k[15], one), one)
 
 
 @device
-def sixteen_rounds(v: Any, w: Any, k: Any, one: Any) -> Any:
-    v, w = scheduled_round(v, w, k[0], one)
-    v, w = scheduled_round(v, w, k[1], one)
-    v, w = scheduled_round(v, w, k[2], one)
-    v, w = scheduled_round(v, w, k[3], one)
-    v, w = scheduled_round(v, w, k[4], one)
-    v, w = scheduled_round(v, w, k[5], one)
-    v, w = scheduled_round(v, w, k[6], one)
-    v, w = scheduled_round(v, w, k[7], one)
-    v, w = scheduled_round(v, w, k[8], one)
-    v, w = scheduled_round(v, w, k[9], one)
-    v, w = scheduled_round(v, w, k[10], one)
-    v, w = scheduled_round(v, w, k[11], one)
-    v, w = scheduled_round(v, w, k[12], one)
-    v, w = scheduled_round(v, w, k[13], one)
-    v, w = scheduled_round(v, w, k[14], one)
-    return scheduled_round(v, w, k[15], one)
+def scheduling_rounds(v: Any, w: Any, k: Any, one: Any) -> Any:
+    v, w = scheduling_round(v, w, k[0], one)
+    v, w = scheduling_round(v, w, k[1], one)
+    v, w = scheduling_round(v, w, k[2], one)
+    v, w = scheduling_round(v, w, k[3], one)
+    v, w = scheduling_round(v, w, k[4], one)
+    v, w = scheduling_round(v, w, k[5], one)
+    v, w = scheduling_round(v, w, k[6], one)
+    v, w = scheduling_round(v, w, k[7], one)
+    v, w = scheduling_round(v, w, k[8], one)
+    v, w = scheduling_round(v, w, k[9], one)
+    v, w = scheduling_round(v, w, k[10], one)
+    v, w = scheduling_round(v, w, k[11], one)
+    v, w = scheduling_round(v, w, k[12], one)
+    v, w = scheduling_round(v, w, k[13], one)
+    v, w = scheduling_round(v, w, k[14], one)
+    return scheduling_round(v, w, k[15], one)
 
 
 if SHA == 256:
 
     @device
     def all_rounds(v: Any, w: Any, one: Any) -> Any:
-        v = first_rounds(v, w, K[:16], one)
-        v, w = sixteen_rounds(v, w, K[16:32], one)
-        v, w = sixteen_rounds(v, w, K[32:48], one)
-        v, w = sixteen_rounds(v, w, K[48:], one)
-        return v
+        v, w = scheduling_rounds(v, w, K[:16], one)
+        v, w = scheduling_rounds(v, w, K[16:32], one)
+        v, w = scheduling_rounds(v, w, K[32:48], one)
+        return last_rounds(v, w, K[48:], one)
 
 else:
     K_BY_SIXTEEN = np.array(K).reshape(5, 16)
@@ -271,11 +350,10 @@ else:
     @device
     def all_rounds(v: Any, w: Any, one: Any) -> Any:
         """A loop, because 80 rounds of 64-bit code do not fit into the instruction cache."""
-        v = first_rounds(v, w, K[:16], one)
         k = cuda.const.array_like(K_BY_SIXTEEN)
-        for turn in range(_1, _5):
-            v, w = sixteen_rounds(v, w, k[turn], one)
-        return v
+        for turn in range(_4):
+            v, w = scheduling_rounds(v, w, k[turn], one)
+        return last_rounds(v, w, K[64:], one)
 
 
 @device
@@ -519,23 +597,54 @@ def padding_block(length: Any, tagged: Any, before: Any) -> Any:
 
 
 @device
-def hash_message(data: Any, length: Any, tagged: Any, full_chunk_bytes: Any, one: Any) -> Any:
+def compress_blocks(data: Any, wide: Any, selector: Any, one: Any) -> Any:
+    """The hash value after the first `wide` blocks of a message, and the last word of their data."""
+    state = INITIAL
+    before = NOTHING  # the tag
+    block = _0
+    while block < wide:
+        raw = wide_block(data + block * BLOCK_BYTES)
+        state = compress(state, block_words(cut_block(before, raw, selector)), one)
+        before = raw[-1]
+        block += _1
+    return state, before
+
+
+@device
+def compress_blocks_early(data: Any, wide: Any, selector: Any, one: Any) -> Any:
+    """The same. Each block is loaded while the one before it is compressed."""
+    state = INITIAL
+    before = NOTHING
+    block = _0
+    raw = NO_BLOCK
+    if wide > _0:
+        raw = wide_block(data)
+    while block < wide:
+        message = cut_block(before, raw, selector)
+        before = raw[-1]
+        block += _1
+        if block < wide:
+            raw = wide_block(data + block * BLOCK_BYTES)
+        if SHA == 256 and block + BLOCKS_AHEAD < wide:
+            prefetch_message(data + (block + BLOCKS_AHEAD) * BLOCK_BYTES)
+        state = compress(state, block_words(message), one)
+    return state, before
+
+
+@device
+def hash_message(data: Any, length: Any, tagged: Any, full_chunk_bytes: Any, compress_full: Any, one: Any) -> Any:
     """H(data) or, if `tagged` is 1, the leaf hash H(0x00 || data) of RFC 9162 section 2.1.1, as eight words.
 
-    Messages of `full_chunk_bytes` at a multiple of 16 are read 16 bytes at a time.
+    Messages of `full_chunk_bytes` at a multiple of 16 are read 16 bytes at a time, by `compress_full`.
     """
     blocks = block_count(length, tagged)
     block = _0
-    before = uint32(0)  # the tag
+    before = NOTHING  # the tag
     full = is_full_and_aligned(data, length, full_chunk_bytes)
     state = INITIAL
     if full:
-        selector = full_chunk_selector(tagged)
-        while block < full_chunk_bytes // BLOCK_BYTES:
-            raw = wide_block(data + block * BLOCK_BYTES)
-            state = compress(state, block_words(cut_block(before, raw, selector)), one)
-            before = raw[-1]
-            block += _1
+        block = full_chunk_bytes // BLOCK_BYTES
+        state, before = compress_full(data, block, full_chunk_selector(tagged), one)
     while block < blocks:
         if full and full_chunk_bytes % BLOCK_BYTES == _0:
             message = padding_block(length, tagged, before)
@@ -640,7 +749,28 @@ def find_slot(digests: Any, table: Any, segments: Any, partial_chunks: Any, chun
     return digests + (load_u64(table + _8 * (_2 * segments + segment)) + index) * DIGEST_BYTES
 
 
-@kernel(HASHING_BOUNDS)
+@device
+def hash_chunk(
+    base: Any,
+    table: Any,
+    segments: Any,
+    chunk_size: Any,
+    tagged: Any,
+    partial_chunks: Any,
+    chunks: Any,
+    digests: Any,
+    compress_full: Any,
+    one: Any,
+) -> None:
+    chunk = thread()
+    if chunk >= chunks:
+        return
+    data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
+    state = hash_message(data, length, tag, chunk_size, compress_full, one)
+    store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
+
+
+@kernel(CHUNK_BOUNDS)
 def hash_chunks(
     base: Any,
     table: Any,
@@ -653,12 +783,30 @@ def hash_chunks(
     one: Any,
 ) -> None:
     """One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot."""
-    chunk = thread()
-    if chunk >= chunks:
-        return
-    data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
-    state = hash_message(data, length, tag, chunk_size, one)
-    store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
+    hash_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, compress_blocks, one)
+
+
+if EARLY:
+
+    @kernel(EARLY_BOUNDS)
+    def hash_chunks_early(
+        base: Any,
+        table: Any,
+        segments: Any,
+        chunk_size: Any,
+        tagged: Any,
+        partial_chunks: Any,
+        chunks: Any,
+        digests: Any,
+        one: Any,
+    ) -> None:
+        """Like `hash_chunks`, with more registers: each thread loads a block while it compresses the one before it.
+
+        That is faster if there are too few threads to hide the memory's latency.
+        """
+        hash_chunk(
+            base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, compress_blocks_early, one
+        )
 
 
 if PAIRED:
@@ -666,46 +814,75 @@ if PAIRED:
     STAGED = 64 if SHA == 256 else 16  # words of the schedule between two barriers
     ROW = np.uint64(16) * PAIRS  # 16 bytes of W_t + K_t for every pair
     BUFFER = np.uint64(STAGED) * WORD_BYTES * PAIRS
-    NO_BLOCK = (np.uint32(0),) * (_WORD_BITS // 2)
 
     stage_memory = shared_memory(2 * int(BUFFER))
 
     if SHA == 256:
 
         @device
-        def put_on_stage(stage: Any, w: Any, k: Any) -> None:
+        def put_on_stage(stage: Any, w: Any, k: Any, one: Any) -> None:
             """W_t + K_t of 16 rounds."""
-            store_shared_u32x4(stage, (word(k[0] + w[0]), word(k[1] + w[1]), word(k[2] + w[2]), word(k[3] + w[3])))
-            stage += ROW
-            store_shared_u32x4(stage, (word(k[4] + w[4]), word(k[5] + w[5]), word(k[6] + w[6]), word(k[7] + w[7])))
-            stage += ROW
-            store_shared_u32x4(stage, (word(k[8] + w[8]), word(k[9] + w[9]), word(k[10] + w[10]), word(k[11] + w[11])))
+            store_shared_u32x4(
+                stage,
+                (
+                    add_constant(w[0], k[0], one),
+                    add_constant(w[1], k[1], one),
+                    add_constant(w[2], k[2], one),
+                    add_constant(w[3], k[3], one),
+                ),
+            )
             stage += ROW
             store_shared_u32x4(
-                stage, (word(k[12] + w[12]), word(k[13] + w[13]), word(k[14] + w[14]), word(k[15] + w[15]))
+                stage,
+                (
+                    add_constant(w[4], k[4], one),
+                    add_constant(w[5], k[5], one),
+                    add_constant(w[6], k[6], one),
+                    add_constant(w[7], k[7], one),
+                ),
+            )
+            stage += ROW
+            store_shared_u32x4(
+                stage,
+                (
+                    add_constant(w[8], k[8], one),
+                    add_constant(w[9], k[9], one),
+                    add_constant(w[10], k[10], one),
+                    add_constant(w[11], k[11], one),
+                ),
+            )
+            stage += ROW
+            store_shared_u32x4(
+                stage,
+                (
+                    add_constant(w[12], k[12], one),
+                    add_constant(w[13], k[13], one),
+                    add_constant(w[14], k[14], one),
+                    add_constant(w[15], k[15], one),
+                ),
             )
 
         @device
         def expand_block(stage: Any, buffer: Any, w: Any, one: Any) -> Any:
             """Puts the message schedule of one block on the stage, and returns the next buffer."""
             stage += buffer
-            put_on_stage(stage, w, K[:16])
+            put_on_stage(stage, w, K[:16], one)
             w = sixteen_words(w, one)
-            put_on_stage(stage + _4 * ROW, w, K[16:32])
+            put_on_stage(stage + _4 * ROW, w, K[16:32], one)
             w = sixteen_words(w, one)
-            put_on_stage(stage + _8 * ROW, w, K[32:48])
+            put_on_stage(stage + _8 * ROW, w, K[32:48], one)
             w = sixteen_words(w, one)
-            put_on_stage(stage + _12 * ROW, w, K[48:])
+            put_on_stage(stage + _12 * ROW, w, K[48:], one)
             cuda.syncthreads()
             return BUFFER - buffer
 
         @device
         def four_staged_rounds(v: Any, stage: Any, one: Any) -> Any:
             these = load_shared_u32x4(stage)
-            v = one_round(v, these[0], one)
-            v = one_round(v, these[1], one)
-            v = one_round(v, these[2], one)
-            return one_round(v, these[3], one)
+            v = short_round(v, these[0], one)
+            v = short_round(v, these[1], one)
+            v = short_round(v, these[2], one)
+            return short_round(v, these[3], one)
 
         @device
         def sixteen_staged_rounds(v: Any, stage: Any, one: Any) -> Any:
@@ -728,28 +905,28 @@ if PAIRED:
     else:
 
         @device
-        def put_on_stage(stage: Any, w: Any, k: Any) -> None:
+        def put_on_stage(stage: Any, w: Any, k: Any, one: Any) -> None:
             """W_t + K_t of 16 rounds."""
-            store_shared_u64x2(stage, (word(k[0] + w[0]), word(k[1] + w[1])))
-            store_shared_u64x2(stage + ROW, (word(k[2] + w[2]), word(k[3] + w[3])))
-            store_shared_u64x2(stage + _2 * ROW, (word(k[4] + w[4]), word(k[5] + w[5])))
-            store_shared_u64x2(stage + _3 * ROW, (word(k[6] + w[6]), word(k[7] + w[7])))
+            store_shared_u64x2(stage, (add_constant(w[0], k[0], one), add_constant(w[1], k[1], one)))
+            store_shared_u64x2(stage + ROW, (add_constant(w[2], k[2], one), add_constant(w[3], k[3], one)))
+            store_shared_u64x2(stage + _2 * ROW, (add_constant(w[4], k[4], one), add_constant(w[5], k[5], one)))
+            store_shared_u64x2(stage + _3 * ROW, (add_constant(w[6], k[6], one), add_constant(w[7], k[7], one)))
             stage += _4 * ROW
-            store_shared_u64x2(stage, (word(k[8] + w[8]), word(k[9] + w[9])))
-            store_shared_u64x2(stage + ROW, (word(k[10] + w[10]), word(k[11] + w[11])))
-            store_shared_u64x2(stage + _2 * ROW, (word(k[12] + w[12]), word(k[13] + w[13])))
-            store_shared_u64x2(stage + _3 * ROW, (word(k[14] + w[14]), word(k[15] + w[15])))
+            store_shared_u64x2(stage, (add_constant(w[8], k[8], one), add_constant(w[9], k[9], one)))
+            store_shared_u64x2(stage + ROW, (add_constant(w[10], k[10], one), add_constant(w[11], k[11], one)))
+            store_shared_u64x2(stage + _2 * ROW, (add_constant(w[12], k[12], one), add_constant(w[13], k[13], one)))
+            store_shared_u64x2(stage + _3 * ROW, (add_constant(w[14], k[14], one), add_constant(w[15], k[15], one)))
 
         @device
         def expand_block(stage: Any, buffer: Any, w: Any, one: Any) -> Any:
             """Puts the message schedule of one block on the stage, and returns the next buffer."""
             k = cuda.const.array_like(K_BY_SIXTEEN)
-            put_on_stage(stage + buffer, w, K[:16])
+            put_on_stage(stage + buffer, w, K[:16], one)
             for turn in range(_1, _5):
                 cuda.syncthreads()
                 buffer = BUFFER - buffer
                 w = sixteen_words(w, one)
-                put_on_stage(stage + buffer, w, k[turn])
+                put_on_stage(stage + buffer, w, k[turn], one)
             cuda.syncthreads()
             return BUFFER - buffer
 
@@ -884,7 +1061,7 @@ def join_nodes(left: Any, stride: Any, one: Any) -> None:
     store_digest(left, hash_node(left, left + stride, one))
 
 
-@kernel(HASHING_BOUNDS)
+@kernel(NODE_BOUNDS)
 def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
     """One thread per node at `level` + 1 of any segment's tree, from its two children.
 
@@ -896,7 +1073,7 @@ def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, 
         join_nodes(digests + slot * DIGEST_BYTES, DIGEST_BYTES << low, one)
 
 
-@kernel(HASHING_BOUNDS)
+@kernel(NODE_BOUNDS)
 def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
     """One group per tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree.
 

@@ -25,7 +25,7 @@ from hashbench.kernels.contract import (
     Work,
     check_call,
 )
-from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch, half_of_the_schedulers
+from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.opencl_drivers import environment
 from hashbench.kernels.source import device_source
@@ -78,7 +78,7 @@ class OpenCL(DeviceKernel):
     """
 
     name = "opencl"
-    variants = ("paired", "prefetched", "balanced", "plain")
+    variants = ("rotated", "paired", "prefetched", "balanced", "plain")
 
     @outside_working_directory(*opencl_drivers.READS)
     def __init__(
@@ -93,8 +93,8 @@ class OpenCL(DeviceKernel):
         source = device_source(self.algorithm, self.variant)
         program = self._program(source, ["-cl-std=CL1.2", *self._architecture()])
         self._functions = {kernel.function_name: kernel for kernel in program.all_kernels()}
-        if self.variant == "paired" and "NVIDIA" in device.vendor:
-            self.paired_up_to = half_of_the_schedulers(self._device.max_compute_units)
+        if "NVIDIA" in device.vendor:
+            self.adapt_to_nvidia(self._device.max_compute_units)
 
     def _program(self, source: str, options: list[str]) -> Any:
         """The program, compiled by this driver for this device now or in an earlier process."""

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
+from operator import or_
 
 from hashbench.kernels.contract import Algorithm
 from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
-VARIANTS = {
-    "paired": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 1, "PAIRED": 1},
-    "prefetched": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 1, "PAIRED": 0},
-    "balanced": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 1, "PREFETCHED": 0, "PAIRED": 0},
-    "plain": {"BYTEWISE": 0, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
-    "unrolled": {"BYTEWISE": 0, "ROLLED": 0, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
-    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, "BALANCED": 0, "PREFETCHED": 0, "PAIRED": 0},
+_NOTHING_MOVED = dict.fromkeys(("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY"), 0)
+
+_STEPS = {
+    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, **_NOTHING_MOVED},
+    "unrolled": {"BYTEWISE": 0, "ROLLED": 0},
+    "plain": {"ROLLED": 1},
+    "balanced": {"BALANCED": 1},
+    "prefetched": {"PREFETCHED": 1},
+    "paired": {"PAIRED": 1},
+    "rotated": {"ROTATED": 1},
+    "early": {"EARLY": 1},
 }
+
+VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=True)]))
 """The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
+- "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
+- "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;
 - "prefetched": messages are read as read-only data (ld.global.nc), and each read makes the L2 cache fetch the 256 bytes
   around it;
@@ -29,14 +39,17 @@ VARIANTS = {
 - "unrolled": all rounds unrolled, the latest 16 words of the message schedule in registers, 16 bytes per read;
 - "bytewise": reads single bytes and keeps the whole message schedule in an array: FIPS 180-4 as it is written.
 
-Without PTX, "balanced" and "prefetched" are the same as "plain".
+Without PTX, "balanced", "prefetched" and "rotated" are the same as "plain".
 """
+
+_OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY"}
+"""Device functions that not all variants have, and their macros."""
 
 
 def functions(variant: str) -> tuple[str, ...]:
     """The device functions that are launched in that variant."""
-    paired = ("hash_chunks_paired",) if VARIANTS[variant]["PAIRED"] else ()
-    return ("hash_chunks", *paired, "hash_level", "reduce_tiles", "gather_roots", "fill_random")
+    optional = (name for name, macro in _OPTIONAL.items() if VARIANTS[variant][macro])
+    return ("hash_chunks", *optional, "hash_level", "reduce_tiles", "gather_roots", "fill_random")
 
 
 @cache

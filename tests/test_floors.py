@@ -15,7 +15,7 @@ import pytest
 FRAMEWORKS = ("cuda", "cupy", "dpctl", "dpnp", "numba", "pyopencl", "torch")
 
 KERNELS, MERKLE, HASHING, MODEL = "hashbench.kernels", "hashbench.merkle", "hashbench.hashing", "hashbench.model"
-TORCH, DISTRIBUTED = "hashbench.torch", "hashbench.distributed"
+TORCH, DISTRIBUTED, TRUST = "hashbench.torch", "hashbench.distributed", "hashbench.trust"
 BENCH, LIMITS, REPORT = "hashbench.bench", "hashbench.limits", "hashbench.report"
 CLI, EXPERIMENTS = "hashbench.cli", "hashbench.experiments"
 
@@ -29,11 +29,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     MODEL: DATA[:3],
     TORCH: DATA,
     DISTRIBUTED: (*DATA, TORCH),
+    TRUST: DATA,
     BENCH: DATA,
     LIMITS: (*DATA, BENCH),
     REPORT: (*DATA, BENCH, LIMITS),
     "hashbench": (*DATA, TORCH),
-    CLI: (*DATA, TORCH, DISTRIBUTED, BENCH, LIMITS, REPORT),
+    CLI: (*DATA, TORCH, DISTRIBUTED, TRUST, BENCH, LIMITS, REPORT),
     EXPERIMENTS: (*DATA, TORCH, DISTRIBUTED, BENCH, LIMITS, REPORT),
 }
 """Every room of the house, and the rooms that it may import besides itself."""

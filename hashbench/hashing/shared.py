@@ -92,9 +92,19 @@ class SharedHasher:
         self.chunk_size = hashers[0].chunk_size
 
     def roots(
-        self, sources: Sequence[Source], progress: Progress | None = None, on_leaves: OnLeaves | None = None
+        self,
+        sources: Sequence[Source],
+        progress: Progress | None = None,
+        on_leaves: OnLeaves | None = None,
+        failed: dict[str, OSError] | None = None,
     ) -> list[bytes]:
-        """As `Hasher.roots`; the processes of a team call it with the same sources, and each gets all roots."""
+        """As `Hasher.roots`; the processes of a team call it with the same sources, and each gets all roots.
+
+        A file that one process of a team cannot read is an error in all.
+        """
+        failures: list[dict[str, OSError]] | None = None
+        if failed is not None and self._team is None:
+            failures = [{} for _ in self._hashers]
         count = len(self._hashers) * (self._team.count if self._team else 1)
         shares = list(_cut(sources, self.chunk_size, count))
         sizes = [share.part.nbytes or 0 for share in shares]
@@ -112,7 +122,8 @@ class SharedHasher:
                     on_leaves(replace(leaves, source=share.source, first=share.first + leaves.first))
 
             parts = [shares[index].part for index in indexes]
-            return hasher.roots(parts, counter.of(number), add if on_leaves else None)
+            unread = failures[number] if failures is not None else None
+            return hasher.roots(parts, counter.of(number), add if on_leaves else None, unread)
 
         def hashed() -> dict[int, bytes]:
             found: dict[int, bytes] = {}
@@ -126,7 +137,10 @@ class SharedHasher:
         nodes: list[list[bytes]] = [[] for _ in sources]
         for index, share in enumerate(shares):
             nodes[share.source].append(found[index])
-        return [root_of(of_source, self.kernel.algorithm.name) for of_source in nodes]
+        for unread in failures or ():
+            assert failed is not None
+            failed.update(unread)
+        return [root_of(of_source, self.kernel.algorithm.name) if all(of_source) else b"" for of_source in nodes]
 
 
 def hasher_for(

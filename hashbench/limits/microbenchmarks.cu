@@ -16,7 +16,7 @@ typedef unsigned long long u64;
 /* One step of a chain. x and y have 32 bits, w and v 64, d is a double; y and v are a neighbour's. PTX is used where
  * C would compile to another instruction. Products of IMAD_HI and IMAD_WIDE soon become zero, which does not change
  * their rates. With an addend ptxas would add moves to IMAD_HI, and compile IMAD_WIDE to three instructions up to
- * sm_100. DFMA is the shift by 7 of SHIFT_RIGHT in sha2.h. */
+ * sm_100. DMUL is the shift by 7 of SHIFT_RIGHT in sha2.h, and also ends at zero. */
 #define LOP3(x, y) asm("lop3.b32 %0, %0, %1, %2, 0xe8;" : "+r"(x) : "r"(y), "r"(b))
 #define SHF(x, y) asm("shf.l.wrap.b32 %0, %0, %1, 7;" : "+r"(x) : "r"(y))
 #define PRMT(x, y) asm("prmt.b32 %0, %0, %1, 0x4321;" : "+r"(x) : "r"(y))
@@ -26,6 +26,9 @@ typedef unsigned long long u64;
 #define IMAD(x, y) asm("mad.lo.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
 #define IMAD_HI(x, y) asm("mul.hi.u32 %0, %0, %1;" : "+r"(x) : "r"(y))
 #define IMAD_WIDE(w, v) asm("mul.wide.u32 %0, %1, %2;" : "=l"(w) : "r"((u32)w), "r"((u32)(v >> 32)))
+#define IDP(x, y) asm("dp2a.lo.u32.u32 %0, %0, %2, %1;" : "+r"(x) : "r"(y), "r"(b))
+#define BREV(x) asm("brev.b32 %0, %0;" : "+r"(x))
+#define DMUL(d) asm("mul.rz.f64 %0, %0, %1;" : "+d"(d) : "d"(0x1p-7))
 #define DFMA(d) asm("fma.rz.f64 %0, %0, %1, %2;" : "+d"(d) : "d"(0x1p-7), "d"(0x1p52 - 0x1p45))
 
 /* The same instructions for mixtures: each reads one register and a constant in the instruction itself. With more
@@ -34,6 +37,7 @@ typedef unsigned long long u64;
 #define SHF_CONSTANT(x) asm("shf.l.wrap.b32 %0, %0, %0, 7;" : "+r"(x))
 #define ADD_CONSTANT(x) x = x + 0x9e3779b9u
 #define IMAD_CONSTANT(x) asm("mul.lo.u32 %0, %0, 0x9e3779b1;" : "+r"(x))
+#define IDP_CONSTANT(x) asm("dp2a.lo.u32.u32 %0, %0, 0x103, %0;" : "+r"(x))
 #define DFMA_CONSTANT(d) asm("fma.rz.f64 %0, %0, %1, %0;" : "+d"(d) : "d"(0x1p-60))
 
 /* The GPU's timer. */

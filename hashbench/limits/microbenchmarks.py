@@ -6,7 +6,7 @@ the frequency. The GPU's timer, read together with that counter, gives the frequ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -90,7 +90,10 @@ PIPES = {
         Pipe("IMAD", f"IMAD{_X}", note="multiply-add"),
         Pipe("IMAD.HI", f"IMAD_HI{_X}", note="high word of the product"),
         Pipe("IMAD.WIDE", f"IMAD_WIDE{_W}", note="both words of the product"),
-        Pipe("DFMA", "DFMA(d[i])", note="double-precision multiply-add, rounded toward zero, as a shift"),
+        Pipe("IDP", f"IDP{_X}", note="dot product of two halves of a word and two bytes"),
+        Pipe("BREV", "BREV(x[i]); LOP3_CONSTANT(x[i])", note="bit reversal, beside as many logic operations"),
+        Pipe("DMUL", "DMUL(d[i])", note="double-precision product, rounded toward zero, as a shift"),
+        Pipe("DFMA", "DFMA(d[i])", note="double-precision multiply-add, rounded toward zero"),
         Pipe("LOP3+SHF", f"LOP3{_X}; SHF{_X}", 2, note="both together"),
         Pipe("LOP3+IADD3", f"LOP3{_X}; IADD3(x[i], x[next], x[third])", 2, note="both together"),
         Pipe("LOP3+IMAD", f"{_LOP3}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
@@ -102,6 +105,8 @@ PIPES = {
         ),
         Pipe("LOP3+ADD", f"{_LOP3}; ADD_CONSTANT(x[i])", 2, note=f"both {_ONE_REGISTER}"),
         Pipe("SHF+IMAD", f"{_SHF}; {_IMAD}", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("LOP3+IDP", f"{_LOP3}; IDP_CONSTANT(x[i])", 2, note=f"both {_ONE_REGISTER}"),
+        Pipe("SHF+SHF+IDP", f"{_TWICE_SHF}; IDP{_X}", 3, note="two shifts to one dot product"),
         Pipe("SHF+DFMA", f"{_SHF}; {_DFMA}", 2, note=f"both {_ONE_REGISTER}"),
         Pipe("IMAD+IMAD.WIDE", f"IMAD{_X}; IMAD_WIDE{_W}", 2, note="both together"),
         # One product per shift would show nothing: it takes the FMA pipe as long as two shifts take the ALU pipe.
@@ -128,13 +133,13 @@ class Run:
     seconds: float
 
 
-def source() -> str:
-    """The program text."""
+def source(pipes: Iterable[Pipe] = tuple(PIPES.values()), steps: str = "") -> str:
+    """The program text for `pipes`, whose steps may use macros that `steps` defines."""
     macros = {"BLOCK": BLOCK, "BLOCKS": BLOCKS, "CHAINS": CHAINS, "LOADS": LOADS}
     lines = [f"#define {name} {value}\n" for name, value in macros.items()]
     lines += ['#line 1 "microbenchmarks.cu"\n']
     lines += [(files("hashbench.limits") / "microbenchmarks.cu").read_text()]
-    lines += [f"PIPE({pipe.function}, {pipe.steps}, {pipe.step})\n" for pipe in PIPES.values()]
+    lines += [steps, *(f"PIPE({pipe.function}, {pipe.steps}, {pipe.step})\n" for pipe in pipes)]
     return "".join(lines)
 
 
@@ -165,12 +170,13 @@ class Microbenchmarks:
 
     Args:
         device: an available device of CuPy.
+        program: the program text, what `source` returns.
 
     Raises:
         Unavailable: it is not an NVIDIA GPU.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, program: str | None = None) -> None:
         if device.vendor != "NVIDIA":
             raise Unavailable(f"{device.name} is not NVIDIA's: the micro-benchmarks measure NVIDIA's instructions")
         self._kernel = CupyCuda(device)
@@ -178,7 +184,7 @@ class Microbenchmarks:
         self._device = self._kernel.cuda_device
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
-            self._module = self._cupy.RawModule(code=source())
+            self._module = self._cupy.RawModule(code=program or source())
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
 
     def free_memory(self) -> int:

@@ -1,20 +1,18 @@
 """The limit that a GPU's measured execution pipes set for SHA-2: what a block needs, and the fewest clocks it can take.
 
-SHA-2 is bound by the issue of integer instructions. A multiprocessor of NVIDIA's has three pipes that can execute them:
-the ALU (logic, shifts, byte permutations, three-input sums), the FMA pipe (multiply-adds) and the FP64 pipe (whose
-multiply-add shifts a word: see SHIFT_RIGHT in `kernels/device/sha2.h`). Schedulers feed all three, and issue fewer
-instructions per clock than three busy pipes could execute. Some operations can be executed in several ways; the limit
-depends on which are used:
+SHA-2 is bound by the issue of integer instructions. A multiprocessor of NVIDIA's has four pipes that can execute them:
+the ALU (logic, shifts, byte permutations, three-input sums), the FMA pipe (multiply-adds and dot products), the FP64
+pipe (whose product shifts a word: see SHIFT_RIGHT in `kernels/device/sha2.h`) and the XU pipe (bit reversal).
+Schedulers feed them all, and issue fewer instructions per clock than busy pipes could execute. Some operations can be
+executed in several ways. The limit is that of the best mixture of all known ways, `WAYS`. Let x(o, w) be the number of
+operations o that are executed in way w, and c(w, p) the clocks that one of them takes on p, where p is a pipe or the
+schedulers. The limit is the least T such that
 
-- *as written*: each operation on its default execution pipe; additions on the FMA pipe, as multiplications by 1.
-- *balanced*: the best mixture of all ways in `WAYS`. Let x(o, w) be the number of operations o that are executed in way
-  w, and c(w, p) the clocks that one of them takes on p, where p is ALU, FMA, FP64 or issue. The limit is the least T
-  such that
+    sum over w of x(o, w) = what a block needs of o, for each operation o,
+    sum over o and w of x(o, w) c(w, p) <= T, for each p,
 
-      sum over w of x(o, w) = what a block needs of o, for each operation o,
-      sum over o and w of x(o, w) c(w, p) <= T, for each p,
-
-  which is a linear program.
+which is a linear program. `as_written` is the same with each operation in its default way. That was this project's
+limit until kernels went beyond it, so it is a limit of one placement of the operations, not of the GPU.
 
 All clocks come from rates r that were measured on the device. An instruction i takes 1 / r(i) of its own pipe and
 1 / r(issue) of the schedulers. r(issue) is the highest rate that any benchmark of counted instructions reached: what
@@ -28,8 +26,8 @@ SHF, SHF, IMAD.WIDE beyond those that the slower of the two pipes alone explains
 
 Either way, a device of m multiprocessors at f Hz hashes at most m f B / T bytes per second in blocks of B bytes. Loads,
 stores, loops and the padding block of each chunk are not counted. Nor is it considered whether a compiler can be made
-to use a way, which registers and moves it needs, or how often a scheduler finds no ready instruction: this is a limit,
-not a prediction. Attempts to come closer to it are in `kernels/NOTES.md`.
+to use a way, which moves it needs, how many register operands reach the pipes per clock, or how often a scheduler finds
+no ready instruction: this is a limit, not a prediction. Attempts to come closer to it are in `kernels/NOTES.md`.
 """
 
 from __future__ import annotations
@@ -62,10 +60,15 @@ READ = "memory read"
 COPY = "memory copy"
 """The subjects of readings of a bandwidth."""
 
+XU = "XU"
+PARTS = (*PIPES, XU)
+"""What bounds the throughput."""
+
 PIPE = {
     **dict.fromkeys(("LOP3", "SHF", "PRMT", "IADD3"), ALU),
-    **dict.fromkeys(("IMAD", "IMAD.WIDE"), FMA),
-    "DFMA": FP64,
+    **dict.fromkeys(("IMAD", "IMAD.WIDE", "IDP"), FMA),
+    **dict.fromkeys(("DFMA", "DMUL"), FP64),
+    "BREV": XU,
 }
 """The pipe of each instruction."""
 
@@ -81,12 +84,24 @@ SHIFTS_AND_WIDE = "SHF+SHF+IMAD.WIDE"
 Way = Mapping[str, float]
 """The instructions that execute one operation."""
 
+# x >> n is also the high word of x * 2^(32 - n), a product of doubles, or the reversed bits of a left shift, which is a
+# product. A rotation is that and one more multiply-add, by 2^(32 - n).
+_ROTATE: tuple[Way, ...] = (
+    {"SHF": 1},
+    {"DFMA": 1, "IMAD": 1},
+    {"IMAD.WIDE": 1, "IMAD": 1},
+    {"DMUL": 1, "IMAD": 1},
+    {"BREV": 2, "IMAD": 2},
+)
+
 WAYS: Mapping[str, Sequence[Way]] = {
     "logic": ({"LOP3": 1},),
     "permute": ({"PRMT": 1},),
-    # x >> n is also the high word of x * 2^(32 - n). A rotation is that and one more multiply-add, by 2^(32 - n).
-    "shift": ({"SHF": 1}, {"DFMA": 1}, {"IMAD.WIDE": 1}),
-    "rotate": ({"SHF": 1}, {"DFMA": 1, "IMAD": 1}, {"IMAD.WIDE": 1, "IMAD": 1}),
+    "shift": ({"SHF": 1}, {"DFMA": 1}, {"IMAD.WIDE": 1}, {"DMUL": 1}, {"BREV": 2, "IMAD": 1}),
+    "rotate": _ROTATE,
+    # Dot products of a word's halves and bytes shift left by up to 7 bits in two instructions, by up to 23 in three.
+    "rotate left by up to 7": (*_ROTATE, {"IDP": 2, "IMAD": 1}),
+    "rotate left by up to 23": (*_ROTATE, {"IDP": 2, "IMAD": 2}),
     # A sum of three is two additions.
     "add": ({"IMAD": 1}, {"IADD3": 0.5}),
     # The low word's sum gives a carry, which only IADD3 does; the high word's takes it, as IADD3.X or IMAD.X. A sum of
@@ -151,8 +166,8 @@ class Rates:
         return self.per_clock.keys() >= {*way, *wide}
 
     def clocks(self, way: Way) -> dict[str, float]:
-        """The clocks that one operation takes on each of PIPES."""
-        taken = dict.fromkeys(PIPES, 0.0)
+        """The clocks that one operation takes on each of PARTS."""
+        taken = dict.fromkeys(PARTS, 0.0)
         for name, n in way.items():
             taken[PIPE[name]] += n / self.per_clock[name]
             taken[ISSUE] += n / self.issued
@@ -168,7 +183,7 @@ class Limit:
     Attributes:
         gb_per_s: in 1e9 bytes per second.
         clocks: clocks of a multiprocessor for one block of one thread.
-        binding: those of PIPES that are busy all the time; several if they are balanced.
+        binding: those of PARTS that are busy all the time; several if they are balanced.
         ways: how many of a block's operations are executed in each way, in the order of WAYS.
     """
 
@@ -188,19 +203,33 @@ def operations(algorithm: Algorithm) -> Counter[str]:
     halves = 2 if wide else 1
     rounds = 80 if wide else 64
     add = "add64" if wide else "add"
-    rotate = Counter(rotate=halves)
-    # In a 64-bit shift, the word that loses bits is filled from the other one, as in a rotation.
-    shift = Counter(shift=1, rotate=halves - 1)
     logic = Counter(logic=halves)
 
-    big_sigma = _times(3, rotate) + logic  # section 4.1.2 (4.4) and (4.5), 4.1.3 (4.10) and (4.11)
-    small_sigma = _times(2, rotate) + shift + logic  # (4.6) and (4.7), (4.12) and (4.13)
+    def rotations(*distances: int) -> Counter[str]:
+        """Rotations to the right. In one of 64 bits, each half is a shift across two words, as it is in one of 32."""
+        return sum((_times(halves, Counter([_rotation(-distance % 32)])) for distance in distances), Counter())
+
+    def shift(distance: int) -> Counter[str]:
+        """In a 64-bit shift, the word that loses bits is filled from the other one, as in a rotation."""
+        return Counter(shift=1) + _times(halves - 1, Counter([_rotation(-distance % 32)]))
+
+    if wide:  # sections 4.1.3 (4.10) to (4.13)
+        big_sigmas = rotations(28, 34, 39, 14, 18, 41) + _times(2, logic)
+        small_sigmas = rotations(1, 8, 19, 61) + shift(7) + shift(6) + _times(2, logic)
+    else:  # 4.1.2 (4.4) to (4.7)
+        big_sigmas = rotations(2, 13, 22, 6, 11, 25) + _times(2, logic)
+        small_sigmas = rotations(7, 18, 17, 19) + shift(3) + shift(10) + _times(2, logic)
     choose = majority = logic  # (4.2) and (4.3), (4.8) and (4.9)
     # Sections 6.2.2 and 6.4.2: W_t has three additions; T1 four, T2, e and a one each; the end one a variable.
-    schedule = _times(2, small_sigma) + Counter({add: 3})
-    one_round = _times(2, big_sigma) + choose + majority + Counter({add: 4 + 1 + 1 + 1})
+    schedule = small_sigmas + Counter({add: 3})
+    one_round = big_sigmas + choose + majority + Counter({add: 4 + 1 + 1 + 1})
     swap = Counter(permute=16 * halves)
     return swap + _times(rounds - 16, schedule) + _times(rounds, one_round) + Counter({add: 8})
+
+
+def _rotation(left: int) -> str:
+    """The name in WAYS of a rotation to the left."""
+    return "rotate left by up to 7" if left < 8 else "rotate left by up to 23" if left < 24 else "rotate"
 
 
 def as_written(algorithm: Algorithm, rates: Rates) -> Limit:
@@ -217,8 +246,8 @@ def balanced(algorithm: Algorithm, rates: Rates) -> Limit:
     costs = {(name, index): cost for name in needed for index, cost in _useful(WAYS[name], rates).items()}
     least = linprog(
         [*(0.0 for _ in costs), 1.0],  # T
-        A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PIPES],
-        b_ub=[0.0 for _ in PIPES],
+        A_ub=[[*(cost[part] for cost in costs.values()), -1.0] for part in PARTS],
+        b_ub=[0.0 for _ in PARTS],
         A_eq=[[*(float(of == name) for of, _ in costs), 0.0] for name in needed],
         b_eq=list(needed.values()),
     )
@@ -232,7 +261,7 @@ def _useful(ways: Sequence[Way], rates: Rates) -> dict[int, Mapping[str, float]]
     costs = {index: rates.clocks(way) for index, way in enumerate(ways) if rates.measured(way)}
     useful: dict[int, Mapping[str, float]] = {}
     for index, cost in sorted(costs.items(), key=lambda item: item[1][ISSUE]):
-        if not any(all(other[part] <= SAME * cost[part] for part in PIPES) for other in useful.values()):
+        if not any(all(other[part] <= SAME * cost[part] for part in PARTS) for other in useful.values()):
             useful[index] = cost
     return useful
 
@@ -242,7 +271,7 @@ def _times(n: int, counts: Counter[str]) -> Counter[str]:
 
 
 def _limit(algorithm: Algorithm, rates: Rates, ways: Mapping[str, tuple[float, ...]]) -> Limit:
-    total = dict.fromkeys(PIPES, 0.0)
+    total = dict.fromkeys(PARTS, 0.0)
     for name, counts in ways.items():
         for way, count in zip(WAYS[name], counts, strict=True):
             if count:  # other ways may not have been measured
@@ -252,6 +281,6 @@ def _limit(algorithm: Algorithm, rates: Rates, ways: Mapping[str, tuple[float, .
     return Limit(
         gb_per_s=1e-9 * rates.multiprocessors * rates.hertz * algorithm.block_size / clocks,
         clocks=clocks,
-        binding=tuple(part for part in PIPES if math.isclose(total[part], clocks, rel_tol=1e-6)),
+        binding=tuple(part for part in PARTS if math.isclose(total[part], clocks, rel_tol=1e-6)),
         ways=ways,
     )

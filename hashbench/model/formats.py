@@ -20,6 +20,10 @@ SHARDING_INFO = "DCP_SHARDING_INFO"
 """In the metadata of a safetensors file of which tensors are shards: where they begin in the whole tensors."""
 
 
+class NotTensorsError(ValueError):
+    """A file does not have the tensors that its name promises; the message says why."""
+
+
 class FoundTensor(NamedTuple):
     """One tensor of a file.
 
@@ -47,12 +51,10 @@ class FoundTensors:
     Attributes:
         tensors: none if the file is a plain file.
         status: the file's status before its header was read; None if nothing was read.
-        note: why a file that looks as if it had tensors is a plain file; "" otherwise.
     """
 
     tensors: tuple[FoundTensor, ...] = ()
     status: os.stat_result | None = None
-    note: str = ""
 
     @property
     def gathered_bytes(self) -> int:
@@ -63,8 +65,6 @@ class FoundTensors:
 def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
     """The tensors of a file, by the format that its name promises.
 
-    A file that does not keep the promise is a plain file: its bytes count, and a note says why its tensors do not.
-
     Args:
         name: the file's name in the model, by which loaders choose the format.
         path: where it is opened; a link's target has another name.
@@ -72,6 +72,7 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
 
     Raises:
         OSError: it cannot be read.
+        NotTensorsError: it does not keep the promise.
     """
     suffix = Path(name).suffix.lower()
     try:
@@ -87,12 +88,12 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
         if read := _HEADERS.get(suffix):
             header = read(path)
             if isinstance(header, Header) and SHARDING_INFO in header.metadata:
-                return FoundTensors(note="hashed as a plain file: its tensors are shards, joined for tensors alone")
+                raise NotTensorsError("its tensors are shards, which are joined where tensors alone are asked for")
             return FoundTensors(tuple(FoundTensor(*tensor) for tensor in header.tensors), header.status)
     except (SafetensorsError, GgufError, PyTorchError) as error:
         found = recognise(path)
         why = f"it is {found}" if found in (GIT_LFS_POINTER, HTML_PAGE) else str(error)
-        return FoundTensors(note=f"hashed as a plain file: {why}")
+        raise NotTensorsError(why) from None
     return FoundTensors()
 
 

@@ -33,6 +33,7 @@ class Located:
         missing: names that the manifest alone has, sorted.
         extra: names that the model alone has, sorted.
         notes, problems: as in `Report`.
+        unreadable: names of files, and of folders with a slash at the end, that cannot be read, and why.
         files: those that were listed and can matter.
     """
 
@@ -42,6 +43,7 @@ class Located:
     extra: Sequence[str]
     notes: tuple[str, ...]
     problems: tuple[str, ...]
+    unreadable: Mapping[str, OSError]
     files: Files
 
 
@@ -96,22 +98,15 @@ def _that_matter(files: Files, manifest: Manifest) -> Files:
     )
 
 
-def tensors_alone(contents: Contents) -> list[Part]:
-    """The tensors of a model, those that several processes saved joined, without their places in files.
+def tensors_alone(contents: Contents) -> Sequence[Part]:
+    """The tensors of a model's contents, of which tensors alone were found, with those that several processes saved
+    joined.
 
     Raises:
         OSError, ModelError: as for `sharded_tensors`.
     """
     joined = sharded_tensors(contents.files)
-    if joined is not None:
-        return joined
-    return [_alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
-
-
-def _alone(part: Part) -> Part:
-    """A tensor without its place in a file."""
-    assert isinstance(part.entry, TensorEntry)
-    return Part(replace(part.entry, file=None, offset=None), part.source)
+    return contents.parts if joined is None else joined
 
 
 def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
@@ -145,25 +140,26 @@ def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
     return Located(
         parts,
         known,
-        missing=sorted(expected.keys() - files.keys()),
+        missing=sorted(name for name in expected.keys() - files.keys() if not name.startswith((*listed.unreadable,))),
         extra=sorted(files.keys() - expected.keys()),
         notes=listed.notes,
         problems=tuple(problems),
+        unreadable=listed.unreadable,
         files=listed.files,
     )
 
 
 def _by_name(path: Path, manifest: Manifest) -> Located:
     """What is there of a manifest of tensors alone."""
-    contents = read_contents(path, _exclusions(manifest))
+    contents = read_contents(path, _exclusions(manifest), only_tensors=True)
     there = {part.entry.name: part for part in tensors_alone(contents)}
-    if not there:
+    if not there and not contents.unreadable:
         raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
     parts, known = [], {}
     for name, expected in manifest.by_name.items():
         if name not in there:
             continue
-        entry = replace(there[name].entry, root=expected.root)
+        entry = there[name].entry.with_root(expected.root)
         if entry == expected:
             parts.append(there[name])
         else:
@@ -171,10 +167,12 @@ def _by_name(path: Path, manifest: Manifest) -> Located:
     return Located(
         parts,
         known,
-        missing=sorted(manifest.by_name.keys() - there.keys()),
+        # They may be in what cannot be read.
+        missing=() if contents.unreadable else sorted(manifest.by_name.keys() - there.keys()),
         extra=sorted(there.keys() - manifest.by_name.keys()),
         notes=contents.notes,
         problems=contents.problems,
+        unreadable=contents.unreadable,
         files=_that_matter(contents.files, manifest),
     )
 

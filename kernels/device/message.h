@@ -145,6 +145,15 @@ DEVICE void load_block(GLOBAL const u32x4* source, u32x4 raw[BLOCK_WORDS32 / 4])
     UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i) raw[i] = load_message(source + i);
 }
 
+/* Makes the L2 cache fetch a line of a message that is read some blocks later. SHA-384 takes longer for a block than
+ * memory for a load, and is slower with it. */
+DEVICE void prefetch_message(GLOBAL const u32x4* source) {
+#if HAVE_PTX && SHA == 256
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(source));
+#endif
+}
+#define BLOCKS_AHEAD 8
+
 /* Whether a full chunk is a number of whole blocks, followed by a block of padding alone. */
 DEVICE int ends_with_padding_block(u64 full_chunk_bytes) { return full_chunk_bytes % (4 * BLOCK_WORDS32) == 0; }
 
@@ -159,8 +168,9 @@ DEVICE void padding_block(u64 length, u32 tagged, u32 before, word w[16]) {
 }
 
 /* H(data) or, if `tagged` is 1, the leaf hash H(0x00 || data) of RFC 9162 section 2.1.1, into `state`. Messages of
- * `full_chunk_bytes` on a 16-byte boundary take the fast path. */
-DEVICE void hash_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_chunk_bytes, word state[8],
+ * `full_chunk_bytes` on a 16-byte boundary take the fast path: there each block is loaded while the one before it is
+ * compressed if `early`, a constant, is 1. */
+DEVICE void hash_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_chunk_bytes, int early, word state[8],
                          u32 one) {
     u64 blocks = block_count(length, tagged);
     u64 block = 0;
@@ -172,11 +182,15 @@ DEVICE void hash_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 full
     /* The number of iterations is the same for all threads. Compilers for CPUs need that to put one thread in each lane
      * of a vector without masks. */
     if (full) {
-        GLOBAL const u32* aligned = aligned_words(data, tagged);
-        for (; block < full_chunk_bytes / (4 * BLOCK_WORDS32); ++block) {
-            u32x4 raw[BLOCK_WORDS32 / 4];
-            load_block((GLOBAL const u32x4*)(aligned + block * BLOCK_WORDS32), raw);
+        const u64 units = BLOCK_WORDS32 / 4, wide = full_chunk_bytes / (4 * BLOCK_WORDS32);
+        GLOBAL const u32x4* source = (GLOBAL const u32x4*)aligned_words(data, tagged);
+        u32x4 raw[BLOCK_WORDS32 / 4];
+        if (early && wide > 0) load_block(source, raw);
+        for (; block < wide; ++block) {
+            if (!early) load_block(source + block * units, raw);
             cut_block(raw, tagged, &before, w);
+            if (early && block + 1 < wide) load_block(source + (block + 1) * units, raw);
+            if (early && block + BLOCKS_AHEAD < wide) prefetch_message(source + (block + BLOCKS_AHEAD) * units);
             compress(state, w, one);
         }
         /* The same is true of the padding. GPUs are faster with one copy of the rounds less. */

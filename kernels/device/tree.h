@@ -89,18 +89,41 @@ DEVICE GLOBAL u32* find_slot(GLOBAL u32* digests, GLOBAL const u64* table, u64 s
     return digests + (table[2 * segments + segment] + index) * DIGEST_WORDS32;
 }
 
-/* One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot. */
-KERNEL(SHA == 256 ? 7 : 3)
-hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-            u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
+DEVICE void hash_one_chunk(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
+                           u64 partial_chunks, u64 chunks, GLOBAL u32* digests, int early, u32 one) {
     u64 chunk = THREAD, length;
     if (chunk >= chunks) return;
     GLOBAL const u8* data =
         find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, &length, &tagged);
     word state[8];
-    hash_message(data, length, tagged, chunk_size, state, one);
+    hash_message(data, length, tagged, chunk_size, early, state, one);
     store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
 }
+
+#if SHA == 256
+#define CHUNK_BLOCKS 7
+#define EARLY_BLOCKS 5
+#else
+#define CHUNK_BLOCKS (3 + ROTATED)
+#define EARLY_BLOCKS 3
+#endif
+
+/* One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot. */
+KERNEL(CHUNK_BLOCKS)
+hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
+            u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
+    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, 0, one);
+}
+
+#if EARLY
+/* Like hash_chunks, with more registers: each thread loads a block while it compresses the one before it. That is
+ * faster if there are too few threads to hide the memory's latency. */
+KERNEL(EARLY_BLOCKS)
+hash_chunks_early(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
+                  u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
+    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, 1, one);
+}
+#endif
 
 /* OpenCL C requires all work-items of a group to meet at the same barrier in the text; with PTX they need not. */
 #if PAIRED && !(defined(__OPENCL_VERSION__) && !HAVE_PTX)
@@ -113,12 +136,12 @@ hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 ch
 #if SHA == 256
 typedef u32x4 words;
 #define WORDS_OF_16_BYTES 4
-#define ROUNDS_OVER(these) \
-    do {                   \
-        ROUND((these).x);  \
-        ROUND((these).y);  \
-        ROUND((these).z);  \
-        ROUND((these).w);  \
+#define ROUNDS_OVER(these)      \
+    do {                        \
+        SHORT_ROUND((these).x); \
+        SHORT_ROUND((these).y); \
+        SHORT_ROUND((these).z); \
+        SHORT_ROUND((these).w); \
     } while (0)
 #else
 typedef u64x2 words;
@@ -130,14 +153,14 @@ typedef u64x2 words;
     } while (0)
 #endif
 
-DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage)[PAIRS], u32 pair) {
+DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage)[PAIRS], u32 pair, u32 one) {
     UNROLL for (int t = 0; t < 16; t += WORDS_OF_16_BYTES) {
         words these;
-        these.x = K[turn + t] + w[t];
-        these.y = K[turn + t + 1] + w[t + 1];
+        these.x = ADD_CONSTANT(w[t], K[turn + t]);
+        these.y = ADD_CONSTANT(w[t + 1], K[turn + t + 1]);
 #if SHA == 256
-        these.z = K[turn + t + 2] + w[t + 2];
-        these.w = K[turn + t + 3] + w[t + 3];
+        these.z = ADD_CONSTANT(w[t + 2], K[turn + t + 2]);
+        these.w = ADD_CONSTANT(w[t + 3], K[turn + t + 3]);
 #endif
         stage[(turn % STAGED + t) / WORDS_OF_16_BYTES][pair] = these;
     }
@@ -165,14 +188,14 @@ DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 fu
         } else if (block < blocks) {
             read_block(data, length, tagged, block, w);
         }
-        put_on_stage(w, 0, stage[buffer], pair);
+        put_on_stage(w, 0, stage[buffer], pair, one);
         UNROLL_SCHEDULE for (int turn = 16; turn < ROUNDS; turn += 16) {
             if (turn % STAGED == 0) {
                 LOCAL_BARRIER;
                 buffer ^= 1;
             }
             UNROLL for (int t = 0; t < 16; ++t) SCHEDULE(w, t);
-            put_on_stage(w, turn, stage[buffer], pair);
+            put_on_stage(w, turn, stage[buffer], pair, one);
         }
         LOCAL_BARRIER;
         buffer ^= 1;

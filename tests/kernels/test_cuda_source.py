@@ -16,7 +16,8 @@ from build_cache import cached
 from cuda_on_host import CudaOnHost, compiled, compiler_version, host_source
 from kernel_sources import kernel_sources
 
-from hashbench.kernels import ALGORITHMS, Unavailable
+from hashbench.kernels import ALGORITHMS, Unavailable, confined
+from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
 from hashbench.limits import disassembly
 
@@ -45,7 +46,7 @@ RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) -> None:
     if reason := CudaOnHost.devices()[0].unavailable:
         pytest.skip(reason)
-    source, options = host_source(ALGORITHMS[algorithm], "paired"), ["-g", "-O1", *SANITIZERS[sanitizer]]
+    source, options = host_source(ALGORITHMS[algorithm], "early"), ["-g", "-O1", *SANITIZERS[sanitizer]]
 
     def run() -> bytes:
         check_under_sanitizer(sanitizer, compiled(source, options), algorithm)
@@ -102,9 +103,9 @@ def reports(log: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 @pytest.mark.parametrize(
     ("algorithm", "variant"),
-    # "paired" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
+    # "early" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
     [
-        *((algorithm, "paired") for algorithm in ALGORITHMS),
+        *((algorithm, "early") for algorithm in ALGORITHMS),
         *(pytest.param(algorithm, "plain", marks=pytest.mark.thorough) for algorithm in ALGORITHMS),
         pytest.param("sha384", "unrolled", marks=pytest.mark.thorough),
     ],
@@ -117,6 +118,17 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
         assert stack == stores == loads == "0", f"{name} uses local memory:\n{log}"
         assert "lmem" not in rest, f"{name} uses local memory:\n{log}"
         assert int(registers) <= 168, f"{name} needs more registers than three blocks per multiprocessor have:\n{log}"
+    assert "warning" not in log, log
+
+
+@pytest.mark.covers("nvrtc")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_confined_kernel_compiles_without_spills(algorithm: str) -> None:
+    log = compiler_log(confined.source(ALGORITHMS[algorithm], "paired"), 90)
+    (found,) = (report for report in reports(log) if report[0] == "hash_confined")
+    _, stack, stores, loads, registers, _ = found
+    assert stack == stores == loads == "0", log
+    assert int(registers) * GROUP_SIZE * confined.GROUPS[algorithm] <= 1 << 16, log
     assert "warning" not in log, log
 
 

@@ -17,6 +17,7 @@ from hashbench.limits.microbenchmarks import CHAINS, LOADS, LOOP, PIPES, Microbe
 ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 100)))
 
 LOGIC, SHIFT, WIDE, HIGH, DOUBLE = "LOP3.LUT", "SHF.L.W.U32.HI", "IMAD.WIDE.U32", "IMAD.HI.U32", "DFMA.RZ"
+DOT = "IDP.2A.LO.U16.U8"
 HALF, THIRD = LOOP // 2, LOOP // 3
 EXPECTED: dict[str, dict[str, int]] = {
     "LOP3": {LOGIC: LOOP},
@@ -26,12 +27,17 @@ EXPECTED: dict[str, dict[str, int]] = {
     "IMAD": {"IMAD": LOOP},
     "IMAD.HI": {HIGH: LOOP},
     "IMAD.WIDE": {WIDE: LOOP},
+    "IDP": {DOT: LOOP},
+    "BREV": {"BREV": LOOP, LOGIC: LOOP},
+    "DMUL": {"DMUL.RZ": LOOP},
     "DFMA": {DOUBLE: LOOP},
     "LOP3+SHF": {LOGIC: HALF, SHIFT: HALF},
     "LOP3+IADD3": {LOGIC: HALF, "IADD3": HALF},
     "LOP3+IMAD": {LOGIC: HALF, "IMAD": HALF},
     "LOP3+IMAD of registers": {LOGIC: HALF, "IMAD": HALF},
     "SHF+IMAD": {SHIFT: HALF, "IMAD": HALF},
+    "LOP3+IDP": {LOGIC: HALF, DOT: HALF},
+    "SHF+SHF+IDP": {SHIFT: 2 * THIRD, DOT: THIRD},
     "SHF+DFMA": {SHIFT: HALF, DOUBLE: HALF},
     "IMAD+IMAD.WIDE": {"IMAD": HALF, WIDE: HALF},
     "SHF+SHF+IMAD.WIDE": {SHIFT: 2 * THIRD, WIDE: THIRD},
@@ -103,7 +109,7 @@ def test_sums_are_as_many_as_they_are_counted_for(architecture: int) -> None:
 
 @pytest.mark.covers("microbenchmarks")
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
-@pytest.mark.parametrize("name", ["LOP3+IMAD", "LOP3+ADD", "SHF+IMAD", "SHF+DFMA", "LOP3+IMAD+DFMA"])
+@pytest.mark.parametrize("name", ["LOP3+IMAD", "LOP3+ADD", "SHF+IMAD", "LOP3+IDP", "SHF+DFMA", "LOP3+IMAD+DFMA"])
 def test_what_shows_the_issue_rate_reads_one_register_an_instruction(name: str, architecture: int) -> None:
     measured = {*EXPECTED.get(name, {LOGIC: HALF}), *(ADDITIONS if "ADD" in name else ())}
     of_loop = instructions_of(parse(listing(architecture), PIPES[name].function))

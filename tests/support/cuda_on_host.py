@@ -100,13 +100,14 @@ class CudaOnHost(DeviceKernel):
     """
 
     name = "cuda-source-on-host"
-    variants = ("paired", "plain", "bytewise")  # the other variants are the same without PTX
+    variants = ("early", "paired", "plain", "bytewise")  # the other variants are the same without PTX
 
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
     ) -> None:
         super().__init__(device, algorithm, variant)
         self.paired_up_to = 1 << 14 if self.variant == "paired" else 0
+        self.early_up_to = 1 << 14 if self.variant == "early" else 0
         self._library = ctypes.CDLL(str(library or compiled(host_source(self.algorithm, self.variant))))
 
     @classmethod

@@ -34,7 +34,7 @@ from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash  # n
 
 ALIGNMENT = 256
 ARCHITECTURE = 90
-PAIRED_UP_TO = 50
+FEW_CHUNKS = 50
 
 
 def _is_alive(thread: threading.Thread) -> bool:
@@ -49,13 +49,12 @@ BlockThread.is_alive = _is_alive
 class Simulated(NumbaCuda):
     """The launches and device code of `NumbaCuda`, over the host's memory."""
 
-    def __init__(self, algorithm: str, variant: str) -> None:
+    def __init__(self, algorithm: str, variant: str = "early", *, paired_up_to: int = 0, early_up_to: int = 0) -> None:
         super(NumbaCuda, self).__init__(Device(self.name), algorithm, variant)
         code = program(self.algorithm, variant, ARCHITECTURE)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         self._allocations: list[Buffer] = []
-        if variant == "paired":
-            self.paired_up_to = PAIRED_UP_TO
+        self.paired_up_to, self.early_up_to = paired_up_to, early_up_to
 
     def _at(self, address: Any, c_type: Any) -> Any:
         first, size = int(address), ctypes.sizeof(c_type)
@@ -123,17 +122,17 @@ def main(algorithm: str) -> None:
     block = 64 if algorithm == "sha256" else 128
     padding = block // 8
     edges = [0, 1, 3, 4, 63, 64, 65, block - padding - 1, block - padding, block - 1, block, block + 1, 2 * block]
-    kernel = Simulated(algorithm, "prefetched")
-    paired = Simulated(algorithm, "paired")
+    kernel = Simulated(algorithm)
+    paired, early = Simulated(algorithm, paired_up_to=FEW_CHUNKS), Simulated(algorithm, early_up_to=FEW_CHUNKS)
     right = kernel.check_random()
     # every edge at several alignments, among them all within a word, and on and off 16 bytes
     starts = itertools.cycle((0, 1, 2, 3, 4, 16, 15))
-    for one in (kernel, kernel, paired):
+    for one in (kernel, early, paired):
         pieces = [(512 * row + next(starts), length) for row, length in enumerate(edges)]
         right += one.check("batched", pieces, None)
         right += one.check("tree", pieces, 256)
     # chunks of whole blocks, a partial one, and half blocks of SHA-384
-    for one, strategy, chunk_size in itertools.product((kernel, paired), STRATEGIES, (128, 192)):
+    for one, strategy, chunk_size in itertools.product((early, paired), STRATEGIES, (128, 192)):
         right += one.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
     # trees of one launch and of several, whose tiles and segments overlap
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)

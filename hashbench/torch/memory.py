@@ -1,0 +1,263 @@
+"""Memory that others own: where a tensor is, without keeping it alive, and the roots of ranges of it.
+
+A storage is referenced weakly, and held while it is read, after a look whether it still has the address and the size
+that it had. So a storage that was freed, resized or put elsewhere is never read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import sleep
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from hashbench.hashing.selection import devices_of
+from hashbench.kernels import Buffer, Kernel, Unavailable, Work, kernel_class
+from hashbench.torch.modules import manifest
+from hashbench.torch.places import kernel_for
+from hashbench.torch.tensors import InMemory, Memory
+
+if TYPE_CHECKING:
+    from hashbench.kernels.confined import Confined
+
+_HOST_KERNELS = ("numba-cpu", "hashlib")
+"""Those that can hash in one thread of low priority, the faster first."""
+
+
+LARGEST_CONFINED_CHUNK = 16 << 10
+"""Larger chunks are too few in a slice to occupy a group of threads."""
+
+
+class Elsewhere(Exception):
+    """A tensor's memory is no longer where it was."""
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """Where a tensor was when it was looked for.
+
+    Attributes:
+        memory: identifies its memory, and the order of its bytes there.
+        dtype: its dtype, by its name in safetensors.
+        shape: its shape there.
+        nbytes: its size in bytes.
+        device: the device.
+        contiguous: whether its bytes are one range.
+    """
+
+    memory: Memory
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    device: torch.device
+    contiguous: bool
+    _view: tuple[torch.dtype, int, torch.Size, tuple[int, ...]]
+    _storage: StorageWeakRef
+    _address: int
+    _nbytes: int
+
+    @classmethod
+    def of(cls, found: InMemory) -> Location:
+        """Where a tensor is now."""
+        tensor, storage = found.tensor, found.tensor.untyped_storage()
+        return cls(
+            found.memory,
+            found.dtype,
+            tuple(found.shape),
+            found.nbytes,
+            found.device,
+            found.contiguous,
+            (tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride()),
+            StorageWeakRef(storage),
+            storage.data_ptr(),
+            storage.nbytes(),
+        )
+
+    def is_where(self, other: Location) -> bool:
+        """Whether both are of the same tensor, in the same memory."""
+        mine = self.memory, self.dtype, self.shape, self._storage, self._address, self._nbytes
+        return mine == (other.memory, other.dtype, other.shape, other._storage, other._address, other._nbytes)
+
+    def hold(self) -> torch.Tensor:
+        """The tensor. Its memory lives as long as what is returned.
+
+        Raises:
+            Elsewhere: the memory is not what it was.
+        """
+        storage = torch.UntypedStorage._new_with_weak_ptr(self._storage.cdata)
+        if storage is None or storage.data_ptr() != self._address or storage.nbytes() != self._nbytes:
+            raise Elsewhere
+        dtype, *view = self._view
+        return torch.empty(0, dtype=dtype, device=self.device).set_(storage, *view)
+
+
+Range = tuple[Location, int, int]
+"""The bytes of a tensor from the first number to the second."""
+
+
+class Reader(ABC):
+    """Computes the roots of ranges that are prepared once and read many times.
+
+    Args:
+        algorithm: "sha256" or "sha384".
+        chunk_size: bytes of a leaf.
+
+    Attributes:
+        piece_size: how many bytes should be read at a time.
+    """
+
+    piece_size: int
+
+    @abstractmethod
+    def prepare(self, ranges: Sequence[Range]) -> Reading:
+        """Prepares reading those ranges."""
+
+
+class Reading(ABC):
+    """Ranges of memory."""
+
+    @abstractmethod
+    def roots(self) -> list[bytes]:
+        """The root of each range as it is now.
+
+        Raises:
+            Elsewhere: a tensor is not where it was; nothing was read.
+        """
+
+
+def reader_for(location: Location, algorithm: str, chunk_size: int, multiprocessors: int | None) -> Reader:
+    """What reads a tensor there.
+
+    Args:
+        location: where it is.
+        algorithm: "sha256" or "sha384".
+        chunk_size: bytes of a leaf.
+        multiprocessors: of a GPU, how many read where that can be chosen; None for all.
+
+    Raises:
+        ValueError: the number of multiprocessors is not accepted.
+        Unavailable: nothing can.
+    """
+    if not location.contiguous:
+        return _Gathering(algorithm, chunk_size)
+    if location.device.type == "cpu":
+        return _OnHost(_host_kernel(algorithm), chunk_size)
+    usual = kernel_for(location.device, algorithm)
+    return _OnGpu(type(usual)(usual.device, algorithm, priority="low"), chunk_size, multiprocessors)
+
+
+def _host_kernel(algorithm: str) -> Kernel:
+    for name in _HOST_KERNELS:
+        for device in devices_of(name):  # the one with one thread is first
+            if device.unavailable is None:
+                return kernel_class(name)(device, algorithm, priority="low")
+    raise Unavailable("no kernel can hash host memory here")
+
+
+class _OnHost(Reader):
+    piece_size = 4 << 20  # a few milliseconds of one thread
+
+    def __init__(self, kernel: Kernel, chunk_size: int) -> None:
+        self.kernel, self.chunk_size = kernel, chunk_size
+
+    def prepare(self, ranges: Sequence[Range]) -> Reading:
+        return _HostReading(self, ranges)
+
+
+class _HostReading(Reading):
+    def __init__(self, reader: _OnHost, ranges: Sequence[Range]) -> None:
+        self._reader, self._ranges = reader, ranges
+
+    def roots(self) -> list[bytes]:
+        held = _hold(self._ranges)
+        segments = [_in_host_memory(held[place].data_ptr() + a, b - a) for place, a, b in self._ranges]
+        return [root.tobytes() for root in self._reader.kernel.tree(segments, self._reader.chunk_size)]
+
+
+def _in_host_memory(address: int, nbytes: int) -> Buffer:
+    # Not by tensor.numpy(), which forbids a storage to be resized from then on.
+    memory = memoryview((ctypes.c_uint8 * nbytes).from_address(address)) if nbytes else b""
+    return Buffer(np.frombuffer(memory, np.uint8), 0, nbytes)
+
+
+class _OnGpu(Reader):
+    """Reads in short launches of the lowest priority, or on a few multiprocessors; the thread sleeps meanwhile."""
+
+    def __init__(self, kernel: Kernel, chunk_size: int, multiprocessors: int | None) -> None:
+        self.kernel, self.chunk_size = kernel, chunk_size
+        self.piece_size = 16 << 20  # short enough that what the workload launches next hardly waits
+        self.seconds_per_byte = 0.0
+        self.confined: Confined | None = None
+        from hashbench.kernels.confined import Confined
+        from hashbench.kernels.cupy_cuda import CupyCuda
+
+        if multiprocessors is not None and isinstance(kernel, CupyCuda) and chunk_size <= LARGEST_CONFINED_CHUNK:
+            with suppress(Unavailable):
+                self.confined = Confined(kernel, multiprocessors)
+                self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
+
+    def prepare(self, ranges: Sequence[Range]) -> Reading:
+        return _GpuReading(self, ranges)
+
+    def work(self, segments: Sequence[Buffer]) -> Work:
+        """Prepares the roots of segments."""
+        if self.confined is not None:
+            return self.confined.prepare(segments, self.chunk_size)
+        return self.kernel.prepare("tree", segments, self.chunk_size)
+
+
+class _GpuReading(Reading):
+    def __init__(self, reader: _OnGpu, ranges: Sequence[Range]) -> None:
+        self._reader, self._ranges = reader, ranges
+        self._nbytes = sum(stop - start for _, start, stop in ranges)
+        self._work: Work | None = None
+
+    def roots(self) -> list[bytes]:
+        reader, held = self._reader, _hold(self._ranges)
+        if self._work is None:
+            segments = [Buffer(None, held[place].data_ptr() + a, b - a) for place, a, b in self._ranges]
+            self._work = reader.work(segments)
+        self._work.start()
+        if reader.confined is None:  # whose wait() would be a loop of the driver's
+            sleep(0.8 * reader.seconds_per_byte * self._nbytes)
+        seconds = self._work.wait()
+        if self._nbytes:
+            reader.seconds_per_byte = seconds / self._nbytes
+        return [root.tobytes() for root in self._work.digests()]
+
+
+class _Gathering(Reader):
+    """Tensors that are not contiguous, each as a whole."""
+
+    piece_size = 0
+
+    def __init__(self, algorithm: str, chunk_size: int) -> None:
+        self._algorithm, self._chunk_size = algorithm, chunk_size
+
+    def prepare(self, ranges: Sequence[Range]) -> Reading:
+        return _GatheringReading(self, ranges)
+
+    def root(self, tensor: torch.Tensor) -> bytes:
+        (entry,) = manifest({"": tensor}, algorithm=self._algorithm, chunk_size=self._chunk_size).entries
+        return entry.root
+
+
+class _GatheringReading(Reading):
+    def __init__(self, reader: _Gathering, ranges: Sequence[Range]) -> None:
+        self._reader, self._ranges = reader, ranges
+
+    def roots(self) -> list[bytes]:
+        held = _hold(self._ranges)
+        return [self._reader.root(held[place]) for place, _, _ in self._ranges]
+
+
+def _hold(ranges: Sequence[Range]) -> dict[Location, torch.Tensor]:
+    """The tensors of several ranges."""
+    return {place: place.hold() for place in {place for place, _, _ in ranges}}

@@ -1,0 +1,299 @@
+"""A model in memory, watched while it runs: every byte is read again and again, and every change of it is found.
+
+A thread of low priority reads a piece at a time, when `hashbench.torch.watch` says that it is due. On a GPU it only
+launches work that was prepared before, at the lowest priority of streams, and sleeps until that is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from hashbench.model.manifest import Manifest
+from hashbench.torch.held import Model, Names
+from hashbench.torch.modules import tensors_of
+from hashbench.torch.schedule import Order
+from hashbench.torch.watch import Finding, ModelGone, Watch
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+log = logging.getLogger(__name__)
+
+_LEAST_REST = 1e-4
+"""Seconds between two pieces, in which other threads can take the lock."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a monitor has done, and how things are.
+
+    Attributes:
+        running: whether its thread is there.
+        ended: why it ended by itself; None if it did not.
+        period: seconds, as given.
+        tensors: the number of tensors that are trusted.
+        slices: the number of slices that are watched.
+        nbytes: the bytes of the memory that is watched.
+        paused: the number of tensors that are not read at the moment.
+        damaged: the number of slices that were changed when they were last read.
+        oldest: seconds since the slice was read that has waited longest.
+        bytes_read: how many bytes were read; confirmations are not counted, here and below.
+        slices_read: how many slices were read.
+        busy_seconds: in how much time a piece was being read.
+        sweeps: how many times everything was read.
+        sweep_seconds: how long the last of them took; None before its end.
+        findings: the number of findings, by kind.
+        unconfirmed: how many changes a second reading did not see.
+    """
+
+    running: bool
+    ended: str | None
+    period: float
+    tensors: int
+    slices: int
+    nbytes: int
+    paused: int
+    damaged: int
+    oldest: float
+    bytes_read: int
+    slices_read: int
+    busy_seconds: float
+    sweeps: int
+    sweep_seconds: float | None
+    findings: Mapping[str, int]
+    unconfirmed: int
+
+
+class Monitor:
+    """Watches a model's tensors.
+
+    At first everything is read once and compared with the manifest. Then each piece of memory is read again after a
+    random time between half a period and one and a half. So a change is found after 0.54 periods on average and after
+    1.5 at most, and the time that reading takes. If the budget is too small for the period, or while the monitor is
+    paused, it takes longer: `status().oldest` says how long a change could have been there.
+
+    A difference is read a second time before it is a finding. A finding is told once, until the bytes are right again.
+
+    It reads between `start` and `close`, or in a context. It ends by itself when the model no longer exists, or when it
+    cannot read: `status().ended` says why.
+
+    Args:
+        model: a module, which the monitor does not keep alive; or tensors by name, in a mapping that it keeps.
+        manifest: what is trusted, made from the model's files or by `hashbench.torch.manifest`. Check its root first.
+        component: as for `hashbench.torch.verify`, like the two that follow.
+        names: how the model's names become the manifest's.
+        ignore: globs of names that are not watched.
+        period: seconds in which everything is read once, on average.
+        budget: the largest share of time in which a piece is being read, above 0 and up to 1: after a piece that took t
+            seconds, from its launch to its roots, nothing is read for at least t * (1 - budget) / budget seconds.
+        order: "random", by the operating system's generator; "fixed", once a period and foreseeable; or a
+            `random.Random` in place of the generator.
+        multiprocessors: how many of a GPU's multiprocessors read, an even number, without rest while a piece is read;
+            None, the usual, for all of them, a short piece at a time. On NVIDIA's GPUs, with CuPy and chunks of up to
+            16 KiB: elsewhere it has no effect.
+        on_finding: is called with each finding, in the monitor's thread or that of `updating`. What it raises is
+            logged.
+        registry: gets the metrics of `hashbench.torch.metrics`; None for none.
+        name: the label of the metrics and the name in the log; by default the component's, or "model".
+
+    Attributes:
+        findings: all up to now, of which the last 1,000 are kept.
+
+    Raises:
+        TypeError, ValueError: an argument is not accepted, or the manifest has no tensors of the component.
+        VerificationError: the model is not what the manifest says; the message is that of a report.
+        Unavailable, OutOfDeviceMemory: as for `hashbench.torch.verify`.
+        ImportError: a registry is given, and prometheus-client is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        manifest: Manifest,
+        *,
+        component: str = "",
+        names: Names = None,
+        ignore: Collection[str] = (),
+        period: float = 60.0,
+        budget: float = 0.25,
+        order: Order = "random",
+        multiprocessors: int | None = None,
+        on_finding: Callable[[Finding], object] | None = None,
+        registry: CollectorRegistry | None = None,
+        name: str = "",
+    ) -> None:
+        if not 0 < budget <= 1:
+            raise ValueError(f"a budget of {budget!r} is not accepted: it is a share of time, above 0 and up to 1")
+        self.name = name or component or "model"
+        self.findings: tuple[Finding, ...] = ()
+        self._rest = (1 - budget) / budget
+        self._component, self._on_finding = component, on_finding
+        self._paused = False
+        self._ended: str | None = None
+        self._busy = 0.0
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._lock = threading.RLock()  # whoever has it may use the watch
+        expected = tensors_of(manifest, component)
+        self._watch = Watch(model, expected, names, ignore, period, order, monotonic(), self._found, multiprocessors)
+        if registry is not None:
+            from hashbench.torch.metrics import publish
+
+            publish(self, registry)
+
+    def start(self) -> None:
+        """Begins to read, in a thread, and returns at once.
+
+        Raises:
+            RuntimeError: it was started before and not closed, or it has ended by itself.
+        """
+        if self._ended is not None:
+            raise RuntimeError(f"the monitor of {self.name} has ended: {self._ended}")
+        if self._thread is not None:
+            raise RuntimeError(f"the monitor of {self.name} has already been started: call close() first")
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name=f"hashbench monitor of {self.name}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends reading. When it returns, no piece is being read."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pause(self) -> None:
+        """Stops reading until `resume`. When it returns, no piece is being read: memory may be given back."""
+        with self._lock:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Goes on reading, after a look where the tensors are now."""
+        with self._lock:
+            self._paused = False
+            self._watch.look_soon()
+
+    @contextmanager
+    def updating(self, names: Collection[str] | None = None, manifest: Manifest | None = None) -> Iterator[None]:
+        """A context in which tensors may be written to, replaced and moved: they are not read meanwhile.
+
+        At its end they are read once, without regard to the budget. If a manifest is given, they must be what it says,
+        or that is a finding. If none is given, what they are then is trusted from then on. If the context ends by an
+        exception, they must be what was trusted before.
+
+        Args:
+            names: the tensors' names in the manifest; None for all. Tensors that are tied to them are not read either.
+            manifest: lists them as they will be, with the monitor's component, algorithm and chunk size.
+
+        Raises:
+            TypeError: `names` is a string.
+            ValueError: a name is not watched or is being updated already; or the manifest does not list it, or has
+                another algorithm or chunk size.
+        """
+        if isinstance(names, str):
+            raise TypeError(f"the string {names!r} is not accepted: pass a list of names")
+        new = None if manifest is None else tensors_of(manifest, self._component)
+        with self._lock:
+            chosen = self._watch.suspend(names, new)
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            with self._lock, self._ending():
+                self._watch.restore(chosen, monotonic(), new if finished else None, trust=finished and new is None)
+
+    def status(self) -> Status:
+        """What was done up to now, and how things are."""
+        with self._lock:
+            watch, tally = self._watch, self._watch.tally
+            return Status(
+                running=self._thread is not None and self._thread.is_alive(),
+                ended=self._ended,
+                period=watch.period,
+                tensors=watch.tensors,
+                slices=watch.slices,
+                nbytes=watch.nbytes,
+                paused=watch.tensors if self._paused else watch.suspended,
+                damaged=len(watch.damaged),
+                oldest=watch.oldest(monotonic()),
+                bytes_read=tally.nbytes,
+                slices_read=tally.slices,
+                busy_seconds=self._busy,
+                sweeps=tally.sweeps,
+                sweep_seconds=tally.sweep_seconds,
+                findings=dict(tally.findings),
+                unconfirmed=tally.unconfirmed,
+            )
+
+    # The thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        delay = 0.0
+        while not self._stop.wait(max(delay, _LEAST_REST)):
+            with self._lock, self._ending():
+                delay = self._step()
+            if self._ended is not None:
+                return
+
+    def _step(self) -> float:
+        """Reads a piece if one is due. Returns the seconds until the next step."""
+        if self._paused:
+            return 0.05
+        begin = monotonic()
+        sweeps = self._watch.tally.sweeps
+        read = self._watch.step(begin)
+        now = monotonic()
+        if self._watch.tally.sweeps > sweeps:
+            self._tell_sweep()
+        if not read:
+            return min(self._watch.wait(now), 1.0)
+        self._busy += now - begin
+        return max((now - begin) * self._rest, min(self._watch.wait(now), 1.0))
+
+    def _tell_sweep(self) -> None:
+        status = self.status()
+        log.info(
+            "%s: read %.3f GB in %d tensors in %.3g s; %d slices damaged, %d findings up to now, %.3g s busy in all",
+            self.name,
+            1e-9 * status.nbytes,
+            status.tensors,
+            status.sweep_seconds,
+            status.damaged,
+            sum(status.findings.values()),
+            status.busy_seconds,
+        )
+
+    def _found(self, finding: Finding) -> None:
+        self.findings = (*self.findings[-999:], finding)
+        log.error("%s: %s: %s", self.name, finding.kind, finding)
+        if self._on_finding is not None:
+            try:
+                self._on_finding(finding)
+            except Exception:
+                log.exception("%s: on_finding failed", self.name)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Ends the monitor when it cannot go on."""
+        try:
+            yield
+        except ModelGone:
+            self._ended = "the model no longer exists"
+            log.warning("%s: ended: %s", self.name, self._ended)
+        except Exception as error:
+            self._ended = f"{type(error).__name__}: {error}"
+            log.exception("%s: ended, as it cannot read", self.name)

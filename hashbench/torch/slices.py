@@ -1,0 +1,48 @@
+"""Tensors cut into slices, and slices put together into pieces.
+
+A slice is a complete subtree of its tensor's tree: the roots of a tensor's slices fold to the tensor's root
+(`hashbench.merkle.rfc9162.root_of`), and the root of one slice tells whether that range of bytes is as it was. A piece
+is what is read at a time: slices of one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+
+class Slice(NamedTuple):
+    """A range of a tensor's bytes."""
+
+    tensor: str
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.stop - self.start
+
+
+def slice_size(chunk_size: int, at_most: int) -> int:
+    """The bytes of a slice of 2^k chunks: at most `at_most`, but at least one chunk."""
+    chunks = max(1, at_most // chunk_size)
+    return chunk_size << (chunks.bit_length() - 1)
+
+
+def slices_of(tensor: str, nbytes: int, size: int) -> list[Slice]:
+    """The slices of a tensor, of `size` bytes, a `slice_size`; the last may be shorter. An empty tensor has one."""
+    return [Slice(tensor, start, min(start + size, nbytes)) for start in range(0, nbytes or 1, size)]
+
+
+def pieces_of(slices: Iterable[Slice], size: int) -> Iterator[list[Slice]]:
+    """The slices in their order, in pieces of at most `size` bytes, except that a piece has at least one slice."""
+    piece: list[Slice] = []
+    filled = 0
+    for one in slices:
+        if piece and filled + one.nbytes > size:
+            yield piece
+            piece, filled = [], 0
+        piece.append(one)
+        filled += one.nbytes
+    if piece:
+        yield piece
