@@ -81,14 +81,15 @@ class Started:
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "kernel"), [(0, "hashlib"), (selection.SMALL - 1, "hashlib"), (selection.SMALL, "cupy"), (None, "cupy")]
+    ("nbytes", "expected"),
+    [(0, "hashlib"), (selection.SMALL - 1, "hashlib"), (selection.SMALL, "cupy"), (None, "cupy")],
 )
 def test_much_or_an_unknown_amount_is_not(
-    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, nbytes: int | None, kernel: str
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, nbytes: int | None, expected: str
 ) -> None:
     monkeypatch.setattr(selection, "kernel_class", lambda name: Started)
     machine(*CPU, Device("cupy", "0", kind="gpu"))
-    assert selection.choose(nbytes=nbytes).device.kernel == kernel
+    assert selection.choose(nbytes=nbytes).device.kernel == expected
 
 
 def test_what_is_named_is_taken_for_little_too(machine: Callable[..., None]) -> None:
