@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import SEED, Experiment, Skip
 from hashbench.bench.frames import VALUES, Line, Results, lines
@@ -61,6 +62,11 @@ HASHBENCH = "hashbench.torch.load"
 THEN_HASHED = "load_file with pread, then hashed"
 """Subjects of the readings that verify."""
 
+_LOOKS: Mapping[str, Mapping[str, Any]] = {
+    VERIFIED: {"facecolor": "#444444", "linewidth": 0},
+    UNVERIFIED: {"facecolor": "#CCCCCC", "linewidth": 0},
+}
+
 _PIECE = 256 << 20  # random bytes that are made at a time
 
 State = Mapping[str, Any]
@@ -90,15 +96,17 @@ class Loading(Experiment):
         if shown.empty:
             return []
         size = shown["model"].map(lambda name: MODELS[name].nbytes)
-        shown = shown.assign(bytes=size).sort_values(["device_kind", "bytes", "storage", "median"], ascending=False)
+        order = {"device_kind": False, "bytes": False, "storage": False, "median": True}
+        shown = shown.assign(bytes=size).sort_values([*order], ascending=[*order.values()])
         parts = [part for _, part in shown.groupby(["device_kind", "model", "storage"], sort=False)]
         with style.style():
             figure, grid = style.panels([style.LANE * (len(part) + 1) for part in parts])
             for panel, part in zip(grid.flat, parts, strict=True):
                 _draw(panel, part)
-            grid[-1, 0].set_xlabel("seconds from the files to tensors on the device, median and quartiles")
+            grid[-1, 0].set_xlabel("seconds, median and quartiles")
+            style.legend(figure, [Patch(**look, label=name) for name, look in _LOOKS.items()])
             names = style.names(shown["device_name"])
-            style.headline(figure, _headline(shown), f"Models loaded from safetensors files: {names}")
+            style.headline(figure, _headline(shown), f"From safetensors files to tensors on the device: {names}")
         table = shown[["device_name", "model", "bytes", "storage", "subject", "conditions", *VALUES, "repeats"]]
         return style.save(figure, path, table)
 
@@ -368,12 +376,11 @@ def _seconds(line: Line) -> str:
 
 def _draw(panel: Any, part: pd.DataFrame) -> None:
     for place, line in enumerate(lines(part)):
-        look = {"facecolor": "#444444" if line.conditions == VERIFIED else "#CCCCCC", "linewidth": 0}
-        style.bar(panel, place, _spread(line), _seconds(line), look=look)
+        style.bar(panel, place, _spread(line), _seconds(line), look=_LOOKS[line.conditions])
     first = next(lines(part))
-    style.name_lanes(panel, range(len(part)), [f"{line.subject} ({line.conditions})" for line in lines(part)], 1.6)
+    style.name_lanes(panel, range(len(part)), [line.subject for line in lines(part)], 1.0)
     panel.set_ylim(len(part) - 0.4, -0.6)
-    panel.set_xlim(0, 1.35 * part["q3"].max())
+    panel.set_xlim(0, 1.6 * part["q3"].max())
     model = MODELS[first.model]
     panel.set_title(f"{model.title}, {1e-9 * model.nbytes:.3g} GB, from {first.storage}", loc="left")
 

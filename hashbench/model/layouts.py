@@ -190,19 +190,19 @@ class _Run(NamedTuple):
         tensor: the tensor; None for zeros.
         start: the first byte.
         length: bytes of each range.
-        count: how many ranges.
+        ranges: how many.
         stride: bytes from the start of one range to that of the next.
     """
 
     tensor: TensorEntry | None
     start: int
     length: int
-    count: int = 1
+    ranges: int = 1
     stride: int = 0
 
     @property
     def nbytes(self) -> int:
-        return self.length * self.count
+        return self.length * self.ranges
 
 
 def _checked(leaves: Sidecar, name: str) -> Bytes:
@@ -217,9 +217,9 @@ def _made_by(rule: Rule, tensors: Mapping[str, TensorEntry]) -> Iterator[tuple[s
     bindings: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for name in tensors:
         if found := pattern.fullmatch(name):
-            numbers = found.groupdict()
-            stacked = numbers.pop(rule.stack) if rule.stack else ""
-            bindings.setdefault(tuple(sorted(numbers.items())), []).append(stacked)
+            given = found.groupdict()
+            number = given.pop(rule.stack) if rule.stack else ""
+            bindings.setdefault(tuple(sorted(given.items())), []).append(number)
     for numbers, stacked in bindings.items():
         name = _filled(rule.name, dict(numbers))
         if rule.stack:
@@ -322,7 +322,7 @@ def _of_part(tensor: TensorEntry, part: Part, ranks: int, rank: int) -> tuple[tu
 
 def _joined(run: _Run) -> _Run:
     """A run whose ranges adjoin each other as one range."""
-    return run._replace(length=run.nbytes, count=1, stride=0) if run.length == run.stride else run
+    return run._replace(length=run.nbytes, ranges=1, stride=0) if run.length == run.stride else run
 
 
 def _root(runs: Sequence[_Run], algorithm: str, chunk_size: int, leaves_of: Any) -> bytes:
@@ -339,15 +339,14 @@ def _root(runs: Sequence[_Run], algorithm: str, chunk_size: int, leaves_of: Any)
             nodes.append(_zeros(run.nbytes, algorithm, chunk_size, last))
             continue
         name, ends = quoted(run.tensor.name), run.start + run.length == run.tensor.nbytes
-        if run.start % chunk_size or (run.count > 1 and (run.stride % chunk_size or run.length % chunk_size)):
-            what = (
-                f"it has {run.length:,} bytes from each {run.stride:,} of {name}" if run.count > 1 else f"{name} is cut"
-            )
+        if run.start % chunk_size or (run.ranges > 1 and (run.stride % chunk_size or run.length % chunk_size)):
+            pieces = f"it has {run.length:,} bytes from each {run.stride:,} of {name}"
+            what = pieces if run.ranges > 1 else f"{name} is cut"
             raise _Underivable(f"{what}, which is within a chunk of {chunk_size:,} bytes")
         if run.length % chunk_size and not (last and ends):
             raise _Underivable(f"{name} ends within a chunk of {chunk_size:,} bytes")
         each = np.arange(-(-run.length // chunk_size)) + run.start // chunk_size
-        chunks = each + (run.stride // chunk_size * np.arange(run.count))[:, None]
+        chunks = each + (run.stride // chunk_size * np.arange(run.ranges))[:, None]
         nodes.append(leaves_of(run.tensor.name)[chunks.ravel()])
     if not nodes:
         return root_of([], algorithm)

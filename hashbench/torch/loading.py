@@ -30,7 +30,7 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
-from hashbench.torch.places import Roots, indexed, place_of, stream_on
+from hashbench.torch.places import Roots, indexed, roots_on, stream_on
 from hashbench.torch.tensors import TensorError, described
 
 AHEAD = 1 << 30
@@ -413,7 +413,7 @@ def _iterate(
     """What `iterate` yields; `ahead` None is no bound."""
     wanted = _wanted(Path(path), manifest, names, component)
     where = indexed(torch.device(device))
-    roots_of = place_of(where, manifest.algorithm).roots_over(manifest.chunk_size)
+    roots_of = roots_on(where, manifest.algorithm, manifest.chunk_size)
     given = stream_on(where, stream)
     limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
     threads = min(MAX_THREADS, os.cpu_count() or 1)

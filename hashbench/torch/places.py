@@ -133,6 +133,16 @@ def place_of(device: torch.device, algorithm: str) -> Place:
     return DeviceMemory(_cuda_kernel(str(device.index), algorithm))
 
 
+def roots_on(device: torch.device, algorithm: str, chunk_size: int) -> Roots:
+    """Computes roots of contiguous tensors on a device, over chunks of that size.
+
+    Raises:
+        ValueError: the chunk size is not accepted there.
+        Unavailable: no kernel can be used there.
+    """
+    return place_of(indexed(device), algorithm).roots_over(chunk_size)
+
+
 def _cuda_kernel(device: str, algorithm: str) -> Kernel:
     refusals = []
     for name in CUDA_KERNELS:

@@ -40,6 +40,8 @@ def loader_class(default: Any) -> Any:
     class VerifiedModelLoader(default):  # type: ignore[misc]
         """Loads safetensors files, and hands out the tensors that are what the manifest says."""
 
+        counter_before_loading_weights: float
+
         def __init__(self, load_config: Any) -> None:
             options = dict(load_config.model_loader_extra_config or {})
             self.manifest = trusted_manifest(options.pop("manifest", None), options.pop("root", None))

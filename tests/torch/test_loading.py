@@ -297,7 +297,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="str is not accepted: pass what"):
         load(path, "model.manifest.json")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"must be a torch\.cuda\.Stream"):
-        load(path, trusted, stream=3)  # type: ignore[arg-type]
+        load(path, trusted, stream=3)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none", trusted)
 
