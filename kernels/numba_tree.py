@@ -163,7 +163,7 @@ else:
 
     def balanced_rotate_right(n: int) -> Any:
         """The function that rotates right by `n`, where 64 - n is 1 to 15 modulo 32."""
-        if not ROTATED:
+        if not ROTATED or ARCHITECTURE >= 120:
             distance = np.uint64(n)
 
             @device
@@ -245,7 +245,7 @@ if ARCHITECTURE in (90, 100):
     @device
     def add_constant(w: Any, k: Any, one: Any) -> Any:
         """The sum, in the compiler's addition of a constant, which is not the logic pipe's for these alone."""
-        return word(w + k)
+        return word(k + w)
 
 else:
     add_constant = add
@@ -933,8 +933,8 @@ if PAIRED:
         @device
         def two_staged_rounds(v: Any, stage: Any, one: Any) -> Any:
             these = load_shared_u64x2(stage)
-            v = short_round(v, these[0], one)
-            return short_round(v, these[1], one)
+            v = one_round(v, these[0], one)
+            return one_round(v, these[1], one)
 
         @device
         def staged_rounds(v: Any, stage: Any, buffer: Any, one: Any) -> Any:

@@ -78,7 +78,7 @@ class OpenCL(DeviceKernel):
     """
 
     name = "opencl"
-    variants = ("early", "rotated", "paired", "prefetched", "balanced", "plain")
+    variants = ("rotated", "paired", "prefetched", "balanced", "plain")
 
     @outside_working_directory(*opencl_drivers.READS)
     def __init__(

@@ -29,7 +29,7 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 """The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
-- "rotated": three of SHA-384's ten rotations run on the multiply-add pipe;
+- "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;
 - "prefetched": messages are read as read-only data (ld.global.nc), and each read makes the L2 cache fetch the 256 bytes
   around it;

@@ -5,11 +5,12 @@ Sources:
 - NVIDIA's table of the throughput of native arithmetic instructions: CUDA C++ Programming Guide 12, section "Arithmetic
   Instructions", and since CUDA 13 the CUDA C++ Best Practices Guide, section 12.1.1;
 - NVIDIA's description of the pipes: Nsight Compute Profiling Guide, section "Metrics Decoder": the ALU executes bit
-  manipulation, logic and integer instructions other than IMAD and IMUL, which the FMA pipe executes, the heavier of the
-  two where there are two;
+  manipulation, logic and integer instructions other than products and dot products, which the FMA pipe executes, the
+  heavier of the two where there are two;
 - this project's micro-benchmarks on one H200 (the experiment `roofline`): per clock and multiprocessor 64 LOP3, SHF,
   PRMT, IADD3, IMAD or DFMA, half as many IMAD.WIDE or IMAD.HI, and 60 to 64 of two SHF to one of either, so these two
   take a slot of the ALU as well;
+- trials on one H100 (`kernels/NOTES.md`): a dot product (IDP) beside two operations of the ALU takes no slot of it;
 - `kernels/NOTES.md`: mixtures of two pipes reach 121 to 124 with one register operand each beside constants;
 - hardware counters on that H200 (`kernels/NOTES.md`): VIADD is on the FMA pipe.
 

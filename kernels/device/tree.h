@@ -146,10 +146,10 @@ typedef u32x4 words;
 #else
 typedef u64x2 words;
 #define WORDS_OF_16_BYTES 2
-#define ROUNDS_OVER(these)      \
-    do {                        \
-        SHORT_ROUND((these).x); \
-        SHORT_ROUND((these).y); \
+#define ROUNDS_OVER(these) \
+    do {                   \
+        ROUND((these).x);  \
+        ROUND((these).y);  \
     } while (0)
 #endif
 
