@@ -41,6 +41,7 @@ COMMANDS = {
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
     "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest."),
+    "derive": _Entry("hashbench.cli.derive:derive_manifest", "Derive the manifest of a model as a framework holds it."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, get_ident
 from types import TracebackType
 from typing import NamedTuple
 
@@ -181,6 +181,7 @@ class Reader:
             if isinstance(source, (FileRange, FileParts)) and source.status:
                 self._check(os.fspath(source.path), source.status)
         self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
+        self._open: dict[int, tuple[str, int]] = {}
         self._unwanted = Event()
 
     def __enter__(self) -> Reader:
@@ -190,6 +191,8 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+        for _, descriptor in self._open.values():
+            os.close(descriptor)
 
     def fill(self, stage: StagePlan, host: memoryview) -> int:
         """Reads everything that a stage takes.
@@ -203,10 +206,25 @@ class Reader:
         """
         runs = packed([read.nbytes for read in stage.reads], _READ_SIZE)
         # Wait for all, even if one fails: none may write to the stage when another plan uses it.
-        errors = [done.exception() for done in [self._pool.submit(self._read, stage.reads[run], host) for run in runs]]
+        errors = [done.exception() for done in [self._pool.submit(self.read, stage.reads[run], host) for run in runs]]
         for error in filter(None, errors):
             raise error
         return stage.nbytes
+
+    def read(self, reads: Sequence[Read], host: memoryview) -> None:
+        """Reads into the places in `host`, in the calling thread.
+
+        Raises:
+            OSError, ChangedWhileReadError: as for `fill`.
+        """
+        for origin, offset, place, nbytes in reads:
+            if self._unwanted.is_set():
+                return
+            target = host[place : place + nbytes]
+            if isinstance(origin, str):
+                self._read_file(origin, offset, target)
+            else:
+                np.frombuffer(target, np.uint8)[:] = origin[offset : offset + nbytes]
 
     def stop(self) -> None:
         """Ends a `fill` that runs in another thread."""
@@ -227,30 +245,29 @@ class Reader:
         if now is not before and (how := change(before, now)):
             raise ChangedWhileReadError(f"{path}: the file {how} while it was read")
 
-    def _read(self, reads: Sequence[Read], host: memoryview) -> None:
-        for origin, offset, place, nbytes in reads:
-            if self._unwanted.is_set():
-                return
-            target = host[place : place + nbytes]
-            if isinstance(origin, str):
-                self._read_file(origin, offset, target)
-            else:
-                np.frombuffer(target, np.uint8)[:] = origin[offset : offset + nbytes]
-
     def _read_file(self, path: str, offset: int, target: memoryview) -> None:
+        descriptor = self._descriptor(path)
+        filled = 0
+        while filled < len(target):
+            try:
+                count = os.preadv(descriptor, [target[filled:]], offset + filled)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
+            if count == 0:
+                raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
+            filled += count
+        self._check(path, os.stat(path))  # noqa: PTH116  # for each piece
+
+    def _descriptor(self, path: str) -> int:
+        """The file, opened. Each thread keeps one open: threads wait for each other at every call of the system."""
+        thread = get_ident()
+        if held := self._open.get(thread):
+            if held[0] == path:
+                return held[1]
+            del self._open[thread]
+            os.close(held[1])
         # Without blocking: a file that was replaced by a pipe must not hold a reader forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            self._check(path, os.fstat(descriptor))
-            filled = 0
-            while filled < len(target):
-                try:
-                    count = os.preadv(descriptor, [target[filled:]], offset + filled)
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, path) from None
-                if count == 0:
-                    raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
-                filled += count
-            self._check(path, os.fstat(descriptor))
-        finally:
-            os.close(descriptor)
+        self._open[thread] = path, descriptor
+        self._check(path, os.fstat(descriptor))
+        return descriptor

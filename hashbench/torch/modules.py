@@ -73,7 +73,7 @@ def manifest(
         raise _grouped(found.refused)[0]
     if not found.tensors:
         raise ValueError("the model has no tensors: there is nothing to hash")
-    entries = _entries(found.tensors, algorithm, chunk_size, stream)
+    entries = entries_of(found.tensors, algorithm, chunk_size, stream)
     return Manifest(algorithm, chunk_size, tuple(entries.values()))
 
 
@@ -125,7 +125,7 @@ def verify(
         verified = {tensor.content for name, tensor in tensors.items() if name not in unlisted}
         tied = {name for name in unlisted if tensors[name].content in verified}
         tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
-    report = compare(expected, _entries(tensors, manifest.algorithm, manifest.chunk_size, stream))
+    report = compare(expected, entries_of(tensors, manifest.algorithm, manifest.chunk_size, stream))
     left_out = matcher(ignore)
     not_compared = [name for name in report.missing if left_out(name)]
     return replace(
@@ -171,10 +171,14 @@ def _without(found: Held, ignore: Collection[str]) -> tuple[Held, set[str]]:
     )
 
 
-def _entries(
+def entries_of(
     tensors: Mapping[str, InMemory], algorithm: str, chunk_size: int, stream: torch.cuda.Stream | None
 ) -> dict[str, TensorEntry]:
-    """The entries of tensors by name."""
+    """The entries of tensors by name, hashed in place.
+
+    Raises:
+        TypeError, Unavailable, OutOfDeviceMemory: as for `manifest`.
+    """
     roots = roots_by_memory(tensors.values(), algorithm, chunk_size, stream)
     return {
         name: TensorEntry(name, found.dtype, tuple(found.shape), found.nbytes, roots[found.memory])

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from threading import Lock
 from typing import TypeAlias
 
@@ -64,30 +63,36 @@ class Place(ABC):
     kernel: Kernel
     busy: Lock = field(default_factory=Lock)
 
-    @contextmanager
-    def hashing(self, chunk_size: int) -> Iterator[Roots]:
-        """Computes roots over chunks of that size until the context ends."""
-        with self.busy:
-            yield self._roots(chunk_size)
+    def roots_over(self, chunk_size: int) -> Roots:
+        """Computes roots over chunks of that size. What it needs memory for, it keeps for its next call."""
+        roots_of = self._roots(chunk_size)
+
+        def in_turn(tensors: Sequence[torch.Tensor]) -> list[bytes]:
+            with self.busy:
+                return roots_of(tensors)
+
+        return in_turn
 
     @abstractmethod
     def _roots(self, chunk_size: int) -> Roots:
-        """What `hashing` gives, for one thread."""
+        """What `roots_over` gives, for one thread."""
+
+    def _in_place(self, segments: Sequence[Buffer], chunk_size: int) -> list[bytes]:
+        """The roots of segments, in calls whose digests take half of the free memory at most."""
+        chunks = [-(-segment.nbytes // chunk_size) or 1 for segment in segments]
+        size = self.kernel.algorithm.digest_size
+        calls = packed(chunks, self.kernel.free_memory() // 2 // size)
+        roots = b"".join(self.kernel.tree(segments[run], chunk_size).tobytes() for run in calls)
+        return [roots[start : start + size] for start in range(0, len(roots), size)]
 
 
 class DeviceMemory(Place):
     """A GPU's memory."""
 
     def _roots(self, chunk_size: int) -> Roots:
-        return partial(self._in_place, chunk_size)
-
-    def _in_place(self, chunk_size: int, tensors: Sequence[torch.Tensor]) -> list[bytes]:
-        segments = [Buffer(tensor, tensor.data_ptr(), tensor.nbytes) for tensor in tensors]
-        chunks = [-(-segment.nbytes // chunk_size) or 1 for segment in segments]
-        size = self.kernel.algorithm.digest_size
-        calls = packed(chunks, self.kernel.free_memory() // 2 // size)
-        roots = b"".join(self.kernel.tree(segments[run], chunk_size).tobytes() for run in calls)
-        return [roots[start : start + size] for start in range(0, len(roots), size)]
+        return lambda tensors: self._in_place(
+            [Buffer(tensor, tensor.data_ptr(), tensor.nbytes) for tensor in tensors], chunk_size
+        )
 
 
 class HostMemory(Place):
@@ -96,7 +101,16 @@ class HostMemory(Place):
     def _roots(self, chunk_size: int) -> Roots:
         # It keeps the memory that it copies through, so one hasher serves all tensors of a call, but no longer.
         hasher = Hasher(self.kernel, chunk_size)
-        return lambda tensors: hasher.roots([host_bytes(tensor) for tensor in tensors])
+
+        def roots_of(tensors: Sequence[torch.Tensor]) -> list[bytes]:
+            data = [host_bytes(tensor) for tensor in tensors]
+            try:
+                segments = [self.kernel.view(array) for array in data]
+            except TypeError:  # a framework whose CPU devices have memory of their own, as OpenCL's
+                return hasher.roots(data)
+            return self._in_place(segments, chunk_size)
+
+        return roots_of
 
 
 def host_bytes(tensor: torch.Tensor) -> Bytes:
@@ -182,13 +196,13 @@ def _hashed(
 ) -> dict[Memory, bytes]:
     """The roots of one device's tensors by memory."""
     dense = {memory: found.tensor for memory, found in tensors.items() if found.contiguous}
-    with place.hashing(chunk_size) as roots_of:
-        roots = dict(zip(dense, roots_of(list(dense.values())), strict=True))
-        with torch.cuda.stream(stream):
-            for memory in tensors.keys() - dense.keys():
-                pieces = _pieces(tensors[memory].tensor, chunk_size, stream)
-                of_pieces = [root for piece in pieces for root in roots_of([piece])]
-                roots[memory] = root_of(of_pieces, place.kernel.algorithm.name)
+    roots_of = place.roots_over(chunk_size)
+    roots = dict(zip(dense, roots_of(list(dense.values())), strict=True))
+    with torch.cuda.stream(stream):
+        for memory in tensors.keys() - dense.keys():
+            pieces = _pieces(tensors[memory].tensor, chunk_size, stream)
+            of_pieces = [root for piece in pieces for root in roots_of([piece])]
+            roots[memory] = root_of(of_pieces, place.kernel.algorithm.name)
     return roots
 
 

@@ -1,0 +1,482 @@
+"""Models from files into memory, where a tensor is handed out only after its very bytes were verified there.
+
+Files are read, not mapped: nobody who can write to them changes what was handed out. Reading, copying to the device and
+hashing there overlap, and each tensor is allocated once, where it stays.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from hashbench.hashing.packing import packed
+from hashbench.hashing.reading import Read, Reader, StagePlan, plan
+from hashbench.hashing.sources import FileRange, Source
+from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.dtypes import GGML_BLOCKS, TORCH_NAMES
+from hashbench.model.hints import did_you_mean
+from hashbench.model.located import locate
+from hashbench.model.manifest import Manifest, TensorEntry
+from hashbench.model.strict_json import quoted
+from hashbench.torch.mapped import mapped_files
+from hashbench.torch.modules import entries_of, tensors_of
+from hashbench.torch.places import Roots, indexed, place_of, stream_on
+from hashbench.torch.tensors import TensorError, described
+
+AHEAD = 1 << 30
+"""Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
+
+PIECE_SIZE = 16 << 20
+"""Bytes that a thread reads, and copies to a GPU, at a time."""
+
+MAX_THREADS = 16
+"""That read: one neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy."""
+
+_PAGE_LOCKED = 512 << 20  # bytes of page-locked memory at most: read into by each thread, and as much copied from
+_BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
+_BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
+
+_DTYPES = {ours: getattr(torch, name) for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
+_PAIRS = "F4"  # the dtype of which PyTorch counts two elements as one
+
+Named = tuple[str, torch.Tensor]
+
+
+def load(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    *,
+    device: str | torch.device = "cpu",
+    names: Collection[str] | None = None,
+    component: str = "",
+    stream: torch.cuda.Stream | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors of a model on disk, in memory of their own, every one of them verified there.
+
+    Each tensor is read straight into host memory, or through page-locked memory into that of a GPU, and hashed where it
+    stays. There is no second copy of the model, and no more than 512 MiB of page-locked memory, which PyTorch keeps
+    for the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
+
+    Args:
+        path: the model, as for `hashbench.verify`: a folder, an index, or a file of tensors.
+        manifest: of the model, from a trusted source: nothing is checked but against it. If it lists files, it says
+            where their tensors are, and no header is parsed.
+        device: the CPU or a GPU.
+        names: of the tensors to load, as the component has them; None means all. No others are read.
+        component: which component's tensors to load, as for `hashbench.torch.verify`.
+        stream: a GPU's memory is allocated for this stream; None means the device's current stream. The tensors can be
+            used on any.
+
+    Returns:
+        The tensors by name, in the order in which they are in the files.
+
+    Raises:
+        VerificationError: a tensor does not have the bytes that the manifest says, or its file is missing or of another
+            size. Nothing is handed out then.
+        TypeError: `manifest` is not a manifest, or `stream` not a stream.
+        ValueError: the manifest has no such tensors, or chunks of more than 256 MiB for tensors in host memory.
+        TensorError: PyTorch has no such dtype, or the tensor is not one range of its file.
+        OSError: a file cannot be read.
+        ChangedWhileReadError: a file changed meanwhile.
+        Unavailable: the device has no kernel.
+        torch.OutOfMemoryError: the device has no room for the tensors.
+    """
+    return dict(_iterate(path, manifest, device, names, component, stream, None))
+
+
+def iterate(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    *,
+    device: str | torch.device = "cpu",
+    names: Collection[str] | None = None,
+    component: str = "",
+    stream: torch.cuda.Stream | None = None,
+    ahead: int = AHEAD,
+) -> Iterator[Named]:
+    """The tensors of a model on disk one by one, each verified in the memory in which it is handed out.
+
+    The next tensors are loaded meanwhile. Memory that the caller no longer refers to is free again.
+
+    Args:
+        path: as for `load`.
+        manifest: as for `load`.
+        device: as for `load`.
+        names: as for `load`.
+        component: as for `load`.
+        stream: as for `load`.
+        ahead: bytes of tensors that are loaded at most before they are asked for, except that there is always one.
+
+    Yields:
+        Name and tensor, in the order in which they are in the files.
+
+    Raises:
+        VerificationError: as for `load`: what was handed out before was verified.
+        Exception: as for `load`.
+    """
+    return _iterate(path, manifest, device, names, component, stream, ahead)
+
+
+def verified(
+    tensors: Iterable[Named],
+    manifest: Manifest,
+    *,
+    names: Callable[[str], str] | None = None,
+    component: str = "",
+    complete: bool = True,
+    stream: torch.cuda.Stream | None = None,
+) -> Iterator[Named]:
+    """The tensors that another loader hands out, each verified in its memory before it is handed on.
+
+    A tensor that is mapped from a file is copied first, and the copy is verified and handed on: whoever writes to the
+    file could change the mapping afterwards.
+
+    Args:
+        tensors: names and tensors, as a loader gives them. Each is verified before the next is asked for.
+        manifest: as for `load`.
+        names: gives the manifest's name of a tensor; None means that they are the same.
+        component: as for `load`.
+        complete: whether all tensors of the component must come.
+        stream: the stream on which the loader writes; None means the current stream of a tensor's device.
+
+    Yields:
+        Name and tensor as the loader gave them.
+
+    Raises:
+        VerificationError: a tensor differs from the manifest, is not in it, or comes twice; or, at the end, one did
+            not come.
+        TensorError: a tensor has no bytes as they would be stored.
+        TypeError, ValueError, Unavailable, OutOfDeviceMemory: as for `hashbench.torch.verify`.
+    """
+    expected = tensors_of(manifest, component)
+    left = dict(expected.by_name)
+    for name, tensor in tensors:
+        listed = names(name) if names else name
+        if (entry := left.pop(listed, None)) is None:
+            how = "came before" if listed in expected.by_name else "is not in the manifest"
+            raise VerificationError(f"tensor {quoted(listed)} {how}")
+        found = described(listed, tensor)
+        if mapped_files([found]):
+            tensor = tensor.clone()
+            found = described(listed, tensor)
+        (now,) = entries_of({listed: found}, expected.algorithm, expected.chunk_size, stream).values()
+        if now != entry:
+            raise VerificationError(f"tensor {quoted(listed)} is not what the manifest says")
+        yield name, tensor
+    if left and complete:
+        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+        raise VerificationError(f"tensor {quoted(next(iter(left)))}{more} did not come")
+
+
+# What is wanted -------------------------------------------------------------------------------------------------------
+
+
+class _Wanted(NamedTuple):
+    """A tensor to load.
+
+    Attributes:
+        name: its name in the component.
+        entry: the manifest's entry.
+        source: where its bytes are.
+        dtype, shape: PyTorch's.
+    """
+
+    name: str
+    entry: TensorEntry
+    source: Source
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def _wanted(path: Path, manifest: Manifest, names: Collection[str] | None, component: str) -> list[_Wanted]:
+    """The tensors to load, in the order in which they are in the files.
+
+    Raises:
+        VerificationError, TypeError, ValueError, TensorError: as for `load`.
+    """
+    of_component = tensors_of(manifest, component).by_name
+    if isinstance(names, str):
+        raise TypeError(f"the string {names!r} is not accepted: pass a collection of names")
+    chosen = of_component.keys() if names is None else dict.fromkeys(names)
+    for name in chosen - of_component.keys():
+        raise ValueError(f"the manifest has no tensor {quoted(name)}{did_you_mean(name, of_component)}")
+    there = locate(path, manifest)
+    sources = {part.entry.name: part.source for part in there.parts}
+    prefix = f"{component}/" if component else ""
+    found = []
+    for name in chosen:
+        entry = manifest.by_name[prefix + name]
+        assert isinstance(entry, TensorEntry)
+        if (source := sources.get(entry.name)) is None:
+            raise _refusal(entry, there.known.get(entry.name) == entry)
+        found.append(_Wanted(name, entry, source, *_as_torch(entry)))
+    found.sort(key=lambda wanted: _place_in_files(wanted.source))
+    return found
+
+
+def _refusal(entry: TensorEntry, same: bool) -> Exception:
+    """Why a tensor cannot be loaded from the model."""
+    if same and entry.offset is None:  # and the frame has its bytes
+        reason = "its bytes are not one range of its file: load it by other means, and verify it in memory"
+        return TensorError(entry.name, reason)
+    where = f" in {quoted(entry.file)}" if entry.file else ""
+    return VerificationError(f"tensor {quoted(entry.name)} is not{where} as the manifest says")
+
+
+def _place_in_files(source: Source) -> tuple[str, int]:
+    return (os.fspath(source.path), source.offset) if isinstance(source, FileRange) else ("", 0)
+
+
+def _as_torch(entry: TensorEntry) -> tuple[torch.dtype, tuple[int, ...]]:
+    if entry.dtype in GGML_BLOCKS:
+        elements, nbytes = GGML_BLOCKS[entry.dtype]
+        return torch.uint8, (*entry.shape[:-1], entry.shape[-1] // elements * nbytes)
+    if entry.dtype not in _DTYPES:
+        raise TensorError(entry.name, f"PyTorch has no dtype {entry.dtype}")
+    if entry.dtype == _PAIRS:
+        if not entry.shape or entry.shape[-1] % 2:
+            raise TensorError(entry.name, f"PyTorch has {entry.dtype} in pairs along the last dimension alone")
+        return _DTYPES[entry.dtype], (*entry.shape[:-1], entry.shape[-1] // 2)
+    return _DTYPES[entry.dtype], entry.shape
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+class _Target(NamedTuple):
+    """A tensor that is being loaded, and its bytes: uint8, shape (nbytes,)."""
+
+    tensor: torch.Tensor
+    flat: torch.Tensor
+
+
+def _target(tensor: torch.Tensor) -> _Target:
+    return _Target(tensor, tensor.reshape(-1).view(torch.uint8))
+
+
+class _Memory(ABC):
+    """Where tensors are loaded to."""
+
+    @abstractmethod
+    def allocate(self, wanted: _Wanted) -> _Target:
+        """A new tensor, without its bytes.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room.
+        """
+
+    @abstractmethod
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+        """Brings the pieces of a stage into their tensors, in the calling thread.
+
+        Args:
+            stage: a plan of `sources`.
+            sources: what the stage reads.
+            targets: a tensor for each.
+
+        Raises:
+            OSError, ChangedWhileReadError: a file cannot be read, or changed.
+        """
+
+    @abstractmethod
+    def arrived(self) -> None:
+        """Waits until all is there that `bring` has returned for."""
+
+
+class _HostMemory(_Memory):
+    """The host's memory, into which files are read directly."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def allocate(self, wanted: _Wanted) -> _Target:
+        return _target(torch.empty(wanted.shape, dtype=wanted.dtype))
+
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+        for piece in stage.pieces:
+            host = memoryview(targets[piece.source].flat.numpy())[piece.start : piece.start + piece.nbytes]
+            source = sources[piece.source]
+            if isinstance(source, FileRange):
+                read = Read(os.fspath(source.path), source.offset + piece.start, 0, piece.nbytes)
+            else:
+                assert isinstance(source, np.ndarray)  # what was gathered from a checkpoint
+                read = Read(source, piece.start, 0, piece.nbytes)
+            self._reader.read([read], host)
+
+    def arrived(self) -> None:
+        pass
+
+
+class _Slot:
+    """Page-locked memory for one stage, and the end of the copies from it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(PIECE_SIZE, dtype=torch.uint8, pin_memory=True)
+        self.host = memoryview(self.memory.numpy())
+        self.copied = torch.cuda.Event(blocking=True)
+
+
+class _CudaMemory(_Memory):
+    """A GPU's memory, copied to through page-locked memory on a stream of its own.
+
+    Threads that read wait for each other's Python, so each piece takes few calls that give way to other threads.
+
+    Args:
+        reader: reads the files.
+        threads: how many threads call `bring`.
+        device: the GPU.
+        stream: the tensors' memory is allocated for it.
+    """
+
+    def __init__(self, reader: Reader, threads: int, device: torch.device, stream: torch.cuda.Stream) -> None:
+        self._reader, self._device, self._stream = reader, device, stream
+        self._copies = torch.cuda.Stream(device)
+        self._idle: deque[_Slot] = deque()  # the one that was copied from first is the first
+        self._unmade = max(threads, _PAGE_LOCKED // PIECE_SIZE)  # a thread has at most one
+        self._taking = Lock()
+
+    def allocate(self, wanted: _Wanted) -> _Target:
+        with torch.cuda.stream(self._stream):
+            target = _target(torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device))
+        # The memory may have been another tensor's, which work on that stream still uses.
+        self._copies.wait_stream(self._stream)
+        return target
+
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+        with torch.cuda.stream(self._copies):
+            slot = self._slot()
+            self._reader.read(stage.reads, slot.host)
+            for source, start, place, nbytes in stage.pieces:
+                part = slot.memory if nbytes == PIECE_SIZE else slot.memory[place : place + nbytes]
+                targets[source].flat[start : start + nbytes].copy_(part, non_blocking=True)
+            slot.copied.record()
+        self._idle.append(slot)
+
+    def _slot(self) -> _Slot:
+        """One that nothing is copied from. There are no more than copies and reads under way need."""
+        with self._taking:
+            new = self._unmade > 0 and not (self._idle and self._idle[0].copied.query())
+            self._unmade -= new
+            slot = None if new else self._idle.popleft()
+        if slot is None:
+            return _Slot()
+        slot.copied.synchronize()
+        return slot
+
+    def arrived(self) -> None:
+        copied = torch.cuda.Event(blocking=True)
+        copied.record(self._copies)
+        copied.synchronize()
+
+
+# The pipeline ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Group:
+    """Tensors that are read, hashed and handed out together.
+
+    Attributes:
+        wanted: what they are, in the order in which they are in the files.
+        targets: where they are.
+        roots: will be theirs.
+    """
+
+    wanted: Sequence[_Wanted]
+    targets: list[_Target]
+    roots: Future[list[bytes]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.entry.nbytes for one in self.wanted)
+
+
+def _iterate(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    device: str | torch.device,
+    names: Collection[str] | None,
+    component: str,
+    stream: torch.cuda.Stream | None,
+    ahead: int | None,
+) -> Generator[Named, None, None]:
+    """What `iterate` yields; `ahead` None is no bound."""
+    wanted = _wanted(Path(path), manifest, names, component)
+    where = indexed(torch.device(device))
+    roots_of = place_of(where, manifest.algorithm).roots_over(manifest.chunk_size)
+    given = stream_on(where, stream)
+    limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    with Reader([one.source for one in wanted]) as reader:
+        memory = _HostMemory(reader) if given is None else _CudaMemory(reader, threads, where, given)
+        with _Pipeline(memory, roots_of, threads, reader.stop) as pipeline:
+            coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))
+            started: deque[_Group] = deque()
+            held = 0
+            while coming or started:
+                while coming and (not started or ahead is None or held + _nbytes(coming[0]) <= ahead):
+                    started.append(pipeline.start(coming.popleft()))
+                    held += started[-1].nbytes
+                group = started.popleft()
+                held -= group.nbytes
+                for one, root in zip(group.wanted, group.roots.result(), strict=True):
+                    if root != one.entry.root:
+                        raise VerificationError(
+                            f"tensor {quoted(one.entry.name)} has other bytes than the manifest says"
+                        )
+                group.targets.reverse()
+                for one in group.wanted:
+                    yield one.name, group.targets.pop().tensor  # which nothing here refers to any more
+
+
+def _nbytes(wanted: Sequence[_Wanted]) -> int:
+    return sum(one.entry.nbytes for one in wanted)
+
+
+class _Pipeline:
+    """Threads that bring tensors into memory, and one that has them hashed.
+
+    Args:
+        memory: where the tensors go.
+        roots_of: hashes them there.
+        threads: how many threads bring tensors.
+        stop: makes them end soon.
+    """
+
+    def __init__(self, memory: _Memory, roots_of: Roots, threads: int, stop: Callable[[], object]) -> None:
+        self._memory, self._roots_of, self._stop = memory, roots_of, stop
+        self._readers, self._hasher = ThreadPoolExecutor(threads, "load"), ThreadPoolExecutor(1, "hash")
+
+    def __enter__(self) -> _Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._readers.shutdown(cancel_futures=True)
+        self._hasher.shutdown(cancel_futures=True)
+        self._memory.arrived()  # so that nothing is written to memory that is freed now
+
+    def start(self, wanted: Sequence[_Wanted]) -> _Group:
+        """Starts to bring and hash tensors."""
+        targets = [self._memory.allocate(one) for one in wanted]
+        sources = [one.source for one in wanted]
+        brought = [
+            self._readers.submit(self._memory.bring, stage, sources, targets) for stage in plan(sources, PIECE_SIZE)
+        ]
+        return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
+
+    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
+        for future in brought:
+            future.result()
+        self._memory.arrived()
+        return self._roots_of([target.tensor for target in targets])
