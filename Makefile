@@ -17,11 +17,11 @@ INSTALL = $(BIN)python -m pip install --quiet --no-compile
 # driver answers, and elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
 ifeq ($(CUDA),)
-EXTRAS ?= bench,cpu,cuda-compilers,docs,lint,peers,test
+EXTRAS ?= bench,cpu,cuda-compilers,docs,keyless,lint,peers,test
 else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
-EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,docs,lint,peers,test
+EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,docs,keyless,lint,peers,test
 else
-EXTRAS ?= bench,cpu,cuda12,crosscheck,docs,lint,peers,test
+EXTRAS ?= bench,cpu,cuda12,crosscheck,docs,keyless,lint,peers,test
 endif
 
 ifeq ($(ENV),none)
@@ -56,10 +56,11 @@ report: $(STAMP) ## write the report, one page of HTML, from the measurements an
 	$(BIN)hashbench report $(ARGS)
 
 docs: $(STAMP) tree ## build the documentation site in build/site and check all its links
-	rm -rf build/docs && mkdir -p build/docs/kernels build/docs/hashbench/model
+	rm -rf build/docs && mkdir -p build/docs/kernels build/docs/hashbench/model build/docs/hashbench/trust
 	ln -s $(addprefix $(CURDIR)/,$(wildcard *.md) LICENSE docs examples results) build/docs/
 	ln -s $(CURDIR)/kernels/NOTES.md build/docs/kernels/
 	ln -s $(wildcard $(CURDIR)/hashbench/model/*.schema.json) build/docs/hashbench/model/
+	ln -s $(wildcard $(CURDIR)/hashbench/trust/*.schema.json) build/docs/hashbench/trust/
 	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict
 
 # The three folders as the one package that they install as, for mypy and mkdocstrings.
@@ -81,5 +82,6 @@ clean: ## remove the environment and everything built
 
 $(ENV)/.installed-$(EXTRAS): pyproject.toml
 	test -d $(ENV) || $(PYTHON) -m venv $(ENV)
+	$(INSTALL) --upgrade pip  # that of Python 3.11 takes 30 s longer to choose the packages
 	$(INSTALL) --editable ".[$(EXTRAS)]"
 	@touch $@

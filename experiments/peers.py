@@ -1,7 +1,8 @@
 """The peers experiment: how fast do other programs hash on this machine, compared with this package's kernels?
 
 OpenSSL, coreutils, hashlib and model-signing hash on the processor, hashcat on its devices. Each is measured the way it
-is used: by its own benchmark if it has one, else on a file in memory. Missing programs are skipped.
+is used: by its own benchmark if it has one, else on a file in memory, or on a buffer for libraries
+(`hashbench.experiments.chunk_programs`). Missing programs are skipped. What nobody here can run is quoted.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import Experiment, Point, Skip
@@ -21,6 +24,7 @@ from hashbench.bench.frames import Line, Results, lines
 from hashbench.bench.readings import Reading, files_phrase
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
 from hashbench.experiments import style
+from hashbench.experiments.chunk_programs import of_a_buffer
 from hashbench.experiments.host_tree import processes_of
 from hashbench.experiments.programs import (
     ASK_SECONDS,
@@ -77,6 +81,27 @@ class Effort:
     hashcat_runs: int
 
 
+@dataclass(frozen=True)
+class Quote:
+    """What others say that they measured. It is never drawn as a measurement, nor in its column.
+
+    Attributes:
+        program: its name.
+        algorithm: "sha256" or "sha384".
+        device_name: where they measured.
+        gb_per_s: the throughput that they give.
+        source: where they give it.
+    """
+
+    program: str
+    algorithm: str
+    device_name: str
+    gb_per_s: float
+    source: str
+
+
+QUOTES = (Quote("cuPQC-Hash", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"),)
+
 QUICK = Effort(openssl_runs=3, openssl_seconds=1, file_runs=3, file_size=256 * MiB, hashcat_runs=1)
 FULL = Effort(openssl_runs=5, openssl_seconds=3, file_runs=5, file_size=1 * GiB, hashcat_runs=3)
 
@@ -101,11 +126,12 @@ class Peers(Experiment):
             _of_openssl(effort, processor),
             _of_one_file(effort, processor[0]),
             _of_a_folder(effort, processor[-1]),
+            of_a_buffer(effort.file_size, effort.file_runs, processor),
             _of_hashcat(effort),
         )
 
     def figure(self, results: Results, path: Path) -> list[Path]:
-        """Bars of throughput, a panel per algorithm, the fastest first."""
+        """Bars of throughput, a panel per algorithm, the fastest first; and quotes beside measurements of GPUs."""
         return _draw(_bars(results), path)
 
 
@@ -344,36 +370,58 @@ def _label(bar: Line, bars: pd.DataFrame, marks: Mapping[str, str]) -> str:
 
 
 def _draw(bars: pd.DataFrame, path: Path) -> list[Path]:
-    parts = {name: bars[bars["algorithm"] == name] for name in style.algorithms(bars["algorithm"])}
+    names = [*style.algorithms(bars["algorithm"]), *([""] if (bars["algorithm"] == "").any() else [])]
+    parts = {name: bars[bars["algorithm"] == name] for name in names}
+    quotes = {name: [q for q in QUOTES if q.algorithm == name and "gpu" in set(bars["device_kind"])] for name in names}
     notes = dict.fromkeys(note for note in bars["note"] if note)
     marks = {note: "*" * number for number, note in enumerate(notes, 1)}
     footnotes = "\n".join(style.wrapped(f"{mark} {note}", style.WIDTH - 0.1) for note, mark in marks.items())
     with style.style():
-        figure, grid = style.panels([style.LANE * (len(part) + 0.4) for part in parts.values()], sharex=True)
+        heights = [style.LANE * (len(part) + len(quotes[name]) + 0.4) for name, part in parts.items()]
+        figure, grid = style.panels(heights, sharex=True)
         for panel, (algorithm, part) in zip(grid.flat, parts.items(), strict=True):
-            panel.set_title(ALGORITHMS[algorithm].title, loc="left")
+            panel.set_title(ALGORITHMS[algorithm].title if algorithm else OTHER_FUNCTIONS, loc="left")
             panel.set_xscale("log")
             for place, bar in enumerate(lines(part)):
                 _draw_bar(panel, place, bar)
             labels = [_label(bar, bars, marks) for bar in lines(part)]
-            style.name_lanes(panel, range(len(part)), labels, width=1.5)
-            panel.set_ylim(-0.7, len(part) - 0.3)
+            for quote in quotes[algorithm]:
+                _draw_quote(panel, len(labels), quote)
+                labels.append(f"{quote.program}, {quote.device_name}")
+            style.name_lanes(panel, range(len(labels)), labels, width=1.65)
+            panel.set_ylim(-0.7, len(labels) - 0.3)
             style.plain_numbers(panel.xaxis, "{:,g}")
         grid[-1, 0].set_xlabel("GB/s, logarithmic")
         grid[0, 0].set_xlim(0.5 * bars["q1"].min(), 5 * bars["q3"].max())
-        best = next(lines(bars.sort_values("gb_per_s", ascending=False, kind="stable")))
-        speed = f"{best.gb_per_s:,.3g} GB/s of {ALGORITHMS[best.algorithm].title}"
-        finding = f"{best.program} on the {best.device_kind.upper()}: {speed}"
-        names = style.names(sorted(bars["device_name"]))
-        style.headline(figure, finding, f"This package and other programs: {names}")
-        style.legend(figure, _KINDS, footnotes or None)
-    return style.save(figure, path, pd.concat([part.iloc[::-1] for part in parts.values()])[_COLUMNS])
+        best = next(lines(bars[bars["algorithm"] != ""].sort_values("gb_per_s", ascending=False, kind="stable")), None)
+        if best is None:
+            finding = "Other hash functions on this machine"
+        else:
+            speed = f"{best.gb_per_s:,.3g} GB/s of {ALGORITHMS[best.algorithm].title}"
+            finding = f"{best.program} on the {best.device_kind.upper()}: {speed}"
+        devices = style.names(sorted(bars["device_name"]))
+        style.headline(figure, finding, f"This package and other programs: {devices}")
+        style.legend(figure, [*_KINDS, *([_QUOTED] if any(quotes.values()) else [])], footnotes or None)
+    quoted = pd.DataFrame([vars(quote) for name in names for quote in quotes[name]])
+    table = pd.concat([part.iloc[::-1] for part in parts.values()])[_COLUMNS]
+    if not quoted.empty:
+        table = pd.concat([table, quoted.rename(columns={"gb_per_s": "quoted_gb_per_s"})])
+    return style.save(figure, path, table)
 
+
+OTHER_FUNCTIONS = "Other hash functions, not SHA-2"
 
 _KINDS = (
     Patch(facecolor="#555555", label="solid: this package"),
     Patch(**style.OTHER_PROGRAM, label="hatched: another program"),
 )
+_QUOTE: dict[str, Any] = {"linestyle": "none", "marker": "D", "markerfacecolor": "none", "color": "black"}
+_QUOTED = Line2D([], [], **_QUOTE, label="diamond: quoted, not measured here")
+
+
+def _draw_quote(panel: Axes, place: int, quote: Quote) -> None:
+    panel.plot([quote.gb_per_s], [place], **_QUOTE)
+    style.write_value(panel, place, f"{quote.gb_per_s:.0f} (quoted)", end=1.1 * quote.gb_per_s)
 
 
 def _draw_bar(panel: Axes, place: int, bar: Line) -> None:

@@ -121,17 +121,18 @@ def of_multiprocessors(bench: Microbenchmarks, device: Device) -> Reading:
     return _reading(device, count, MULTIPROCESSOR, COUNT, COUNT_UNIT, "as the driver says", source=device.driver)
 
 
-def of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe) -> Iterator[Reading]:
-    """The rate of a pipe; and the clock, while it is the first of `MIXTURES`."""
+def of_pipe(bench: Microbenchmarks, device: Device, pipe: Pipe, *, clock: bool = False) -> Iterator[Reading]:
+    """The rate of a pipe; and the clock meanwhile, if it is asked for or the pipe is the first of `MIXTURES`."""
     turns = FEW_TURNS
     bench.run(pipe, turns)  # loads its code
     while (seconds := bench.run(pipe, turns).seconds) < LAUNCH_SECONDS / 2:
         turns = max(2 * turns, round(turns * LAUNCH_SECONDS / seconds))
     runs: list[Run] = _repeated(lambda: bench.run(pipe, turns))
     yield _reading(device, [run.rate for run in runs], pipe.name, RATE, RATE_UNIT, pipe.note)
-    if pipe.name == MIXTURES[0]:
-        note = f"the multiprocessor's clock counter over the GPU's timer, around the loop of {pipe.name} alone"
-        yield _reading(device, [run.megahertz for run in runs], MULTIPROCESSOR, CLOCK, CLOCK_UNIT, note)
+    note = f"the multiprocessor's clock counter over the GPU's timer, around the loop of {pipe.name} alone"
+    if clock or pipe.name == MIXTURES[0]:
+        subject = pipe.name if clock else MULTIPROCESSOR
+        yield _reading(device, [run.megahertz for run in runs], subject, CLOCK, CLOCK_UNIT, note)
 
 
 def _of_memory(

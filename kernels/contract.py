@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -144,7 +144,7 @@ class Buffer:
         start, stop, step = part.indices(self.nbytes)
         if step != 1:
             raise ValueError("a buffer is contiguous: the step of a slice must be 1")
-        return replace(self, address=self.address + start, nbytes=max(0, stop - start))
+        return Buffer(self.owner, self.address + start, max(0, stop - start))
 
 
 class Stage(ABC):

@@ -67,13 +67,17 @@ class CupyCuda(DeviceKernel):
 
         self.cupy: Any = cupy
         self.cuda_device = cupy.cuda.Device(int(device.id))
-        source = device_source(self.algorithm, self.variant)
+        source = self.source()
         with self.cuda_device:
             self._stream = self._own_stream()
             module = cupy.RawModule(code=source)
             self._functions = {name: module.get_function(name) for name in functions(self.variant)}
         if not cupy.cuda.runtime.is_hip:
             self.adapt_to_nvidia(self.cuda_device.attributes["MultiProcessorCount"])
+
+    def source(self) -> str:
+        """The program text."""
+        return device_source(self.algorithm, self.variant)
 
     @classmethod
     @outside_working_directory()

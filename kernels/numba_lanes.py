@@ -116,12 +116,14 @@ def _copy(typing_context: Any, target: Any, source: Any, nbytes: Any) -> Any:
 
 
 @_intrinsic
-def _clear(typing_context: Any, target: Any, nbytes: Any) -> Any:
+def _clear(typing_context: Any, made: Any) -> Any:
+    """Clears the blocks that are a lane's own. Their number of bytes is known, so that takes a few instructions."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        cgutils.memset(builder, builder.inttoptr(arguments[0], cgutils.voidptr_t), arguments[1], 0)
+        cgutils.memset(builder, builder.inttoptr(arguments[0], cgutils.voidptr_t), _I64(MADE_BYTES), 0)
         return context.get_dummy_value()
 
-    return types.void(int64, int64), generate
+    return types.void(int64), generate
 
 
 @_intrinsic
@@ -176,14 +178,13 @@ def _compress(typing_context: Any, active: Any, states: Any, places: Any, blocks
 
 @_device
 def _pad(made: Any, start: Any, nbytes: Any) -> Any:
-    """Pads a message of `nbytes` whose last bytes lie in `made`, a lane's own memory, before `start`.
+    """Pads a message of `nbytes` whose last bytes lie in `made`, a lane's own memory that was cleared, before `start`.
 
     Returns:
         The number of blocks from `made` on.
     """
     end = BLOCK_BYTES if start + 1 + LENGTH_BYTES <= BLOCK_BYTES else 2 * BLOCK_BYTES
     _store_byte(made + start, PADDING)
-    _clear(made + start + 1, end - 8 - (start + 1))
     _store_big_endian(made + end - 8, 8 * nbytes)
     return end // BLOCK_BYTES
 
@@ -195,14 +196,14 @@ def _begin_chunk(lane: Any, made: Any, data: Any, nbytes: Any, tagged: Any) -> N
     _store(lane + DATA, data)
     _store(lane + NBYTES, nbytes)
     _store(lane + TAGGED, tagged)
-    if tagged:
-        _store_byte(made, LEAF_TAG)
     if total + 1 + LENGTH_BYTES <= MADE_BYTES:
+        _clear(made)  # LEAF_TAG is 0
         _copy(made + tagged, data, nbytes)
         _store(lane + NEXT, made)
         _store(lane + BLOCKS, _pad(made, total, total))
         _store(lane + STAGE, LAST)
     elif tagged:
+        _store_byte(made, LEAF_TAG)
         _copy(made + 1, data, BLOCK_BYTES - 1)
         _store(lane + NEXT, made)
         _store(lane + BLOCKS, 1)
@@ -216,6 +217,7 @@ def _begin_chunk(lane: Any, made: Any, data: Any, nbytes: Any, tagged: Any) -> N
 @_device
 def _begin_node(lane: Any, made: Any, left: Any, right: Any) -> None:
     """Gives a node to a lane."""
+    _clear(made)
     _store_byte(made, NODE_TAG)
     _copy(made + 1, left, DIGEST_BYTES)
     _copy(made + 1 + DIGEST_BYTES, right, DIGEST_BYTES)
@@ -234,7 +236,9 @@ def _go_on(lane: Any, made: Any) -> None:
         _store(lane + STAGE, MIDDLE)
     else:
         rest = total % BLOCK_BYTES
-        _copy(made, _load(lane + DATA) + _load(lane + NBYTES) - rest, rest)
+        _clear(made)
+        if rest:
+            _copy(made, _load(lane + DATA) + _load(lane + NBYTES) - rest, rest)
         _store(lane + NEXT, made)
         _store(lane + BLOCKS, _pad(made, rest, total))
         _store(lane + STAGE, LAST)
@@ -317,8 +321,7 @@ def hash_slots(
         for i in range(active, LANES):
             _store(memory + NEXT + 8 * i, _load(memory + NEXT))
         _compress(active, memory + STATES, memory + NEXT, blocks)
-        i = 0
-        while i < active:
+        for i in range(active - 1, -1, -1):  # so that what is moved to a place that is free has had its turn
             lane, made = memory + 8 * i, memory + MADE + MADE_BYTES * i
             _store(lane + NEXT, _load(lane + NEXT) + blocks * BLOCK_BYTES)
             _store(lane + BLOCKS, _load(lane + BLOCKS) - blocks)
@@ -327,10 +330,8 @@ def hash_slots(
                 active -= 1
                 if i < active:
                     _move(memory, active, i)
-            else:
-                if _load(lane + BLOCKS) == 0:
-                    _go_on(lane, made)
-                i += 1
+            elif _load(lane + BLOCKS) == 0:
+                _go_on(lane, made)
 
 
 SIGNATURE = types.void(*(int64,) * 11)

@@ -15,7 +15,7 @@ import pytest
 FRAMEWORKS = ("cuda", "cupy", "dpctl", "dpnp", "numba", "pyopencl", "torch")
 
 KERNELS, MERKLE, HASHING, MODEL = "hashbench.kernels", "hashbench.merkle", "hashbench.hashing", "hashbench.model"
-TORCH = "hashbench.torch"
+TORCH, TRUST = "hashbench.torch", "hashbench.trust"
 BENCH, LIMITS, REPORT = "hashbench.bench", "hashbench.limits", "hashbench.report"
 CLI, EXPERIMENTS = "hashbench.cli", "hashbench.experiments"
 
@@ -28,11 +28,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     HASHING: DATA[:2],
     MODEL: DATA[:3],
     TORCH: DATA,
+    TRUST: DATA,
     BENCH: DATA,
     LIMITS: (*DATA, BENCH),
     REPORT: (*DATA, BENCH, LIMITS),
     "hashbench": (*DATA, TORCH),
-    CLI: (*DATA, TORCH, BENCH, LIMITS, REPORT),
+    CLI: (*DATA, TORCH, TRUST, BENCH, LIMITS, REPORT),
     EXPERIMENTS: (*DATA, TORCH, BENCH, LIMITS, REPORT),
 }
 """Every room of the house, and the rooms that it may import besides itself."""

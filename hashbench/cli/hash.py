@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import cache, partial
 from io import BufferedReader
-from itertools import groupby, islice
-from pathlib import Path
 from shutil import copyfileobj
-from stat import S_ISREG
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 import click
 from click.core import ParameterSource
 
+from hashbench.cli.each_file import of_each, of_file, total_size
 from hashbench.cli.errors import complain
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.cli.messages import say
@@ -28,11 +25,9 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.opening import open_regular
 from hashbench.hashing.root_lines import MAX_LINE, RootLine, RootLineError, parse_line
 from hashbench.hashing.selection import choose
-from hashbench.hashing.sources import ChangedWhileReadError, FileRange, opened
+from hashbench.hashing.sources import ChangedWhileReadError, opened
 from hashbench.model.strict_json import quoted
 
-_SMALL = 1 << 20  # bytes of a file that is hashed together with others
-_TOGETHER = 256  # files at most
 _SPOOL_SIZE = 1 << 20  # bytes of one file's lines that are kept in memory
 
 
@@ -83,7 +78,7 @@ def hash_files(
 
     @cache
     def build(algorithm: str, chunk_size: int) -> Hasher:
-        return Hasher(choose(kernel, device, algorithm, None if check else _total(files)), chunk_size)
+        return Hasher(choose(kernel, device, algorithm, None if check else total_size(files)), chunk_size)
 
     if check:
         named = context.get_parameter_source("algorithm") is not ParameterSource.DEFAULT
@@ -96,7 +91,7 @@ def hash_files(
         line = partial(RootLine, algorithm=algorithm, chunk_size=chunk_size) if tag else RootLine
         usable = True
         report: list[dict[str, Any]] = []
-        for name, root in _roots(hasher, files):
+        for name, root in of_each(hasher.roots, files):
             if isinstance(root, Exception):
                 usable = False
                 complain(root, name, debug=context.obj)
@@ -109,45 +104,6 @@ def hash_files(
             click.echo(json.dumps(report, indent=2))
     if not usable:
         context.exit(UNUSABLE)
-
-
-def _total(names: Sequence[str]) -> int | None:
-    """The bytes of all files; None if one is a stream."""
-    if not all(map(os.path.isfile, names)):
-        return None
-    return sum(map(os.path.getsize, names))
-
-
-def _roots(hasher: Hasher, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError | ChangedWhileReadError]]:
-    """Each file's root, or why it has none, in their order. Small files are hashed together."""
-    for small, run in groupby(((name, _small_file(name)) for name in names), lambda file: file[1] is not None):
-        while several := list(islice(run, _TOGETHER if small else 1)):
-            if small:
-                with suppress(OSError, ChangedWhileReadError):  # of one, which its own turn tells
-                    roots = hasher.roots([source for _, source in several if source])
-                    yield from zip((name for name, _ in several), roots, strict=True)
-                    continue
-            for name, _ in several:
-                try:
-                    root = _root(hasher, name)
-                except (OSError, ChangedWhileReadError) as error:
-                    yield name, error
-                else:
-                    yield name, root
-
-
-def _small_file(name: str) -> FileRange | None:
-    """A small file that is not empty; an empty one may be of /proc, and have bytes."""
-    with suppress(OSError):
-        status = os.stat(name)  # noqa: PTH116  # of many thousand files
-        if name != "-" and S_ISREG(status.st_mode) and 0 < status.st_size <= _SMALL:
-            return FileRange(Path(name), 0, status.st_size, status)
-    return None
-
-
-def _root(hasher: Hasher, name: str) -> bytes:
-    with opened(name) as source, shown(name) as progress:
-        return hasher.roots([source], progress)[0]
 
 
 def _print_digests(hasher: Hasher, names: Iterable[str], debug: bool) -> bool:
@@ -195,7 +151,7 @@ def _check(
         by_length = "sha256" if len(expected.root) == 32 else "sha384"
         try:
             hasher = build(expected.algorithm or algorithm or by_length, expected.chunk_size or chunk_size)
-            verdict = "OK" if _root(hasher, expected.name) == expected.root else "FAILED"
+            verdict = "OK" if of_file(hasher.roots, expected.name) == expected.root else "FAILED"
         except (OSError, ChangedWhileReadError) as error:
             complain(error, expected.name, debug=context.obj)
             verdict = "FAILED: not readable"

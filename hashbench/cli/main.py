@@ -1,11 +1,12 @@
 """The command line.
 
-Exit codes: 0 success; 1 a check failed; 2 the call or its input is not valid; 130 interrupted. Errors are one line on
+Exit codes: 0 success; 1 a check failed; 2 the call or its input is not usable; 130 interrupted. Errors are one line on
 stderr.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -39,11 +40,17 @@ class _Entry(NamedTuple):
 COMMANDS = {
     "devices": _Entry("hashbench.cli.devices:devices", "List kernels and devices."),
     "hash": _Entry("hashbench.cli.hash:hash_files", "Print the Merkle root of files."),
+    "digest": _Entry("hashbench.cli.digest:print_digests", "Print digests in the formats of other tools."),
     "manifest": _Entry("hashbench.cli.model:write_manifest", "Write the manifest of a model."),
-    "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest."),
+    "verify": _Entry("hashbench.cli.model:verify_model", "Verify a model against its manifest, or its signature."),
     "derive": _Entry("hashbench.cli.derive:derive_manifest", "Derive the manifest of a model as a framework holds it."),
+    "sign": _Entry("hashbench.cli.signing:sign", "Sign a model."),
+    "attest": _Entry("hashbench.cli.attestation:attest", "Attest that a model was verified here."),
+    "appraise": _Entry("hashbench.cli.attestation:appraise", "Appraise the evidence that a model was verified."),
     "prove": _Entry("hashbench.cli.proof:write_proof", "Write an inclusion proof of a tensor, file or chunk."),
     "check-proof": _Entry("hashbench.cli.proof:check_proof", "Verify an inclusion proof against a trusted root."),
+    "export": _Entry("hashbench.cli.export:export", "Write a signed document about a manifest for another tool."),
+    "check-export": _Entry("hashbench.cli.export:check_export", "Verify a document that `export` wrote."),
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),
     "figures": _Entry("hashbench.cli.bench:figures", "Draw all figures from the results."),
     "report": _Entry("hashbench.cli.report:report", "Write the report: one self-contained HTML page."),
@@ -54,6 +61,9 @@ COMMANDS = {
 
 OF_BENCH = ("cpuinfo", "jinja2", "matplotlib", "pandas", "scipy")
 """The modules that only the extra `bench` installs."""
+
+OF_TRUST = ("cryptography", "dcap_qvl")
+"""The modules that only the extra `trust` installs."""
 
 
 class _Commands(click.Group):
@@ -88,6 +98,7 @@ def hashbench(context: click.Context, debug: bool) -> None:
 def main() -> None:
     """Runs the command line and exits."""
     make_safe()
+    gc.set_threshold(1 << 20)  # a manifest has millions of objects that are no garbage; to look for some takes a fifth
     signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
     warnings.showwarning = lambda message, category, *_: _show(message, category)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python processes that it starts import nothing from their folder
@@ -125,6 +136,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name in OF_BENCH:
             error = click.ClickException(f"{error.name} is not installed: install hashbench[bench]")
+        elif isinstance(error, ModuleNotFoundError) and error.name in OF_TRUST:
+            error = click.ClickException(f"{error.name} is not installed: install hashbench[trust]")
         complain(error, getattr(error, "filename", None), debug)
         return CHECK_FAILED if isinstance(error, VerificationError) else UNUSABLE
     finally:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 import hashbench
 from hashbench.cli.documents import STANDARD_INPUT, manifest_from
-from hashbench.cli.exit_codes import CHECK_FAILED
+from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.cli.messages import say
 from hashbench.cli.options import (
     ROOT,
@@ -29,14 +29,19 @@ from hashbench.cli.options import (
 )
 from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
+from hashbench.cli.signing import Trusted, signature_verdict
 from hashbench.hashing.atomic_write import write_atomically
+from hashbench.hashing.hasher import Progress
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.disk import EXTRA, Extra
 from hashbench.model.exclusions import DEFAULT, exactly
 from hashbench.model.manifest import ManifestError, read_manifest
-from hashbench.model.report import bounded, summary
+from hashbench.model.report import Report, bounded, summary
 from hashbench.model.sidecar import is_sidecar
 from hashbench.model.verdict import described, failure, verdict
+
+if TYPE_CHECKING:
+    from hashbench.trust.signatures import SignedReport
 
 _path = click.Path(path_type=Path)
 
@@ -154,7 +159,7 @@ def write_manifest(
 
 @click.command("verify")
 @click.argument("model", type=_path)
-@click.argument("manifest", type=_path)
+@click.argument("manifest", type=_path, required=False)
 @click.option("--root", type=ROOT, help="The manifest's root, from a trusted source.")
 @click.option(
     "--extra",
@@ -164,6 +169,16 @@ def write_manifest(
     help="What files mean that the manifest does not list.",
 )
 @click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to show which chunks are damaged.")
+@click.option("--signature", type=_path, help="The model's signature (OpenSSF Model Signing).")
+@click.option("--public-key", type=_path, help="Of --signature: the signer's public key in PEM.")
+@click.option("--certificate-chain", "chain", type=_path, help="Of --signature: the trusted root certificates in PEM.")
+@click.option("--identity", help="Of --signature: the signer's identity, which Sigstore vouches for.")
+@click.option("--identity-provider", "provider", help="Of --signature: the URL of the identity's provider.")
+@click.option("--trust-root", type=_path, help="Of --identity: a file with Sigstore's roots; default: built in.")
+@click.option("--fetch-trust-root", "fetch", is_flag=True, help="Of --identity: get Sigstore's roots from the network.")
+@click.option(
+    "--fs-verity", metavar="LIST", help="A file of the model with the digests by which the kernel protects all others."
+)
 @json_option
 @quiet_option
 @kernel_option
@@ -172,16 +187,24 @@ def write_manifest(
 def verify_model(
     context: click.Context,
     model: Path,
-    manifest: Path,
+    manifest: Path | None,
     root: bytes | None,
     extra: Extra,
     sidecar: Path | None,
+    signature: Path | None,
+    public_key: Path | None,
+    chain: Path | None,
+    identity: str | None,
+    provider: str | None,
+    trust_root: Path | None,
+    fetch: bool,
+    fs_verity: str | None,
     as_json: bool,
     quiet: bool,
     kernel: str | None,
     device: str | None,
 ) -> None:
-    """Verify a model against its manifest.
+    """Verify a model against its manifest, or its signature.
 
     Every byte of MODEL that MANIFEST lists is hashed, where the manifest says that it lies: no file of the model is
     interpreted. A line for each difference says what differs, is missing or is extra. With --root, a manifest with
@@ -190,20 +213,45 @@ def verify_model(
     With --leaves, what differs is read again, and its line has the chunks that differ, and their bytes as [START:END],
     END excluded. The file is not read if nothing differs.
 
-    Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root; 2 a file or the call is
-    not usable, so that there is no verdict.
+    What cannot be read has a line of its own, and all else is verified.
+
+    With --signature, the signature is verified first, by --public-key, --certificate-chain or --identity. It says which
+    of the files is MANIFEST, if it was made by `hashbench sign`. Files that are signed but not in MANIFEST, or all if
+    there is none, are verified by the SHA-256 in the signature. What it does not cover is told. Nothing is fetched from
+    the network but with --fetch-trust-root.
+
+    With --fs-verity, LIST is a file of MODEL with lines of `hashbench digest --format fs-verity`. It is verified, and
+    the other files are not read: the kernel must check every read of them against the digests in LIST.
+
+    Exit codes: 0 the model is what MANIFEST says; 1 it is not, or MANIFEST has another root, or the signature is not
+    valid; 2 there is no verdict: nothing is found to differ, but some of the model cannot be read, or MANIFEST or the
+    call is not usable.
     """
     known: dict[str, Any] = {"root": root, "extra": extra, "kernel": kernel, "device": device, "leaves": sidecar}
+    trusted = Trusted(public_key, chain, identity, provider, trust_root, fetch)
+    if signature is None and trusted != Trusted(None, None, None, None, None, False):
+        raise click.UsageError("--public-key, --certificate-chain, --identity and their options are for --signature")
+    if signature is None and manifest is None:
+        raise click.UsageError("verify needs a MANIFEST or a --signature")
+    if fs_verity is not None:
+        if signature is not None:
+            raise click.UsageError("--fs-verity and --signature are not used together: verify the signature first")
+        known["fs_verity"] = fs_verity
+    report: Report | SignedReport
     try:
         with shown(str(model.absolute())) as progress:
-            expected = manifest_from(manifest) if manifest == STANDARD_INPUT else manifest
-            report = hashbench.verify(model, expected, progress=progress, **known)
+            if signature is not None:
+                report = _verify_signed(model, signature, trusted, manifest, known, progress)
+            else:
+                assert manifest is not None
+                report = _verify(model, manifest, known, progress)
     except VerificationError as error:
         if as_json:
             click.echo(json.dumps(failure([str(error)]), indent=2))
         raise
     if as_json:
-        click.echo(json.dumps(verdict(report), indent=2))
+        document = verdict(report) if isinstance(report, Report) else signature_verdict(report)
+        click.echo(json.dumps(document, indent=2))
     elif not (quiet and report.ok):
         for line in report.lines():
             say(line)
@@ -212,7 +260,25 @@ def verify_model(
         for problem in bounded(report.problems):
             say(f"hashbench: {problem}", err=True)
     if not report.ok:
-        context.exit(CHECK_FAILED)
+        context.exit(CHECK_FAILED if report.wrong else UNUSABLE)
+
+
+def _verify(model: Path, manifest: Path, known: dict[str, Any], progress: Progress | None) -> Report:
+    expected = manifest_from(manifest) if manifest == STANDARD_INPUT else manifest
+    return hashbench.verify(model, expected, progress=progress, **known)
+
+
+def _verify_signed(
+    model: Path,
+    signature: Path,
+    trusted: Trusted,
+    manifest: Path | None,
+    known: dict[str, Any],
+    progress: Progress | None,
+) -> SignedReport:
+    from hashbench.trust.signatures import verify_signed  # needs the extra `trust`
+
+    return verify_signed(model, signature, trusted.verifier(), manifest=manifest, progress=progress, **known)
 
 
 def _say(notes: Sequence[str]) -> None:

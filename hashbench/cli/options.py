@@ -27,25 +27,35 @@ class _SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in s
             self.fail(str(error), param, ctx)
 
 
-class _RootType(click.ParamType):  # type: ignore[type-arg]  # generic only in some versions of click
-    """A root in hexadecimal digits."""
+class _HexType(click.ParamType):  # type: ignore[type-arg]  # generic only in some versions of click
+    """Bytes in hexadecimal digits.
+
+    Args:
+        what: what they are, for errors.
+    """
 
     name = "hex"
 
+    def __init__(self, what: str) -> None:
+        self._what = what
+
     def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The bytes of the root."""
+        """The bytes."""
         if isinstance(value, bytes):
             return value
         if not re.fullmatch(r"([0-9a-fA-F]{2})+", value):
-            self.fail(f"{quoted(value)} is not a root: write hexadecimal digits", param, ctx)
+            self.fail(f"{quoted(value)} is not {self._what}: write hexadecimal digits", param, ctx)
         return bytes.fromhex(value)
 
 
 SIZE = _SizeType()
 """A size in bytes, such as 4KiB."""
 
-ROOT = _RootType()
+ROOT = _HexType("a root")
 """The trusted root of a model."""
+
+SALT = _HexType("a salt")
+"""A salt of blocks."""
 
 kernel_option = click.option("--kernel", help="The kernel; default: the fastest available.")
 device_option = click.option("--device", help="The device's id, as `hashbench devices` lists it.")

@@ -11,12 +11,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import BinaryIO
 
 from hashbench.hashing.reading import Piece, Reader, plan
 from hashbench.hashing.selection import kernel_for
-from hashbench.hashing.sources import Source, Stream, opened
+from hashbench.hashing.sources import FileParts, FileRange, Source, Stream, opened
 from hashbench.hashing.staging import PIECE_SIZE, Staging
 from hashbench.kernels import Buffer, Bytes, Kernel
 from hashbench.merkle.rfc9162 import root_of
@@ -73,6 +74,7 @@ class Hasher:
         sources: Sequence[Source],
         progress: Progress | None = None,
         on_leaves: Callable[[ChunkHashes], object] | None = None,
+        failed: dict[str, OSError] | None = None,
     ) -> list[bytes]:
         """The Merkle Tree Hash (RFC 9162 section 2.1.1) of each source.
 
@@ -80,24 +82,42 @@ class Hasher:
             sources: what to hash.
             progress: is called at the start, and whenever more is hashed.
             on_leaves: is called with what `leaves` yields, from the same reading.
+            failed: takes the error of each file that cannot be read, by its path; all others are hashed even so.
 
         Returns:
-            A root for each source, in their order; H("") for empty ones.
+            A root for each source, in their order; H("") for empty ones, and no bytes for those in `failed`.
 
         Raises:
-            OSError: a file or stream cannot be read; it names the file.
+            OSError: a stream cannot be read, or a file, and there is no `failed`; it names the file.
             ChangedWhileReadError: a file is not what its status says, changed meanwhile, or is shorter than a range.
             OutOfDeviceMemory: the device has no room for one piece.
         """
-        of_pieces: list[list[bytes]] = [[] for _ in sources]
-        for pieces, buffers in self._pieces(sources, progress):
+        algorithm = self.kernel.algorithm.name
+        roots = [root_of((), algorithm)] * len(sources)
+        of_all_pieces = self._roots_of_pieces(sources, progress, on_leaves, failed)
+        for number, of_pieces in groupby(of_all_pieces, itemgetter(0)):
+            roots[number] = root_of([root for _, root in of_pieces], algorithm)
+        if failed:
+            for number, source in enumerate(sources):
+                if isinstance(source, (FileRange, FileParts)) and os.fspath(source.path) in failed:
+                    roots[number] = b""
+        return roots
+
+    def _roots_of_pieces(
+        self,
+        sources: Sequence[Source],
+        progress: Progress | None,
+        on_leaves: Callable[[ChunkHashes], object] | None,
+        failed: dict[str, OSError] | None,
+    ) -> Iterator[tuple[int, bytes]]:
+        """The index of a source and the root of a piece, for each piece of one source after the other."""
+        for pieces, buffers in self.pieces(sources, progress, failed):
             for piece, root in zip(pieces, self.kernel.tree(buffers, self.chunk_size), strict=True):
-                of_pieces[piece.source].append(root.tobytes())
+                yield piece.source, root.tobytes()
             if on_leaves:
                 # The chunks are hashed a second time: to fold millions of leaves in Python would take far longer.
                 for leaves in self._split(pieces, self.kernel.leaves(buffers, self.chunk_size)):
                     on_leaves(leaves)
-        return [root_of(roots, self.kernel.algorithm.name) for roots in of_pieces]
 
     def leaves(self, sources: Sequence[Source], progress: Progress | None = None) -> Iterator[ChunkHashes]:
         """The leaf hashes H(0x00 || chunk) of each source, a piece at a time; an empty source has none.
@@ -105,12 +125,12 @@ class Hasher:
         The pieces of one source come in order, the sources in any order. Arguments and errors are those of `roots`.
         Whether a file changed is known only at the end: do not rely on the hashes before.
         """
-        for pieces, buffers in self._pieces(sources, progress):
+        for pieces, buffers in self.pieces(sources, progress):
             yield from self._split(pieces, self.kernel.leaves(buffers, self.chunk_size))
 
     def digests(self, sources: Sequence[Source], progress: Progress | None = None) -> Iterator[ChunkHashes]:
         """The plain digests H(chunk) of each source, otherwise as `leaves`."""
-        for pieces, buffers in self._pieces(sources, progress):
+        for pieces, buffers in self.pieces(sources, progress):
             yield from self._split(pieces, self.kernel.batched(buffers, self.chunk_size))
 
     def _split(self, pieces: Sequence[Piece], hashes: Bytes) -> Iterator[ChunkHashes]:
@@ -121,22 +141,27 @@ class Hasher:
             yield ChunkHashes(piece.source, piece.start // self.chunk_size, piece.nbytes, hashes[begin:end])
             begin = end
 
-    def _pieces(
-        self, sources: Sequence[Source], progress: Progress | None
+    def pieces(
+        self,
+        sources: Sequence[Source],
+        progress: Progress | None = None,
+        failed: dict[str, OSError] | None = None,
     ) -> Generator[tuple[Sequence[Piece], list[Buffer]], None, None]:
         """The pieces of each stage and their bytes on the device, valid until the next stage is asked for."""
         done, total = 0, _total(sources)
         if progress:
             progress(0, total)
-        for pieces, buffers in self._staged(sources):
+        for pieces, buffers in self._staged(sources, failed):
             yield pieces, buffers
             done += sum(map(len, buffers))
             if progress:
                 progress(done, total)
 
-    def _staged(self, sources: Sequence[Source]) -> Iterator[tuple[Sequence[Piece], list[Buffer]]]:
+    def _staged(
+        self, sources: Sequence[Source], failed: dict[str, OSError] | None
+    ) -> Iterator[tuple[Sequence[Piece], list[Buffer]]]:
         plans = plan(sources, self.piece_size)
-        with Reader(sources) as reader:
+        with Reader(sources, failed) as reader:
             fills = (partial(reader.fill, stage) for stage in plans)
             with closing(self._staging.stream(fills, reader.stop, len(plans), at_once=_STAGES_FILLED)) as filled:
                 for stage, data in zip(plans, filled, strict=True):

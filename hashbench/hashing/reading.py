@@ -7,7 +7,7 @@ the remainders of large ones, share a stage. Reads follow the order of the bytes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, get_ident
@@ -43,7 +43,8 @@ class Piece(NamedTuple):
     nbytes: int
 
 
-class Read(NamedTuple):
+@dataclass(slots=True)
+class Read:
     """Bytes to bring into a stage.
 
     Attributes:
@@ -85,16 +86,17 @@ class StagePlan:
         """
         if not self._continues(origin, extents[0][0]):
             self.nbytes = _aligned(self.nbytes)
-        self.pieces.append(Piece(source, start, self.nbytes, sum(nbytes for _, nbytes in extents)))
+        place = self.nbytes
         for offset, nbytes in extents:
             done = 0
             if self._continues(origin, offset):
                 last = self.reads[-1]
                 done = min(nbytes, _READ_SIZE - last.nbytes)
-                self.reads[-1] = last._replace(nbytes=last.nbytes + done)
+                last.nbytes += done
             for begin in range(done, nbytes, _READ_SIZE):
                 self.reads.append(Read(origin, offset + begin, self.nbytes + begin, min(_READ_SIZE, nbytes - begin)))
             self.nbytes += nbytes
+        self.pieces.append(Piece(source, start, place, self.nbytes - place))
 
     def _continues(self, origin: str | Bytes, offset: int) -> bool:
         """Whether the bytes of `origin` from `offset` on follow what the last read brings."""
@@ -118,8 +120,7 @@ def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
         origin = path if isinstance(source, (FileRange, FileParts)) else source
         whole = source.parts if isinstance(source, FileParts) else ((offset, source.nbytes),)
         start = 0
-        for extents in _cut(whole, piece_size):
-            nbytes = sum(nbytes for _, nbytes in extents)
+        for nbytes, extents in _cut(whole, source.nbytes, piece_size):
             size = max(_aligned(nbytes), _SMALLEST)
             if counted + size > piece_size:
                 stages.append(StagePlan())
@@ -130,8 +131,17 @@ def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
     return stages
 
 
-def _cut(extents: Iterable[tuple[int, int]], piece_size: int) -> Iterator[list[tuple[int, int]]]:
-    """Extents in pieces of `piece_size` bytes, of which the last may be short; none for no bytes."""
+def _cut(
+    extents: Sequence[tuple[int, int]], total: int, piece_size: int
+) -> Iterator[tuple[int, Sequence[tuple[int, int]]]]:
+    """Extents of `total` bytes in pieces of `piece_size`, of which the last may be short; none for no bytes.
+
+    Yields:
+        The size of a piece, and its extents.
+    """
+    if 0 < total <= piece_size:
+        yield total, extents
+        return
     piece: list[tuple[int, int]] = []
     room = piece_size
     for offset, nbytes in extents:
@@ -140,10 +150,10 @@ def _cut(extents: Iterable[tuple[int, int]], piece_size: int) -> Iterator[list[t
             piece.append((offset, taken))
             offset, nbytes, room = offset + taken, nbytes - taken, room - taken
             if not room:
-                yield piece
+                yield piece_size, piece
                 piece, room = [], piece_size
     if piece:
-        yield piece
+        yield piece_size - room, piece
 
 
 def _in_files(sources: Sequence[Source]) -> Iterator[tuple[str, int, int]]:
@@ -170,12 +180,15 @@ class Reader:
 
     Args:
         sources: those of the stages. Files that have a status must still have it.
+        failed: takes the error of each file that cannot be read, by its path, instead of ending with it. What a stage
+            has where its bytes belong means nothing.
 
     Raises:
         ChangedWhileReadError: two sources have different statuses of one file.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], failed: dict[str, OSError] | None = None) -> None:
+        self._failed = failed
         self._seen: dict[str, os.stat_result] = {}
         for source in sources:
             if isinstance(source, (FileRange, FileParts)) and source.status:
@@ -201,7 +214,7 @@ class Reader:
             The number of bytes of `host` that are used.
 
         Raises:
-            OSError: a file cannot be read; it names the file.
+            OSError: a file cannot be read, and nothing takes its error; it names the file.
             ChangedWhileReadError: a file changed, or is shorter than a range of it.
         """
         runs = packed([read.nbytes for read in stage.reads], _READ_SIZE)
@@ -217,14 +230,19 @@ class Reader:
         Raises:
             OSError, ChangedWhileReadError: as for `fill`.
         """
-        for origin, offset, place, nbytes in reads:
+        for read in reads:
             if self._unwanted.is_set():
                 return
-            target = host[place : place + nbytes]
-            if isinstance(origin, str):
-                self._read_file(origin, offset, target)
+            target = host[read.place : read.place + read.nbytes]
+            if isinstance(read.origin, str):
+                try:
+                    self._read_file(read.origin, read.offset, target)
+                except OSError as error:
+                    if self._failed is None:
+                        raise
+                    self._failed.setdefault(read.origin, error)
             else:
-                np.frombuffer(target, np.uint8)[:] = origin[offset : offset + nbytes]
+                np.frombuffer(target, np.uint8)[:] = read.origin[read.offset : read.offset + read.nbytes]
 
     def stop(self) -> None:
         """Ends a `fill` that runs in another thread."""
@@ -238,7 +256,8 @@ class Reader:
             ChangedWhileReadError: a file changed.
         """
         for path in self._seen:
-            self._check(path, os.stat(path))  # noqa: PTH116  # of many thousand files
+            if not self._failed or path not in self._failed:
+                self._check(path, os.stat(path))  # noqa: PTH116  # of many thousand files
 
     def _check(self, path: str, now: os.stat_result) -> None:
         before = self._seen.setdefault(path, now)

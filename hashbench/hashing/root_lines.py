@@ -53,16 +53,27 @@ class RootLine(NamedTuple):
         Args:
             part: follows the name of a plain line.
         """
-        mark, name = _escaped(self.name)
+        mark, name = escaped(self.name)
         if self.algorithm is None or self.chunk_size is None:
             return os.fsencode(f"{mark}{self.root.hex()}  {name}{part}")
         return os.fsencode(f"{mark}{self.algorithm.upper()}-RFC9162-{self.chunk_size} ({name}) = {self.root.hex()}")
 
 
-def _escaped(name: str) -> tuple[str, str]:
+def escaped(name: str) -> tuple[str, str]:
     """The mark at the beginning of a name's line, and the name as it stands there."""
-    escaped = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
-    return ("" if escaped == name else "\\"), escaped
+    shown = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
+    return ("" if shown == name else "\\"), shown
+
+
+def unescaped(name: bytes) -> bytes:
+    """A name as it stands in a line that begins with a backslash, without its escapes.
+
+    Raises:
+        RootLineError: a backslash in it is not one of an escape.
+    """
+    if re.search(rb"(?<!\\)(?:\\\\)*\\(?![\\nr])", name):
+        raise RootLineError(r"a backslash in its name is not one of \\, \n and \r")
+    return re.sub(rb"\\[\\nr]", lambda escape: _ESCAPES[escape[0]], name)
 
 
 def parse_line(line: bytes) -> RootLine:
@@ -83,8 +94,6 @@ def parse_line(line: bytes) -> RootLine:
         raise RootLineError(f"its root has {len(fields['root'])} digits")
     name = fields["name"]
     if fields["escaped"]:
-        if re.search(rb"(?<!\\)(?:\\\\)*\\(?![\\nr])", name):
-            raise RootLineError(r"a backslash in its name is not one of \\, \n and \r")
-        name = re.sub(rb"\\[\\nr]", lambda escape: _ESCAPES[escape[0]], name)
+        name = unescaped(name)
     chunk_size = int(fields["chunk_size"]) if "chunk_size" in fields else None
     return RootLine(os.fsdecode(name), bytes.fromhex(fields["root"].decode()), algorithm, chunk_size)

@@ -23,7 +23,7 @@ class ChangedWhileReadError(ValueError):
     """A file changed between its opening and its end, so that no digest describes it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileRange:
     """A range of a file.
 
@@ -41,7 +41,7 @@ class FileRange:
     status: os.stat_result | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileParts:
     """Parts of a file, joined: hashed as if they were one range.
 

@@ -6,7 +6,7 @@ the frequency. The GPU's timer, read together with that counter, gives the frequ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -133,13 +133,13 @@ class Run:
     seconds: float
 
 
-def source() -> str:
-    """The program text."""
+def source(pipes: Iterable[Pipe] = tuple(PIPES.values()), steps: str = "") -> str:
+    """The program text for `pipes`, whose steps may use macros that `steps` defines."""
     macros = {"BLOCK": BLOCK, "BLOCKS": BLOCKS, "CHAINS": CHAINS, "LOADS": LOADS}
     lines = [f"#define {name} {value}\n" for name, value in macros.items()]
     lines += ['#line 1 "microbenchmarks.cu"\n']
     lines += [(files("hashbench.limits") / "microbenchmarks.cu").read_text()]
-    lines += [f"PIPE({pipe.function}, {pipe.steps}, {pipe.step})\n" for pipe in PIPES.values()]
+    lines += [steps, *(f"PIPE({pipe.function}, {pipe.steps}, {pipe.step})\n" for pipe in pipes)]
     return "".join(lines)
 
 
@@ -170,12 +170,13 @@ class Microbenchmarks:
 
     Args:
         device: an available device of CuPy.
+        program: the program text, what `source` returns.
 
     Raises:
         Unavailable: it is not an NVIDIA GPU.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, program: str | None = None) -> None:
         if device.vendor != "NVIDIA":
             raise Unavailable(f"{device.name} is not NVIDIA's: the micro-benchmarks measure NVIDIA's instructions")
         self._kernel = CupyCuda(device)
@@ -183,7 +184,7 @@ class Microbenchmarks:
         self._device = self._kernel.cuda_device
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
-            self._module = self._cupy.RawModule(code=source())
+            self._module = self._cupy.RawModule(code=program or source())
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
 
     def free_memory(self) -> int:

@@ -26,6 +26,11 @@ def dumps(value: Any) -> bytes:
     return _ENCODER.encode(value).encode()
 
 
+def string(value: str) -> str:
+    """The canonical JSON of a string without surrogates."""
+    return _ENCODER.encode(value)
+
+
 def _check(items: Iterable[Any]) -> None:
     """Raises what `dumps` raises for values that the encoder would accept."""
     for item in items:

@@ -88,6 +88,9 @@ def component_of(name: str, file: str, files: Collection[str]) -> str:
 
 def _unique(named: dict[str, dict[str, str]], files: Collection[str]) -> dict[str, dict[str, str]]:
     """The names; those that are not unique are after their file, which may take the place of others."""
+    every = [given for names in named.values() for given in names.values()]
+    if len(set(every)) == len(every) and set(files).isdisjoint(every):
+        return named
     unique = {file: dict(names) for file, names in named.items()}
     holders: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for file, names in named.items():

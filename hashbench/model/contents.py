@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -17,8 +17,8 @@ from typing import NamedTuple
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, change
 from hashbench.model.components import name_tensors
 from hashbench.model.exclusions import Exclusions
-from hashbench.model.folder import ListedFile, list_folder
-from hashbench.model.formats import FoundTensors, find_tensors, not_covered_by, promises_tensors
+from hashbench.model.folder import ListedFile, Listing, list_folder, list_named
+from hashbench.model.formats import FoundTensors, NotTensorsError, find_tensors, not_covered_by, promises_tensors
 from hashbench.model.frame import gaps, separate
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
 from hashbench.model.pytorch_checkpoint import MAX_GATHERED
@@ -71,11 +71,13 @@ class ModelFiles:
         files: the files.
         notes: one line for each fact that the user should know.
         problems: one line for each thing that cannot be part of a model, or is missing from it.
+        unreadable: names of files, and of folders with a slash at the end, that cannot be read, and why.
     """
 
     files: Files
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    unreadable: Mapping[str, OSError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Contents(ModelFiles):
     """What a model consists of.
 
     Attributes:
-        parts: every tensor and every file, their entries with empty roots.
+        parts: every tensor, and every file unless tensors alone were asked for, their entries with empty roots.
     """
 
     parts: tuple[Part, ...] = ()
@@ -111,45 +113,50 @@ def list_model(path: Path, exclusions: Exclusions, own: Iterable[Path] = ()) -> 
     left_out = {_place(file, top) for file in own}
     files = {file.name: file for file in listing.files if top / file.name not in left_out}
     notes = (f"excluded: {_enumerated(listing.excluded)}",) if listing.excluded else ()
-    problems = tuple(f"{quoted(name)} is refused: {reason}" for name, reason in listing.refused.items())
-    return ModelFiles(files, notes, problems)
+    return ModelFiles(files, notes, (*_refusals(listing),), listing.unreadable)
 
 
-def read_contents(path: Path, exclusions: Exclusions) -> Contents:
+def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = False) -> Contents:
     """Finds what the model at `path` consists of.
 
     Of a folder, every file counts; of an index, the index and the files that it names; otherwise the file alone. A file
-    that is not valid in the format that its name promises is a plain file, and a note says why.
+    that is not valid in the format that its name promises is a plain file, and a note says why. A file that cannot be
+    read is one of the `unreadable`, and has no parts.
 
     Args:
         path: of the model.
         exclusions: what is left out of a folder.
+        only_tensors: finds tensors alone, without their places in files.
 
     Raises:
-        OSError: something cannot be read.
+        OSError: the path cannot be read.
         ModelError: the path is neither a file nor a folder.
     """
     listed = list_model(path, exclusions)
     notes, problems, files = list(listed.notes), list(listed.problems), dict(listed.files)
+    unreadable = dict(listed.unreadable)
     indexes: dict[str, Mapping[str, str]] = {}
     found: dict[str, FoundTensors] = {}
     room = MAX_GATHERED
+    otherwise = "not covered" if only_tensors else "hashed as a plain file"
     for name, file in listed.files.items():
-        if weights_named_by(name.rpartition("/")[2]) is not None:
-            try:
+        try:
+            if weights_named_by(name.rpartition("/")[2]) is not None:
                 indexes[name] = read_index(file.path)
-            except ShardIndexError as error:
-                notes.append(f"{quoted(name)}: hashed as a plain file: {error}")
-        tensors = find_tensors(name, file.path, room)
+            tensors = find_tensors(name, file.path, room)
+        except (ShardIndexError, NotTensorsError) as error:
+            notes.append(f"{quoted(name)}: {otherwise}: {error}")
+            continue
+        except OSError as error:
+            unreadable[name] = error
+            continue
         room -= tensors.gathered_bytes
-        if tensors.note:
-            notes.append(f"{quoted(name)}: {tensors.note}")
         if tensors.tensors:
             found[name] = tensors
             files[name] = replace(file, status=tensors.status or file.status)
     if path.is_dir():
         problems += islice(_missing_shards(indexes, files), _SHOWN)
-    else:
+    elif not only_tensors:
         notes += _not_covered(path, indexes)
     tensors_of = {name: {tensor.name for tensor in of.tensors} for name, of in found.items()}
     notes += _mismatches(indexes, tensors_of)
@@ -157,8 +164,13 @@ def read_contents(path: Path, exclusions: Exclusions) -> Contents:
     names = name_tensors({name: tensors_of.get(name, ()) for name in files if promises_tensors(name)}, indexes, files)
     parts: list[Part] = []
     for name, file in files.items():
-        parts += _parts(file, found[name], names[name]) if name in found else [_whole(file)]
-    return Contents(files, tuple(notes), tuple(problems), tuple(parts))
+        if name in found:
+            parts += _parts(file, found[name], names[name])
+        elif name not in unreadable:
+            parts.append(_whole(file))
+    if only_tensors:
+        parts = [_alone(part.entry, part.source) for part in parts if isinstance(part.entry, TensorEntry)]
+    return Contents(files, tuple(notes), tuple(problems), unreadable, tuple(parts))
 
 
 def _place(file: Path, top: Path) -> Path:
@@ -177,11 +189,14 @@ def _named_file(path: Path) -> ModelFiles:
     files = {path.name: ListedFile(path.name, resolved, resolved.stat())}
     if not shards:
         return ModelFiles(files)
-    listing = list_folder(path.parent, Exclusions(()))
-    there = {file.name: file for file in listing.files}
-    files |= {name: there[name] for name in shards if name in there}
-    absent = [name for name in shards if name not in there]
-    return ModelFiles(files, (), tuple(_missing(path.name, name) for name in absent[:_SHOWN]))
+    listing = list_named(path.parent, shards)
+    files |= {file.name: file for file in listing.files}
+    absent = [name for name in shards if name not in files and name not in listing.refused]
+    return ModelFiles(files, (), (*_refusals(listing), *(_missing(path.name, name) for name in absent[:_SHOWN])))
+
+
+def _refusals(listing: Listing) -> Iterator[str]:
+    return (f"{quoted(name)} is refused: {reason}" for name, reason in listing.refused.items())
 
 
 def _missing_shards(indexes: Mapping[str, Mapping[str, str]], files: Files) -> Iterator[str]:
@@ -232,6 +247,11 @@ def _parts(file: ListedFile, found: FoundTensors, names: Mapping[str, str]) -> I
     frame = gaps(size, spans)
     entry_of_file = FileEntry(file.name, size, b"", sum(nbytes for _, nbytes in frame))
     yield Part(entry_of_file, FileParts(file.path, tuple(frame), file.status))
+
+
+def _alone(tensor: TensorEntry, source: Source) -> Part:
+    """A tensor without its place in a file."""
+    return Part(replace(tensor, file=None, offset=None), source)
 
 
 def _whole(file: ListedFile) -> Part:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -14,15 +14,16 @@ import numpy as np
 
 from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
 from hashbench.hashing.selection import kernel_for
-from hashbench.hashing.sources import ChangedWhileReadError
+from hashbench.hashing.sources import ChangedWhileReadError, Source
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Kernel
-from hashbench.model.contents import ModelError, Part, check_same_files, list_model, read_contents
+from hashbench.model.contents import Files, ModelError, Part, check_same_files, list_model, read_contents
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
+from hashbench.model.fs_verity import without_protected
 from hashbench.model.hints import did_you_mean
-from hashbench.model.located import alone, check_unchanged, locate
-from hashbench.model.manifest import Entry, Manifest, TensorEntry, read_manifest
+from hashbench.model.located import check_unchanged, locate
+from hashbench.model.manifest import Entry, Manifest, read_manifest
 from hashbench.model.report import Report, compare
 from hashbench.model.safetensors_header import SafetensorsError
 from hashbench.model.sidecar import SidecarError, SidecarWriter, check_outside, opened_sidecar
@@ -96,24 +97,22 @@ def manifest(
     if sidecar:
         check_outside(sidecar, path)
     exclusions = Exclusions([*DEFAULT, *ignore])
-    contents = read_contents(path, exclusions)
+    contents = read_contents(path, exclusions, only_tensors=only_tensors)
     if notes is not None:
         notes += contents.notes
     if contents.problems:
         more = f", and {len(contents.problems) - 1:,} more problems" if len(contents.problems) > 1 else ""
         raise ModelError(f"{path}: {contents.problems[0]}{more}")
-    parts = (
-        [alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)]
-        if only_tensors
-        else contents.parts
-    )
+    for error in contents.unreadable.values():
+        raise error
+    parts = contents.parts
     if not any(part.entry.nbytes for part in parts):
-        raise ModelError(f"{path} is empty: it has no {'tensors' if only_tensors else 'bytes'} to hash")
+        nothing = "bytes" if not only_tensors else "tensors with bytes" if parts else "tensors"
+        raise ModelError(f"{path} has no {nothing}: there is nothing to hash")
     kept = _unchanged(parts, older, changed) if older else {}
     total = sum(part.entry.hashed for part in parts)
     hasher = Hasher(kernel_for(kernel, device, algorithm, total), chunk_size)
-    sizes = [(part.entry.name, part.entry.hashed) for part in sorted(parts, key=lambda part: part.entry.name)]
-    with SidecarWriter(sidecar, sizes, algorithm, chunk_size) if sidecar else nullcontext() as writer:
+    with _writer(sidecar, parts, algorithm, chunk_size) if sidecar else nullcontext() as writer:
         found = _hashed(parts, hasher, progress, kept, writer)
         check_same_files(contents.files, list_model(path, exclusions).files)
         recorded = exclusions.patterns if path.is_dir() and not only_tensors else ()
@@ -132,6 +131,8 @@ def verify(
     kernel: str | Kernel | None = None,
     device: str | None = None,
     leaves: str | os.PathLike[str] | None = None,
+    own: Iterable[Path] = (),
+    fs_verity: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Verifies a model on disk against its manifest.
@@ -150,6 +151,9 @@ def verify(
         device: as for `manifest`.
         leaves: the file of leaf hashes that `manifest` wrote. What differs is then read again, and the report says
             which chunks differ. The file is not read if nothing differs.
+        own: more files in the folder that are not part of it, such as its signature.
+        fs_verity: the path in the model of a list of fs-verity digests (`hashbench.model.fs_verity`). All other files
+            must be protected by the kernel with these digests, and are not read.
         progress: is called with the bytes hashed so far and in total, again from 0 for what is read again.
 
     Returns:
@@ -158,7 +162,7 @@ def verify(
     Raises:
         VerificationError: the manifest does not have the trusted root, or is of another kind of model, so that nothing
             can be compared.
-        OSError: a file cannot be read.
+        OSError: the model's folder or the manifest cannot be read. A file in the folder that cannot is in the report.
         ModelError: the path is neither a file nor a folder.
         ManifestError: the manifest is not valid.
         ChangedWhileReadError: a file changed while it was read.
@@ -170,9 +174,9 @@ def verify(
     if extra not in EXTRA:
         raise ValueError(f"{extra!r} is not accepted for extra files: accepted are {', '.join(EXTRA)}")
     path = Path(path)
-    named, own = "the manifest", []
+    named, own = "the manifest", list(own)
     if not isinstance(manifest, Manifest):
-        named, own = os.fspath(manifest), [Path(manifest)]
+        named, own = os.fspath(manifest), [*own, Path(manifest)]
         manifest = read_manifest(manifest)
     try:
         trusted = bytes.fromhex(root) if isinstance(root, str) else root
@@ -184,9 +188,13 @@ def verify(
     if sidecar:
         check_outside(sidecar, path)
     there = locate(path, manifest, own)
+    if fs_verity is not None:
+        there = without_protected(there, manifest, fs_verity)
     total = sum(part.entry.hashed for part in there.parts)
     hasher = Hasher(kernel_for(kernel, device, manifest.algorithm, total), manifest.chunk_size)
-    found = {**there.known, **_hashed(there.parts, hasher, progress)}
+    failed: dict[str, OSError] = {}
+    found = {**there.known, **_hashed(there.parts, hasher, progress, failed=failed)}
+    unreadable = {**there.unreadable, **_named(failed, there.files)}
     check_unchanged(there, path, manifest, own, extra=extra == "fail")
     report = replace(
         compare(manifest, found),
@@ -195,10 +203,12 @@ def verify(
         ignored=tuple(there.extra) if extra == "warn" else (),
         notes=there.notes,
         problems=there.problems,
+        unreadable={name: error.strerror or str(error) for name, error in sorted(unreadable.items())},
     )
     if not sidecar or not report.damaged:
         return report
-    damaged = [part for part in there.parts if part.entry.name in report.damaged]
+    differs = report.damaged
+    damaged = [part for part in there.parts if part.entry.name in differs]
     try:
         with opened_sidecar(sidecar, manifest) as leaf_hashes:
             return replace(report, damage=damaged_chunks(damaged, leaf_hashes, hasher, progress))
@@ -212,28 +222,55 @@ def _hashed(
     progress: Progress | None,
     kept: Mapping[str, Entry] | None = None,
     leaves: SidecarWriter | None = None,
+    failed: dict[str, OSError] | None = None,
 ) -> dict[str, Entry]:
     """The entries of parts by name, with their roots. Those of `kept` stay; the others are hashed, and equal bytes only
-    once.
+    once. Those in a file that cannot be read are left out if there is a `failed` to take the error.
     """
     found = dict(kept or {})
     ordered = sorted((part for part in parts if part.entry.name not in found), key=lambda part: part.entry.name)
-    at: dict[Hashable, list[int]] = {}
-    for index, part in enumerate(ordered):
-        at.setdefault(id(part.source) if isinstance(part.source, np.ndarray) else part.source, []).append(index)
-    sharing = list(at.values())
-    write = partial(_write, leaves, sharing) if leaves else None
-    roots = hasher.roots([ordered[indexes[0]].source for indexes in sharing], progress, write)
-    for indexes, root in zip(sharing, roots, strict=True):
-        for entry in (ordered[index].entry for index in indexes):
-            found[entry.name] = replace(entry, root=root)
+    distinct: list[Source] = []
+    number_of: dict[Hashable, int] = {}
+    numbers = []
+    for part in ordered:
+        identity = id(part.source) if isinstance(part.source, np.ndarray) else part.source
+        number = number_of.setdefault(identity, len(distinct))
+        if number == len(distinct):
+            distinct.append(part.source)
+        numbers.append(number)
+    roots = hasher.roots(distinct, progress, _writing(leaves, numbers) if leaves else None, failed)
+    for part, number in zip(ordered, numbers, strict=True):
+        if root := roots[number]:
+            found[part.entry.name] = part.entry.with_root(root)
     return found
 
 
-def _write(leaves: SidecarWriter, sharing: Sequence[Sequence[int]], found: ChunkHashes) -> None:
-    """Writes leaf hashes for each of the entries that share their source."""
-    for index in sharing[found.source]:
-        leaves.add(replace(found, source=index))
+def _named(failed: Mapping[str, OSError], files: Files) -> dict[str, OSError]:
+    """The errors of files by their names in the model, where several may be links to one."""
+    return {name: failed[str(file.path)] for name, file in files.items() if str(file.path) in failed}
+
+
+def _writing(leaves: SidecarWriter, numbers: Iterable[int]) -> Callable[[ChunkHashes], None]:
+    """Writes leaf hashes for each of the entries that share a source.
+
+    Args:
+        leaves: where to.
+        numbers: the number of each entry's source.
+    """
+    sharing: defaultdict[int, list[int]] = defaultdict(list)
+    for index, number in enumerate(numbers):
+        sharing[number].append(index)
+
+    def write(found: ChunkHashes) -> None:
+        for index in sharing[found.source]:
+            leaves.add(replace(found, source=index))
+
+    return write
+
+
+def _writer(path: Path, parts: Iterable[Part], algorithm: str, chunk_size: int) -> SidecarWriter:
+    sizes = sorted((part.entry.name, part.entry.hashed) for part in parts)
+    return SidecarWriter(path, sizes, algorithm, chunk_size)
 
 
 def _unchanged(parts: Iterable[Part], older: Manifest, changed: Collection[str]) -> dict[str, Entry]:
@@ -249,7 +286,7 @@ def _unchanged(parts: Iterable[Part], older: Manifest, changed: Collection[str])
     kept = {}
     for entry in older.entries:
         if entry.name in now and entry.name not in changed:
-            same: Entry = replace(now[entry.name], root=entry.root)
+            same = now[entry.name].with_root(entry.root)
             if same == entry:
                 kept[entry.name] = same
     return kept

@@ -23,17 +23,27 @@ class DocumentError(ValueError):
 
 
 def parse_document(
-    data: bytes, kind: str, *, version: int, max_size: int, max_depth: int, max_values: int = MAX_VALUES
+    data: bytes,
+    kind: str,
+    *,
+    version: int | None,
+    max_size: int,
+    max_depth: int,
+    max_values: int = MAX_VALUES,
+    floats: bool = False,
+    package: str = "hashbench.model",
 ) -> Any:
     """Parses a document and validates it against `<kind>.schema.json`.
 
     Args:
         data: its text.
         kind: the kind of document, as its schema's file and the errors call it.
-        version: the accepted version.
+        version: the accepted version; None for documents of others, which have none.
         max_size: the most bytes accepted.
         max_depth: the deepest nesting accepted.
         max_values: the most values accepted.
+        floats: whether numbers with a fraction or an exponent are accepted.
+        package: the one that has the schema.
 
     Raises:
         DocumentError: it is larger, not strict JSON, of another version, or does not follow the schema.
@@ -43,13 +53,13 @@ def parse_document(
     if len(data) > max_size:
         raise DocumentError(f"it has more than {max_size} bytes")
     try:
-        document = loads(data, max_depth=max_depth, max_values=max_values)
+        document = loads(data, max_depth=max_depth, floats=floats, max_values=max_values)
     except StrictJsonError as error:
         raise DocumentError(str(error)) from None
-    if isinstance(document, dict) and document.get("version", version) != version:
+    if version is not None and isinstance(document, dict) and document.get("version", version) != version:
         raise DocumentError(f"its version is {quoted(document['version'])}; accepted is {version}")
     try:
-        _validator(kind).validate(document)
+        _validator(kind, package).validate(document)
     except jsonschema_rs.ValidationError as error:  # only the first: there may be millions
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
         raise DocumentError(f"it does not follow the schema at ${place}: {one_line(error.message)}") from None
@@ -92,8 +102,8 @@ def parse_named(data: bytes, name: str, kind: str, parse: Callable[[bytes], T], 
 
 
 @cache
-def _validator(kind: str) -> jsonschema_rs.Draft202012Validator:
+def _validator(kind: str, package: str) -> jsonschema_rs.Draft202012Validator:
     import jsonschema_rs
 
-    schema = json.loads(files("hashbench.model").joinpath(f"{kind}.schema.json").read_text())
+    schema = json.loads(files(package).joinpath(f"{kind}.schema.json").read_text())
     return jsonschema_rs.Draft202012Validator(schema)

@@ -6,10 +6,11 @@ file, and links that lead out of the folder, are refused individually.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hashbench.model.exclusions import Exclusions
@@ -42,11 +43,13 @@ class Listing:
         files: sorted by name.
         refused: names of what cannot be part of a model, sorted, and why.
         excluded: names that the exclusions left out, sorted; an excluded folder stands for all that is in it.
+        unreadable: names of folders, with a slash at the end, of which nothing is known, and why.
     """
 
     files: tuple[ListedFile, ...]
     refused: Mapping[str, str]
-    excluded: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    unreadable: Mapping[str, OSError] = field(default_factory=dict)
 
 
 def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listing:
@@ -55,18 +58,17 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
     A link counts as the file that it leads to, if that lies in the folder or, for a snapshot in a Hugging Face cache,
     in the cache's `blobs` of the same repository. Refused are other links, links to folders and to nothing, whatever is
     neither a file nor a folder (FIFOs, sockets, devices), files larger than `MAX_SIZE`, names that are not valid UTF-8,
-    and folders below that cannot be read, as those whose path is too long.
+    and folders below whose path is too long.
 
     Raises:
         OSError: the folder cannot be read.
     """
     top = Path(folder).resolve(strict=True)
-    roots = [top]
-    if top.parent.name == "snapshots":
-        roots.append(top.parent.parent / "blobs")
+    roots = _roots(top)
     files: list[ListedFile] = []
     refused: dict[str, str] = {}
     excluded: list[str] = []
+    unreadable: dict[str, OSError] = {}
     unseen = [""]
     while unseen:
         prefix = unseen.pop()
@@ -75,7 +77,10 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
         except OSError as error:
             if not prefix:
                 raise
-            refused[prefix] = f"it cannot be read: {error.strerror}"
+            if error.errno == errno.ENAMETOOLONG:  # whoever reads it by a shorter way gets what nobody verified
+                refused[prefix] = f"it cannot be read: {error.strerror}"
+            else:
+                unreadable[prefix] = error
             continue
         with entries:
             for entry in entries:
@@ -93,7 +98,35 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
                     else:
                         refused[name] = found
     files.sort(key=lambda file: file.name)
-    return Listing(tuple(files), dict(sorted(refused.items())), tuple(sorted(excluded)))
+    return Listing(tuple(files), dict(sorted(refused.items())), tuple(sorted(excluded)), unreadable)
+
+
+def list_named(folder: str | os.PathLike[str], names: Iterable[str]) -> Listing:
+    """Lists the files of a folder that have these names, and looks at no other; otherwise as `list_folder`.
+
+    Args:
+        folder: the folder.
+        names: of files in it, not below. What is not there, or is a folder, is not listed.
+    """
+    top = Path(folder).resolve(strict=True)
+    roots = _roots(top)
+    files: list[ListedFile] = []
+    refused: dict[str, str] = {}
+    for name in sorted(set(names)):
+        path = top / name
+        if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+            continue
+        found = _file(name, path, roots)
+        if isinstance(found, ListedFile):
+            files.append(found)
+        else:
+            refused[name] = found
+    return Listing(tuple(files), refused)
+
+
+def _roots(top: Path) -> list[Path]:
+    """The folders that links in a model's folder may lead to."""
+    return [top, top.parent.parent / "blobs"] if top.parent.name == "snapshots" else [top]
 
 
 def _problem_of_name(name: str) -> str | None:

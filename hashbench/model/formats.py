@@ -17,6 +17,10 @@ from hashbench.model.recognition import GIT_LFS_POINTER, HTML_PAGE, recognise
 from hashbench.model.safetensors_header import Header, SafetensorsError, read_header
 
 
+class NotTensorsError(ValueError):
+    """A file does not have the tensors that its name promises; the message says why."""
+
+
 class FoundTensor(NamedTuple):
     """One tensor of a file.
 
@@ -44,12 +48,10 @@ class FoundTensors:
     Attributes:
         tensors: none if the file is a plain file.
         status: the file's status before its header was read; None if nothing was read.
-        note: why a file that looks as if it had tensors is a plain file; "" otherwise.
     """
 
     tensors: tuple[FoundTensor, ...] = ()
     status: os.stat_result | None = None
-    note: str = ""
 
     @property
     def gathered_bytes(self) -> int:
@@ -60,8 +62,6 @@ class FoundTensors:
 def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
     """The tensors of a file, by the format that its name promises.
 
-    A file that does not keep the promise is a plain file: its bytes count, and a note says why its tensors do not.
-
     Args:
         name: the file's name in the model, by which loaders choose the format.
         path: where it is opened; a link's target has another name.
@@ -69,6 +69,7 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
 
     Raises:
         OSError: it cannot be read.
+        NotTensorsError: it does not keep the promise.
     """
     suffix = Path(name).suffix.lower()
     try:
@@ -87,7 +88,7 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
     except (SafetensorsError, GgufError, PyTorchError) as error:
         found = recognise(path)
         why = f"it is {found}" if found in (GIT_LFS_POINTER, HTML_PAGE) else str(error)
-        return FoundTensors(note=f"hashed as a plain file: {why}")
+        raise NotTensorsError(why) from None
     return FoundTensors()
 
 

@@ -32,6 +32,7 @@ class Located:
         missing: names that the manifest alone has, sorted.
         extra: names that the model alone has, sorted.
         notes, problems: as in `Report`.
+        unreadable: names of files, and of folders with a slash at the end, that cannot be read, and why.
         files: those that were listed and can matter.
     """
 
@@ -41,6 +42,7 @@ class Located:
     extra: Sequence[str]
     notes: tuple[str, ...]
     problems: tuple[str, ...]
+    unreadable: Mapping[str, OSError]
     files: Files
 
 
@@ -91,12 +93,6 @@ def _that_matter(files: Files, manifest: Manifest) -> Files:
     return files if manifest.files else {name: file for name, file in files.items() if promises_tensors(name)}
 
 
-def alone(part: Part) -> Part:
-    """A tensor without its place in a file."""
-    assert isinstance(part.entry, TensorEntry)
-    return Part(replace(part.entry, file=None, offset=None), part.source)
-
-
 def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
     """What is there of a manifest with files."""
     listed = list_model(path, _exclusions(manifest), own)
@@ -128,25 +124,26 @@ def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:
     return Located(
         parts,
         known,
-        missing=sorted(expected.keys() - files.keys()),
+        missing=sorted(name for name in expected.keys() - files.keys() if not name.startswith((*listed.unreadable,))),
         extra=sorted(files.keys() - expected.keys()),
         notes=listed.notes,
         problems=tuple(problems),
+        unreadable=listed.unreadable,
         files=listed.files,
     )
 
 
 def _by_name(path: Path, manifest: Manifest) -> Located:
     """What is there of a manifest of tensors alone."""
-    contents = read_contents(path, _exclusions(manifest))
-    there = {part.entry.name: alone(part) for part in contents.parts if isinstance(part.entry, TensorEntry)}
-    if not there:
+    contents = read_contents(path, _exclusions(manifest), only_tensors=True)
+    there = {part.entry.name: part for part in contents.parts}
+    if not there and not contents.unreadable:
         raise VerificationError(f"the manifest is of tensors alone, and no file of {path} has tensors that can be read")
     parts, known = [], {}
     for name, expected in manifest.by_name.items():
         if name not in there:
             continue
-        entry = replace(there[name].entry, root=expected.root)
+        entry = there[name].entry.with_root(expected.root)
         if entry == expected:
             parts.append(there[name])
         else:
@@ -154,10 +151,12 @@ def _by_name(path: Path, manifest: Manifest) -> Located:
     return Located(
         parts,
         known,
-        missing=sorted(manifest.by_name.keys() - there.keys()),
+        # They may be in what cannot be read.
+        missing=() if contents.unreadable else sorted(manifest.by_name.keys() - there.keys()),
         extra=sorted(there.keys() - manifest.by_name.keys()),
         notes=contents.notes,
         problems=contents.problems,
+        unreadable=contents.unreadable,
         files=_that_matter(contents.files, manifest),
     )
 

@@ -37,7 +37,9 @@ class Report:
         damage: runs of the chunks that differ, counted from 0, for each entry for which they are known.
         ignored: names of extra files that the caller accepts.
         notes: one line each: what the verdict does not cover.
-        problems: one line each: why parts of the model could not be read or compared.
+        problems: one line each: why parts of the model could not be compared.
+        unreadable: names of files, and of folders with a slash at the end, that could not be read, and why. Nothing is
+            known of what is in them.
         root: of the whole manifest; None if it is that of `expected`.
     """
 
@@ -51,11 +53,17 @@ class Report:
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     root: bytes | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether the model is what the manifest says."""
-        return not (self.differs or self.missing or self.extra or self.problems)
+        return not (self.wrong or self.unreadable)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the model is known not to be what the manifest says, even if some of it could not be read."""
+        return bool(self.differs or self.missing or self.extra or self.problems)
 
     @property
     def damaged(self) -> frozenset[str]:
@@ -84,6 +92,11 @@ class Report:
         )
         yield from _grouped("extra", extra, lambda name: f"{_shown(name)}{alike.get(name, '')}")
         yield from _grouped("extra, ignored", self.ignored, _shown)
+        yield from _up_to(
+            "unreadable",
+            tuple(self.unreadable),
+            lambda name: f"{_shown(name)}: {self.unreadable[name]}{self._with_tensors(name)}",
+        )
 
     def _with_tensors(self, name: str) -> str:
         """How many tensors a file has, for which there are no lines of their own."""

@@ -19,9 +19,10 @@ MAX_INTEGER = (1 << 53) - 1
 MAX_VALUES = 1 << 22
 """The most values that a text may have: each may take a hundred bytes of memory or more once it is parsed."""
 
-_STRING = re.compile(rb'"[^"]*"')
+_BLOCK = 1 << 20
 _OPENING = bytes.maketrans(b"{}", b"[]")  # the parser checks that brackets match in kind
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_MAY_BE_INEXACT = re.compile(rb"-|[0-9]{16}")  # a text without either has no integer beyond `MAX_INTEGER`, nor -0
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _short = reprlib.Repr()
@@ -60,12 +61,13 @@ def loads(data: bytes, *, max_depth: int, floats: bool = False, max_values: int 
             number is NaN, infinite, -0, or an integer beyond `MAX_INTEGER` in either direction; or the text nests
             deeper or has more values than is accepted.
     """
-    _check_size(data, max_depth, max_values)
+    bare = _without_strings(data)
+    _check_size(bare, max_depth, max_values)
     try:
         value = json.loads(
             data.decode(),
             object_pairs_hook=_object,
-            parse_int=_integer,
+            parse_int=_integer if _MAY_BE_INEXACT.search(bare) else None,
             parse_float=float if floats else _no_number,
             parse_constant=_no_number,
         )
@@ -82,9 +84,22 @@ def loads(data: bytes, *, max_depth: int, floats: bool = False, max_values: int 
     return value
 
 
-def _check_size(data: bytes, max_depth: int, max_values: int) -> None:
-    """Checks depth and number of values on the text with its strings removed. The parser finds what is not JSON."""
-    bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b"")) if b'"' in data else data
+def _without_strings(data: bytes) -> bytes:
+    """The text with its strings removed. The parser finds what is not JSON."""
+    if b'"' not in data:
+        return data
+    quotes_only = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    bare = bytearray()
+    inside = 0
+    for start in range(0, len(quotes_only), _BLOCK):  # the parts of all would take ten times the text's memory
+        parts = quotes_only[start : start + _BLOCK].split(b'"')
+        bare += b"".join(parts[inside::2])
+        inside ^= (len(parts) - 1) & 1
+    return bytes(bare)
+
+
+def _check_size(bare: bytes, max_depth: int, max_values: int) -> None:
+    """Checks depth and number of values on the text with its strings removed."""
     brackets = bare.translate(_OPENING, _NO_BRACKET)
     if bare.count(b",") + brackets.count(b"[") > max_values:
         raise StrictJsonError(f"more than {max_values} values")

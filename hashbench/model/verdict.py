@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
@@ -38,11 +39,13 @@ def verdict(report: Report) -> dict[str, Any]:
             "missing": len(report.missing),
             "extra": len(report.extra),
             "ignored": len(report.ignored),
+            "unreadable": len(report.unreadable),
         },
         "differs": differs,
         "missing": list(report.missing[:MAX_NAMES]),
         "extra": list(report.extra[:MAX_NAMES]),
         "ignored": list(report.ignored[:MAX_NAMES]),
+        "unreadable": dict(islice(report.unreadable.items(), MAX_NAMES)),
         "notes": list(report.notes),
         "problems": list(report.problems),
     }

@@ -60,7 +60,7 @@ def manifest(
     Raises:
         TypeError: `module_or_state_dict` is neither, `names` gives no string, or `stream` is not a stream.
         ValueError: `algorithm` or `chunk_size` is not accepted, where chunks of tensors in host memory have 256 MiB at
-            most; two tensors have one name; or the model has no tensors.
+            most; two tensors have one name; or the model has no tensors, or none with bytes.
         TensorError: a tensor has no bytes (it is on the meta device, or lazy), is on a device other than the CPU or a
             CUDA or ROCm GPU, is sparse, is sharded, wraps others that it does not name, has a dtype that safetensors
             does not have, or is not what the module's code reads.
@@ -71,8 +71,8 @@ def manifest(
     found, _ = _without(held(module_or_state_dict, names, everything=everything), ignore)
     if found.refused:
         raise _grouped(found.refused)[0]
-    if not found.tensors:
-        raise ValueError("the model has no tensors: there is nothing to hash")
+    if not any(tensor.nbytes for tensor in found.tensors.values()):
+        raise ValueError(f"the model has no tensors{' with bytes' if found.tensors else ''}: there is nothing to hash")
     entries = entries_of(found.tensors, algorithm, chunk_size, stream)
     return Manifest(algorithm, chunk_size, tuple(entries.values()))
 

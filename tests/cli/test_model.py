@@ -161,13 +161,13 @@ def test_tensors_alone_are_verified_in_any_format(run: Run, model: Path, tmp_pat
     code, output, errors = run("verify", sharded, manifest)
     assert code == 1
     assert "missing: layers.1.weight" in output.splitlines()
-    assert "hashed as a plain file: it is a Git LFS pointer" in errors
+    assert "not covered: it is a Git LFS pointer" in errors
     for path in sharded.iterdir():
         path.write_text("{}")
     code, output, errors = run("verify", sharded, manifest)
     assert (code, output) == (1, "")
     assert "the manifest is of tensors alone, and no file of " in errors
-    assert "has no tensors to hash" in the_error(run("manifest", sharded, "--only-tensors"))
+    assert "has no tensors: there is nothing to hash" in the_error(run("manifest", sharded, "--only-tensors"))
 
 
 def test_any_folder_has_an_entry_for_each_file(run: Run, folder: Path) -> None:
@@ -288,7 +288,7 @@ def test_verdicts_as_json_follow_their_schema(run: Run, folder: Path, model: Pat
     assert (code, bad["verified"], bad["missing"], bad["extra"]) == (1, False, [".hidden"], ["evil"])
     size = {"size": 2}
     assert bad["differs"] == [{"name": "config.json", "expected": size, "found": size, "chunks": [[0, 1]]}]
-    assert bad["counts"] == {"differs": 1, "missing": 1, "extra": 1, "ignored": 0}
+    assert bad["counts"] == {"differs": 1, "missing": 1, "extra": 1, "ignored": 0, "unreadable": 0}
     code, failed = verdict(model, manifest, "--root", "00" * 32)
     assert (code, failed["verified"]) == (1, False)
     assert "is not trusted" in failed["problems"][0]
@@ -583,7 +583,7 @@ def test_what_is_not_usable_is_one_line(run: Run, model: Path, folder: Path, tmp
     flip(manifest, manifest.read_bytes().index(b'"root"') + 10)
     assert "is not a valid manifest" in the_error(run("verify", model, manifest))
     os.truncate(model, 0)
-    assert the_error(run("manifest", model)) == f"{model} is empty: it has no bytes to hash"
+    assert the_error(run("manifest", model)) == f"{model} has no bytes: there is nothing to hash"
 
 
 def test_nothing_of_the_model_is_overwritten(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from drawings import check_legible
@@ -444,6 +445,9 @@ def made_up() -> Iterator[Reading]:
         yield throughput("hashcat", algorithm, gpu, rates, source="x", conditions="y", note=peers.HASHCAT_NOTE)
 
 
+QUOTED = "cuPQC-Hash, RTX PRO 6000"
+
+
 def drawn(figures: list[Figure], rows: list[Any], readings: list[Reading]) -> Figure:
     """The figure that the experiment draws."""
     peers.EXPERIMENT.figure(Results.of(rows, readings), Path("peers"))
@@ -463,8 +467,9 @@ def test_figure_tells_what_each_bar_is(figures: list[Figure]) -> None:
         "hashlib, one file",
         "model-signing, one file",
         "model-signing, 32 files",
+        QUOTED,
     }
-    assert labels[0][-1] == "hashcat*, GPU"  # the fastest is the highest
+    assert labels[0][-2:] == ["hashcat*, GPU", QUOTED]  # the fastest is the highest, but for quotes
     assert set(labels[1]) == {"hashcat*, GPU", "cupy batched, GPU", "cupy tree, GPU"}
     assert all(panel.get_xscale() == "log" for panel in figure.axes)
     footnote = figure.legends[0].get_title().get_text()
@@ -486,13 +491,13 @@ def test_figure_names_devices_where_there_are_several(figures: list[Figure]) -> 
     twins = [readings[0], replace(readings[0], device="2")]
     figure = drawn(figures, [row(device_name="NVIDIA L4")], twins)
     labels = {text.get_text() for text in figure.axes[0].get_yticklabels()}
-    assert labels == {"opencl tree, NVIDIA L4", "hashcat*, NVIDIA H200 1", "hashcat*, NVIDIA H200 2"}
+    assert labels == {"opencl tree, NVIDIA L4", "hashcat*, NVIDIA H200 1", "hashcat*, NVIDIA H200 2", QUOTED}
 
 
 def test_figures_table_holds_the_newest_of_each(tmp_path: Path) -> None:
     peers.EXPERIMENT.figure(Results.of(readings=list(made_up())), tmp_path / "peers")
     with (tmp_path / "peers.csv").open() as file:
-        lines = list(csv.DictReader(file))
+        lines = [line for line in csv.DictReader(file) if not line["quoted_gb_per_s"]]
     assert sorted(line["conditions"] for line in lines if line["program"] != "hashcat") == [
         "32 files, 1GiB",
         "one file, 1GiB",
@@ -500,3 +505,37 @@ def test_figures_table_holds_the_newest_of_each(tmp_path: Path) -> None:
     ]
     (hashcat,) = (line for line in lines if (line["program"], line["algorithm"]) == ("hashcat", "sha256"))
     assert [float(hashcat[name]) for name in ("q1", "gb_per_s", "q3")] == pytest.approx([1039.775, 1045, 1055.45])
+
+
+def test_quotes_are_neither_drawn_nor_listed_as_measurements(figures: list[Figure]) -> None:
+    figure = drawn(figures, [row()], [])
+    (panel,) = figure.axes
+    assert len(panel.patches) == 1
+    (quote,) = (line for line in panel.lines if line.get_marker() == "D")
+    assert np.array_equal(np.asarray(quote.get_xdata()), [672.0])
+    assert "672 (quoted)" in {text.get_text() for text in panel.texts}
+
+
+def test_quotes_have_a_column_of_their_own(tmp_path: Path) -> None:
+    peers.EXPERIMENT.figure(Results.of([row()], []), tmp_path / "peers")
+    with (tmp_path / "peers.csv").open() as file:
+        (quote,) = (line for line in csv.DictReader(file) if line["quoted_gb_per_s"])
+    assert (quote["quoted_gb_per_s"], quote["gb_per_s"], quote["q1"]) == ("672.0", "", "")
+    assert "NVIDIA" in quote["source"]
+
+
+def test_quotes_of_gpus_are_not_beside_processors(figures: list[Figure]) -> None:
+    figure = drawn(figures, [row(device_kind="cpu", device="1-thread")], [])
+    assert not any(line.get_marker() == "D" for line in figure.axes[0].lines)
+
+
+def test_other_hash_functions_have_a_panel_of_their_own(figures: list[Figure]) -> None:
+    processor = Device(kernel="hashlib", id="1-thread", name="Some Xeon", kind="cpu")
+    other = throughput("BLAKE3", "", processor, [5e12], source="blake3 1", workers="1 thread", note="Not SHA-2.")
+    figure = drawn(figures, [row()], [other])
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["SHA-256", peers.OTHER_FUNCTIONS]
+    assert [text.get_text() for text in figure.axes[1].get_yticklabels()] == ["BLAKE3*, 1 thread"]
+    assert figure.get_suptitle().startswith("opencl tree on the GPU")  # though BLAKE3 is faster
+    check_legible(figure)
+    alone = drawn(figures, [], [other])
+    assert len(alone.axes) == 1

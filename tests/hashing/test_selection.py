@@ -70,13 +70,25 @@ def test_little_is_left_to_hashlib_and_starts_nothing_else(monkeypatch: pytest.M
     alone = {"hashlib": tuple(HashlibCpu.devices())}
     monkeypatch.setattr(selection, "devices_of", alone.__getitem__)
     kernel = selection.choose(nbytes=selection.SMALL - 1)
-    assert (kernel.name, kernel.device.id) == ("hashlib", "1-thread")
+    assert (kernel.name, kernel.device.id) == ("hashlib", alone["hashlib"][-1].id)
 
 
-def test_much_or_an_unknown_amount_is_not(machine: Callable[..., None]) -> None:
-    machine(*CPU[:2])
-    for nbytes in (selection.SMALL, None):
-        assert selection.choose(nbytes=nbytes).device.id == "8-threads"
+class Started:
+    """Stands for a kernel that has started."""
+
+    def __init__(self, device: Device, algorithm: str) -> None:
+        self.device = device
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "kernel"), [(0, "hashlib"), (selection.SMALL - 1, "hashlib"), (selection.SMALL, "cupy"), (None, "cupy")]
+)
+def test_much_or_an_unknown_amount_is_not(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, nbytes: int | None, kernel: str
+) -> None:
+    monkeypatch.setattr(selection, "kernel_class", lambda name: Started)
+    machine(*CPU, Device("cupy", "0", kind="gpu"))
+    assert selection.choose(nbytes=nbytes).device.kernel == kernel
 
 
 def test_what_is_named_is_taken_for_little_too(machine: Callable[..., None]) -> None:

@@ -62,9 +62,10 @@ def test_many_small_files_are_told_in_few_lines(tmp_path: Path) -> None:
         (folder / "sub" / f"link-{place}").symlink_to("nothing")
     verdict = manifest.verdict_on(folder)
     assert verdict.code == 1
-    assert verdict.output[-1] == "extra: 2,900 more"
+    assert verdict.output[-1] == "extra: 3,000 names that begin with sub/, such as sub/00000"
     assert verdict.errors[-1] == "hashbench: and 2,900 more such lines"
-    assert len(verdict.output) == len(verdict.errors) == 101
+    assert len(verdict.output) == 1
+    assert len(verdict.errors) == 101
 
 
 @pytest.mark.thorough
@@ -79,20 +80,20 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Iterator[Path]:
-    """A folder within a folder, 3,000 times: no path leads to the end."""
+    """A folder within a folder, deeper than Python recurses, and than a path leads."""
     folder = write(tmp_path / "model", FILES)
     before = Path.cwd()
     try:
         os.chdir(folder)
-        for _ in range(3000):
-            Path("d").mkdir()
-            os.chdir("d")
+        for _ in range(1500):
+            Path("dd").mkdir()
+            os.chdir("dd")
         Path("evil").write_bytes(b"x")
         yield folder
         Path("evil").unlink()
-        for _ in range(3000):  # what removes temporary folders would go too deep
+        for _ in range(1500):  # what removes temporary folders would go too deep
             os.chdir("..")
-            Path("d").rmdir()
+            Path("dd").rmdir()
     finally:
         os.chdir(before)
 
@@ -125,7 +126,7 @@ def test_a_manifest_of_many_tensors_reads_as_it_was_written(count: int) -> None:
     manifest = Manifest("sha256", 4096, (*entries, FileEntry("m", 6 * count, ROOT, 0)))
     started = time.process_time()
     assert parse_manifest(manifest.text()).root == manifest.root
-    assert time.process_time() - started < 2 + count / 5000
+    assert time.process_time() - started < 2 + count / 10_000
 
 
 def test_names_that_give_way_to_each_other_take_little_time() -> None:

@@ -11,11 +11,14 @@ import pytest
 from model_folders import safetensors_file, write
 
 import hashbench
+from hashbench.model.contents import ModelError
 from hashbench.model.manifest import Manifest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 
-from hashbench.torch import manifest, verify  # noqa: E402  # after what it needs is known to be there
+from safetensors.torch import save_file  # noqa: E402  # after what it needs is known to be there
+
+from hashbench.torch import manifest, verify  # noqa: E402
 
 pytestmark = pytest.mark.covers("torch")
 
@@ -126,13 +129,18 @@ def test_a_wrapper_is_refused() -> None:
 EMPTY: dict[str, Callable[[], Any]] = {
     "no tensors": dict,
     "a module without tensors": torch.nn.ReLU,
+    "tensors without bytes": lambda: {"a": torch.empty(0), "b": torch.empty(3, 0)},
 }
 
 
 @pytest.mark.parametrize("model", EMPTY.values(), ids=EMPTY)
-def test_an_empty_model_is_refused(model: Callable[[], Any]) -> None:
+def test_an_empty_model_is_refused_in_memory_as_on_disk(tmp_path: Path, model: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match="there is nothing to hash"):
         manifest(model())
+    state = model().state_dict() if isinstance(model(), torch.nn.Module) else model()
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="there is nothing to hash"):
+        hashbench.manifest(tmp_path, only_tensors=True)
 
 
 def test_a_manifest_without_tensors_verifies_no_model() -> None:

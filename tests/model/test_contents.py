@@ -217,6 +217,22 @@ def test_what_is_not_what_its_name_promises_is_a_plain_file(
     (note,) = contents.notes
     assert note.startswith(f"'{name}': hashed as a plain file: {why}")
     assert "\n" not in note
+    alone = read_contents(tmp_path, Exclusions(()), only_tensors=True)
+    assert alone.parts == ()
+    assert alone.notes == (note.replace("hashed as a plain file", "not covered"),)
+
+
+@pytest.mark.parametrize("place", ["folder", "index"])
+def test_of_tensors_alone_nothing_is_said_to_be_covered_that_is_not(tmp_path: Path, place: str) -> None:
+    index = write_shards(tmp_path)
+    (tmp_path / "model-2.safetensors").write_bytes(b"no tensors")
+    notes: list[str] = []
+    model = index if place == "index" else tmp_path
+    manifest = hashbench.manifest(model, kernel="hashlib", only_tensors=True, notes=notes)
+    assert {tensor.name for tensor in manifest.tensors} == {"b", "é"}
+    assert manifest.files == ()
+    (note,) = notes
+    assert note.startswith("'model-2.safetensors': not covered: ")
 
 
 def test_a_name_decides_the_format_and_not_what_a_link_leads_to(tmp_path: Path) -> None:
@@ -360,13 +376,13 @@ def test_the_external_data_of_an_onnx_model_are_covered_in_its_folder_alone(tmp_
 def test_a_missing_or_empty_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         hashbench.manifest(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match="is empty: it has no bytes to hash"):
+    with pytest.raises(ModelError, match="has no bytes: there is nothing to hash"):
         hashbench.manifest(tmp_path)
     (tmp_path / "empty").touch()
-    with pytest.raises(ModelError, match="is empty: it has no bytes to hash"):
+    with pytest.raises(ModelError, match="has no bytes: there is nothing to hash"):
         hashbench.manifest(tmp_path)
     (tmp_path / "file").write_bytes(b"1")
-    with pytest.raises(ModelError, match="is empty: it has no tensors to hash"):
+    with pytest.raises(ModelError, match="has no tensors: there is nothing to hash"):
         hashbench.manifest(tmp_path, only_tensors=True)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ModelError, match="fifo is neither a file nor a folder"):

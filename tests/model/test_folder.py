@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hashbench.model.exclusions import DEFAULT, MAX_LENGTH, MAX_PATTERNS, ExclusionError, Exclusions, exactly
-from hashbench.model.folder import list_folder
+from hashbench.model.folder import list_folder, list_named
 
 NONE = Exclusions(())
 
@@ -112,6 +112,19 @@ def test_a_snapshot_of_a_hugging_face_cache_links_to_its_blobs(tmp_path: Path) -
     listing = list_folder(snapshot, NONE)
     assert [file.name for file in listing.files] == ["model.bin", "unet/model.gguf"]
     assert list(listing.refused) == ["ref", "stranger"]
+
+
+def test_of_files_that_are_named_no_other_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "models--org--name"
+    make(repository, "blobs/1234", "snapshots/abcd/plain", "snapshots/abcd/unwanted", "snapshots/abcd/folder/file")
+    make(tmp_path, "outside")
+    snapshot = repository / "snapshots" / "abcd"
+    (snapshot / "link").symlink_to("../../blobs/1234")
+    (snapshot / "out").symlink_to(tmp_path / "outside")
+    monkeypatch.setattr(os, "scandir", lambda _: pytest.fail("the folder was listed"))
+    listing = list_named(snapshot, ["plain", "link", "plain", "absent", "x" * 300, "out", "folder"])
+    assert [file.name for file in listing.files] == ["link", "plain"]
+    assert dict(listing.refused) == {"out": "it is a link that leads out of the folder"}
 
 
 def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -202,6 +202,13 @@ def test_a_problem_is_no_verification() -> None:
     assert str(report) == "a shard cannot be read"
 
 
+def test_what_is_unreadable_is_neither_verified_nor_wrong() -> None:
+    report = replace(compared([WEIGHT], [WEIGHT]), unreadable={"a\nb": "Permission denied"})
+    assert (report.ok, report.wrong) == (False, False)
+    assert str(report) == 'unreadable: "a\\nb": Permission denied'
+    assert replace(report, missing=("c",)).wrong
+
+
 @pytest.mark.parametrize("other", [TensorEntry("a", "U8", (1,), 1, ROOT), FileEntry("a", 1, ROOT)])
 def test_entries_of_different_kinds_are_never_equal(other: Entry) -> None:
     for entry in (TensorEntry("a", "U8", (1,), 1, ROOT), FileEntry("a", 1, ROOT)):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashbench.model import strict_json
 from hashbench.model.strict_json import MAX_INTEGER, MAX_VALUES, StrictJsonError, loads, one_line, quoted
 
 DEPTH = 4
@@ -90,6 +91,22 @@ def test_brackets_in_strings_are_no_depth() -> None:
     assert loads(rb'["[[[[[[\"[[[[\\", "\\\\\"{{{{{{"]', max_depth=1) == ['[[[[[["[[[[\\', '\\\\"{{{{{{']
 
 
+def test_strings_end_where_they_end_however_long_a_text_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in range(1, 9):
+        monkeypatch.setattr(strict_json, "_BLOCK", block)
+        assert loads(rb'["[[", "{\"[", "", "]"]', max_depth=1) == ["[[", '{"[', "", "]"]
+        with pytest.raises(StrictJsonError, match="nest more than 1 deep"):
+            loads(rb'["]]", ["\"", ""]]', max_depth=1)
+
+
+def test_integers_are_exact_beside_any_others() -> None:
+    largest = str(MAX_INTEGER)
+    assert loads(f'[1, "-0", {largest}, "{largest}0"]'.encode(), max_depth=1)[2] == MAX_INTEGER
+    for inexact in (f"{largest}0", "9007199254740992", "-0"):
+        with pytest.raises(StrictJsonError, match="accepted"):
+            loads(f'["text", 1, {inexact}]'.encode(), max_depth=1)
+
+
 def test_a_pair_of_surrogates_is_one_character() -> None:
     assert loads(b'["\\ud83d\\ude00"]', max_depth=1) == ["\U0001f600"]
 
@@ -100,7 +117,7 @@ def test_fractions_are_accepted_where_they_are_wanted() -> None:
         loads(b"[NaN]", max_depth=1, floats=True)
 
 
-@pytest.mark.parametrize("item", [b"[],", b"0,", b"{},"])
+@pytest.mark.parametrize("item", [b"[],", b"0,", b"{},", b'"a",'])
 def test_more_values_than_memory_should_hold_are_refused_before_they_take_any(item: bytes) -> None:
     data = b"[" + item * (MAX_VALUES + 1) + b"0]"
     tracemalloc.start()

@@ -59,9 +59,9 @@ def test_a_verdict_is_what_the_checks_come_to(checks: list[bool | None], verdict
     assert Finding(tuple(Check("", "", answer) for answer in checks)).verdict is verdict
 
 
-def test_there_are_eight_claims_and_an_experiment_for_seven() -> None:
+def test_there_are_eight_claims_and_an_experiment_for_each() -> None:
     assert [claim.name for claim in CLAIMS] == [f"C{i}" for i in range(1, 9)]
-    assert [claim.name for claim in JUDGED] == [f"C{i}" for i in range(1, 8)]
+    assert [claim.name for claim in JUDGED] == [claim.name for claim in CLAIMS]
     assert len({claim.experiment for claim in JUDGED}) == len(JUDGED)
 
 
@@ -215,6 +215,19 @@ def test_programs_that_other_experiments_measured_on_the_machine_are_rivals() ->
     assert "160 times at least: bert-base by opencl on NVIDIA H200, against hashlib, 1-thread, tree of 128MiB" in (
         answers(finding)
     )
+
+
+def test_this_packages_kernels_on_the_processor_are_rivals() -> None:
+    machine = cpu_speedup(200, 1, 18)
+    common: dict[str, Any] = {"experiment": "cpu-speedup", "model": "bert-base", "device_kind": "cpu"}
+    nbytes = MODELS["bert-base"]
+    all_cores = at(25, nbytes, **common, kernel="numba-cpu", device="16-threads")
+    one_core = at(2.5, nbytes, **common, kernel="numba-cpu", device="1-thread")
+    digests = at(40, nbytes, **common | {"strategy": "batched"}, kernel="numba-cpu", device="16-threads")
+    finding = found("C2", MachineResults("m", [*machine.rows, all_cores, one_core, digests], machine.readings))
+    assert passed(finding)[:2] == [True, False]
+    assert "80 times at least: bert-base by opencl on NVIDIA H200, against numba-cpu, 1-thread" in answers(finding)
+    assert "8 times at least: bert-base by opencl on NVIDIA H200, against numba-cpu, 16-threads" in answers(finding)
 
 
 def test_a_gpu_beside_a_faster_one_in_a_machine_counts() -> None:

@@ -172,7 +172,7 @@ def test_a_link_to_a_strangely_named_machine_stays_a_relative_link(results: Path
 def test_every_figure_is_embedded_and_described(text: str) -> None:
     page = Page(text)
     images = page.of("img")
-    assert len(images) == 8  # one for each claim, and vendors for two machines
+    assert len(images) == 9  # one for each claim, and vendors for two machines
     prefix = "data:image/svg+xml;base64,"
     assert all(b64decode(str(image["src"]).removeprefix(prefix)).startswith(SVG) for image in images)
     assert all(len(str(image["alt"])) > 40 for image in images)

@@ -135,6 +135,27 @@ def end_to_end(in_place: float, from_file: float, copied_back: float) -> Machine
     return MachineResults("nvidia-h200", [], readings)
 
 
+def matrix_units(without: float, with_units: float, **changes: Any) -> MachineResults:
+    """A GPU's default variant, and one with matrix units, of that throughput each."""
+    nbytes = 8 << 30
+    common: dict[str, Any] = {"experiment": "matrix-units", "kernel": "cupy", **changes}
+    measured = at(without, nbytes, **common, strategy="batched", variant="paired")
+    tensor = reading(
+        with_units,
+        **common,
+        subject="tensor-dmma",
+        quantity="throughput",
+        unit="GB/s",
+        conditions="batched, 8GiB in chunks of 4KiB",
+        algorithm="sha256",
+        device="0",
+        device_name=measured.device_name,
+        device_kind="gpu",
+        workers="",
+    )
+    return MachineResults("nvidia-h200", [measured], [tensor])
+
+
 def beside(*points: tuple[str, float, float, float], workload: str = "decode, batch 64") -> MachineResults:
     """What schedules verify beside a workload, and the shares of throughput and p99 step time that they cost."""
     ratio = "{} with hashing over that without"
@@ -182,6 +203,7 @@ def supporting() -> dict[str, list[MachineResults]]:
         ],
         "vendors": [vendors("AMD Instinct MI300X", ("opencl",)), vendors("NVIDIA H200", ("cupy", "opencl"))],
         "end-to-end": [end_to_end(0.005, 0.4, 0.5)],
+        "matrix-units": [matrix_units(950, 980)],
         "beside": [beside(("short pieces", 14.0, 0.009, 0.019), ("long pieces", 50.0, 0.029, 0.06))],
     }
     both = {
