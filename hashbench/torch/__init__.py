@@ -1,4 +1,4 @@
-"""Models in memory, as PyTorch has them: loaded, hashed and verified in place.
+"""Models in memory, as PyTorch has them: loaded, hashed, verified in place and watched.
 
 May import hashbench.model and what is below it.
 """
@@ -10,14 +10,4 @@ from hashbench.torch.places import kernel_for
 from hashbench.torch.tensors import TensorError
 from hashbench.torch.watch import Finding
 
-__all__ = [
-    "Finding",
-    "Monitor",
-    "TensorError",
-    "iterate",
-    "kernel_for",
-    "load",
-    "manifest",
-    "verified",
-    "verify",
-]
+__all__ = ["Finding", "Monitor", "TensorError", "iterate", "kernel_for", "load", "manifest", "verified", "verify"]
