@@ -382,7 +382,7 @@ def _draw(panel: Any, part: pd.DataFrame) -> None:
     panel.set_ylim(len(part) - 0.4, -0.6)
     panel.set_xlim(0, 1.6 * part["q3"].max())
     model = MODELS[first.model]
-    panel.set_title(f"{model.title}, {1e-9 * model.nbytes:.3g} GB, from {first.storage}", loc="left")
+    panel.set_title(f"{model.title}, from {first.storage.removesuffix(' with a cold cache')}", loc="left")
 
 
 def _spread(line: Line) -> tuple[float, float, float]:

@@ -105,7 +105,8 @@ def tensors_alone(contents: Contents) -> Sequence[Part]:
     Raises:
         OSError, ModelError: as for `sharded_tensors`.
     """
-    joined = sharded_tensors(contents.files)
+    readable = {name: file for name, file in contents.files.items() if name not in contents.unreadable}
+    joined = sharded_tensors(readable)
     return contents.parts if joined is None else joined
 
 

@@ -487,7 +487,7 @@ def test_the_thread_finds_changes_and_ends() -> None:
     monitor.start()  # again
     monitor.finish_sweeps(1)
     monitor.close()
-    assert not [one for one in threading.enumerate() if one.name.startswith("hashbench")]
+    assert not [one for one in threading.enumerate() if one.name.startswith("hashbench monitor")]
 
 
 def test_a_paused_monitor_does_not_read() -> None:
