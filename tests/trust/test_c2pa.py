@@ -64,7 +64,11 @@ def test_a_certificate_that_is_not_the_keys_is_refused() -> None:
         c2pa.export(MANIFEST, "model.json", SIGNER.key, [])
 
 
-@pytest.mark.parametrize("sidecar", [b"", b"x", SIDECAR[:100], SIDECAR[:-1], bytes(5 << 20)], ids=len)
+@pytest.mark.parametrize(
+    "sidecar",
+    [b"", b"x", SIDECAR[:100], SIDECAR[:-1], bytes(5 << 20)],
+    ids=["empty", "a byte", "its beginning", "without its last byte", "zeros"],
+)
 def test_what_is_no_sidecar_is_refused(sidecar: bytes) -> None:
     with pytest.raises((TrustError, VerificationError)) as error:
         c2pa.check(sidecar, MANIFEST, [SIGNER.anchor])
