@@ -42,11 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = metafunc.definition.get_closest_marker("algorithms")
     for fixture in CASES.keys() & set(metafunc.fixturenames):
         parameters = [
             pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=_marks(case))
             for case in CASES[fixture]()
-            for algorithm in ALGORITHMS
+            for algorithm in (chosen.args if chosen else ALGORITHMS)
         ]
         metafunc.parametrize(fixture, parameters, indirect=True, scope="session")
 

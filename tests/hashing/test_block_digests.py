@@ -65,9 +65,8 @@ def test_every_kernel_makes_the_digests_of_the_reference(usual_kernel: Kernel) -
         assert [digester.digests([source])[0] for source in sources[::2]] == expected[::2]
 
 
+@pytest.mark.algorithms("sha256")  # which the formats have whose nodes are plain digests
 def test_nodes_are_hashed_on_the_device(usual_kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    if usual_kernel.algorithm.name != "sha256":
-        pytest.skip("the formats whose nodes are plain digests have SHA-256")
     calls = []
     prepare = usual_kernel.prepare
 

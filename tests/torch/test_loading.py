@@ -26,14 +26,12 @@ from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.model.manifest import Manifest, TensorEntry  # noqa: E402
 from hashbench.torch import TensorError, iterate, load, manifest, verified, verify  # noqa: E402
 
-pytestmark = pytest.mark.covers("torch")
-
 CUDA_SKIP = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU of CUDA or ROCm here")
 ON_CUDA = pytest.param("cuda", marks=[CUDA_SKIP, pytest.mark.covers("torch-cuda")])
 PIECE = 4096
 
 
-@pytest.fixture(params=["cpu", ON_CUDA])
+@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.covers("torch")), ON_CUDA])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The device to load to, in small pieces, so that tensors of a few KiB take several."""
     monkeypatch.setattr(loading, "PIECE_SIZE", PIECE)
