@@ -39,8 +39,9 @@ AHEAD = 1 << 30
 PIECE_SIZE = 16 << 20
 """Bytes that a thread reads, and copies to a GPU, at a time."""
 
-MAX_THREADS = 16
-"""That read: one neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy."""
+MAX_THREADS = 12
+"""That read: one neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy. On a host of 16
+cores more are slower: they wait for each other's Python."""
 
 _PAGE_LOCKED = 512 << 20  # bytes of page-locked memory at most: read into by each thread, and as much copied from
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
