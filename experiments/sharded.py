@@ -85,14 +85,8 @@ class Sharded(Experiment):
         )
         if bars.empty:
             return []
-        parts = [part for _, part in bars.groupby("unit", sort=False)]
-        layouts = [style.stacked(dict(part.groupby("of", sort=False).size())) for part in parts]
         with style.style():
-            figure, grid = style.panels([style.LANE * (max(places) + 1.2) for places, _ in layouts])
-            for part, (places, headings), panel in zip(parts, layouts, grid.flat, strict=True):
-                _draw(panel, part, places)
-                style.head(panel, headings)
-                panel.set_ylim(max(places) + 0.6, -0.6)
+            figure = style.stacked_panels(bars, _draw)
             names = style.names(results.readings["device_name"])
             style.headline(figure, _headline(results.readings), f"Chunks of {format_size(CHUNK_SIZE)}: {names}")
         return style.save(figure, path, bars[["of", "workers", "unit", *VALUES]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -275,6 +275,23 @@ def stacked(groups: Mapping[str, int], first: float = 1.0) -> tuple[list[float],
         places += [place + first + number for number in range(count)]
         place = places[-1] + first + 0.1
     return places, headings
+
+
+def stacked_panels(bars: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame, list[float]], object]) -> Figure:
+    """A figure with a panel for each unit of the bars, in which they are stacked in groups by what they are `of`.
+
+    Args:
+        bars: in their order, with the columns `unit` and `of`.
+        draw: draws the bars of one unit at their places.
+    """
+    parts = [part for _, part in bars.groupby("unit", sort=False)]
+    layouts = [stacked(dict(part.groupby("of", sort=False).size())) for part in parts]
+    figure, grid = panels([LANE * (max(places) + 1.2) for places, _ in layouts])
+    for part, (places, headings), panel in zip(parts, layouts, grid.flat, strict=True):
+        draw(panel, part, places)
+        head(panel, headings)
+        panel.set_ylim(max(places) + 0.6, -0.6)
+    return figure
 
 
 def head(panel: Axes, headings: Mapping[float, str]) -> None:

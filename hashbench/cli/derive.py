@@ -11,10 +11,9 @@ import click
 from hashbench.cli.documents import manifest_from
 from hashbench.cli.messages import say
 from hashbench.cli.options import json_option, quiet_option
-from hashbench.cli.output_file import check_output
+from hashbench.cli.output_file import check_output, is_manifest
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.model.layouts import derive, read_layout, shipped
-from hashbench.model.manifest import ManifestError, read_manifest
 from hashbench.model.report import bounded, summary
 from hashbench.model.sidecar import opened_sidecar
 from hashbench.model.strict_json import quoted
@@ -56,7 +55,7 @@ def derive_manifest(
     if as_json and not output:
         raise click.UsageError("--json needs -o: without it, the manifest is printed, which is JSON too")
     if output:
-        check_output(output, "manifest", _is_manifest, manifest)
+        check_output(output, "manifest", is_manifest, manifest)
     expected = manifest_from(manifest)
     with opened_sidecar(leaves, expected) as sidecar:
         found = derive(expected, sidecar, read_layout(layout), ranks, rank)
@@ -79,11 +78,3 @@ def derive_manifest(
         say(f"not in the layout: {quoted(found.unused[0])}{more}", err=True)
     if not quiet:
         say(summary(found.manifest), err=not output)
-
-
-def _is_manifest(path: Path) -> bool:
-    try:
-        read_manifest(path)
-    except ManifestError:
-        return False
-    return True

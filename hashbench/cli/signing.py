@@ -19,7 +19,7 @@ from hashbench.cli.options import (
     kernel_option,
     quiet_option,
 )
-from hashbench.cli.output_file import check_output
+from hashbench.cli.output_file import check_output, is_manifest
 from hashbench.cli.progress import shown
 from hashbench.model.report import bounded, summary
 from hashbench.model.verdict import described, verdict
@@ -75,16 +75,8 @@ def sign(
     Exit codes: 0 the signature is written; 1 the model is not what --manifest says; 2 the model, a key or the call is
     not usable.
     """
-    from hashbench.model.manifest import ManifestError, read_manifest
     from hashbench.trust.signatures import not_covered
     from hashbench.trust.signing import MANIFEST_NAME, sign_model
-
-    def is_manifest(path: Path) -> bool:
-        try:
-            read_manifest(path)
-        except ManifestError:
-            return False
-        return True
 
     output = output or model / "model.sig"
     sign_statement = _signer(key_path, password_path, chain_path)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from hashbench.distributed.claims import Layout
 from hashbench.distributed.combining import Copy, Holding, copies_of
 from hashbench.distributed.subtrees import Box, Run, content_size, runs_of
+from hashbench.hashing.packing import packed
 from hashbench.kernels import algorithm_named
 
 PIECE = 1 << 30
@@ -221,7 +222,9 @@ def steps_of(groups: Iterable[Group], chunk_size: int) -> list[list[Piece]]:
             for name in group.names:
                 for rank, start, stop in shares:
                     queues[rank].append(Piece(name, team, rank, start, stop))
-    steps = zip_longest(*(_batches(queue) for queue in queues.values()), fillvalue=())
+    # What one rank gets at a time.
+    batches = [[queue[run] for run in packed([one.nbytes for one in queue], PIECE)] for queue in queues.values()]
+    steps = zip_longest(*batches, fillvalue=())
     return [[piece for batch in step for piece in batch] for step in steps]
 
 
@@ -233,17 +236,3 @@ def _apart(holders: Mapping[int, Layout]) -> Iterator[dict[int, Layout]]:
         by_columns[layout.box.held[layout.box.row_dimensions]].append((rank, layout))
     for places in zip_longest(*by_columns.values()):
         yield dict(place for place in places if place)
-
-
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Consecutive pieces that one rank gets at a time."""
-    batch: list[Piece] = []
-    total = 0
-    for piece in pieces:
-        if batch and total + piece.nbytes > PIECE:
-            yield batch
-            batch, total = [], 0
-        batch.append(piece)
-        total += piece.nbytes
-    if batch:
-        yield batch

@@ -7,8 +7,10 @@ is what is read at a time: slices of one device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from hashbench.hashing.packing import packed
 
 
 class Slice(NamedTuple):
@@ -34,15 +36,6 @@ def slices_of(tensor: str, nbytes: int, size: int) -> list[Slice]:
     return [Slice(tensor, start, min(start + size, nbytes)) for start in range(0, nbytes or 1, size)]
 
 
-def pieces_of(slices: Iterable[Slice], size: int) -> Iterator[list[Slice]]:
+def pieces_of(slices: Sequence[Slice], size: int) -> Iterator[Sequence[Slice]]:
     """The slices in their order, in pieces of at most `size` bytes, except that a piece has at least one slice."""
-    piece: list[Slice] = []
-    filled = 0
-    for one in slices:
-        if piece and filled + one.nbytes > size:
-            yield piece
-            piece, filled = [], 0
-        piece.append(one)
-        filled += one.nbytes
-    if piece:
-        yield piece
+    return (slices[run] for run in packed([one.nbytes for one in slices], size))

@@ -65,7 +65,7 @@ class ModelGone(Exception):
 class _Piece:
     """Slices that are read at a time, and their tensors' places."""
 
-    slices: list[Slice]
+    slices: Sequence[Slice]
     reading: Reading
 
 
