@@ -67,7 +67,7 @@ def _bars(rows: pd.DataFrame) -> Figure:
                 panel.set_xscale("log")
             for row in lines(part):
                 _bar(panel, lanes.index(lane_of(row)), row)
-            style.name_lanes(panel, range(len(lanes)), [named[lane] for lane in lanes])
+            style.name_lanes(panel, range(len(lanes)), [named[lane] for lane in lanes], 1.4)
             panel.set_ylim(-0.7, len(lanes) - 0.3)
             style.plain_numbers(panel.xaxis, "{:,g}")
             panel.set_xlabel("GB/s" if linear else "GB/s, logarithmic")
