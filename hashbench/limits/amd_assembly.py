@@ -89,6 +89,11 @@ class Instruction:
         return self.operands.strip() if self.jumps and self.operands.startswith(".L") else None
 
     @property
+    def share(self) -> float:
+        """It is for all threads of a wave."""
+        return 1
+
+    @property
     def loaded_bytes(self) -> int:
         """The bytes of a wide load from global memory, else 0."""
         return 16 if _WIDE_LOAD.match(self.mnemonic) else 0

@@ -69,6 +69,11 @@ class Instruction:
         return self.jumps and not condition
 
     @property
+    def share(self) -> float:
+        """It is for all threads of a warp."""
+        return 1
+
+    @property
     def loaded_bytes(self) -> int:
         """The bytes of a wide load from global memory, else 0."""
         if self.opcode not in _GLOBAL_LOADS:

@@ -7,7 +7,7 @@ reads its instructions.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -53,8 +53,12 @@ class Instruction(Protocol):
         """The label that it jumps to."""
 
     @property
-    def loaded_bytes(self) -> int:
+    def loaded_bytes(self) -> float:
         """The bytes of a wide load from global memory, else 0. Narrower loads read tables, or unaligned blocks."""
+
+    @property
+    def share(self) -> float:
+        """The share of the threads executed together that it is for. Several such instructions count as one."""
 
 
 AnyInstruction = TypeVar("AnyInstruction", bound=Instruction)
@@ -151,49 +155,28 @@ def loops(function: Function[AnyInstruction]) -> list[Loop]:
 
 
 def count_block(
-    function: Function[AnyInstruction], algorithm: Algorithm, operations: Operations[AnyInstruction]
+    function: Function[AnyInstruction],
+    algorithm: Algorithm,
+    operations: Operations[AnyInstruction],
+    *,
+    all_paths: bool = False,
 ) -> BlockCode:
-    """The instructions of one message block in the main loop: the smallest with wide loads and one path through it.
+    """The instructions of one message block in the main loop.
 
-    Loops inside it run once per 16 rounds after the first 16, which are unrolled. The count is checked against the
-    `operations` that FIPS 180-4 requires.
+    That is the smallest loop with wide loads that passes every check: each iteration takes one path through it, loads
+    whole blocks, and has the `operations` that FIPS 180-4 requires. Loops inside it run once per 16 rounds after the
+    first 16, which are unrolled.
+
+    Args:
+        function: the code.
+        algorithm: what it computes.
+        operations: what the count is checked against.
+        all_paths: where the main loop branches forward within itself, count all paths as taken. That is an upper limit,
+            and what a GPU executes whose threads differ.
 
     Raises:
         StructureError: the code has another structure.
     """
-    main, inner = _main_loop(function)
-    _check_rounds(function, inner, algorithm, operations)
-
-    loaded = sum(function.instructions[index].loaded_bytes for index in range(main.head, main.end + 1))
-    blocks, rest = divmod(loaded, algorithm.block_size)
-    if rest or not blocks:
-        raise StructureError(
-            f"the main loop of {function.name} loads {loaded} bytes per iteration, which is not a multiple of the "
-            f"block size, {algorithm.block_size} bytes"
-        )
-    turns = ROUNDS[algorithm.name] // 16 - 1 if inner else 0
-    counts: Counter[str] = Counter()
-    checked = 0.0
-    for index in range(main.head, main.end + 1):
-        weight = turns if any(index in loop for loop in inner) else 1
-        counts[function.instructions[index].mnemonic] += weight
-        checked += weight * operations.executed(function.instructions[index]) / blocks
-    needed = operations.per_block(algorithm)
-    if not needed <= checked <= EXCESS * needed:
-        raise StructureError(
-            f"{checked:g} {operations.name} per block were counted, with {blocks} blocks per iteration and {turns} "
-            f"iterations of inner loops, but {algorithm.name} needs {needed}: the main loop is not understood"
-        )
-    return BlockCode({mnemonic: n / blocks for mnemonic, n in counts.items()}, blocks, turns)
-
-
-def _halves(algorithm: Algorithm) -> int:
-    """32-bit registers per word."""
-    return algorithm.block_size // 64
-
-
-def _main_loop(function: Function[AnyInstruction]) -> tuple[Loop, list[Loop]]:
-    """The main loop, and the loops inside it."""
     every = loops(function)
     loading = [
         loop
@@ -202,23 +185,58 @@ def _main_loop(function: Function[AnyInstruction]) -> tuple[Loop, list[Loop]]:
     ]
     if not loading:
         raise StructureError(f"no loop of {function.name} loads 16 bytes at a time, so its main loop is unknown")
-    innermost = [loop for loop in loading if not any(loop.holds(other) for other in loading)]
     refused = None
-    for main in sorted(innermost, key=lambda loop: loop.end - loop.head):
+    for main in sorted(loading, key=lambda loop: loop.end - loop.head):
         inner = [loop for loop in every if main.holds(loop)]
         try:
             if sum(loop.head == main.head for loop in loading) > 1:
                 raise StructureError(f"the main loop of {function.name} jumps back to its head from several places")
-            _check_paths(function, main, inner)
-        except StructureError as error:  # compilers load wide in loops over unaligned blocks too
+            _check_paths(function, main, inner, all_paths)
+            return _count_loop(function, main, inner, algorithm, operations)
+        except StructureError as error:  # loops over unaligned blocks, or of tables, may load wide too
             refused = refused or error
-        else:
-            return main, inner
     assert refused is not None
     raise refused
 
 
-def _check_paths(function: Function[AnyInstruction], main: Loop, inner: Sequence[Loop]) -> None:
+def _count_loop(
+    function: Function[AnyInstruction],
+    main: Loop,
+    inner: Sequence[Loop],
+    algorithm: Algorithm,
+    operations: Operations[AnyInstruction],
+) -> BlockCode:
+    _check_rounds(function, inner, algorithm, operations)
+    instructions = function.instructions[main.head : main.end + 1]
+    loaded = sum(instruction.loaded_bytes for instruction in instructions)
+    blocks, rest = divmod(loaded, algorithm.block_size)
+    if rest or not blocks:
+        raise StructureError(
+            f"the main loop of {function.name} loads {loaded:g} bytes per iteration, which is not a multiple of the "
+            f"block size, {algorithm.block_size} bytes"
+        )
+    turns = ROUNDS[algorithm.name] // 16 - 1 if inner else 0
+    counts: dict[str, float] = defaultdict(float)
+    checked = 0.0
+    for index, instruction in enumerate(instructions, main.head):
+        executed = instruction.share * (turns if any(index in loop for loop in inner) else 1) / blocks
+        counts[instruction.mnemonic] += executed
+        checked += executed * operations.executed(instruction)
+    needed = operations.per_block(algorithm)
+    if not needed <= checked <= EXCESS * needed:
+        raise StructureError(
+            f"{checked:g} {operations.name} per block were counted, with {blocks:g} blocks per iteration and {turns} "
+            f"iterations of inner loops, but {algorithm.name} needs {needed}: the main loop is not understood"
+        )
+    return BlockCode(counts, int(blocks), turns)
+
+
+def _halves(algorithm: Algorithm) -> int:
+    """32-bit registers per word."""
+    return algorithm.block_size // 64
+
+
+def _check_paths(function: Function[AnyInstruction], main: Loop, inner: Sequence[Loop], all_paths: bool) -> None:
     """Checks that every iteration of the main loop takes one path: through all of it, and through the inner loops."""
     if any(outer.holds(loop) for outer in inner for loop in inner):
         raise StructureError(
@@ -232,7 +250,7 @@ def _check_paths(function: Function[AnyInstruction], main: Loop, inner: Sequence
         target = function.labels.get(instruction.target or "")
         if target is not None and target in main:
             leaves = any(index == loop.end - 1 and target == loop.end + 1 for loop in inner)
-            if Loop(target, index) not in known and not leaves:
+            if Loop(target, index) not in known and not leaves and not (all_paths and target > index):
                 raise StructureError(
                     f"the main loop of {function.name} branches within itself ({instruction.mnemonic} to "
                     f"{instruction.target}), so how often its instructions run is unknown"
