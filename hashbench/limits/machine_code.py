@@ -54,7 +54,7 @@ class Instruction(Protocol):
 
     @property
     def loaded_bytes(self) -> float:
-        """The bytes of a wide load from global memory, else 0. Narrower loads read tables, or unaligned blocks."""
+        """The bytes of a wide load from global memory, else 0. Narrower loads read unaligned blocks."""
 
     @property
     def share(self) -> float:
@@ -207,28 +207,34 @@ def _count_loop(
     operations: Operations[AnyInstruction],
 ) -> BlockCode:
     _check_rounds(function, inner, algorithm, operations)
-    instructions = function.instructions[main.head : main.end + 1]
-    loaded = sum(instruction.loaded_bytes for instruction in instructions)
+    turns_of = {
+        index: ROUNDS[algorithm.name] // 16 - 1 if any(index in loop for loop in inner) else 1
+        for index in range(main.head, main.end + 1)
+    }
+    # In the loops inside, constants are loaded.
+    loaded = sum(function.instructions[index].loaded_bytes for index, turns in turns_of.items() if turns == 1)
     blocks, rest = divmod(loaded, algorithm.block_size)
     if rest or not blocks:
         raise StructureError(
             f"the main loop of {function.name} loads {loaded:g} bytes per iteration, which is not a multiple of the "
             f"block size, {algorithm.block_size} bytes"
         )
-    turns = ROUNDS[algorithm.name] // 16 - 1 if inner else 0
     counts: dict[str, float] = defaultdict(float)
     checked = 0.0
-    for index, instruction in enumerate(instructions, main.head):
-        executed = instruction.share * (turns if any(index in loop for loop in inner) else 1) / blocks
+    for index, turns in turns_of.items():
+        instruction = function.instructions[index]
+        executed = instruction.share * turns / blocks
         counts[instruction.mnemonic] += executed
         checked += executed * operations.executed(instruction)
     needed = operations.per_block(algorithm)
+    inner_turns = max(turns_of.values()) if inner else 0
     if not needed <= checked <= EXCESS * needed:
         raise StructureError(
-            f"{checked:g} {operations.name} per block were counted, with {blocks:g} blocks per iteration and {turns} "
-            f"iterations of inner loops, but {algorithm.name} needs {needed}: the main loop is not understood"
+            f"{checked:g} {operations.name} per block were counted, with {blocks:g} blocks per iteration and "
+            f"{inner_turns} iterations of inner loops, but {algorithm.name} needs {needed}: the main loop is not "
+            "understood"
         )
-    return BlockCode(counts, int(blocks), turns)
+    return BlockCode(counts, int(blocks), inner_turns)
 
 
 def _halves(algorithm: Algorithm) -> int:
