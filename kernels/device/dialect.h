@@ -112,6 +112,12 @@ typedef u32 u32x2 __attribute__((ext_vector_type(2)));
 #define LOWER_HALF(x) ((u32)(x))
 #define UPPER_HALF(x) ((u32)((x) >> 32))
 
+/* x, computed as it is written. It takes no instruction. */
+DEVICE u32 as_one(u32 x) {
+    __asm__("" : "+v"(x));
+    return x;
+}
+
 /* The 64-bit value of two halves: a vector, since clang would regroup the additions of shifted values. */
 DEVICE u64 of_halves(u32 lower, u32 upper) {
     union {
@@ -138,6 +144,12 @@ DEVICE u64 shift_right_64(u64 x, u32 n) {
 #define HAVE_BITOP3 1
 #else
 #define HAVE_BITOP3 0
+#endif
+
+#if defined(__GFX10__) || defined(__GFX11__) || defined(__GFX12__)
+#define HAVE_XOR3 1
+#else
+#define HAVE_XOR3 0
 #endif
 
 /* Whether the fastest sum of a word and an exclusive or is one instruction, v_xad_u32: where no other has an exclusive

@@ -88,7 +88,15 @@ TABLE u64 INITIAL[8] = {0xcbbb9d5dc1059ed8ul, 0x629a292a367cd507ul, 0x9159015a30
 #define CH_32(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0xca)
 #define MAJ_32(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0xe8)
 #else
+#if HAVE_XOR3
+DEVICE u32 XOR3_32(u32 x, u32 y, u32 z) {
+    u32 result;
+    __asm__("v_xor3_b32 %0, %1, %2, %3" : "=v"(result) : "v"(x), "v"(y), "v"(z));
+    return result;
+}
+#else
 #define XOR3_32(x, y, z) ((x) ^ (y) ^ (z))
+#endif
 #define CH_32(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
 #define MAJ_32(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
 #endif
@@ -211,10 +219,6 @@ DEVICE u32 add3(u32 x, u32 y, u32 z) {
     u32 result;
     __asm__("v_add3_u32 %0, %1, %2, %3" : "=v"(result) : "v"(x), "v"(y), "v"(z));
     return result;
-}
-DEVICE u32 as_one(u32 x) {
-    __asm__("" : "+v"(x));
-    return x;
 }
 #undef ROUND
 #define ROUND(w_plus_k)                                               \
