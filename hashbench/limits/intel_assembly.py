@@ -157,7 +157,8 @@ def parse(listing: str, name: str, target: str) -> Function[Instruction]:
     lines = [line for line in listing.splitlines() if line.strip()]
     matches = [_LABEL.match(line) or _INSTRUCTION.match(line) for line in lines]
     found = [match for match in matches if match is not None and match.re is _INSTRUCTION]
-    threads = max((int(match["lanes"] or 0) for match in found), default=0)
+    # "W" ignores which threads are active: such an instruction may be for more lanes than there are threads.
+    threads = max((int(match["lanes"] or 0) for match in found if (match["predicate"] or "")[:1] != "W"), default=0)
     if not threads:
         raise StructureError(f"the listing of {name!r} has no instructions")
     instructions: list[Instruction] = []
