@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from hashbench.kernels.contract import Algorithm, Unavailable
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import device_source, intel_gpu_options
 from hashbench.limits import machine_code
 from hashbench.limits.machine_code import FUNCTION, BlockCode, CompileError, Function, Operations, StructureError
 
@@ -103,13 +103,13 @@ def toolchain(target: str) -> str:
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
 
 
-def opencl_source(algorithm: Algorithm, variant: str, target: str) -> str:
-    """The device code with as many work-items in a hardware thread as the kernels choose: a lane each."""
-    return f"#define SUB_GROUP_SIZE {LANES[target]}\n" + device_source(algorithm, variant)
-
-
-def compile_program(source: str, target: str) -> dict[str, str]:
+def compile_program(source: str, target: str, options: Sequence[str] = ()) -> dict[str, str]:
     """Compiles an OpenCL C program, and disassembles it: the listing of each function.
+
+    Args:
+        source: the program.
+        target: one of `LANES`.
+        options: options of the compiler, as of `intel_gpu_options`.
 
     Raises:
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
@@ -118,7 +118,15 @@ def compile_program(source: str, target: str) -> dict[str, str]:
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "device_source.cl").write_text(source)
-        compiling = ("compile", "-file", "device_source.cl", "-device", target, "-options", _OPTIONS)
+        compiling = (
+            "compile",
+            "-file",
+            "device_source.cl",
+            "-device",
+            target,
+            "-options",
+            " ".join((_OPTIONS, *options)),
+        )
         told = _run((*compiling, "-output", "program"), folder)
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
@@ -139,7 +147,8 @@ def block_code(algorithm: Algorithm, variant: str, target: str) -> BlockCode:
         StructureError: the code has no main loop that can be counted.
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
     """
-    listings = compile_program(opencl_source(algorithm, variant, target), target)
+    options = intel_gpu_options(algorithm, [LANES[target]])
+    listings = compile_program(device_source(algorithm, variant), target, options)
     return count_block(parse(listings[FUNCTION], FUNCTION, target), algorithm)
 
 
