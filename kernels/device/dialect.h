@@ -1,4 +1,4 @@
-/* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ.
+/* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ, and the instructions of AMD GPUs.
  *
  * Everything after this file is written in the common subset of the four languages, so that the SHA-2 device code
  * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group);
