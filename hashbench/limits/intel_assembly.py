@@ -103,6 +103,11 @@ def toolchain(target: str) -> str:
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
 
 
+def opencl_source(algorithm: Algorithm, variant: str, target: str) -> str:
+    """The device code with as many work-items in a hardware thread as the kernels choose: a lane each."""
+    return f"#define SUB_GROUP_SIZE {LANES[target]}\n" + device_source(algorithm, variant)
+
+
 def compile_program(source: str, target: str) -> dict[str, str]:
     """Compiles an OpenCL C program, and disassembles it: the listing of each function.
 
@@ -134,7 +139,7 @@ def block_code(algorithm: Algorithm, variant: str, target: str) -> BlockCode:
         StructureError: the code has no main loop that can be counted.
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
     """
-    listings = compile_program(device_source(algorithm, variant), target)
+    listings = compile_program(opencl_source(algorithm, variant, target), target)
     return count_block(parse(listings[FUNCTION], FUNCTION, target), algorithm)
 
 
