@@ -96,16 +96,19 @@ def toolchain(target: str) -> str:
     Raises:
         Unavailable: it is missing, or `target` is not one of `LANES`.
     """
-    if target not in LANES:
-        raise Unavailable(f"no vector engine is known for {target}: accepted are {', '.join(LANES)}")
+    _lanes(target)
     with tempfile.TemporaryDirectory() as folder:
         _run(("query", "OCL_DRIVER_VERSION"), folder)
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
 
 
 def opencl_source(algorithm: Algorithm, variant: str, target: str) -> str:
-    """The device code with as many work-items in a hardware thread as the kernels choose: a lane each."""
-    return f"#define SUB_GROUP_SIZE {LANES[target]}\n" + device_source(algorithm, variant)
+    """The device code with as many work-items in a hardware thread as the kernels choose: a lane each.
+
+    Raises:
+        Unavailable: `target` is not one of `LANES`.
+    """
+    return f"#define SUB_GROUP_SIZE {_lanes(target)}\n" + device_source(algorithm, variant)
 
 
 def compile_program(source: str, target: str) -> dict[str, str]:
@@ -188,6 +191,12 @@ def by_unit(code: BlockCode) -> dict[str, float]:
     for mnemonic, count in code.instructions.items():
         counts[unit(mnemonic)] += count
     return counts
+
+
+def _lanes(target: str) -> int:
+    if target not in LANES:
+        raise Unavailable(f"no vector engine is known for {target}: accepted are {', '.join(LANES)}")
+    return LANES[target]
 
 
 def _run(arguments: Sequence[str], folder: str) -> str:
