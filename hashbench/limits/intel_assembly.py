@@ -96,8 +96,7 @@ def toolchain(target: str) -> str:
     Raises:
         Unavailable: it is missing, or `target` is not one of `LANES`.
     """
-    if target not in LANES:
-        raise Unavailable(f"no vector engine is known for {target}: accepted are {', '.join(LANES)}")
+    _lanes(target)
     with tempfile.TemporaryDirectory() as folder:
         _run(("query", "OCL_DRIVER_VERSION"), folder)
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
@@ -118,16 +117,8 @@ def compile_program(source: str, target: str, options: Sequence[str] = ()) -> di
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "device_source.cl").write_text(source)
-        compiling = (
-            "compile",
-            "-file",
-            "device_source.cl",
-            "-device",
-            target,
-            "-options",
-            " ".join((_OPTIONS, *options)),
-        )
-        told = _run((*compiling, "-output", "program"), folder)
+        compiling = ("compile", "-file", "device_source.cl", "-device", target, "-output", "program")
+        told = _run((*compiling, "-options", " ".join((_OPTIONS, *options))), folder)
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
             raise CompileError(f"the program does not compile for {target}: {' '.join(told.split())}")
@@ -147,7 +138,7 @@ def block_code(algorithm: Algorithm, variant: str, target: str) -> BlockCode:
         StructureError: the code has no main loop that can be counted.
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
     """
-    options = intel_gpu_options(algorithm, [LANES[target]])
+    options = intel_gpu_options(algorithm, [_lanes(target)])
     listings = compile_program(device_source(algorithm, variant), target, options)
     return count_block(parse(listings[FUNCTION], FUNCTION, target), algorithm)
 
@@ -197,6 +188,12 @@ def by_unit(code: BlockCode) -> dict[str, float]:
     for mnemonic, count in code.instructions.items():
         counts[unit(mnemonic)] += count
     return counts
+
+
+def _lanes(target: str) -> int:
+    if target not in LANES:
+        raise Unavailable(f"no vector engine is known for {target}: accepted are {', '.join(LANES)}")
+    return LANES[target]
 
 
 def _run(arguments: Sequence[str], folder: str) -> str:
