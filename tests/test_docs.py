@@ -169,7 +169,7 @@ def shown(prediction: Prediction) -> str:
     if prediction.spread is None:
         return f"{prediction.instructions:,} instructions"
     low, likely, high = prediction.spread
-    text = f"{likely:,.0f}" if round(low) == round(high) else f"{likely:,.0f} ({low:,.0f} to {high:,.0f})"
+    text = f"{likely:,.0f}" if high < 1.01 * low else f"{likely:,.0f} ({low:,.0f} to {high:,.0f})"
     return f"{text}, by its memory" if prediction.bound == MEMORY else text
 
 
