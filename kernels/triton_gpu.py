@@ -68,6 +68,27 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
     return found
 
 
+def round_constants(algorithm: Algorithm) -> Bytes:
+    """The constants K of FIPS 180-4 as they lie in memory."""
+    words = constants(algorithm.name)
+    return np.array(words.k, np.uint32 if words.word_bits == 32 else np.uint64).view(np.uint8)
+
+
+def call_of(launch: Launch, constants: Buffer) -> tuple[str, list[int]]:
+    """The name of the function for a launch, and its arguments.
+
+    Args:
+        launch: the launch.
+        constants: the bytes of `round_constants` on the device.
+    """
+    name = launch.function
+    arguments = [a.address if isinstance(a, Buffer) else int(a) for a in launch.arguments]
+    if name in _REDUCTIONS:
+        arguments.insert(4, _REDUCTIONS[name])
+        name = "reduce"
+    return name, [*arguments, constants.address] if name in ("hash_chunks", "reduce") else arguments
+
+
 @contextmanager
 def private_cache() -> Iterator[None]:
     """Makes Triton keep its cache where nobody else writes, since it loads libraries from there.
@@ -156,8 +177,7 @@ class TritonGpu(DeviceKernel):
         except Exception as error:  # no C compiler, no headers of Python, a GPU that Triton does not know
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise Unavailable(f"Triton's compiler does not work here ({reason})") from error
-        words = constants(self.algorithm.name)
-        self._round_constants = self.put(np.array(words.k, np.uint32 if words.word_bits == 32 else np.uint64).view(np.uint8))
+        self._round_constants = self.put(round_constants(self.algorithm))
 
     @classmethod
     @outside_working_directory()
@@ -270,7 +290,8 @@ class TritonGpu(DeviceKernel):
         return self.gpu.ExternalStream(stream_handle(stream), self.place)
 
     def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
-        prepared = [self._prepared(launch) for launch in launches]
+        calls = [call_of(launch, self._round_constants) for launch in launches]
+        prepared = [(self._functions[name][launch.groups, 1, 1], a) for launch, (name, a) in zip(launches, calls)]
         handle = queue.cuda_stream if self.place.type == "cuda" else queue.sycl_queue
         start, end = (self.gpu.Event(enable_timing=True) for _ in range(2))
         with self.gpu.stream(queue):
@@ -284,16 +305,6 @@ class TritonGpu(DeviceKernel):
             return 1e-3 * float(start.elapsed_time(end))
 
         return finish
-
-    def _prepared(self, launch: Launch) -> tuple[Callable[..., None], list[int]]:
-        arguments = [a.address if isinstance(a, Buffer) else int(a) for a in launch.arguments]
-        name = launch.function
-        if name in _REDUCTIONS:
-            arguments.insert(4, _REDUCTIONS[name])
-            name = "reduce"
-        if name in ("hash_chunks", "reduce"):
-            arguments.append(self._round_constants.address)
-        return self._functions[name][launch.groups, 1, 1], arguments
 
 
 def _is_for_cpus() -> bool:
