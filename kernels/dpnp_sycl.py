@@ -19,7 +19,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source, functions
+from hashbench.kernels.source import device_source, functions, sub_group_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _ALIGNMENT = 256
@@ -53,10 +53,10 @@ def _argument(argument: Argument) -> Any:
 
 
 @cache
-def _program(device_id: str, source: str) -> Any:
+def _program(device_id: str, source: str, options: str) -> Any:
     """OpenCL C, compiled for the context that all queues of a device share: for a CPU that takes seconds."""
     dpctl = _load().module
-    return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source)
+    return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source, options)
 
 
 class _Range:
@@ -113,7 +113,8 @@ class DpnpSycl(DeviceKernel):
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
         self.queue = _load().module.SyclQueue(device.id, property=("in_order", "enable_profiling"))
-        program = _program(device.id, device_source(self.algorithm, "plain"))
+        options = sub_group_options(device, self.queue.sycl_device.sub_group_sizes)
+        program = _program(device.id, device_source(self.algorithm, "plain"), " ".join(options))
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
     @classmethod

@@ -1,8 +1,27 @@
 /* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ.
  *
  * Everything after this file is written in the common subset of the four languages, so that the SHA-2 device code
- * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group),
- * and, for OpenCL C on NVIDIA's devices, ARCHITECTURE. */
+ * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group);
+ * for OpenCL C on NVIDIA's devices ARCHITECTURE; and on Intel's GPUs SUB_GROUP_SIZE, the number of work-items in a
+ * hardware thread. */
+
+/* AMD's GPUs: clang compiles OpenCL C and HIP for them. ROCm's LLVM takes so many registers for the rare paths of the
+ * text that one or two waves fit a SIMD, unless it is told to leave room for four. */
+#if defined(__AMDGCN__)
+#define HAVE_AMD 1
+#define ROOM_FOR_WAVES __attribute__((amdgpu_waves_per_eu(4)))
+#else
+#define HAVE_AMD 0
+#define ROOM_FOR_WAVES
+#endif
+
+/* Intel's compiler for GPUs puts so many work-items into a hardware thread that their registers do not suffice, unless
+ * it is told not to. */
+#if defined(SUB_GROUP_SIZE)
+#define SUB_GROUP __attribute__((intel_reqd_sub_group_size(SUB_GROUP_SIZE)))
+#else
+#define SUB_GROUP
+#endif
 
 #if defined(__OPENCL_VERSION__) /* OpenCL C, also as SYCL builds it */
 
@@ -12,7 +31,7 @@ typedef ulong u64;
 #define DEVICE inline __attribute__((always_inline))
 #define GLOBAL __global
 #define TABLE __constant
-#define KERNEL(blocks) __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) void
+#define KERNEL(blocks) __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) ROOM_FOR_WAVES SUB_GROUP void
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 #define THREAD ((u64)get_global_id(0))
@@ -21,8 +40,10 @@ typedef ulong u64;
 #define LOCAL __local
 #define LOCAL_POINTER __local
 #define GROUP_BARRIER barrier(CLK_GLOBAL_MEM_FENCE)
+#if !HAVE_AMD
 #define ROTATE_RIGHT_32(x, n) rotate((x), (u32)(32 - (n)))
 #define ROTATE_RIGHT_64(x, n) rotate((x), (u64)(64 - (n)))
+#endif
 typedef uint4 u32x4;
 typedef ulong2 u64x2;
 
@@ -37,7 +58,7 @@ typedef unsigned long long u64;
 /* `blocks`: the number of blocks per multiprocessor that must fit its registers. With too many, threads spill; with
  * too few, the compiler saves registers nevertheless, by delaying loads. HIP's second bound has another meaning. */
 #if defined(__HIP__) || defined(__HIP_PLATFORM_AMD__)
-#define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
+#define KERNEL(blocks) extern "C" __global__ ROOM_FOR_WAVES void __launch_bounds__(GROUP_SIZE)
 #else
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE, blocks)
 #endif
@@ -49,8 +70,10 @@ typedef unsigned long long u64;
 #define LOCAL __shared__
 #define LOCAL_POINTER
 #define GROUP_BARRIER __syncthreads()
+#if !HAVE_AMD
 #define ROTATE_RIGHT_32(x, n) ((x) >> (n) | (x) << (32 - (n)))
 #define ROTATE_RIGHT_64(x, n) ((x) >> (n) | (x) << (64 - (n)))
+#endif
 typedef uint4 u32x4;
 typedef ulonglong2 u64x2;
 
@@ -76,3 +99,51 @@ typedef ulonglong2 u64x2;
 
 /* Whether the double-precision pipe is as fast as the others: A100, H100, H200, B200. */
 #define HAVE_FP64_PIPE (ARCHITECTURE == 80 || ARCHITECTURE == 90 || ARCHITECTURE == 100)
+
+#if HAVE_AMD
+/* Their registers have 32 bits. clang makes two shifts and an or of half a 64-bit rotation, where one instruction
+ * shifts two registers as one. */
+#define FUNNEL_SHIFT_RIGHT(high, low, n) __builtin_amdgcn_alignbit((high), (low), (n))
+#define ROTATE_RIGHT_32(x, n) FUNNEL_SHIFT_RIGHT(x, x, n)
+#define ROTATE_RIGHT_64(x, n) rotate_right_64((x), (n))
+
+typedef u32 u32x2 __attribute__((ext_vector_type(2)));
+
+#define LOWER_HALF(x) ((u32)(x))
+#define UPPER_HALF(x) ((u32)((x) >> 32))
+
+/* The 64-bit value of two halves: a vector, since clang would regroup the additions of shifted values. */
+DEVICE u64 of_halves(u32 lower, u32 upper) {
+    union {
+        u32x2 halves;
+        u64 whole;
+    } value;
+    value.halves.x = lower;
+    value.halves.y = upper;
+    return value.whole;
+}
+
+DEVICE u64 rotate_right_64(u64 x, u32 n) {
+    u32 lower = n < 32 ? LOWER_HALF(x) : UPPER_HALF(x), upper = n < 32 ? UPPER_HALF(x) : LOWER_HALF(x);
+    return of_halves(FUNNEL_SHIFT_RIGHT(upper, lower, n % 32), FUNNEL_SHIFT_RIGHT(lower, upper, n % 32));
+}
+
+DEVICE u64 shift_right_64(u64 x, u32 n) {
+    return of_halves(FUNNEL_SHIFT_RIGHT(UPPER_HALF(x), LOWER_HALF(x), n), UPPER_HALF(x) >> n);
+}
+#endif
+
+/* Three-input logic, by its truth table, on gfx950 and later. */
+#if HAVE_AMD && defined(__gfx950__)
+#define HAVE_BITOP3 1
+#else
+#define HAVE_BITOP3 0
+#endif
+
+/* Whether the fastest sum of a word and an exclusive or is one instruction, v_xad_u32: where no other has an exclusive
+ * or of three inputs. */
+#if defined(__GFX9__) && !HAVE_BITOP3
+#define HAVE_XAD 1
+#else
+#define HAVE_XAD 0
+#endif

@@ -12,10 +12,10 @@ typedef u32 word;
 #define DIGEST_WORDS32 8
 #define ROTATE_RIGHT ROTATE_RIGHT_32
 /* FIPS 180-4 (4.4) to (4.7) */
-#define BIG_SIGMA_0(x) (ROTATE_RIGHT(x, 2) ^ ROTATE_RIGHT(x, 13) ^ ROTATE_RIGHT(x, 22))
-#define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 6) ^ ROTATE_RIGHT(x, 11) ^ ROTATE_RIGHT(x, 25))
-#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 7) ^ ROTATE_RIGHT(x, 18) ^ ((x) >> 3))
-#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 17) ^ ROTATE_RIGHT(x, 19) ^ ((x) >> 10))
+#define BIG_SIGMA_0(x) XOR3(ROTATE_RIGHT(x, 2), ROTATE_RIGHT(x, 13), ROTATE_RIGHT(x, 22))
+#define BIG_SIGMA_1(x) XOR3(ROTATE_RIGHT(x, 6), ROTATE_RIGHT(x, 11), ROTATE_RIGHT(x, 25))
+#define SMALL_SIGMA_0(x) XOR3(ROTATE_RIGHT(x, 7), ROTATE_RIGHT(x, 18), (x) >> 3)
+#define SMALL_SIGMA_1(x) XOR3(ROTATE_RIGHT(x, 17), ROTATE_RIGHT(x, 19), (x) >> 10)
 
 /* FIPS 180-4 section 4.2.2 */
 TABLE u32 K[ROUNDS] = {
@@ -45,10 +45,10 @@ typedef u64 word;
 #define DIGEST_WORDS32 12
 #define ROTATE_RIGHT ROTATE_RIGHT_64
 /* FIPS 180-4 (4.10) to (4.13) */
-#define BIG_SIGMA_0(x) (BALANCED_ROTATE_RIGHT(x, 28) ^ ROTATE_RIGHT(x, 34) ^ ROTATE_RIGHT(x, 39))
-#define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 14) ^ BALANCED_ROTATE_RIGHT(x, 18) ^ ROTATE_RIGHT(x, 41))
-#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 1) ^ ROTATE_RIGHT(x, 8) ^ SHIFT_RIGHT(x, 7))
-#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 19) ^ BALANCED_ROTATE_RIGHT(x, 61) ^ SHIFT_RIGHT(x, 6))
+#define BIG_SIGMA_0(x) XOR3(BALANCED_ROTATE_RIGHT(x, 28), ROTATE_RIGHT(x, 34), ROTATE_RIGHT(x, 39))
+#define BIG_SIGMA_1(x) XOR3(ROTATE_RIGHT(x, 14), BALANCED_ROTATE_RIGHT(x, 18), ROTATE_RIGHT(x, 41))
+#define SMALL_SIGMA_0(x) XOR3(ROTATE_RIGHT(x, 1), ROTATE_RIGHT(x, 8), SHIFT_RIGHT(x, 7))
+#define SMALL_SIGMA_1(x) XOR3(ROTATE_RIGHT(x, 19), BALANCED_ROTATE_RIGHT(x, 61), SHIFT_RIGHT(x, 6))
 
 /* FIPS 180-4 section 4.2.3 */
 TABLE u64 K[ROUNDS] = {
@@ -81,9 +81,31 @@ TABLE u64 INITIAL[8] = {0xcbbb9d5dc1059ed8ul, 0x629a292a367cd507ul, 0x9159015a30
 #error "SHA must be 256 or 384"
 #endif
 
-/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), in the forms with the fewest operations */
-#define CH(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
-#define MAJ(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), and the exclusive or of the sigmas, in the forms with the fewest operations. On
+ * AMD's GPUs those of 64 bits are two of 32, since clang has three-input instructions for 32 bits alone. */
+#if HAVE_BITOP3
+#define XOR3_32(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0x96)
+#define CH_32(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0xca)
+#define MAJ_32(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0xe8)
+#else
+#define XOR3_32(x, y, z) ((x) ^ (y) ^ (z))
+#define CH_32(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
+#define MAJ_32(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+#endif
+#if HAVE_AMD && SHA == 384
+#define BY_HALVES(f, x, y, z) \
+    of_halves(f(LOWER_HALF(x), LOWER_HALF(y), LOWER_HALF(z)), f(UPPER_HALF(x), UPPER_HALF(y), UPPER_HALF(z)))
+DEVICE u64 xor3(u64 x, u64 y, u64 z) { return BY_HALVES(XOR3_32, x, y, z); }
+DEVICE u64 ch(u64 x, u64 y, u64 z) { return BY_HALVES(CH_32, x, y, z); }
+DEVICE u64 maj(u64 x, u64 y, u64 z) { return BY_HALVES(MAJ_32, x, y, z); }
+#define XOR3 xor3
+#define CH ch
+#define MAJ maj
+#else
+#define XOR3 XOR3_32
+#define CH CH_32
+#define MAJ MAJ_32
+#endif
 
 /* BALANCED: logic, shifts and additions compete for one execution pipe of NVIDIA's multiprocessors, while the others
  * are idle. Part of the work is moved there. `one` is a kernel argument with the value 1, so that the compiler
@@ -132,6 +154,8 @@ DEVICE u64 balanced_shift_right(u64 x, u32 n) {
     return result;
 }
 #define SHIFT_RIGHT(x, n) balanced_shift_right((x), (n))
+#elif HAVE_AMD && SHA == 384
+#define SHIFT_RIGHT(x, n) shift_right_64((x), (n))
 #else
 #define SHIFT_RIGHT(x, n) ((x) >> (n))
 #endif
@@ -182,6 +206,33 @@ DEVICE void initialise(word state[8]) {
         a = ADD(t1, t2);                                                     \
     } while (0)
 
+#if HAVE_XAD && SHA == 256
+DEVICE u32 add3(u32 x, u32 y, u32 z) {
+    u32 result;
+    __asm__("v_add3_u32 %0, %1, %2, %3" : "=v"(result) : "v"(x), "v"(y), "v"(z));
+    return result;
+}
+DEVICE u32 as_one(u32 x) {
+    __asm__("" : "+v"(x));
+    return x;
+}
+#undef ROUND
+#define ROUND(w_plus_k)                                               \
+    do {                                                              \
+        word sum = BIG_SIGMA_1(e) + as_one(h + (w_plus_k));                         \
+        word chosen = CH(e, f, g);                                            \
+        word t2 = BIG_SIGMA_0(a) + MAJ(a, b, c);                                  \
+        h = g;                                                        \
+        g = f;                                                        \
+        f = e;                                                        \
+        e = add3(d, sum, chosen);                                                   \
+        d = c;                                                        \
+        c = b;                                                        \
+        b = a;                                                        \
+        a = add3(t2, sum, chosen);                                                   \
+    } while (0)
+#endif
+
 /* The same with more additions, one of which lies between two values of e instead of two. That is faster for a thread
  * without others beside it. */
 #define SHORT_ROUND(w_plus_k)                                         \
@@ -202,9 +253,15 @@ DEVICE void initialise(word state[8]) {
     } while (0)
 
 /* Replaces W_(t - 16) by W_t; t is modulo 16. */
+#if HAVE_XAD && SHA == 256
+#define SCHEDULE(w, t)                                  \
+    ((w)[t] = add3((w)[t], SMALL_SIGMA_0((w)[((t) + 1) & 15])+ (w)[((t) + 9) & 15], \
+                   SMALL_SIGMA_1((w)[((t) + 14) & 15])))
+#else
 #define SCHEDULE(w, t)                                  \
     ((w)[t] = ADD(ADD((w)[t], (w)[((t) + 9) & 15]), \
                   ADD(SMALL_SIGMA_0((w)[((t) + 1) & 15]), SMALL_SIGMA_1((w)[((t) + 14) & 15]))))
+#endif
 
 DEVICE void add_to_state(word state[8], word a, word b, word c, word d, word e, word f, word g, word h, u32 one) {
     state[0] = ADD(state[0], a);
