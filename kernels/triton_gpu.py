@@ -330,5 +330,6 @@ def _vendor_and_driver(properties: Any) -> tuple[str, str]:
         return "Intel", f"Level Zero {properties.driver_version}"
     if torch.version.hip:
         return "AMD", f"HIP {torch.version.hip}"
-    number = torch._C._cuda_getDriverVersion()
-    return "NVIDIA", f"CUDA {number // 1000}.{number % 1000 // 10}"
+    number = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))  # which PyTorch has loaded
+    return "NVIDIA", f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"

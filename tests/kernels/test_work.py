@@ -38,6 +38,8 @@ def a_stream(kernel: Kernel, **properties: Any) -> Any:
 
         with its.gpu:
             return cuda.stream()
+    if kernel.name == "triton":
+        return its.gpu.Stream(its.place)
     if kernel.name == "dpnp":
         import dpctl
 
@@ -254,7 +256,7 @@ def test_a_negative_handle_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["hashlib", *(pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ("cupy", "numba-cuda", "opencl"))],
+    ["hashlib", *(pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ("cupy", "numba-cuda", "triton", "opencl"))],
 )
 def test_every_priority_hashes_alike(name: str) -> None:
     found = [kernel for kernel in available(name) if kernel.algorithm.name == "sha256"]
