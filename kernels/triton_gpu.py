@@ -6,6 +6,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -55,17 +56,21 @@ def program(algorithm: Algorithm, backend: str, architecture: int) -> ModuleType
 
 
 def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
-    """The kernels for one of Triton's targets, by name."""
+    """The kernels for one of Triton's targets, by name. They are compiled at the same time."""
     import triton
 
     code = program(algorithm, target.backend, target.arch if target.backend == "cuda" else 0)
     options = {"num_warps": GROUP_SIZE // target.warp_size}
-    found = {}
-    for name, types in code.SIGNATURES.items():
+    if target.backend == "hip":
+        options["waves_per_eu"] = 4  # or else LLVM takes so many registers that two fit
+
+    def one(name: str) -> Any:
         function = getattr(code, name)
-        source = triton.compiler.ASTSource(function, dict(zip(function.arg_names, types, strict=True)))
-        found[name] = triton.compile(source, target=target, options=options)
-    return found
+        source = triton.compiler.ASTSource(function, dict(zip(function.arg_names, code.SIGNATURES[name], strict=True)))
+        return triton.compile(source, target=target, options=options)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(code.SIGNATURES, pool.map(one, code.SIGNATURES), strict=True))
 
 
 def round_constants(algorithm: Algorithm) -> Bytes:
@@ -290,14 +295,42 @@ class TritonGpu(DeviceKernel):
         return self.gpu.ExternalStream(stream_handle(stream), self.place)
 
     def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
-        calls = [call_of(launch, self._round_constants) for launch in launches]
-        prepared = [(self._functions[name][launch.groups, 1, 1], a) for launch, (name, a) in zip(launches, calls)]
+        return self._timed(lambda: self._submit(launches, queue), queue)
+
+    def series(self, launches: Sequence[Launch]) -> Callable[[Any], Callable[[], float]]:
+        """As one CUDA graph from the second time on, as in `CupyCuda`."""
+        if len(launches) == 1 or self.device.vendor != "NVIDIA":
+            return super().series(launches)
+        graphs: list[Any] = []
+
+        def enqueue(queue: Any) -> Callable[[], float]:
+            if graphs:
+                return self._timed(graphs[0].replay, queue)
+            finish = self.launch(launches, queue)
+            graphs.append(self._graph(launches))
+            return finish
+
+        return enqueue
+
+    def _graph(self, launches: Sequence[Launch]) -> Any:
+        graph, stream = self.gpu.CUDAGraph(), self.gpu.Stream(device=self.place)
+        with self.gpu.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            self._submit(launches, stream)
+            graph.capture_end()
+        return graph
+
+    def _submit(self, launches: Sequence[Launch], queue: Any) -> None:
         handle = queue.cuda_stream if self.place.type == "cuda" else queue.sycl_queue
+        for launch in launches:
+            name, arguments = call_of(launch, self._round_constants)
+            self._functions[name][launch.groups, 1, 1](*arguments, stream=handle)
+
+    def _timed(self, submit: Callable[[], None], queue: Any) -> Callable[[], float]:
         start, end = (self.gpu.Event(enable_timing=True) for _ in range(2))
         with self.gpu.stream(queue):
             start.record(queue)
-            for function, arguments in prepared:
-                function(*arguments, stream=handle)
+            submit()
             end.record(queue)
 
         def finish() -> float:

@@ -2,15 +2,11 @@
 """The device code in Triton: what `kernels/device` does, with a lane for a thread.
 
 Like a C header, this module is executed once for each program that includes it, which first defines SHA (256 or 384),
-BACKEND ("cuda" or "hip", as Triton names them, or any other) and ARCHITECTURE (90 for sm_90, 0 where it is not CUDA):
+BACKEND ("cuda", "hip" or "xpu", as Triton names them, or "interpreter") and ARCHITECTURE (90 for sm_90, 0 where it is not CUDA):
 see `triton_gpu.program`.
 
 Triton has no branches for single lanes. So the lanes of a program take the fast path, for full and aligned chunks,
-together, or else they all read words at any address, and mask what is not their message's.
-
-Addresses are uint64, and with CUDA all loads and stores of lanes are inline PTX: Triton's compiler takes half a minute
-to find the best layout of tensors that are loaded, since it looks at all that is computed from each; here every lane
-has its own message, and the layout is known.
+together, or else they all read words at any address, and mask what is not their message's. Addresses are uint64.
 """
 
 from __future__ import annotations
@@ -51,14 +47,14 @@ NODE_BLOCKS = tl.constexpr(2 if SHA == 256 else 1)
 
 IS_CUDA = tl.constexpr(BACKEND == "cuda")
 IS_HIP = tl.constexpr(BACKEND == "hip")
+INTERPRETED = tl.constexpr(BACKEND == "interpreter")
 # What runs on other pipes than those of logic and shifts: see `kernels/device/sha2.h`.
 BALANCED = tl.constexpr(BACKEND == "cuda" and SHA == 256)
 BALANCED_CONSTANTS = tl.constexpr(BACKEND == "cuda" and SHA == 256 and ARCHITECTURE not in (90, 100))
-BALANCED_ROTATIONS = tl.constexpr(BACKEND == "cuda" and SHA == 384 and ARCHITECTURE < 120 and globals().get("ROT", 1))
-BALANCED_SHIFTS = tl.constexpr(SHA == 384 and ARCHITECTURE in (80, 90, 100) and globals().get("FP", 1))
+BALANCED_ROTATIONS = tl.constexpr(BACKEND == "cuda" and SHA == 384 and ARCHITECTURE < 120)
+BALANCED_SHIFTS = tl.constexpr(SHA == 384 and ARCHITECTURE in (80, 90, 100))
 PREFETCHED = tl.constexpr(BACKEND == "cuda" and ARCHITECTURE >= 80)
-UNROLLED = tl.constexpr(BACKEND == "cuda" and SHA == 256)
-ONE_COPY = tl.constexpr(globals().get("ONE_COPY", 0))
+UNROLLED = tl.constexpr(SHA == 256)
 
 
 def _funnel_shift(result: str, high: str, low: str, k: int) -> str:
@@ -96,27 +92,49 @@ SHIFT_6, SHIFT_7 = (tl.constexpr(_shift(n)) for n in (6, 7))
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
+#
+# Triton's compiler looks for the best layout of what a lane loads and stores, for which it looks at all that depends on
+# an address, and takes a minute. Here every lane has its own message, so that there is nothing to find. It does not look
+# into inline assembly, nor beyond addresses that a loop computes.
 
 
 @triton.jit
-def load_u64(address: tl.tensor) -> tl.tensor:
+def once(one: tl.tensor) -> tl.tensor:
+    """The turns of a loop around an access: 1. LLVM sees that, and removes the loop; Triton does not."""
+    return tl.minimum(tl.maximum(one, 1), 1).to(tl.int32)
+
+
+@triton.jit
+def load_u64(address: tl.tensor, one: tl.tensor) -> tl.tensor:
     """A word of a table that no launch writes to."""
     if IS_CUDA:
         return tl.inline_asm_elementwise("ld.global.nc.u64 $0, [$1];", "=l,l", [address], tl.uint64, True, 1)
-    else:
+    elif INTERPRETED:
         return tl.load(address.to(tl.pointer_type(tl.uint64)))
+    else:
+        pointer, word = address.to(tl.pointer_type(tl.uint64)), address
+        for _ in range(once(one)):
+            word = tl.load(pointer)
+            pointer += 1
+        return word
 
 
 @triton.jit
-def load_u32(address: tl.tensor) -> tl.tensor:
+def load_u32(address: tl.tensor, one: tl.tensor) -> tl.tensor:
     if IS_CUDA:
         return tl.inline_asm_elementwise("ld.global.u32 $0, [$1];", "=r,l", [address], tl.uint32, False, 1)
-    else:
+    elif INTERPRETED:
         return tl.load(address.to(tl.pointer_type(tl.uint32)))
+    else:
+        pointer, word = address.to(tl.pointer_type(tl.uint32)), address.to(tl.uint32)
+        for _ in range(once(one)):
+            word = tl.load(pointer)
+            pointer += 1
+        return word
 
 
 @triton.jit
-def load_four(address: tl.tensor) -> tl.tuple:
+def load_four(address: tl.tensor, one: tl.tensor) -> tl.tuple:
     """Sixteen bytes on a 16-byte boundary."""
     if IS_CUDA:
         return tl.inline_asm_elementwise(
@@ -128,11 +146,11 @@ def load_four(address: tl.tensor) -> tl.tuple:
             1,
         )
     else:
-        return load_u32(address), load_u32(address + 4), load_u32(address + 8), load_u32(address + 12)
+        return load_u32(address, one), load_u32(address + 4, one), load_u32(address + 8, one), load_u32(address + 12, one)
 
 
 @triton.jit
-def load_message(address: tl.tensor) -> tl.tuple:
+def load_message(address: tl.tensor, one: tl.tensor) -> tl.tuple:
     """The same of a message, which must not change while it is hashed. Each lane reads its own piece of memory from
     start to end, so the L2 cache fetches the 256 bytes around them."""
     if PREFETCHED:
@@ -145,11 +163,24 @@ def load_message(address: tl.tensor) -> tl.tuple:
             1,
         )
     else:
-        return load_four(address)
+        return load_four(address, one)
 
 
 @triton.jit
-def store_four(address: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, where: tl.tensor) -> None:
+def store_u32(address: tl.tensor, word: tl.tensor, where: tl.tensor, one: tl.tensor) -> None:
+    if INTERPRETED:
+        tl.store(address.to(tl.pointer_type(tl.uint32)), word, where)
+    else:
+        pointer = address.to(tl.pointer_type(tl.uint32))
+        for _ in range(once(one)):
+            tl.store(pointer, word, where)
+            pointer += 1
+
+
+@triton.jit
+def store_four(
+    address: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, where: tl.tensor, one: tl.tensor
+) -> None:
     """Stores sixteen bytes on a 16-byte boundary, in the lanes for which `where` is true."""
     if IS_CUDA:
         tl.inline_asm_elementwise(
@@ -161,11 +192,10 @@ def store_four(address: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor, d: 
             1,
         )
     else:
-        pointer = address.to(tl.pointer_type(tl.uint32))
-        tl.store(pointer, a, where)
-        tl.store(pointer + 1, b, where)
-        tl.store(pointer + 2, c, where)
-        tl.store(pointer + 3, d, where)
+        store_u32(address, a, where, one)
+        store_u32(address + 4, b, where, one)
+        store_u32(address + 8, c, where, one)
+        store_u32(address + 12, d, where, one)
 
 
 # SHA-2 ---------------------------------------------------------------------------------------------------------------
@@ -195,7 +225,15 @@ def add_constant(x: tl.tensor, k: tl.tensor, one: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def rotate_right(x: tl.tensor, n: tl.constexpr) -> tl.tensor:
-    return (x >> n) | (x << (WORD_BITS - n))
+    if IS_HIP and WORD_BITS == 64:  # of which LLVM makes two shifts of 64 bits each, which AMD's GPUs do at half speed
+        low, high = x.to(tl.uint32), (x >> 32).to(tl.uint32)
+        if n >= 32:
+            low, high = high, low
+        m: tl.constexpr = n % 32
+        upper, lower = (high >> m) | (low << (32 - m)), (low >> m) | (high << (32 - m))
+        return upper.to(tl.uint64) << 32 | lower
+    else:
+        return (x >> n) | (x << (WORD_BITS - n))
 
 
 if SHA == 256:
@@ -353,13 +391,13 @@ def words_of(words32: tl.tuple) -> tl.tuple:
 
 
 @triton.jit
-def aligned_words(source: tl.tensor, before: tl.tensor, select: tl.tensor) -> tl.tuple:
+def aligned_words(source: tl.tensor, before: tl.tensor, select: tl.tensor, one: tl.tensor) -> tl.tuple:
     """A block from its aligned words in memory and the one `before` them; and the last of them."""
-    a, b, c, d = load_message(source)
+    a, b, c, d = load_message(source, one)
     words = big_endian(before, a, select), big_endian(a, b, select), big_endian(b, c, select), big_endian(c, d, select)
     for i in tl.static_range(16, BLOCK_BYTES, 16):
         before = d
-        a, b, c, d = load_message(source + i)
+        a, b, c, d = load_message(source + i, one)
         words = words + (
             big_endian(before, a, select),
             big_endian(a, b, select),
@@ -370,13 +408,13 @@ def aligned_words(source: tl.tensor, before: tl.tensor, select: tl.tensor) -> tl
 
 
 @triton.jit
-def load_between(address: tl.tensor, first: tl.tensor, last: tl.tensor) -> tl.tensor:
-    return load_u32(tl.minimum(tl.maximum(address, first), last))
+def load_between(address: tl.tensor, first: tl.tensor, last: tl.tensor, one: tl.tensor) -> tl.tensor:
+    return load_u32(tl.minimum(tl.maximum(address, first), last), one)
 
 
 @triton.jit
 def any_words(
-    data: tl.tensor, length: tl.tensor, tagged: tl.tensor, block: tl.tensor, last_block: tl.tensor, spare: tl.tensor
+    data: tl.tensor, length: tl.tensor, tagged: tl.tensor, block: tl.tensor, last_block: tl.tensor, spare: tl.tensor, one: tl.tensor
 ) -> tl.tuple:
     """Any block of tag || data || padding. Of memory it reads the aligned words that have a byte of the data, and, for
     messages without data, the one at `spare`."""
@@ -388,10 +426,10 @@ def any_words(
     left = (length + tagged - block * BLOCK_BYTES).to(tl.int64)
     left = tl.minimum(tl.maximum(left, -1), 2 * BLOCK_BYTES).to(tl.int32)
     select = selector(shift.to(tl.uint32))
-    low = load_between(source, first, last)
+    low = load_between(source, first, last, one)
     words = ()
     for i in tl.static_range(BLOCK_WORDS32):
-        high = load_between(source + (4 * i + 4), first, last)
+        high = load_between(source + (4 * i + 4), first, last, one)
         word = big_endian(low, high, select)
         here = left - 4 * i
         kept = 8 * tl.minimum(tl.maximum(here, 0), 4)
@@ -419,7 +457,7 @@ def this_thread() -> tl.tensor:
 
 @triton.jit
 def find_segment(
-    first: tl.tensor, segments: tl.tensor, i: tl.tensor, shift: tl.tensor, spread: tl.constexpr
+    first: tl.tensor, segments: tl.tensor, i: tl.tensor, shift: tl.tensor, spread: tl.constexpr, one: tl.tensor
 ) -> tl.tensor:
     """The last segment s with key(s) <= i: see `kernels/device/tree.h`."""
     found = tl.zeros_like(i)
@@ -428,7 +466,7 @@ def find_segment(
         step *= 2
     while step > 0:
         next_one = found + step
-        key = (load_u64(first + 8 * tl.minimum(next_one, segments - 1)) >> shift) + next_one * spread
+        key = (load_u64(first + 8 * tl.minimum(next_one, segments - 1), one) >> shift) + next_one * spread
         found = tl.where((next_one < segments) & (key <= i), next_one, found)
         step = step >> 1
     return found
@@ -453,16 +491,16 @@ def hash_chunks(
     thread = this_thread()
     chunk = tl.minimum(thread, chunks - 1)
     partial = chunk < partial_chunks
-    of_partial = load_u64(tl.where(partial, with_partial + 8 * chunk, table))
+    of_partial = load_u64(tl.where(partial, with_partial + 8 * chunk, table), one)
     full = tl.where(partial, 0, chunk - partial_chunks)
-    segment = tl.where(partial, of_partial, find_segment(full_before, segments, full, 0, 0))
+    segment = tl.where(partial, of_partial, find_segment(full_before, segments, full, 0, 0, one))
     # a partial chunk comes after the full ones of its segment
-    next_full = load_u64(full_before + 8 * tl.minimum(segment + 1, segments - 1))
+    next_full = load_u64(full_before + 8 * tl.minimum(segment + 1, segments - 1), one)
     next_full = tl.where(segment + 1 < segments, next_full, chunks - partial_chunks)
-    index = tl.where(partial, next_full, full) - load_u64(full_before + 8 * segment)
+    index = tl.where(partial, next_full, full) - load_u64(full_before + 8 * segment, one)
 
-    length = tl.where(partial, load_u64(lengths + 8 * segment) - index * chunk_size, chunk_size)
-    data = base + load_u64(table + 8 * segment) + index * chunk_size
+    length = tl.where(partial, load_u64(lengths + 8 * segment, one) - index * chunk_size, chunk_size)
+    data = base + load_u64(table + 8 * segment, one) + index * chunk_size
     tags = tl.where(length == 0, 0, tagged).to(tl.uint64)  # an empty tree is H(""), without the leaf prefix
     last_block = ((length + tags + LENGTH_BYTES) // BLOCK_BYTES).to(tl.int64)
     blocks = tl.max(last_block, 0) + 1
@@ -472,39 +510,29 @@ def hash_chunks(
     state = initial_state()
     before = tl.zeros((LANES,), tl.uint32)
     select = selector(tl.where(tagged == 1, 3, 4).to(tl.uint32))
-    if ONE_COPY:
-        for block in range(0, blocks):
-            if block < aligned_blocks:
-                words, before = aligned_words(data + block * BLOCK_BYTES, before, select)
-            else:
-                words = any_words(data, length, tags, block, last_block, table)
-            after = compress(state, words_of(words), one, k)
-            state = chosen(block <= last_block, after, state)
-    else:
-        for block in range(0, aligned_blocks):
-            words, before = aligned_words(data + block * BLOCK_BYTES, before, select)
-            state = compress(state, words_of(words), one, k)
-        for block in range(aligned_blocks, blocks):
-            words = any_words(data, length, tags, block, last_block, table)
-            state = chosen(block <= last_block, compress(state, words_of(words), one, k), state)
+    for block in range(0, aligned_blocks):
+        words, before = aligned_words(data + block * BLOCK_BYTES, before, select, one)
+        state = compress(state, words_of(words), one, k)
+    for block in range(aligned_blocks, blocks):
+        words = any_words(data, length, tags, block, last_block, table, one)
+        state = chosen(block <= last_block, compress(state, words_of(words), one, k), state, 8)
 
-    slot = load_u64(firsts + 8 * segment) + index
-    store_digest(digests + slot * (4 * DIGEST_WORDS32), state, thread < chunks)
+    slot = load_u64(firsts + 8 * segment, one) + index
+    store_words(digests + slot * (4 * DIGEST_WORDS32), digest_words(state), thread < chunks, one)
 
 
 @triton.jit
-def chosen(condition: tl.tensor, these: tl.tuple, others: tl.tuple) -> tl.tuple:
-    result = (tl.where(condition, these[0], others[0]),)
-    for i in tl.static_range(1, 8):
+def chosen(condition: tl.tensor, these: tl.tuple, others: tl.tuple, count: tl.constexpr) -> tl.tuple:
+    result = ()
+    for i in tl.static_range(count):
         result = result + (tl.where(condition, these[i], others[i]),)
     return result
 
 
 @triton.jit
-def store_digest(slot: tl.tensor, state: tl.tuple, where: tl.tensor) -> None:
-    words = digest_words(state)
+def store_words(slot: tl.tensor, words: tl.tuple, where: tl.tensor, one: tl.tensor) -> None:
     for i in tl.static_range(0, DIGEST_WORDS32, 4):
-        store_four(slot + 4 * i, words[i], words[i + 1], words[i + 2], words[i + 3], where)
+        store_four(slot + 4 * i, words[i], words[i + 1], words[i + 2], words[i + 3], where, one)
 
 
 @triton.jit
@@ -543,41 +571,58 @@ def reduce(
     tile = tl.where(alone, thread, thread // LANES)
     pair = tl.where(alone, 0, thread % LANES)
     shift = (level + levels).to(tl.uint64)
-    segment = find_segment(firsts, segments, tile, shift, 1)
-    start = load_u64(firsts + 8 * segment)
-    end = load_u64(firsts + 8 * tl.minimum(segment + 1, segments - 1))
+    segment = find_segment(firsts, segments, tile, shift, 1, one)
+    start = load_u64(firsts + 8 * segment, one)
+    end = load_u64(firsts + 8 * tl.minimum(segment + 1, segments - 1), one)
     leaves = tl.where(segment + 1 < segments, end, slots) - start
     nodes = (leaves - 1 >> level.to(tl.uint64)) + 1
     begin = (tile - (start >> shift) - segment) << levels.to(tl.uint64)
     width = tl.where(begin < nodes, tl.minimum(nodes - begin, tl.full((), 1, tl.uint64) << levels.to(tl.uint64)), 0)
     stride = tl.full((), 4 * DIGEST_WORDS32, tl.uint64) << level.to(tl.uint64)
-    left = digests + (start + (begin << level.to(tl.uint64))) * (4 * DIGEST_WORDS32)
+    place = digests + (start + (begin << level.to(tl.uint64))) * (4 * DIGEST_WORDS32) + 2 * pair * stride
+    reduced = (pair == 0) & (width > 1)
+    left = load_digest(tl.where(2 * pair < width, place, digests), one)
+    right = load_digest(tl.where(2 * pair + 1 < width, place + stride, digests), one)
     widest = tl.max(width.to(tl.int32), 0)
     while widest > 1:
-        join = 2 * pair + 1 < width
-        node = tl.where(join, left + 2 * pair * stride, digests)
-        store_digest(node, hash_node(node, tl.where(join, node + stride, digests), one, k), join)
-        tl.debug_barrier()
+        left = chosen(2 * pair + 1 < width, digest_words(hash_node(left, right, one, k)), left, DIGEST_WORDS32)
         width = (width + 1) // 2
         widest = (widest + 1) // 2
-        stride = stride * 2
+        if widest > 1:
+            nodes_of = tl.minimum(2 * pair, LANES - 2).to(tl.int32)
+            right = gathered(left, nodes_of + 1)
+            left = gathered(left, nodes_of)
+    store_words(place, left, reduced, one)
 
 
 @triton.jit
-def hash_node(left: tl.tensor, right: tl.tensor, one: tl.tensor, k: tl.tensor) -> tl.tuple:
-    """The node hash H(0x01 || left || right)."""
+def load_digest(slot: tl.tensor, one: tl.tensor) -> tl.tuple:
+    words = ()
+    for i in tl.static_range(0, DIGEST_WORDS32, 4):
+        a, b, c, d = load_four(slot + 4 * i, one)
+        words = words + (a, b, c, d)
+    return words
+
+
+@triton.jit
+def gathered(words: tl.tuple, lanes: tl.tensor) -> tl.tuple:
+    """The words of other lanes."""
+    result = ()
+    for i in tl.static_range(DIGEST_WORDS32):
+        result = result + (tl.gather(words[i], lanes, 0),)
+    return result
+
+
+@triton.jit
+def hash_node(left: tl.tuple, right: tl.tuple, one: tl.tensor, k: tl.tensor) -> tl.tuple:
+    """The node hash H(0x01 || left || right), of the words of two digests."""
     select = selector(tl.full((LANES,), 3, tl.uint32))
     before = tl.full((LANES,), 0x01000000, tl.uint32)
+    both = left + right
     words = ()
-    for i in tl.static_range(0, 2 * DIGEST_WORDS32, 4):
-        a, b, c, d = load_four(left + 4 * i if i < DIGEST_WORDS32 else right + 4 * (i - DIGEST_WORDS32))
-        words = words + (
-            big_endian(before, a, select),
-            big_endian(a, b, select),
-            big_endian(b, c, select),
-            big_endian(c, d, select),
-        )
-        before = d
+    for i in tl.static_range(2 * DIGEST_WORDS32):
+        words = words + (big_endian(before, both[i], select),)
+        before = both[i]
     # the last byte of `right`, padding and the length
     words = words + (big_endian(before, tl.full((LANES,), 0x80, tl.uint32), select),)
     for i in tl.static_range(2 * DIGEST_WORDS32 + 1, NODE_BLOCKS * BLOCK_WORDS32 - 1):
@@ -598,11 +643,11 @@ def hash_node(left: tl.tensor, right: tl.tensor, one: tl.tensor, k: tl.tensor) -
 @triton.jit
 def gather_roots(table: tl.tensor, segments: tl.tensor, digests: tl.tensor, roots: tl.tensor) -> None:
     """A lane for each 32-bit word of a root: copies the roots from the first slot of each segment."""
-    thread = this_thread()
+    thread, one = this_thread(), tl.full((), 1, tl.uint32)
     i = tl.minimum(thread, segments * DIGEST_WORDS32 - 1)
-    slot = load_u64(table + 16 * segments + 8 * (i // DIGEST_WORDS32))
-    word = load_u32(digests + 4 * (slot * DIGEST_WORDS32 + i % DIGEST_WORDS32))
-    tl.store((roots + 4 * i).to(tl.pointer_type(tl.uint32)), word, thread < segments * DIGEST_WORDS32)
+    slot = load_u64(table + 16 * segments + 8 * (i // DIGEST_WORDS32), one)
+    word = load_u32(digests + 4 * (slot * DIGEST_WORDS32 + i % DIGEST_WORDS32), one)
+    store_u32(roots + 4 * i, word, thread < segments * DIGEST_WORDS32, one)
 
 
 @triton.jit
