@@ -19,7 +19,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source, functions, sub_group_options
+from hashbench.kernels.source import device_source, functions, opencl_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _ALIGNMENT = 256
@@ -113,7 +113,7 @@ class DpnpSycl(DeviceKernel):
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
         self.queue = _load().module.SyclQueue(device.id, property=("in_order", "enable_profiling"))
-        options = sub_group_options(device, self.queue.sycl_device.sub_group_sizes)
+        options = opencl_options(device, self.algorithm, self.queue.sycl_device.sub_group_sizes)
         program = _program(device.id, device_source(self.algorithm, "plain"), " ".join(options))
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 

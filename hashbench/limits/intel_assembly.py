@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from hashbench.kernels.contract import Algorithm, Unavailable
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import device_source, intel_gpu_options
 from hashbench.limits import machine_code
 from hashbench.limits.machine_code import FUNCTION, BlockCode, CompileError, Function, Operations, StructureError
 
@@ -103,8 +103,13 @@ def toolchain(target: str) -> str:
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
 
 
-def compile_program(source: str, target: str) -> dict[str, str]:
+def compile_program(source: str, target: str, options: Sequence[str] = ()) -> dict[str, str]:
     """Compiles an OpenCL C program, and disassembles it: the listing of each function.
+
+    Args:
+        source: the program.
+        target: one of `LANES`.
+        options: options of the compiler, as of `intel_gpu_options`.
 
     Raises:
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
@@ -113,7 +118,15 @@ def compile_program(source: str, target: str) -> dict[str, str]:
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "device_source.cl").write_text(source)
-        compiling = ("compile", "-file", "device_source.cl", "-device", target, "-options", _OPTIONS)
+        compiling = (
+            "compile",
+            "-file",
+            "device_source.cl",
+            "-device",
+            target,
+            "-options",
+            " ".join((_OPTIONS, *options)),
+        )
         told = _run((*compiling, "-output", "program"), folder)
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
@@ -134,7 +147,8 @@ def block_code(algorithm: Algorithm, variant: str, target: str) -> BlockCode:
         StructureError: the code has no main loop that can be counted.
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
     """
-    listings = compile_program(device_source(algorithm, variant), target)
+    options = intel_gpu_options(algorithm, [LANES[target]])
+    listings = compile_program(device_source(algorithm, variant), target, options)
     return count_block(parse(listings[FUNCTION], FUNCTION, target), algorithm)
 
 
@@ -152,7 +166,8 @@ def parse(listing: str, name: str, target: str) -> Function[Instruction]:
     lines = [line for line in listing.splitlines() if line.strip()]
     matches = [_LABEL.match(line) or _INSTRUCTION.match(line) for line in lines]
     found = [match for match in matches if match is not None and match.re is _INSTRUCTION]
-    threads = max((int(match["lanes"] or 0) for match in found), default=0)
+    # "W" ignores which threads are active: such an instruction may be for more lanes than there are threads.
+    threads = max((int(match["lanes"] or 0) for match in found if (match["predicate"] or "")[:1] != "W"), default=0)
     if not threads:
         raise StructureError(f"the listing of {name!r} has no instructions")
     instructions: list[Instruction] = []

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import mmap
 import os
+import re
 import shutil
 import struct
 import sys
@@ -38,13 +39,20 @@ _HIDDEN = struct.Struct("<3I3H3H16x3QH")
 dimensions: https://llvm.org/docs/AMDGPUUsage.html#code-object-v5-metadata"""
 _HIDDEN_BYTES = 256
 
+_INVALIDATION = {
+    "rdna3": re.compile(rb"\x00\x00\xac\xe0....", re.DOTALL),  # buffer_gl0_inv
+    "rdna4": re.compile(rb"\x7c\xc0\x0a\xee........", re.DOTALL),  # global_inv
+}
+"""What empties caches, which the emulator neither has nor decodes."""
+_NO_OPERATION = bytes.fromhex("000080bf")  # s_nop 0, in little-endian order
+
 _LDS_GRANULE = 512
 _LDS_SHIFT = 15
 """Where the second resource register has a group's local memory, in granules; drivers fill it in at the launch."""
 
 
 @cache
-def _emulator() -> Any:
+def emulator() -> Any:
     """The emulator's module.
 
     Raises:
@@ -57,18 +65,39 @@ def _emulator() -> Any:
     hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "test"}
     sys.path.insert(0, folder)  # before Python's own package `test`
     try:
-        return importlib.import_module("test.mockgpu.amd.emu")
+        module = importlib.import_module("test.mockgpu.amd.emu")
     except ImportError as error:
         raise Unavailable(f"{VARIABLE} has no emulator of this version's kind ({error})") from None
     finally:
         sys.path.remove(folder)
         sys.modules.update(hidden)
+    _teach_program_counter(module)
+    return module
+
+
+def _teach_program_counter(module: Any) -> None:
+    """Adds s_getpc_b64, with which programs find their constants: the address of the instruction after it."""
+
+    def handler(usual: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def handle(instruction: Any, context: Any) -> Any:
+            if instruction.op.name != "S_GETPC_B64":
+                return usual(instruction, context)
+            register, advance = context.inst_field(type(instruction).sdst), context.inc_pc()
+            lower, upper = module._split64(context.rpc() + module._c(context.inst_size, module.dtypes.uint64))
+            stores = context.wsgpr_dyn(register, lower), context.wsgpr_dyn(register + module._c(1), upper)
+            return module.UOp.sink(*stores, *advance)
+
+        return handle
+
+    for kind, usual in module._INST_HANDLERS.items():
+        if kind.__name__ == "SOP1":
+            module._INST_HANDLERS[kind] = handler(usual)
 
 
 def unavailable() -> str | None:
     """Why nothing can be emulated here; None if it can."""
     try:
-        _emulator()
+        emulator()
     except Unavailable as error:
         return str(error)
     return None
@@ -83,13 +112,17 @@ class CodeObject:
     """
 
     def __init__(self, elf: bytes, architecture: str) -> None:
-        self._emulator = _emulator()
+        self._emulator = emulator()
         self._architecture = EMULATED[architecture]
         image, sections, relocations = importlib.import_module("tinygrad.runtime.support.elf").elf_loader(elf)
         if relocations:
             raise ValueError(f"the code object has {len(relocations)} relocations, none of which is supported")
         self._memory = mmap.mmap(-1, len(image))
         self._memory[:] = bytes(image)
+        if invalidation := _INVALIDATION.get(self._architecture):
+            (code,) = (section for section in sections if section.name == ".text")
+            start, end = code.header.sh_addr, code.header.sh_addr + len(code.content)
+            self._memory[start:end] = invalidation.sub(lambda found: len(found[0]) // 4 * _NO_OPERATION, code.content)
         self._origin = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         (names,) = (section.content for section in sections if section.name == ".dynstr")
         (symbols,) = (section.content for section in sections if section.name == ".dynsym")
@@ -111,7 +144,9 @@ class CodeObject:
         local, scratch, nbytes, entry, _, _, resources, properties, _ = _DESCRIPTOR.unpack(
             ctypes.string_at(place, _DESCRIPTOR.size)
         )
-        packed = type("Arguments", (ctypes.Structure,), {"_fields_": [(f"_{i}", type(a)) for i, a in enumerate(arguments)]})
+        packed = type(
+            "Arguments", (ctypes.Structure,), {"_fields_": [(f"_{i}", type(a)) for i, a in enumerate(arguments)]}
+        )
         content = bytes(packed(*(a.value for a in arguments)))
         content += bytes(-len(content) % 8)
         content += _HIDDEN.pack(groups, 1, 1, threads, 1, 1, 0, 0, 0, 0, 0, 0, 1).ljust(_HIDDEN_BYTES, b"\0")

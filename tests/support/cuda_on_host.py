@@ -27,6 +27,7 @@ _ERRORS = {
     3: "it has barriers: its threads must run at the same time",
 }
 
+
 def host_source(algorithm: Algorithm, variant: str) -> str:
     """The device code of one algorithm as a C++ program."""
     kernels = " ".join(
