@@ -1,9 +1,9 @@
-# ruff: noqa: RET505 - Triton compiles what comes after a return, unless it is in an else
+# ruff: noqa: RET505, RUF005, SIM108 - Triton compiles what comes after a return, but no unpacking
 """The device code in Triton: what `kernels/device` does, with a lane for a thread.
 
 Like a C header, this module is executed once for each program that includes it, which first defines SHA (256 or 384),
-BACKEND ("cuda", "hip" or "xpu", as Triton names them, or "interpreter") and ARCHITECTURE (90 for sm_90, 0 where it is not CUDA):
-see `triton_gpu.program`.
+BACKEND ("cuda", "hip" or "xpu", as Triton names them, or "interpreter") and ARCHITECTURE (90 for sm_90, 0 without
+CUDA): see `triton_gpu.program`.
 
 Triton has no branches for single lanes. So the lanes of a program take the fast path, for full and aligned chunks,
 together, or else they all read words at any address, and mask what is not their message's. Addresses are uint64.
@@ -94,8 +94,8 @@ SHIFT_6, SHIFT_7 = (tl.constexpr(_shift(n)) for n in (6, 7))
 # Memory --------------------------------------------------------------------------------------------------------------
 #
 # Triton's compiler looks for the best layout of what a lane loads and stores, for which it looks at all that depends on
-# an address, and takes a minute. Here every lane has its own message, so that there is nothing to find. It does not look
-# into inline assembly, nor beyond addresses that a loop computes.
+# an address, and takes a minute. Here every lane has its own message, so that there is nothing to find. It does not
+# look into inline assembly, nor beyond addresses that a loop computes.
 
 
 @triton.jit
@@ -146,7 +146,12 @@ def load_four(address: tl.tensor, one: tl.tensor) -> tl.tuple:
             1,
         )
     else:
-        return load_u32(address, one), load_u32(address + 4, one), load_u32(address + 8, one), load_u32(address + 12, one)
+        return (
+            load_u32(address, one),
+            load_u32(address + 4, one),
+            load_u32(address + 8, one),
+            load_u32(address + 12, one),
+        )
 
 
 @triton.jit
@@ -208,7 +213,7 @@ def multiply_add(x: tl.tensor, y: tl.tensor, z: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def add(x: tl.tensor, y: tl.tensor, one: tl.tensor) -> tl.tensor:
-    """x + y. On NVIDIA's GPUs, SHA-256's run on the multiply-add pipe: see `kernels/device/sha2.h`."""
+    """The sum of x and y. On NVIDIA's GPUs, SHA-256's run on the multiply-add pipe: see `kernels/device/sha2.h`."""
     if BALANCED:
         return multiply_add(x, one, y)
     else:
@@ -370,9 +375,13 @@ def selector(shift: tl.tensor) -> tl.tensor:
 def big_endian(low: tl.tensor, high: tl.tensor, select: tl.tensor) -> tl.tensor:
     """Bytes `shift` to `shift` + 3 of the eight bytes low || high, as a big-endian word."""
     if IS_CUDA:
-        return tl.inline_asm_elementwise("prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, select], tl.uint32, True, 1)
+        return tl.inline_asm_elementwise(
+            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, select], tl.uint32, True, 1
+        )
     elif IS_HIP:
-        return tl.inline_asm_elementwise("v_perm_b32 $0, $2, $1, $3", "=v,v,v,v", [low, high, select], tl.uint32, True, 1)
+        return tl.inline_asm_elementwise(
+            "v_perm_b32 $0, $2, $1, $3", "=v,v,v,v", [low, high, select], tl.uint32, True, 1
+        )
     else:
         x = ((high.to(tl.uint64) << 32 | low) >> select).to(tl.uint32)
         return (x >> 24) | (x >> 8 & 0xFF00) | (x << 8 & 0xFF0000) | (x << 24)
@@ -414,7 +423,13 @@ def load_between(address: tl.tensor, first: tl.tensor, last: tl.tensor, one: tl.
 
 @triton.jit
 def any_words(
-    data: tl.tensor, length: tl.tensor, tagged: tl.tensor, block: tl.tensor, last_block: tl.tensor, spare: tl.tensor, one: tl.tensor
+    data: tl.tensor,
+    length: tl.tensor,
+    tagged: tl.tensor,
+    block: tl.tensor,
+    last_block: tl.tensor,
+    spare: tl.tensor,
+    one: tl.tensor,
 ) -> tl.tuple:
     """Any block of tag || data || padding. Of memory it reads the aligned words that have a byte of the data, and, for
     messages without data, the one at `spare`."""
@@ -510,7 +525,7 @@ def hash_chunks(
     state = initial_state()
     before = tl.zeros((LANES,), tl.uint32)
     select = selector(tl.where(tagged == 1, 3, 4).to(tl.uint32))
-    for block in range(0, aligned_blocks):
+    for block in range(aligned_blocks):
         words, before = aligned_words(data + block * BLOCK_BYTES, before, select, one)
         state = compress(state, words_of(words), one, k)
     for block in range(aligned_blocks, blocks):
@@ -625,7 +640,7 @@ def hash_node(left: tl.tuple, right: tl.tuple, one: tl.tensor, k: tl.tensor) -> 
         before = both[i]
     # the last byte of `right`, padding and the length
     words = words + (big_endian(before, tl.full((LANES,), 0x80, tl.uint32), select),)
-    for i in tl.static_range(2 * DIGEST_WORDS32 + 1, NODE_BLOCKS * BLOCK_WORDS32 - 1):
+    for _ in tl.static_range(2 * DIGEST_WORDS32 + 1, NODE_BLOCKS * BLOCK_WORDS32 - 1):
         words = words + (tl.zeros((LANES,), tl.uint32),)
     words = words + (tl.full((LANES,), 8 * NODE_BYTES, tl.uint32),)
     state = initial_state()

@@ -130,8 +130,12 @@ print(json.dumps({{name: [d.unavailable for d in kernel_class(name).devices()] f
         (
             FRAMEWORKS,
             {
-                **{"cupy": "CuPy", "dpnp": "dpctl", "opencl": "pyopencl", "triton": "torch and triton"},
-                **{"numba-cpu": "umba", "numba-cuda": "umba"},
+                "cupy": "CuPy",
+                "dpnp": "dpctl",
+                "opencl": "pyopencl",
+                "triton": "torch and triton",
+                "numba-cpu": "umba",
+                "numba-cuda": "umba",
             },
         ),
     ],

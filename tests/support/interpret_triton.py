@@ -6,7 +6,6 @@ interpreter takes a second for a block of a message, in however many lanes, so t
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 import warnings
@@ -17,12 +16,12 @@ import numpy as np
 import triton.language as tl
 from boundaries import LENGTHS, painted, split_mix_64
 from host_memory import HostMemoryKernel
+from reference import check, expected
 from triton.runtime.interpreter import TensorHandle
 
 from hashbench.kernels import STRATEGIES, Device, Strategy
 from hashbench.kernels.device_kernel import Launch
 from hashbench.kernels.triton_gpu import call_of, program, round_constants
-from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash
 
 TYPES = {"u32": (np.uint32, tl.uint32), "u64": (np.uint64, tl.uint64)}
 
@@ -55,25 +54,15 @@ class Interpreted(HostMemoryKernel):
         return lambda: 0.0
 
     def check(self, strategy: Strategy, pieces: Sequence[tuple[int, int]], chunk_size: int | None) -> int:
-        """Checks the digests of segments of one buffer, given as (start, length), against hashlib and RFC 9162."""
-        content = painted(max(start + length for start, length in pieces)).tobytes()
-        buffer = self.put(content)
-        digests = self._hashed(strategy, [buffer[start : start + length] for start, length in pieces], chunk_size)
-        name = self.algorithm.name
-        messages = [content[start : start + length] for start, length in pieces]
-        if strategy == "tree":
-            assert chunk_size is not None
-            expected = [merkle_tree_hash(chunks_of(message, chunk_size), name) for message in messages]
-        else:
-            chunks = [c for m in messages for c in (chunks_of(m, chunk_size) if chunk_size else [m])]
-            expected = [
-                leaf_hash(chunk, name) if strategy == "leaves" else hashlib.new(name, chunk).digest()
-                for chunk in chunks
-            ]
-        assert [bytes(digest) for digest in digests] == expected, (strategy, pieces, chunk_size)
-        return len(expected)
+        """Checks the digests of segments of one buffer, given as (start, length)."""
+        content = painted(max(start + length for start, length in pieces))
+        buffer, parts = self.put(content), [slice(start, start + length) for start, length in pieces]
+        messages = [content[part].tobytes() for part in parts]
+        check(self, strategy, [buffer[part] for part in parts], messages, chunk_size)
+        return len(expected(self, strategy, messages, chunk_size))
 
     def check_random(self) -> int:
+        """Checks what is generated on the device."""
         assert bytes(self.get(self.random(77, 2**64 - 5))) == split_mix_64(10, 2**64 - 5).tobytes()[:77]
         return 1
 
