@@ -56,6 +56,7 @@ KERNELS = {
     "numba-cpu": "hashbench.kernels.numba_cpu:NumbaCpu",
     "cupy": "hashbench.kernels.cupy_cuda:CupyCuda",
     "numba-cuda": "hashbench.kernels.numba_cuda:NumbaCuda",
+    "triton": "hashbench.kernels.triton_gpu:TritonGpu",
     "dpnp": "hashbench.kernels.dpnp_sycl:DpnpSycl",
     "opencl": "hashbench.kernels.opencl:OpenCL",
 }

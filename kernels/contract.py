@@ -191,9 +191,9 @@ class Work(ABC):
         """Starts hashing, without waiting for the end.
 
         Args:
-            stream: where to enqueue the work: a CUDA stream of any framework or its handle (cupy, numba-cuda), a
-                `dpctl.SyclQueue` (dpnp) or a `pyopencl.CommandQueue` (opencl), in order and, where queues measure time
-                only if asked to, with profiling enabled. None is the kernel's own, of its priority.
+            stream: where to enqueue the work: a CUDA stream of any framework or its handle (cupy, numba-cuda, triton),
+                a `dpctl.SyclQueue` (dpnp) or a `pyopencl.CommandQueue` (opencl), in order and, where queues measure
+                time only if asked to, with profiling enabled. None is the kernel's own, of its priority.
 
         Raises:
             RuntimeError: it was started before and not waited for.

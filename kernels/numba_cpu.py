@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashbench.kernels import numba_programs
+from hashbench.kernels import programs
 from hashbench.kernels.contract import Algorithm, Buffer, Device, Priority, Strategy, Work, check_call
 from hashbench.kernels.host_kernel import HostKernel
 from hashbench.kernels.layout import lay_out
@@ -41,7 +41,7 @@ _TILE_LEVELS = 8
 def program(algorithm: Algorithm, method: Method) -> ModuleType:
     """The code for one algorithm and one way to compress blocks."""
     sha = int(algorithm.name.removeprefix("sha"))
-    return numba_programs.load(_SOURCES, algorithm.name, method.name, method.lanes, SHA=sha, METHOD=method)
+    return programs.load(_SOURCES, algorithm.name, method.name, method.lanes, SHA=sha, METHOD=method)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hashbench.kernels import numba_programs
+from hashbench.kernels import programs
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
@@ -32,7 +32,7 @@ _SOURCES = ("numba_tree.py", "numba_dialect.py", "layout.py", "fips180.py")
 @cache
 def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType:
     """The device code for one algorithm, variant and architecture (90 for sm_90), as a module of its own."""
-    return numba_programs.load(
+    return programs.load(
         _SOURCES,
         *(algorithm.name, variant, architecture),
         **VARIANTS[variant],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-FRAMEWORKS = ("cuda", "cupy", "dpctl", "dpnp", "numba", "pyopencl", "torch")
+FRAMEWORKS = ("cuda", "cupy", "dpctl", "dpnp", "numba", "pyopencl", "torch", "triton")
 
 KERNELS, MERKLE, HASHING, MODEL = "hashbench.kernels", "hashbench.merkle", "hashbench.hashing", "hashbench.model"
 TORCH, DISTRIBUTED, TRUST = "hashbench.torch", "hashbench.distributed", "hashbench.trust"
@@ -124,10 +124,19 @@ print(json.dumps({{name: [d.unavailable for d in kernel_class(name).devices()] f
         (("cupy",), {"cupy": "CuPy"}),
         (("dpctl",), {"dpnp": "dpctl"}),
         (("pyopencl",), {"opencl": "pyopencl"}),
+        (("torch",), {"triton": "torch"}),
+        (("triton",), {"triton": "triton"}),
         (("numba",), {"numba-cpu": "umba", "numba-cuda": "umba"}),
         (
             FRAMEWORKS,
-            {"cupy": "CuPy", "dpnp": "dpctl", "opencl": "pyopencl", "numba-cpu": "umba", "numba-cuda": "umba"},
+            {
+                "cupy": "CuPy",
+                "dpnp": "dpctl",
+                "opencl": "pyopencl",
+                "triton": "torch and triton",
+                "numba-cpu": "umba",
+                "numba-cuda": "umba",
+            },
         ),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",

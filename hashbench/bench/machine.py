@@ -43,6 +43,8 @@ _PACKAGES = (
     "pocl-binary-distribution",
     "pyopencl",
     "scipy",
+    "torch",
+    "triton",
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, algorithm_named, kernel_class
 
 FASTEST_FIRST = {
-    "gpu": ("cupy", "numba-cuda", "dpnp", "opencl"),
+    "gpu": ("cupy", "numba-cuda", "triton", "dpnp", "opencl"),
     # numba-cpu is twice as fast as hashlib with SHA instructions, and compiles in 2 s once. hashlib waits for Python
     # between small chunks, most of all with many threads.
     "cpu": ("numba-cpu", "opencl", "dpnp", "hashlib"),

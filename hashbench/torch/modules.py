@@ -64,7 +64,7 @@ def manifest(
         TensorError: a tensor has no bytes (it is on the meta device, or lazy), is on a device other than the CPU or a
             CUDA or ROCm GPU, is sparse, is sharded, wraps others that it does not name, has a dtype that safetensors
             does not have, or is not what the module's code reads.
-        Unavailable: tensors are on a GPU, and neither CuPy nor numba-cuda can be used.
+        Unavailable: tensors are on a GPU, and none of CuPy, numba-cuda and Triton can be used.
         OutOfDeviceMemory: a GPU has no room for the digests of one tensor's chunks.
     """
     algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)

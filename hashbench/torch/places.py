@@ -20,7 +20,7 @@ from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable
 from hashbench.merkle.rfc9162 import root_of
 from hashbench.torch.tensors import InMemory, Memory
 
-CUDA_KERNELS = ("cupy", "numba-cuda")
+CUDA_KERNELS = ("cupy", "numba-cuda", "triton")
 """The kernels that hash tensors in GPU memory, the fastest first."""
 
 PIECE_ITEMS = 1 << 22

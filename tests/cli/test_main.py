@@ -130,7 +130,7 @@ def test_lines_are_those_of_sha256sum(name: bytes, tmp_path: Path, monkeypatch: 
         (["--chunk-size"], "Option '--chunk-size' requires an argument"),
         (
             ["--kernel", "md5sum"],
-            "unknown kernel 'md5sum': accepted are hashlib, numba-cpu, cupy, numba-cuda, dpnp, opencl",
+            "unknown kernel 'md5sum': accepted are hashlib, numba-cpu, cupy, numba-cuda, triton, dpnp, opencl",
         ),
         (["--device", "gpu:99"], "unknown device 'gpu:99': accepted are 1-thread"),
         (["--algorithm", "md5"], "'md5' is not one of 'sha256', 'sha384'"),

@@ -38,7 +38,7 @@ def _best() -> tuple[str, str]:
 
 
 def test_gpus_come_first_in_the_order_of_their_kernels(machine: Callable[..., None]) -> None:
-    gpus = [Device(name, "0", kind="gpu") for name in ("opencl", "dpnp", "numba-cuda", "cupy")]
+    gpus = [Device(name, "0", kind="gpu") for name in ("opencl", "dpnp", "triton", "numba-cuda", "cupy")]
     for count in range(1, len(gpus) + 1):
         machine(*CPU, *gpus[:count])
         assert _best() == (gpus[count - 1].kernel, "0")

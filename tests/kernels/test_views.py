@@ -35,6 +35,8 @@ def on_device(kernel: Kernel, array: Any) -> Any:
 
         with cupy.cuda.Device(int(kernel.device.id)):
             return cupy.asarray(array)
+    if kernel.name == "triton":
+        return its.torch.from_numpy(np.array(array)).to(its.place)
     if kernel.name == "numba-cuda":
         from numba import cuda
 
@@ -202,7 +204,7 @@ def test_opencl_arrays_of_another_context() -> None:
 
 
 def test_torch_tensors() -> None:
-    found = available_named("cupy", "numba-cuda")
+    found = available_named("cupy", "numba-cuda", "triton")
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for kernel in found:
         for dtype in ("uint8", "float32", "bfloat16"):

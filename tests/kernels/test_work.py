@@ -38,6 +38,8 @@ def a_stream(kernel: Kernel, **properties: Any) -> Any:
 
         with its.gpu:
             return cuda.stream()
+    if kernel.name == "triton":
+        return its.gpu.Stream(its.place)
     if kernel.name == "dpnp":
         import dpctl
 
@@ -252,9 +254,11 @@ def test_a_negative_handle_is_refused() -> None:
         stream_handle(-1)
 
 
+WITH_PRIORITIES = ("cupy", "numba-cuda", "triton", "opencl")
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["hashlib", *(pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ("cupy", "numba-cuda", "opencl"))],
+    "name", ["hashlib", *(pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in WITH_PRIORITIES)]
 )
 def test_every_priority_hashes_alike(name: str) -> None:
     found = [kernel for kernel in available(name) if kernel.algorithm.name == "sha256"]

@@ -131,7 +131,7 @@ class CodeObject:
             for name, _, _, _, value, _ in struct.iter_unpack("<IBBHQQ", symbols)
         }
 
-    def launch(self, function: str, groups: int, threads: int, arguments: Sequence[Any]) -> None:
+    def launch(self, function: str, groups: int, threads: int, arguments: Sequence[Any], local_bytes: int = 0) -> None:
         """Executes one launch to its end.
 
         Args:
@@ -139,6 +139,7 @@ class CodeObject:
             groups: its groups.
             threads: the threads of a group.
             arguments: ctypes values, addresses as `c_uint64`.
+            local_bytes: local memory of a group, beside what the code object says.
         """
         place = self._origin + self._symbols[f"{function}.kd"]
         local, scratch, nbytes, entry, _, _, resources, properties, _ = _DESCRIPTOR.unpack(
@@ -157,7 +158,7 @@ class CodeObject:
             *(groups, 1, 1),
             *(threads, 1, 1),
             ctypes.addressof(kernarg),
-            resources | -(-local // _LDS_GRANULE) << _LDS_SHIFT,
+            resources | -(-(local + local_bytes) // _LDS_GRANULE) << _LDS_SHIFT,
             scratch,
             self._architecture,
             list(_user_registers(properties, ctypes.addressof(kernarg))),

@@ -1,0 +1,193 @@
+"""Triton's device code without a GPU: run by its interpreter, compiled for GPUs, and executed by AMD's emulator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from amd_emulator import AmdEmulated, CodeObject
+from boundaries import painted, split_mix_64
+from build_cache import cached_text
+from host_memory import HostMemoryKernel
+from kernel_sources import kernel_sources
+from reference import check
+from triton_programs import programs
+
+from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, Kernel, layout
+from hashbench.kernels.device_kernel import Launch
+from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.kernels.triton_gpu import call_of, program, round_constants
+from hashbench.limits import amd_assembly, disassembly
+
+pytest.importorskip("triton", reason="Triton is not installed: install hashbench[triton]")
+
+SUPPORT = Path(__file__).parent.parent / "support"
+
+
+def interpreted(*arguments: str) -> str:
+    """The output of the interpreter."""
+    ran = subprocess.run(
+        [sys.executable, SUPPORT / "interpret_triton.py", *arguments],
+        env={
+            **os.environ,
+            "TRITON_INTERPRET": "1",
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.covers("triton-interpreter")
+@pytest.mark.parametrize("form", [[], pytest.param(["--thorough"], marks=pytest.mark.thorough)], ids=["", "thorough"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_device_code_on_the_host(algorithm: str, form: list[str]) -> None:
+    sources = kernel_sources("interpret_triton.py", "boundaries.py", "host_memory.py", "reference.py")
+    key = [sys.version, version("triton"), algorithm, *form, *sources]
+    output = cached_text("interpreted", *key, make=lambda: interpreted(algorithm, *form))
+    digests, _, outcome = output.strip().partition(" ")
+    assert outcome == "digests are right"
+    assert int(digests) > 40
+
+
+# Compiled for GPUs ---------------------------------------------------------------------------------------------------
+
+NVIDIA = {
+    "sha256": {"sm_80": 72, "sm_90": 72, "sm_100": 72, "sm_120": 72},
+    "sha384": {"sm_80": 128, "sm_90": 128, "sm_100": 128, "sm_120": 128},
+}
+"""The most registers of `hash_chunks`: with these, as many groups fit on a multiprocessor as of CUDA C's."""
+
+INSTRUCTIONS_ON_SM_90 = {"sha256": 1_660, "sha384": 5_000}
+"""The most instructions of a block; CUDA C has 1,651 and 4,882."""
+
+AMD = {
+    "sha256": {"gfx942": 1_650, "gfx950": 1_650, "gfx1100": 1_650},
+    "sha384": {"gfx942": 4_040, "gfx950": 4_040, "gfx1100": 6_000},
+}
+"""The most vector instructions of a block."""
+
+FOUR_WAVES = 128
+"""Registers with which four waves fit on a SIMD of CDNA."""
+
+
+def cases(bounds: dict[str, dict[str, int]], short: str) -> list[object]:
+    """Every algorithm for every architecture; the short form has one."""
+    return [
+        pytest.param(
+            algorithm, architecture, marks=[] if f"{algorithm} {architecture}" == short else [pytest.mark.thorough]
+        )
+        for algorithm, architectures in bounds.items()
+        for architecture in architectures
+    ]
+
+
+@pytest.mark.covers("triton-compile")
+@pytest.mark.parametrize(("algorithm", "architecture"), cases(NVIDIA, "sha256 sm_90"))
+def test_machine_code_of_nvidia(algorithm: str, architecture: str) -> None:
+    for name, found in programs(algorithm, architecture).items():
+        usage = resources(found.code)
+        assert (usage["STACK"], usage["LOCAL"]) == (0, 0), f"{name} spills registers"
+        assert usage["REG"] <= NVIDIA[algorithm][architecture], name
+    if architecture == "sm_90":
+        code = programs(algorithm, architecture)["hash_chunks"].code
+        function = disassembly.parse(disassembly.disassemble(code), "hash_chunks")
+        counted = disassembly.count_block(function, ALGORITHMS[algorithm])
+        assert counted.total <= INSTRUCTIONS_ON_SM_90[algorithm]
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """What a kernel takes of a multiprocessor, as Triton's copy of cuobjdump tells it."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", told)}
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("triton-compile")
+@pytest.mark.parametrize(("algorithm", "architecture"), cases(AMD, ""))
+def test_machine_code_of_amd(algorithm: str, architecture: str) -> None:
+    for name, found in programs(algorithm, architecture).items():
+        usage = amd_assembly.resources(found.assembly, name)
+        assert usage.scratch_bytes == 0, f"{name} spills registers"
+        assert usage.registers <= FOUR_WAVES or not architecture.startswith("gfx9"), name
+    assembly = programs(algorithm, architecture)["hash_chunks"].assembly
+    counted = amd_assembly.count_block(amd_assembly.parse(assembly, "hash_chunks"), ALGORITHMS[algorithm])
+    assert amd_assembly.by_unit(counted)["VALU"] <= AMD[algorithm][architecture]
+
+
+# Executed by an emulator ---------------------------------------------------------------------------------------------
+
+C_TYPES = {"u32": ctypes.c_uint32, "u64": ctypes.c_uint64}
+
+
+class Emulated(HostMemoryKernel):
+    """The launches of `TritonGpu`, of machine code for one of AMD's architectures."""
+
+    name = "triton"
+
+    def __init__(self, device: Device, algorithm: str, architecture: str) -> None:
+        super().__init__(device, algorithm)
+        self._signatures = program(self.algorithm, "hip", 0).SIGNATURES
+        self._programs = programs(algorithm, architecture)
+        self._objects = {name: CodeObject(found.code, architecture) for name, found in self._programs.items()}
+        self._constants = self.put(round_constants(self.algorithm))
+
+    @classmethod
+    def devices(cls) -> list[Device]:
+        return [Device(cls.name)]
+
+    def launch(self, launches: Sequence[Launch], queue: None) -> Callable[[], float]:
+        for launch in launches:
+            name, arguments = call_of(launch, self._constants)
+            typed = [C_TYPES[kind](one) for one, kind in zip(arguments, self._signatures[name], strict=True)]
+            shared = self._programs[name].shared_bytes
+            self._objects[name].launch(name, launch.groups, GROUP_SIZE, typed, shared)
+        return lambda: 0.0
+
+
+SEGMENTS = [
+    *(slice(start, start + length) for start, length in ((0, 384), (16, 4 * 192 + 55), (64, 3 * 192 + 120))),
+    *(slice(start, start + length) for start, length in ((1, 199), (2, 206), (3, 213), (8, 0), (9, 1), (11, 111))),
+]
+"""For chunks of 192 bytes: full and aligned ones, tails, an empty one, and others at any address."""
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("triton-emulated")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("architecture", ["gfx942", "gfx1100"])
+def test_machine_code_of_amd_is_executed(algorithm: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = next(device.unavailable for device in AmdEmulated.devices() if device.id == architecture)
+    if missing is not None:
+        pytest.skip(missing)
+    kernel: Kernel = Emulated(*Emulated.devices(), algorithm, architecture)
+    content = painted(2000)
+    buffer, messages = kernel.put(content), [content[part].tobytes() for part in SEGMENTS]
+    for strategy in STRATEGIES:
+        check(kernel, strategy, [buffer[part] for part in SEGMENTS], messages, 192)
+    aligned = painted(GROUP_SIZE * 256)
+    check(kernel, "batched", [kernel.put(aligned)], [aligned.tobytes()], 256)
+
+    leaves = painted(301 * 64)  # two tiles of a tree
+    check(kernel, "tree", [kernel.put(leaves)], [leaves.tobytes()], 64)
+    monkeypatch.setattr(layout, "MANY_TILES", 1)  # a launch per level
+    check(kernel, "tree", [kernel.put(leaves)], [leaves.tobytes()], 64)
+
+    assert kernel.get(kernel.random(1001, 3)).tobytes() == split_mix_64(126, 3)[:1001].tobytes()
