@@ -16,6 +16,7 @@ from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.hasher import Progress
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.hashing.whole_files import WholeFiles
+from hashbench.kernels import Kernel
 from hashbench.model.contents import check_same_files
 from hashbench.model.disk import Notes, manifest, verify
 from hashbench.model.exclusions import DEFAULT, Exclusions, exactly
@@ -53,7 +54,7 @@ def sign_model(
     manifest_path: Path | None = None,
     algorithm: str = "sha256",
     chunk_size: int = 4096,
-    kernel: str | None = None,
+    kernel: str | Kernel | None = None,
     device: str | None = None,
     notes: Notes | None = None,
     progress: Progress | None = None,
