@@ -123,7 +123,7 @@ class Chain(ClaimExperiment):
         bars = pd.DataFrame(_bars(results.readings), columns=_BAR)
         if bars.empty:
             return []
-        bars = bars.sort_values("unit", key=lambda unit: unit != _MS, kind="stable")
+        bars = bars.sort_values("of", key=lambda of: of.map(_LAST.get).fillna(0), kind="stable")
         with style.style():
             figure = style.stacked_panels(bars, _draw)
             names = style.names(results.readings["device_name"])
@@ -508,6 +508,8 @@ def _of_imports(device: Device) -> Outcomes:
 # The figure ----------------------------------------------------------------------------------------------------------
 
 _MS = "ms beside hashing"
+_VERIFIED, _IMPORTED = "Public evidence, verified", "Import, once a process"
+_LAST = {_VERIFIED: 1, _IMPORTED: 2}
 _BAR = ["of", "name", "unit", "text", *VALUES]
 """The columns of a bar."""
 
@@ -524,9 +526,9 @@ def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
                 text += f"; in all {1e3 * in_all:,.3g} ms" if in_all < 1 else f"; in all {in_all:.3g} s"
             yield (f"{MODELS[one.model].title}, {one.conditions}", one.subject, _MS, text, *_values(one, 1e3))
         elif one.quantity == TOTAL and one.subject in EVIDENCE:
-            yield ("Public evidence, verified", one.subject, _MS, f"{1e3 * one.median:.3g}", *_values(one, 1e3))
+            yield (_VERIFIED, one.subject, _MS, f"{1e3 * one.median:.3g}", *_values(one, 1e3))
         elif one.quantity == IMPORT:
-            yield ("Import, once a process", one.subject, "s", f"{one.median:.3g}", *_values(one, 1))
+            yield (_IMPORTED, one.subject, "seconds", f"{one.median:.3g}", *_values(one, 1))
 
 
 def _values(one: Line, unit: float) -> list[float]:

@@ -155,6 +155,6 @@ def test_the_figure_has_a_bar_for_each_link(tmp_path: Path, figures: list[Figure
     assert "Llama 3.1 70B: all links together take 80 ms beside hashing" in " ".join(figures[0].get_suptitle().split())
     with written[-1].open() as file:
         table = list(csv.DictReader(file))
-    assert [line["name"] for line in table] == [*LINKS, *EVIDENCE, *LINKS, *IMPORTED]
+    assert [line["name"] for line in table] == [*LINKS, *LINKS, *EVIDENCE, *IMPORTED]
     assert table[0]["text"] == "10; in all 3 s"
     assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []
