@@ -11,8 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, repeat
-from operator import itemgetter
+from itertools import repeat
 from typing import BinaryIO
 
 from hashbench.hashing.reading import Piece, Reader, StagePlan, plan
@@ -96,11 +95,10 @@ class Hasher:
             ChangedWhileReadError: a file is not what its status says, changed meanwhile, or is shorter than a range.
             OutOfDeviceMemory: the device has no room for one piece.
         """
-        algorithm = self.kernel.algorithm.name
-        roots = [root_of((), algorithm)] * len(sources)
-        of_all_pieces = self._roots_of_pieces(sources, progress, on_leaves, failed, whole)
-        for number, of_pieces in groupby(of_all_pieces, itemgetter(0)):
-            roots[number] = root_of([root for _, root in of_pieces], algorithm)
+        of_pieces: list[list[bytes]] = [[] for _ in sources]
+        for number, root in self._roots_of_pieces(sources, progress, on_leaves, failed, whole):
+            of_pieces[number].append(root)
+        roots = [root_of(nodes, self.kernel.algorithm.name) for nodes in of_pieces]
         if failed:
             for number, source in enumerate(sources):
                 if isinstance(source, (FileRange, FileParts)) and os.fspath(source.path) in failed:
@@ -115,7 +113,7 @@ class Hasher:
         failed: dict[str, OSError] | None,
         whole: WholeFiles | None,
     ) -> Iterator[tuple[int, bytes]]:
-        """The index of a source and the root of a piece, for each piece of one source after the other."""
+        """The index of a source and the root of a piece, for each piece; those of one source come in order."""
         for pieces, buffers in self.pieces(sources, progress, failed, whole):
             for piece, root in zip(pieces, self.kernel.tree(buffers, self.chunk_size), strict=True):
                 yield piece.source, root.tobytes()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_folders import write
 
-from hashbench.hashing import whole_files
+from hashbench.hashing import hasher, whole_files
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.reading import plan
 from hashbench.hashing.shared import SharedHasher
@@ -23,6 +23,13 @@ from hashbench.kernels import kernel_class
 
 CHUNK = 64
 KERNEL = kernel_class("hashlib")(kernel_class("hashlib").devices()[0])
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages take from several files at once, however small they are."""
+    monkeypatch.setattr(hasher, "_SMALLEST_PIECE", CHUNK)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
 
 def whole(*paths: Path) -> WholeFiles:
@@ -65,11 +72,11 @@ def test_what_a_hasher_reads_is_not_read_again(tmp_path: Path, monkeypatch: pyte
     files = written(tmp_path, 300_000, 70_001, 5, 200_000, 0)
     sources = [source for path in files for source in ranges(path, (path.stat().st_size // 3, path.stat().st_size))]
     sizes = read_alone(monkeypatch)
+    alone = Hasher(KERNEL, CHUNK).roots(sources)
     for cores in (1, 3):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         both = whole(*files)
-        roots = Hasher(KERNEL, CHUNK, 8 * CHUNK).roots(sources, whole=both)
-        assert roots == Hasher(KERNEL, CHUNK).roots(sources)
+        assert Hasher(KERNEL, CHUNK, 8 * CHUNK).roots(sources, whole=both) == alone
         assert both.digests() == expected(*files)
     assert sizes == []
 
