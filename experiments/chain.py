@@ -89,8 +89,8 @@ IMPORTED = {
 }
 """What is imported, by the subject of the reading."""
 
-_GPU_ROOM = 1.012
-"""Times a model's bytes must fit in a GPU's free memory: the model, and digests."""
+_ROOM = 1.012
+"""Times a model's bytes must fit in a device's free memory: the model, and digests."""
 
 _NONCE_SIZE = 32
 
@@ -203,13 +203,21 @@ def _of_model(place: Any, kernel: Kernel, name: str) -> Outcomes:
     holes = nbytes > LARGEST_IN_FILES
     what = f"chain: {kernel.name} {kernel.device.id}, {name}"
     kernel.trim()
-    if kernel.device.kind == "gpu" and _GPU_ROOM * nbytes > (free := room(kernel)):
-        yield Skip(what, f"its {1e-9 * nbytes:.1f} GB do not fit in the device's {1e-9 * free:.1f} GB of free memory")
+    free = room(kernel)
+    too_large = None
+    if _ROOM * nbytes > free:
+        too_large = f"its {1e-9 * nbytes:.1f} GB do not fit in the device's {1e-9 * free:.1f} GB of free memory"
+    if too_large and not holes:
+        yield Skip(what, too_large)
         return
     try:
         with in_memory((1 << 20) if holes else nbytes + (1 << 20)) as where:
             links = _Links(place, kernel, name, where.folder, holes)
-            yield from chain(links.sign(), links.load(), links.attest(), links.appraise())
+            yield from chain(links.sign(), links.load())
+            if too_large:
+                yield Skip(f"{what}: {ATTEST} and {APPRAISE}", too_large)
+                return
+            yield from chain(links.attest(), links.appraise())
     except StorageUnavailable as error:
         yield Skip(what, str(error))
 

@@ -94,6 +94,20 @@ def test_each_link_has_its_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("holes", [False, True])
+def test_what_does_not_fit_in_memory_is_not_attested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holes: bool
+) -> None:
+    monkeypatch.setattr(chain, "room", lambda kernel: 1)
+    if holes:
+        monkeypatch.setattr(chain, "LARGEST_IN_FILES", 1)
+    report = measured(tmp_path)
+    assert report.failures == []
+    assert {reading.subject for reading in report.readings} & {*LINKS} == (set(LINKS[:2]) if holes else set())
+    assert "do not fit" in report.skips[-1].reason
+
+
+@pytest.mark.usefixtures("short")
 def test_a_chain_that_proves_nothing_has_no_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = SimpleNamespace(ok=False, lines=lambda: iter(["refused"]))
     monkeypatch.setattr("hashbench.trust.appraisal.appraise", lambda *arguments, **options: wrong)
