@@ -236,13 +236,13 @@ def _of_model(place: Any, kernel: Kernel, name: str) -> Outcomes:
             yield Skip(what, str(error))
 
 
-def write_model(name: str, folder: Path, kernel: Kernel) -> list[Path]:
+def write_model(name: str, folder: Path, kernel: Kernel | None) -> list[Path]:
     """Writes a model's tensors, of random bytes, to the files of a folder.
 
     Args:
         name: the inventory.
         folder: for the files and their index.
-        kernel: makes the random bytes.
+        kernel: makes the random bytes; None leaves a hole in each file, which takes no room.
 
     Raises:
         StorageUnavailable: they cannot be written.
@@ -266,7 +266,7 @@ def write_model(name: str, folder: Path, kernel: Kernel) -> list[Path]:
     return paths
 
 
-def _write_shard(path: Path, tensors: Sequence[Tensor], kernel: Kernel, seed: int) -> None:
+def _write_shard(path: Path, tensors: Sequence[Tensor], kernel: Kernel | None, seed: int) -> None:
     header, end = {}, 0
     for tensor in tensors:
         place = [end, end := end + tensor.nbytes]
@@ -275,6 +275,9 @@ def _write_shard(path: Path, tensors: Sequence[Tensor], kernel: Kernel, seed: in
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        if kernel is None:
+            file.truncate(8 + len(text) + end)
+            return
         for start in range(0, end, _PIECE):
             file.write(kernel.get(kernel.random(min(_PIECE, end - start), seed + start)).data)
 

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     REPORT: (*DATA, BENCH, LIMITS),
     "hashbench": (*DATA, TORCH),
     CLI: (*DATA, TORCH, DISTRIBUTED, TRUST, BENCH, LIMITS, REPORT),
-    EXPERIMENTS: (*DATA, TORCH, DISTRIBUTED, BENCH, LIMITS, REPORT),
+    EXPERIMENTS: (*DATA, TORCH, DISTRIBUTED, TRUST, BENCH, LIMITS, REPORT),
 }
 """Every room of the house, and the rooms that it may import besides itself."""
 

@@ -70,7 +70,7 @@ def sign(
     covers the SHA-256 of every file in the folder MODEL, among them the manifest with the roots of all tensors. Without
     --manifest it is made, and written to hashbench.manifest.json in MODEL; with it, the model is verified first.
 
-    Files are read twice at the same time: the kernel makes the roots, and all cores of the processor the digests.
+    Files are read once: the kernel makes the roots, and the processor the digests, a file on each core.
 
     Exit codes: 0 the signature is written; 1 the model is not what --manifest says; 2 the model, a key or the call is
     not usable.

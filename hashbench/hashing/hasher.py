@@ -11,20 +11,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, repeat
-from operator import itemgetter
+from itertools import repeat
 from typing import BinaryIO
 
-from hashbench.hashing.reading import Piece, Reader, plan
+from hashbench.hashing.reading import Piece, Reader, StagePlan, plan
 from hashbench.hashing.selection import kernel_for
 from hashbench.hashing.sources import FileParts, FileRange, Source, Stream, opened
 from hashbench.hashing.staging import PIECE_SIZE, Staging
+from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Buffer, Bytes, Kernel
 from hashbench.merkle.rfc9162 import root_of
 
 Progress = Callable[[int, int | None], object]
 """Is called with the bytes hashed so far and the bytes in total, which are None where a stream's length is unknown."""
 
+_SMALLEST_PIECE = 1 << 20  # bytes to which pieces are made smaller, for a stage to take from more files at once
 _STAGES_FILLED = 2  # at once: while a stage's last reads are under way, the other threads go on with the next
 
 
@@ -75,6 +76,7 @@ class Hasher:
         progress: Progress | None = None,
         on_leaves: Callable[[ChunkHashes], object] | None = None,
         failed: dict[str, OSError] | None = None,
+        whole: WholeFiles | None = None,
     ) -> list[bytes]:
         """The Merkle Tree Hash (RFC 9162 section 2.1.1) of each source.
 
@@ -83,6 +85,7 @@ class Hasher:
             progress: is called at the start, and whenever more is hashed.
             on_leaves: is called with what `leaves` yields, from the same reading.
             failed: takes the error of each file that cannot be read, by its path; all others are hashed even so.
+            whole: files whose SHA-256 is made from the same reading.
 
         Returns:
             A root for each source, in their order; H("") for empty ones, and no bytes for those in `failed`.
@@ -92,11 +95,10 @@ class Hasher:
             ChangedWhileReadError: a file is not what its status says, changed meanwhile, or is shorter than a range.
             OutOfDeviceMemory: the device has no room for one piece.
         """
-        algorithm = self.kernel.algorithm.name
-        roots = [root_of((), algorithm)] * len(sources)
-        of_all_pieces = self._roots_of_pieces(sources, progress, on_leaves, failed)
-        for number, of_pieces in groupby(of_all_pieces, itemgetter(0)):
-            roots[number] = root_of([root for _, root in of_pieces], algorithm)
+        of_pieces: list[list[bytes]] = [[] for _ in sources]
+        for number, root in self._roots_of_pieces(sources, progress, on_leaves, failed, whole):
+            of_pieces[number].append(root)
+        roots = [root_of(nodes, self.kernel.algorithm.name) for nodes in of_pieces]
         if failed:
             for number, source in enumerate(sources):
                 if isinstance(source, (FileRange, FileParts)) and os.fspath(source.path) in failed:
@@ -109,9 +111,10 @@ class Hasher:
         progress: Progress | None,
         on_leaves: Callable[[ChunkHashes], object] | None,
         failed: dict[str, OSError] | None,
+        whole: WholeFiles | None,
     ) -> Iterator[tuple[int, bytes]]:
-        """The index of a source and the root of a piece, for each piece of one source after the other."""
-        for pieces, buffers in self.pieces(sources, progress, failed):
+        """The index of a source and the root of a piece, for each piece; those of one source come in order."""
+        for pieces, buffers in self.pieces(sources, progress, failed, whole):
             for piece, root in zip(pieces, self.kernel.tree(buffers, self.chunk_size), strict=True):
                 yield piece.source, root.tobytes()
             if on_leaves:
@@ -146,27 +149,30 @@ class Hasher:
         sources: Sequence[Source],
         progress: Progress | None = None,
         failed: dict[str, OSError] | None = None,
+        whole: WholeFiles | None = None,
     ) -> Generator[tuple[Sequence[Piece], list[Buffer]], None, None]:
         """The pieces of each stage and their bytes on the device, valid until the next stage is asked for."""
         done, total = 0, _total(sources)
         if progress:
             progress(0, total)
-        for pieces, buffers in self._staged(sources, failed):
+        for pieces, buffers in self._staged(sources, failed, whole or WholeFiles({})):
             yield pieces, buffers
             done += sum(map(len, buffers))
             if progress:
                 progress(done, total)
 
     def _staged(
-        self, sources: Sequence[Source], failed: dict[str, OSError] | None
+        self, sources: Sequence[Source], failed: dict[str, OSError] | None, whole: WholeFiles
     ) -> Iterator[tuple[Sequence[Piece], list[Buffer]]]:
-        plans = plan(sources, self.piece_size)
-        with Reader(sources, failed) as reader:
+        plans = self._plan(sources, whole.lanes)
+        with Reader(sources, failed) as reader, whole.following(plans) as follows:
             fills = (partial(reader.fill, stage) for stage in plans)
-            with closing(self._staging.stream(fills, reader.stop, len(plans), at_once=_STAGES_FILLED)) as filled:
+            filled = self._staging.stream(fills, reader.stop, len(plans), at_once=_STAGES_FILLED, follows=follows)
+            with closing(filled):
                 for stage, data in zip(plans, filled, strict=True):
                     yield stage.pieces, [data[piece.place : piece.place + piece.nbytes] for piece in stage.pieces]
             reader.check_unchanged()
+            whole.fail(failed or {})
 
         for number, source in enumerate(sources):
             if not isinstance(source, Stream):
@@ -178,6 +184,13 @@ class Hasher:
                     yield [Piece(number, start, 0, len(data))], [data]
                     start += len(data)
             source.check_unchanged()
+
+    def _plan(self, sources: Sequence[Source], lanes: int) -> list[StagePlan]:
+        """Stages that take from as many files at once, if they have room for pieces of all of them."""
+        piece_size = self.piece_size
+        while piece_size * lanes > self.piece_size and piece_size // 2 >= max(self.chunk_size, _SMALLEST_PIECE):
+            piece_size //= 2
+        return plan(sources, piece_size, min(lanes, self.piece_size // piece_size))
 
 
 def hash_file(

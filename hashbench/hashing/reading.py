@@ -1,7 +1,8 @@
 """Sources of known size, cut into the stages that a kernel hashes through and read into them by several threads.
 
 A large source is cut at multiples of chunk_size * 2^k bytes into pieces that are complete subtrees. Small sources, and
-the remainders of large ones, share a stage. Reads follow the order of the bytes in their files.
+the remainders of large ones, share a stage. Reads follow the order of the bytes in their files. A stage may take from
+several files at once, for those who must go through each of them from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import itemgetter
 from threading import Event, get_ident
 from types import TracebackType
 from typing import NamedTuple
@@ -52,12 +55,14 @@ class Read:
         offset: the first byte there.
         place: the first byte in the stage.
         nbytes: how many.
+        lane: the plan's lane that takes the file.
     """
 
     origin: str | Bytes
     offset: int
     place: int
     nbytes: int
+    lane: int = 0
 
 
 @dataclass
@@ -75,15 +80,9 @@ class StagePlan:
     reads: list[Read] = field(default_factory=list)
     nbytes: int = 0
 
-    def add(self, source: int, start: int, origin: str | Bytes, extents: Sequence[tuple[int, int]]) -> None:
-        """Appends a piece.
-
-        Args:
-            source: the source's index.
-            start: the piece's first byte in the source.
-            origin: what to read.
-            extents: offset and size there of what the piece joins; at least one.
-        """
+    def add(self, cut: _Cut, lane: int) -> None:
+        """Appends a piece, which a lane of the plan takes."""
+        source, start, origin, _, extents = cut
         if not self._continues(origin, extents[0][0]):
             self.nbytes = _aligned(self.nbytes)
         place = self.nbytes
@@ -94,7 +93,8 @@ class StagePlan:
                 done = min(nbytes, _READ_SIZE - last.nbytes)
                 last.nbytes += done
             for begin in range(done, nbytes, _READ_SIZE):
-                self.reads.append(Read(origin, offset + begin, self.nbytes + begin, min(_READ_SIZE, nbytes - begin)))
+                size = min(_READ_SIZE, nbytes - begin)
+                self.reads.append(Read(origin, offset + begin, self.nbytes + begin, size, lane))
             self.nbytes += nbytes
         self.pieces.append(Piece(source, start, place, self.nbytes - place))
 
@@ -107,28 +107,67 @@ class StagePlan:
         return follows and _in_one_file(last.origin, origin)
 
 
-def plan(sources: Sequence[Source], piece_size: int) -> list[StagePlan]:
-    """The stages, of `piece_size` bytes at most, that together take every source but streams.
+def plan(sources: Sequence[Source], piece_size: int, lanes: int = 1) -> list[StagePlan]:
+    """The stages that together take every source but streams.
 
     The pieces of one source come in order. An empty source has none.
+
+    Args:
+        sources: what to take.
+        piece_size: bytes of a piece at most.
+        lanes: files that a stage takes from at once, up to `piece_size` bytes each, and of one file after the other. A
+            file is one lane's.
     """
+    of_files = [list(of_file) for _, of_file in groupby(sorted(_in_files(sources)), itemgetter(0))]
+    if lanes > 1:  # the largest first, so that all lanes end at about the same time
+        of_files.sort(key=lambda of_file: -sum(sources[number].nbytes or 0 for _, _, number in of_file))
+    files = iter([_pieces(of_file, sources, piece_size) for of_file in of_files])
+    coming = [chain.from_iterable(files) for _ in range(lanes)]  # each takes the next file when it has ended one
+    waiting = [next(lane, None) for lane in coming]
     stages: list[StagePlan] = []
-    counted = piece_size
-    for path, offset, number in sorted(_in_files(sources)):
+    while any(waiting):
+        stages.append(StagePlan())
+        for lane, pieces in enumerate(coming):
+            room = piece_size
+            while cut := waiting[lane]:
+                size = max(_aligned(cut.nbytes), _SMALLEST)
+                if size > room < piece_size:
+                    break
+                room -= size
+                stages[-1].add(cut, lane)
+                waiting[lane] = next(pieces, None)
+    return stages
+
+
+class _Cut(NamedTuple):
+    """A piece that no stage has taken yet.
+
+    Attributes:
+        source: the source's index.
+        start: the piece's first byte in the source.
+        origin: what to read.
+        nbytes: the piece's length.
+        extents: offset and size there of what the piece joins; at least one.
+    """
+
+    source: int
+    start: int
+    origin: str | Bytes
+    nbytes: int
+    extents: Sequence[tuple[int, int]]
+
+
+def _pieces(of_file: Sequence[tuple[str, int, int]], sources: Sequence[Source], piece_size: int) -> Iterator[_Cut]:
+    """The pieces of the sources in one file."""
+    for path, offset, number in of_file:
         source = sources[number]
         assert not isinstance(source, Stream)
         origin = path if isinstance(source, (FileRange, FileParts)) else source
         whole = source.parts if isinstance(source, FileParts) else ((offset, source.nbytes),)
         start = 0
         for nbytes, extents in _cut(whole, source.nbytes, piece_size):
-            size = max(_aligned(nbytes), _SMALLEST)
-            if counted + size > piece_size:
-                stages.append(StagePlan())
-                counted = 0
-            counted += size
-            stages[-1].add(number, start, origin, extents)
+            yield _Cut(number, start, origin, nbytes, extents)
             start += nbytes
-    return stages
 
 
 def _cut(

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
 from hashbench.hashing.selection import available, choose, kernel_for
 from hashbench.hashing.sources import FileRange, Source
+from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
 from hashbench.merkle.rfc9162 import root_of
 
@@ -97,10 +98,12 @@ class SharedHasher:
         progress: Progress | None = None,
         on_leaves: OnLeaves | None = None,
         failed: dict[str, OSError] | None = None,
+        whole: WholeFiles | None = None,
     ) -> list[bytes]:
         """As `Hasher.roots`; the processes of a team call it with the same sources, and each gets all roots.
 
-        A file that one process of a team cannot read is an error in all.
+        A file that one process of a team cannot read is an error in all. Whole files are read besides, since each
+        kernel reads another part of them.
         """
         failures: list[dict[str, OSError]] | None = None
         if failed is not None and self._team is None:
@@ -133,7 +136,11 @@ class SharedHasher:
                     found.update(zip(indexes, roots, strict=True))
             return found
 
-        found = _joined(self._team, hashed, shares, self.kernel.algorithm.digest_size) if self._team else hashed()
+        with ThreadPoolExecutor(1, "whole files") as pool:
+            digests = pool.submit(whole.digests) if whole else None
+            found = _joined(self._team, hashed, shares, self.kernel.algorithm.digest_size) if self._team else hashed()
+            if digests:
+                digests.result()
         nodes: list[list[bytes]] = [[] for _ in sources]
         for index, share in enumerate(shares):
             nodes[share.source].append(found[index])

@@ -7,7 +7,7 @@ is hashed, the next is copied and those after it are filled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from hashbench.kernels import Buffer, Kernel, Stage, check_chunk_size
@@ -26,6 +26,10 @@ _HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpr
 
 Fill = Callable[[memoryview], int]
 """Writes to host memory, one piece long, from its start, and returns how many bytes."""
+
+Follow = Callable[[memoryview, Future[int]], Sequence[Future[None]]]
+"""Takes the host memory of a stage and what will say that it is filled; gives what will say that it is not used any
+more."""
 
 
 class Staging:
@@ -61,7 +65,13 @@ class Staging:
         self._stages: list[Stage] = []
 
     def stream(
-        self, fills: Iterable[Fill], stop: Callable[[], object], at_most: int | None = None, *, at_once: int = 1
+        self,
+        fills: Iterable[Fill],
+        stop: Callable[[], object],
+        at_most: int | None = None,
+        *,
+        at_once: int = 1,
+        follows: Iterable[Follow] = (),
     ) -> Generator[Buffer, None, None]:
         """What each of `fills` writes, in their order, on the device. Each is valid until the next is asked for.
 
@@ -73,20 +83,25 @@ class Staging:
             stop: is called when no more is wanted; it makes a running fill return soon.
             at_most: the number of fills that write something, if it is known: no more stages are allocated.
             at_once: how many fills may run at the same time.
+            follows: for each fill who else uses what it writes, called in the order of the fills, before they end; for
+                none if there are no more.
 
         Raises:
             OutOfDeviceMemory: the device has no room for one stage.
-            Exception: whatever a fill raises.
+            Exception: whatever a fill raises, or who else uses what it writes.
         """
-        coming = iter(fills)
+        coming, following = iter(fills), iter(follows)
         filler, copier = ThreadPoolExecutor(at_once, "read"), ThreadPoolExecutor(1, "copy")
         pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
 
         def begin(stage: Stage) -> None:
             fill = next(coming, None)
             if fill is not None:
-                filled = filler.submit(fill, stage.host.data[: self.piece_size])
-                pending.append((stage, copier.submit(_copy, stage, filled)))
+                host = stage.host.data[: self.piece_size]
+                filled = filler.submit(fill, host)
+                follow = next(following, None)
+                used = follow(host, filled) if follow else ()
+                pending.append((stage, copier.submit(_copy, stage, filled, used)))
 
         try:
             for stage in self._enough(at_most):
@@ -110,6 +125,9 @@ class Staging:
         return self._stages[:count]
 
 
-def _copy(stage: Stage, filled: Future[int]) -> Buffer | None:
+def _copy(stage: Stage, filled: Future[int], used: Sequence[Future[None]]) -> Buffer | None:
     nbytes = filled.result()
-    return stage.upload(nbytes) if nbytes else None
+    copied = stage.upload(nbytes) if nbytes else None
+    for end in used:  # the stage is filled again as soon as it is hashed
+        end.result()
+    return copied

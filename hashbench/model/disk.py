@@ -16,6 +16,7 @@ from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
 from hashbench.hashing.shared import SharedHasher, Team, hasher_for
 from hashbench.hashing.sources import ChangedWhileReadError, Source
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
 from hashbench.model.contents import Files, ModelError, Part, check_same_files, list_model, read_contents
 from hashbench.model.damage import damaged_chunks
@@ -52,6 +53,7 @@ def manifest(
     notes: Notes | None = None,
     progress: Progress | None = None,
     team: Team | None = None,
+    whole: WholeFiles | None = None,
 ) -> Manifest:
     """The manifest of a model on disk. The same model has the same manifest on every machine and with every kernel.
 
@@ -73,6 +75,7 @@ def manifest(
             file though its name promises tensors.
         progress: is called with the bytes hashed so far and in total.
         team: processes that see the same files, call this together and share the hashing.
+        whole: files whose SHA-256 is made from the same reading.
 
     Raises:
         OSError: a file cannot be read, or `leaves` cannot be written.
@@ -117,7 +120,7 @@ def manifest(
     total = sum(part.entry.hashed for part in parts)
     hasher = hasher_for(kernel, device, algorithm, chunk_size, total, team)
     with _writer(sidecar, parts, algorithm, chunk_size) if sidecar else nullcontext() as writer:
-        found = _hashed(parts, hasher, progress, kept, writer)
+        found = _hashed(parts, hasher, progress, kept, writer, whole=whole)
         check_same_files(contents.files, list_model(path, exclusions).files)
         recorded = exclusions.patterns if path.is_dir() and not only_tensors else ()
         made = Manifest(algorithm, chunk_size, tuple(found.values()), recorded)
@@ -139,6 +142,7 @@ def verify(
     fs_verity: str | None = None,
     progress: Progress | None = None,
     team: Team | None = None,
+    whole: WholeFiles | None = None,
 ) -> Report:
     """Verifies a model on disk against its manifest.
 
@@ -161,6 +165,7 @@ def verify(
             must be protected by the kernel with these digests, and are not read.
         progress: is called with the bytes hashed so far and in total, again from 0 for what is read again.
         team: as for `manifest`.
+        whole: as for `manifest`.
 
     Returns:
         The report: verify only `report.ok`.
@@ -199,7 +204,7 @@ def verify(
     total = sum(part.entry.hashed for part in there.parts)
     hasher = hasher_for(kernel, device, manifest.algorithm, manifest.chunk_size, total, team)
     failed: dict[str, OSError] = {}
-    found = {**there.known, **_hashed(there.parts, hasher, progress, failed=failed)}
+    found = {**there.known, **_hashed(there.parts, hasher, progress, failed=failed, whole=whole)}
     unreadable = {**there.unreadable, **_named(failed, there.files)}
     check_unchanged(there, path, manifest, own, extra=extra == "fail")
     report = replace(
@@ -229,6 +234,7 @@ def _hashed(
     kept: Mapping[str, Entry] | None = None,
     leaves: SidecarWriter | None = None,
     failed: dict[str, OSError] | None = None,
+    whole: WholeFiles | None = None,
 ) -> dict[str, Entry]:
     """The entries of parts by name, with their roots. Those of `kept` stay; the others are hashed, and equal bytes only
     once. Those in a file that cannot be read are left out if there is a `failed` to take the error.
@@ -244,7 +250,7 @@ def _hashed(
         if number == len(distinct):
             distinct.append(part.source)
         numbers.append(number)
-    roots = hasher.roots(distinct, progress, _writing(leaves, numbers) if leaves else None, failed)
+    roots = hasher.roots(distinct, progress, _writing(leaves, numbers) if leaves else None, failed, whole)
     for part, number in zip(ordered, numbers, strict=True):
         if root := roots[number]:
             found[part.entry.name] = part.entry.with_root(root)

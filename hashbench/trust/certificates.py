@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from cryptography import x509
@@ -26,6 +27,8 @@ E = TypeVar("E", bound=x509.ExtensionType)
 
 MAX_CERTIFICATES = 16
 """The most certificates that are read from one place."""
+
+_REMEMBERED = 256  # certificates and pairs of them: a machine with many GPUs shows the same authorities many times
 
 _UNDERSTOOD = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
 _INVALID = (
@@ -79,6 +82,7 @@ def parse_certificate(der: bytes, name: str) -> x509.Certificate:
     return _sound(found, name)
 
 
+@lru_cache(_REMEMBERED)
 def _sound(certificate: x509.Certificate, name: str) -> x509.Certificate:
     """The certificate itself, after a check of all parts that are used here, which the library parses only then.
 
@@ -159,7 +163,9 @@ def check_may_sign(certificate: x509.Certificate) -> None:
         raise VerificationError(f"the certificate {quoted(_subject(certificate))} is not for signing")
 
 
+@lru_cache(_REMEMBERED)
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether one issued the other, at whatever time."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, *_INVALID):

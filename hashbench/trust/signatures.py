@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hashbench.hashing.hasher import Progress
 from hashbench.hashing.opening import read_regular
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
 from hashbench.model.contents import Files, check_same_files, list_model
 from hashbench.model.disk import Extra, verify
@@ -28,7 +29,6 @@ from hashbench.model.manifest import MAX_SIZE, Manifest, ManifestError, parse_ma
 from hashbench.model.report import MAX_LINES, Report, bounded
 from hashbench.model.strict_json import quoted
 from hashbench.trust.bundles import KeyVerifier, Verifier, read_bundle
-from hashbench.trust.file_digests import file_digests
 from hashbench.trust.keys import read_public_key
 from hashbench.trust.oms import ALONE, SignedFiles, signed_files
 
@@ -152,8 +152,8 @@ def verify_signed(
     by_root = {file.path for file in found.files} if found else set()
     by_digest = [one for one in files.digests if one not in by_root and one != name]
     to_hash = [there[one] for one in by_digest if one in there]
-    digests = file_digests(to_hash)
-    differs = [file.name for file, digest in zip(to_hash, digests, strict=True) if digest != files.digests[file.name]]
+    digests = WholeFiles({str(file.path): file.status for file in to_hash}).digests()
+    differs = [file.name for file in to_hash if digests[str(file.path)] != files.digests[file.name]]
     known = {*files.digests, *by_root}
     unknown = sorted(there.keys() - known)
     if path.is_dir():

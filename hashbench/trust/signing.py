@@ -2,22 +2,21 @@
 
 So one small signature carries all roots, and whoever has only stock tools can verify it too.
 
-Every byte is read twice: by the kernel, in pieces that hold many tensors, and by the processor, each file from its
-beginning to its end, since a whole file's digest is sequential. Both read at the same time, and storage is read once as
-long as the page cache holds what the slower of the two has not come to.
+Every byte is read once: the kernel makes the roots and the processor the digests of whole files, of the same memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.hasher import Progress
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.hashing.whole_files import WholeFiles
+from hashbench.kernels import Kernel
 from hashbench.model.contents import check_same_files
 from hashbench.model.disk import Notes, manifest, verify
 from hashbench.model.exclusions import DEFAULT, Exclusions, exactly
@@ -25,7 +24,6 @@ from hashbench.model.folder import Listing, list_folder
 from hashbench.model.manifest import Manifest, read_manifest
 from hashbench.model.strict_json import quoted
 from hashbench.trust.bundles import Bundle
-from hashbench.trust.file_digests import file_digests
 from hashbench.trust.oms import IGNORED_BY_STOCK, SignedFiles
 from hashbench.trust.trust_error import TrustError
 
@@ -56,7 +54,7 @@ def sign_model(
     manifest_path: Path | None = None,
     algorithm: str = "sha256",
     chunk_size: int = 4096,
-    kernel: str | None = None,
+    kernel: str | Kernel | None = None,
     device: str | None = None,
     notes: Notes | None = None,
     progress: Progress | None = None,
@@ -94,30 +92,30 @@ def sign_model(
     if before.refused:
         refused, reason = next(iter(before.refused.items()))
         raise TrustError(f"{quoted(refused)} cannot be signed: {reason}")
-    with ThreadPoolExecutor(1, "digests") as beside:
-        digests = beside.submit(file_digests, before.files)
-        if older is None:
-            made = manifest(
-                folder,
-                algorithm=algorithm,
-                chunk_size=chunk_size,
-                kernel=kernel,
-                device=device,
-                ignore=own,
-                notes=notes,
-                progress=progress,
-            )
-        else:
-            made = older
-            own_files = [folder / name, *([output] if signature else [])]
-            report = verify(folder, older, kernel=kernel, device=device, own=own_files, progress=progress)
-            if not report.ok:
-                raise VerificationError(f"the model is not what {manifest_path} says: {next(report.lines())}")
-        found = digests.result()
+    whole = WholeFiles({str(file.path): file.status for file in before.files})
+    if older is None:
+        made = manifest(
+            folder,
+            algorithm=algorithm,
+            chunk_size=chunk_size,
+            kernel=kernel,
+            device=device,
+            ignore=own,
+            notes=notes,
+            progress=progress,
+            whole=whole,
+        )
+    else:
+        made = older
+        own_files = [folder / name, *([output] if signature else [])]
+        report = verify(folder, older, kernel=kernel, device=device, own=own_files, progress=progress, whole=whole)
+        if not report.ok:
+            raise VerificationError(f"the model is not what {manifest_path} says: {next(report.lines())}")
+    digests = whole.digests()
     _check_same(before, list_folder(folder, exclusions))
     if older is None:
         write_atomically(folder / name, made.text())
-    by_name = dict(zip((file.name for file in before.files), found, strict=True))
+    by_name = {file.name: digests[str(file.path)] for file in before.files}
     by_name[name] = hashlib.sha256(made.text()).digest()  # a manifest is read only if it is canonical
     digests_to_sign = {path: by_name[path] for path in sorted(by_name) if not _under(path, IGNORED_BY_STOCK)}
     if name not in digests_to_sign:

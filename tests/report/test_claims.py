@@ -59,8 +59,8 @@ def test_a_verdict_is_what_the_checks_come_to(checks: list[bool | None], verdict
     assert Finding(tuple(Check("", "", answer) for answer in checks)).verdict is verdict
 
 
-def test_there_are_eight_claims_and_an_experiment_for_each() -> None:
-    assert [claim.name for claim in CLAIMS] == [f"C{i}" for i in range(1, 9)]
+def test_there_are_nine_claims_and_an_experiment_for_each() -> None:
+    assert [claim.name for claim in CLAIMS] == [f"C{i}" for i in range(1, 10)]
     assert [claim.name for claim in JUDGED] == [claim.name for claim in CLAIMS]
     assert len({claim.experiment for claim in JUDGED}) == len(JUDGED)
 

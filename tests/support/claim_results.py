@@ -181,6 +181,30 @@ def beside(*points: tuple[str, float, float, float], workload: str = "decode, ba
     return MachineResults("nvidia-h200", [], readings)
 
 
+def chain(beside: float, evidence: float | None, model: str = "llama-3.1-8b") -> list[Reading]:
+    """The chain of trust of one model on one GPU.
+
+    Args:
+        beside: seconds of each link beside hashing.
+        evidence: seconds of each public evidence; None for none.
+        model: the inventory.
+    """
+    fixed = {"experiment": "chain", "unit": "s", "kernel": "cupy", "conditions": "291 tensors, 16.1 GB"}
+    links = [
+        reading(seconds, **fixed, model=model, subject=link, quantity=quantity)
+        for link in ("sign", "load verified", "attest", "appraise")
+        for quantity, seconds in (("total seconds", 3.0), ("seconds beside hashing", beside))
+    ]
+    if evidence is None:
+        return links
+    subjects = ("a public TDX quote", "the reports of eight public GPUs")
+    return links + [
+        reading(evidence, **fixed | {"kernel": "", "conditions": ""}, subject=subject, quantity=quantity)
+        for subject in subjects
+        for quantity in ("first seconds", "total seconds")
+    ]
+
+
 def supporting() -> dict[str, list[MachineResults]]:
     """Results that support each claim that has an experiment."""
     tree = {4096: (970.0, 940.0), 16384: (968.0, 955.0)}
@@ -204,6 +228,7 @@ def supporting() -> dict[str, list[MachineResults]]:
         "vendors": [vendors("AMD Instinct MI300X", ("opencl",)), vendors("NVIDIA H200", ("cupy", "opencl"))],
         "end-to-end": [end_to_end(0.005, 0.4, 0.5)],
         "matrix-units": [matrix_units(950, 980)],
+        "chain": [MachineResults("nvidia-h200", [], chain(0.01, 0.02))],
         "beside": [beside(("short pieces", 14.0, 0.009, 0.019), ("long pieces", 50.0, 0.029, 0.06))],
     }
     both = {

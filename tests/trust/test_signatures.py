@@ -13,10 +13,12 @@ from click.testing import CliRunner
 from command_line import in_process
 from model_folders import Files, index_of, safetensors_file, write
 
+from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.manifest import read_manifest
 from hashbench.trust import verified_manifest
-from hashbench.trust.signing import MANIFEST_NAME
+from hashbench.trust.bundles import Bundle
+from hashbench.trust.signing import MANIFEST_NAME, sign_model
 
 MODEL: Files = {
     "config.json": b"{}",
@@ -327,6 +329,28 @@ def test_links_count_as_files_and_never_lead_out(tmp_path: Path, keys: tuple[Pat
     code, said = verify(model, "--public-key", keys[1])
     assert code == 1
     assert "leads out of the folder" in said
+
+
+@pytest.mark.parametrize("with_manifest", [False, True])
+def test_a_file_that_changes_meanwhile_is_told_and_nothing_is_signed(
+    tmp_path: Path, keys: tuple[Path, Path], with_manifest: bool
+) -> None:
+    model = write(tmp_path / "model", MODEL)
+    if with_manifest:
+        sign(model, keys[0])
+        (model / "model.sig").unlink()
+
+    def change(done: int, total: int | None) -> None:
+        if done == total:
+            (model / "code/model.py").write_bytes(b"evil()!")
+
+    def refuse(_: bytes) -> Bundle:
+        raise AssertionError
+
+    named = model / MANIFEST_NAME if with_manifest else None
+    with pytest.raises(ChangedWhileReadError, match=r"code/model\.py: the file was changed while it was read"):
+        sign_model(model, refuse, model / "model.sig", manifest_path=named, kernel="hashlib", progress=change)
+    assert not (model / "model.sig").exists()
 
 
 def test_a_model_is_signed_only_if_it_is_what_its_manifest_says(tmp_path: Path, keys: tuple[Path, Path]) -> None:
