@@ -5,7 +5,7 @@ All ranks come to the same plan. Tensors with the same layouts on the same ranks
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,8 +14,7 @@ from itertools import zip_longest
 from hashbench.distributed.claims import Layout
 from hashbench.distributed.combining import Copy, Holding, copies_of
 from hashbench.distributed.subtrees import Run, content_size
-from hashbench.distributed.teams import PIECE, Batch, Team
-from hashbench.hashing.packing import packed
+from hashbench.distributed.teams import Team
 from hashbench.kernels import algorithm_named
 
 
@@ -130,36 +129,6 @@ def groups_of(
         Group.of(names, dict(of_ranks), claims.keys(), chunk_size, algorithm)
         for of_ranks, names in names_by_layouts.items()
     ]
-
-
-def steps_of(groups: Iterable[Group]) -> list[list[Batch]]:
-    """All rows that ranks share out, in batches, those together that a rank has the memory for at a time."""
-    steps: defaultdict[int, list[Batch]] = defaultdict(list)
-    reached: Counter[int] = Counter()  # by rank, the last step that it has something in
-    filled: Counter[tuple[int, int]] = Counter()  # by rank and step, bytes
-    for group in groups:
-        for batch in batches_of(group):
-            ranks = batch.team.ranks
-            step = max(reached[rank] for rank in ranks)
-            if any(0 < filled[rank, step] > PIECE - batch.nbytes for rank in ranks):
-                step += 1
-            for rank in ranks:
-                reached[rank] = step
-                filled[rank, step] += batch.nbytes
-            steps[step].append(batch)
-    return [steps[step] for step in sorted(steps)]
-
-
-def batches_of(group: Group) -> Iterator[Batch]:
-    """The rows of a group's tensors that its teams share out."""
-    for team in group.teams:
-        shares = list(team.shares())
-        if len(shares) == 1:
-            each = Batch(("",), team, shares[0]).nbytes
-            for run in packed([each] * len(group.names), PIECE):
-                yield Batch(tuple(group.names[run]), team, shares[0])
-        else:
-            yield from (Batch((name,), team, share) for name in group.names for share in shares)
 
 
 def _apart(holders: Mapping[int, Layout]) -> Iterator[dict[int, Layout]]:

@@ -24,8 +24,9 @@ from hashbench.distributed.group import Ranks
 from hashbench.distributed.layouts import Local, Sharded, locals_of
 from hashbench.distributed.moving import move
 from hashbench.distributed.parts import HeldTensor, Part, PartError
-from hashbench.distributed.planning import Group, groups_of, steps_of
+from hashbench.distributed.planning import Group, groups_of
 from hashbench.distributed.subtrees import content_size
+from hashbench.distributed.teams import in_steps
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
 from hashbench.model.report import Report
@@ -392,7 +393,8 @@ def _hashed(
     """
     mine = [one for one in groups if ranks.mine in one.layouts]
     memory = {name: held[name].memory.tensor for one in mine if ranks.mine in one.moving for name in one.names}
-    moved = move(steps_of(groups), memory, ranks, on_gpus, terms.chunk_size, terms.algorithm)
+    steps = in_steps(batch for one in groups for team in one.teams for batch in team.batches(one.names))
+    moved = move(steps, memory, ranks, on_gpus, terms.chunk_size, terms.algorithm)
     contents = dict(moved.contents)
     failure = moved.failure
     roots: dict[str, Roots] = {}

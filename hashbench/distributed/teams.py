@@ -6,7 +6,8 @@ row what it holds of it: the leaf hashes of whole chunks, and as bytes only what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from hashbench.distributed.claims import Layout
 from hashbench.distributed.subtrees import Box, Run, cut, runs_of
+from hashbench.hashing.packing import packed
 
 PIECE = 1 << 30
 """Bytes that a rank gathers of its rows at a time, except that a piece has at least one unit of rows."""
@@ -179,6 +181,15 @@ class Team:
                 yield a * size, b * size
             place += stop - start
 
+    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+        """The rows of tensors that the ranks hold like this."""
+        shares = list(self.shares())
+        if len(shares) > 1:
+            yield from (Batch((name,), self, share) for name in names for share in shares)
+            return
+        each = Batch(("",), self, shares[0]).nbytes
+        yield from (Batch(tuple(names[run]), self, shares[0]) for run in packed([each] * len(names), PIECE))
+
 
 class Batch(NamedTuple):
     """Rows of tensors with the same layouts that are spoken of together.
@@ -215,3 +226,20 @@ class Batch(NamedTuple):
         return sum(map(self.count, team.ranks)) * max(
             team.sizes[rank] if all(one.hashed for one in team.said[rank]) else team.held[rank] for rank in team.ranks
         )
+
+
+def in_steps(batches: Iterable[Batch]) -> list[list[Batch]]:
+    """Batches by the step in which they are spoken of: those together that a rank has the memory for."""
+    steps: defaultdict[int, list[Batch]] = defaultdict(list)
+    reached: Counter[int] = Counter()  # by rank, the last step that it has a part in
+    filled: Counter[tuple[int, int]] = Counter()  # by rank and step, bytes
+    for batch in batches:
+        ranks = batch.team.ranks
+        step = max(reached[rank] for rank in ranks)
+        if any(0 < filled[rank, step] > PIECE - batch.nbytes for rank in ranks):
+            step += 1
+        for rank in ranks:
+            reached[rank] = step
+            filled[rank, step] += batch.nbytes
+        steps[step].append(batch)
+    return [steps[step] for step in sorted(steps)]

@@ -6,7 +6,6 @@ import pytest
 from boundaries import painted
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels_here import available  # noqa: F401
 from profiles import examples
 
 from hashbench.kernels import Kernel
