@@ -380,3 +380,8 @@ def measure(rank: int, case: sharded_ranks.Case, wrong: bool) -> Any:
     if wrong:
         setattr(sharded_ranks, "SEED", 1 + rank)  # noqa: B010  # of another module
     return sharded_ranks._measured(case, rank, "cpu", dist.group.WORLD)
+
+
+def verify_files(rank: int, case: sharded_ranks.Files) -> Any:
+    """The same of a folder."""
+    return sharded_ranks._verified(case, rank, dist.group.WORLD)
