@@ -196,6 +196,8 @@ def _serve(rank: int, count: int, kind: str, store: str, pipe: Connection) -> No
 
     if kind == "gpu":
         torch.cuda.set_device(rank)
+    else:
+        torch.set_num_threads(1)  # others would wait for each other on the rank's core
     backend = "cpu:gloo,cuda:nccl" if kind == "gpu" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count, timeout=_TIMEOUT)
     groups: dict[int, Any] = {}
