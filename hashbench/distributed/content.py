@@ -19,7 +19,7 @@ import torch
 from hashbench.distributed.subtrees import Run, cut
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.packing import packed
-from hashbench.kernels import Buffer, Kernel, Work
+from hashbench.kernels import Buffer, Bytes, Kernel, Work
 from hashbench.merkle.rfc9162 import root_of
 from hashbench.torch.places import host_bytes, kernel_for
 
@@ -160,7 +160,24 @@ def _background() -> ThreadPoolExecutor:
 def _on_host(ranges: Sequence[Range], chunk_size: int, algorithm: str, _: torch.cuda.Stream | None) -> Roots:
     sources = [host_bytes(found.memory)[found.start : found.stop] for found in ranges]
     kernel = kernel_for(torch.device("cpu"), algorithm)
-    return _background().submit(lambda: Hasher(kernel, chunk_size).roots(sources)).result
+    return _background().submit(_roots_on_host, sources, kernel, chunk_size).result
+
+
+def _roots_on_host(sources: Sequence[Bytes], kernel: Kernel, chunk_size: int) -> list[bytes]:
+    segments = _viewed(sources, kernel)
+    if segments is None:
+        return Hasher(kernel, chunk_size).roots(sources)
+    size = kernel.algorithm.digest_size
+    calls = packed([size * -(-len(segment) // chunk_size) for segment in segments], kernel.free_memory() // 2)
+    return [root for call in calls for root in _split(kernel.tree(segments[call], chunk_size).tobytes(), size)]
+
+
+def _viewed(sources: Sequence[Bytes], kernel: Kernel) -> list[Buffer] | None:
+    """Host memory as a kernel of the CPU hashes it; None if its framework has memory of its own, as OpenCL's."""
+    try:
+        return [kernel.view(source) for source in sources]
+    except TypeError:
+        return None
 
 
 @cache
@@ -202,7 +219,8 @@ def leaves(ranges: Sequence[Range], chunk_size: int, algorithm: str, stream: tor
     device = ranges[0].memory.device
     kernel = kernel_for(device, algorithm)
     if device.type == "cpu":
-        return _background().submit(_leaves_on_host, ranges, Hasher(kernel, chunk_size)).result()
+        sources = [host_bytes(found.memory)[found.start : found.stop] for found in ranges]
+        return _background().submit(_leaves_on_host, sources, kernel, chunk_size).result()
     work = kernel.prepare("leaves", _buffers(ranges), chunk_size)
     work.start(stream)
     return torch.as_tensor(_Result(work), device=device)
@@ -222,12 +240,13 @@ class _Result:
         }
 
 
-def _leaves_on_host(ranges: Sequence[Range], hasher: Hasher) -> torch.Tensor:
-    size, chunk_size = hasher.kernel.algorithm.digest_size, hasher.chunk_size
-    counts = [-(-(found.stop - found.start) // chunk_size) for found in ranges]
-    firsts = [0, *accumulate(counts)]
-    digests = np.empty((firsts[-1], size), np.uint8)
-    for found in hasher.leaves([host_bytes(one.memory)[one.start : one.stop] for one in ranges]):
+def _leaves_on_host(sources: Sequence[Bytes], kernel: Kernel, chunk_size: int) -> torch.Tensor:
+    segments = _viewed(sources, kernel)
+    if segments is not None:
+        return torch.from_numpy(kernel.leaves(segments, chunk_size).reshape(-1))
+    firsts = [0, *accumulate(-(-len(source) // chunk_size) for source in sources)]
+    digests = np.empty((firsts[-1], kernel.algorithm.digest_size), np.uint8)
+    for found in Hasher(kernel, chunk_size).leaves(sources):
         first = firsts[found.source] + found.first
         digests[first : first + len(found.hashes)] = found.hashes
     return torch.from_numpy(digests.reshape(-1))
