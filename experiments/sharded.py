@@ -4,7 +4,8 @@ Each rank is a process, with a GPU or a core of its own. The ranks of one group 
 everything sharded along its first dimension, as FSDP2 does, or as tensor parallelism (TP) shards it, where a third of
 Llama is sharded along an inner dimension and rows move between the ranks. A run is timed on all ranks from the call to
 the verdict, and the slowest rank counts. Then bits are flipped, one at a time: each must be found, and blamed on its
-rank. In addition, a folder in memory-backed storage is verified by one process with one GPU and with all.
+rank. In addition, a folder in memory-backed storage is verified by one process with one GPU and with all, and by a
+process for each GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -29,12 +29,13 @@ from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, GiB
 from hashbench.experiments import style
 from hashbench.experiments.programs import Outcomes
-from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Ranks
+from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Files, Ranks
 from hashbench.hashing.selection import choose
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Device
 from hashbench.model.disk import manifest, verify
+from hashbench.model.manifest import Manifest
 
 ALGORITHM = "sha256"
 
@@ -51,8 +52,12 @@ _BESIDE = 6 * GiB
 VERDICT, NAMED, SENT = "call to verdict", "call to the rank with a flipped bit", "sent by a rank"
 """The quantities of the readings of ranks."""
 
-FILES, THROUGHPUT = "files in memory-backed storage", "throughput of one process"
+ONE_PROCESS, PROCESSES = "files in memory, one process", "files in memory, a process a GPU"
+"""The subjects of the readings of files."""
+
+THROUGHPUT = "throughput"
 FILE_BYTES = {"gpu": 4 * GiB, "cpu": 256 << 20}
+FILE_RUNS = 3
 LINKS = {"gpu": 32, "cpu": 4}
 """One file with so many names is verified: all are read and hashed. With 4 GiB, it is as large as Llama 3.1 70B."""
 
@@ -73,9 +78,11 @@ class Sharded(Experiment):
         cpus = [device for device in devices if device.kind == "cpu" and device.unavailable is None]
         found: list[Outcomes] = []
         if gpus and torch.cuda.is_available():
-            found += [_ranks("gpu", gpus, quick), _files(gpus, quick)]
+            pool = Ranks(_counts(torch.cuda.device_count())[-1], "gpu")
+            found += [_ranks(pool, "gpu", gpus, quick), _files(pool, gpus, quick), _end(pool)]
         if cpus:
-            found.append(_ranks("cpu", cpus, quick))
+            pool = Ranks(_counts(len(os.sched_getaffinity(0)))[-1], "cpu")
+            found += [_ranks(pool, "cpu", cpus, quick), _end(pool)]
         return chain.from_iterable(found)
 
     def figure(self, results: Results, path: Path) -> list[Path]:
@@ -95,21 +102,23 @@ class Sharded(Experiment):
 EXPERIMENT = Sharded()
 
 
+def _counts(most: int) -> list[int]:
+    """How many GPUs or ranks are compared, up to as many as there are."""
+    return [count for count in (1, 2, 4, 8) if count <= most]
+
+
 # Ranks ---------------------------------------------------------------------------------------------------------------
 
 
-def _ranks(kind: str, devices: Sequence[Device], quick: bool) -> Outcomes:
+def _ranks(pool: Ranks, kind: str, devices: Sequence[Device], quick: bool) -> Outcomes:
     """The readings of one, two, four ... ranks of one kind."""
+    room = 0
     if kind == "gpu":
         import torch
 
-        count, room = torch.cuda.device_count(), torch.cuda.mem_get_info(0)[0] - _BESIDE
-    else:
-        count, room = len(os.sched_getaffinity(0)), 0
-    counts = [ranks for ranks in (1, 2, 4, 8) if ranks <= count]
-    pool = Ranks(counts[-1], kind)
-    cases = _cases(kind, counts, room, quick)
-    return chain(chain.from_iterable(map(partial(_of_case, pool, kind, devices), cases)), _end(pool))
+        room = torch.cuda.mem_get_info(0)[0] - _BESIDE
+    cases = _cases(kind, _counts(pool.count), room, quick)
+    return chain.from_iterable(map(partial(_of_case, pool, kind, devices), cases))
 
 
 def _end(pool: Ranks) -> Outcomes:
@@ -190,11 +199,11 @@ def _workers(count: int, kind: str) -> str:
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _files(gpus: Sequence[Device], quick: bool) -> Outcomes:
-    """The throughput of one process that verifies a folder with one, two, four ... GPUs."""
+def _files(pool: Ranks, gpus: Sequence[Device], quick: bool) -> Outcomes:
+    """The throughput of one process that verifies a folder with one, two, four ... GPUs, and of a process for each."""
     kind = "cpu" if quick else "gpu"
     nbytes, links = FILE_BYTES[kind], LINKS[kind]
-    counts = [count for count in (1, 2, 4, 8) if count <= len(gpus)]
+    counts = _counts(len(gpus))
     with TemporaryDirectory(prefix="hashbench-sharded-", dir="/dev/shm") as folder:
         first = Path(folder) / "0.bin"
         kernel = choose("cupy", gpus[0].id, ALGORITHM)
@@ -206,23 +215,33 @@ def _files(gpus: Sequence[Device], quick: bool) -> Outcomes:
             first.with_name(f"{number}.bin").hardlink_to(first)
         kernel.trim()
         expected = manifest(folder, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, device="all")
+        reading = partial(_of_files, links=links, nbytes=nbytes)
         for count in counts:
-            yield _of_files(Path(folder), expected, gpus[:count], links, nbytes)
+            yield reading(gpus[:count], ONE_PROCESS, _in_one_process(Path(folder), expected, gpus[:count]))
+        for count in counts:
+            answers = pool.measure(
+                Files(folder, expected.text(), "cupy", tuple(gpu.id for gpu in gpus[:count]), FILE_RUNS)
+            )
+            yield reading(gpus[:count], PROCESSES, _slowest([answer.seconds for answer in answers]))
 
 
-def _of_files(folder: Path, expected: Any, gpus: Sequence[Device], links: int, nbytes: int) -> Reading:
-    device = ",".join(gpu.id for gpu in gpus)
-    speeds = []
-    for _ in range(4):
+def _in_one_process(folder: Path, expected: Manifest, gpus: Sequence[Device]) -> list[float]:
+    """The seconds of each run."""
+    seconds = []
+    for _ in range(FILE_RUNS + 1):
         begin = perf_counter()
-        report = verify(folder, expected, kernel="cupy", device=device)
-        speeds.append(1e-9 * links * nbytes / (perf_counter() - begin))
+        report = verify(folder, expected, kernel="cupy", device=",".join(gpu.id for gpu in gpus))
+        seconds.append(perf_counter() - begin)
         if not report.ok:
             raise VerificationError(f"the files are what they were, but the verdict is: {report}")
+    return seconds[1:]
+
+
+def _of_files(gpus: Sequence[Device], subject: str, seconds: Sequence[float], *, links: int, nbytes: int) -> Reading:
     return Reading.of(
-        speeds[1:],
+        [1e-9 * links * nbytes / run for run in seconds],
         gpus[0],
-        subject=FILES,
+        subject=subject,
         quantity=THROUGHPUT,
         unit="GB/s",
         kernel="cupy",

@@ -27,6 +27,8 @@ from hashbench.experiments.in_place import DTYPES, module_with
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import choose
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.disk import verify
+from hashbench.model.manifest import parse_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,9 @@ _COLUMNS = ("o_proj.weight", "down_proj.weight", "w2.weight")
 
 _TIMEOUT = timedelta(seconds=60)
 """How long ranks wait for each other."""
+
+_ERROR_SIZE = 1000
+"""Characters of an error at most."""
 
 _PIECE_WORDS = 1 << 24
 """Words that are made at a time."""
@@ -71,6 +76,30 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Files:
+    """One measurement of a folder that ranks verify together, each with a device of its own.
+
+    Attributes:
+        folder: the folder.
+        manifest: its manifest, as text.
+        kernel: what hashes.
+        devices: the device of each rank.
+        runs: how often it is verified.
+    """
+
+    folder: str
+    manifest: bytes
+    kernel: str
+    devices: tuple[str, ...]
+    runs: int
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks take part: the first of those that there are."""
+        return len(self.devices)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What one rank found.
 
@@ -97,10 +126,13 @@ class Ranks:
     Args:
         count: how many.
         kind: "gpu" or "cpu".
+
+    Attributes:
+        count: how many there are.
     """
 
     def __init__(self, count: int, kind: str) -> None:
-        self._count = count
+        self.count = count
         self._kind = kind
         self._folder = TemporaryDirectory(prefix="hashbench-ranks-")
         self._pipes: list[Connection] = []
@@ -109,9 +141,9 @@ class Ranks:
     def _start(self) -> None:
         context = get_context("spawn")
         store = str(Path(self._folder.name) / "store")
-        for rank in range(self._count):
+        for rank in range(self.count):
             ours, theirs = context.Pipe()
-            arguments = (rank, self._count, self._kind, store, theirs)
+            arguments = (rank, self.count, self._kind, store, theirs)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -129,7 +161,7 @@ class Ranks:
                 process.join()
         self._folder.cleanup()
 
-    def measure(self, case: Case) -> list[Answer]:
+    def measure(self, case: Case | Files) -> list[Answer]:
         """What each rank that takes part found.
 
         Raises:
@@ -164,6 +196,8 @@ def _serve(rank: int, count: int, kind: str, store: str, pipe: Connection) -> No
 
     if kind == "gpu":
         torch.cuda.set_device(rank)
+    else:
+        torch.set_num_threads(1)  # others would wait for each other on the rank's core
     backend = "cpu:gloo,cuda:nccl" if kind == "gpu" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count, timeout=_TIMEOUT)
     groups: dict[int, Any] = {}
@@ -177,10 +211,31 @@ def _serve(rank: int, count: int, kind: str, store: str, pipe: Connection) -> No
         answer = Answer()
         if rank < case.ranks:
             try:
-                answer = _measured(case, rank, "cuda" if kind == "gpu" else "cpu", groups[case.ranks])
+                if isinstance(case, Files):
+                    answer = _verified(case, rank, groups[case.ranks])
+                else:
+                    answer = _measured(case, rank, "cuda" if kind == "gpu" else "cpu", groups[case.ranks])
             except Exception as error:
-                answer = Answer(error=f"rank {rank}, {case.model} in the layout {case.layout}: {error!r}")
+                answer = Answer(error=f"rank {rank}, {case}: {error!r}"[:_ERROR_SIZE])
         pipe.send(answer)
+
+
+def _verified(case: Files, rank: int, group: Any) -> Answer:
+    import torch.distributed as dist
+
+    from hashbench.distributed.launched import Launched
+
+    team = Launched(group)
+    expected = parse_manifest(case.manifest)
+    seconds = []
+    for _ in range(case.runs + 1):
+        dist.barrier(group)
+        begin = perf_counter()
+        report = verify(case.folder, expected, kernel=case.kernel, device=case.devices[rank], team=team)
+        seconds.append(perf_counter() - begin)
+        if not report.ok:
+            raise VerificationError(f"the files are what they were, but the verdict is: {report}")
+    return Answer(seconds=seconds[1:])
 
 
 def _measured(case: Case, rank: int, kind: str, group: Any) -> Answer:

@@ -385,6 +385,31 @@ class Kernel(ABC):
             OutOfDeviceMemory: the device has no memory for one digest per chunk.
         """
 
+    def prepare_fold(self, segments: Sequence[Buffer]) -> Work:
+        """Prepares folding leaf hashes that are there already: "tree" without its leaves.
+
+        Args:
+            segments: each has the hashes of a tree's leaves, at least one, back to back, at any alignment. The work
+                computes the Merkle Tree Hash of each.
+
+        Raises:
+            TypeError, OutOfDeviceMemory: as for `prepare`.
+            ValueError: the size of a segment is not a positive multiple of the digest size.
+        """
+        _check_segments(segments)
+        size = self.algorithm.digest_size
+        for segment in segments:
+            if segment.nbytes == 0 or segment.nbytes % size:
+                raise ValueError(
+                    f"a segment of {segment.nbytes} bytes is not accepted: {self.algorithm.title} leaf hashes take a "
+                    f"positive multiple of {size} bytes"
+                )
+        return self.folding(segments)
+
+    @abstractmethod
+    def folding(self, segments: Sequence[Buffer]) -> Work:
+        """What `prepare_fold` returns, for segments that it has checked."""
+
     def batched(self, segments: Sequence[Buffer], chunk_size: int | None = None) -> Bytes:
         """H(chunk) for every chunk of every segment: uint8, shape (chunks, digest size). See `prepare`."""
         return self._hashed("batched", segments, chunk_size)
@@ -399,6 +424,15 @@ class Kernel(ABC):
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         """The Merkle Tree Hash of every segment: uint8, shape (segments, digest size). See `prepare`."""
         return self._hashed("tree", segments, chunk_size)
+
+    def fold(self, segments: Sequence[Buffer]) -> Bytes:
+        """The Merkle Tree Hash over the leaf hashes of every segment: uint8, shape (segments, digest size).
+
+        See `prepare_fold`.
+        """
+        work = self.prepare_fold(segments)
+        work.run()
+        return work.digests()
 
     def _hashed(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Bytes:
         work = self.prepare(strategy, segments, chunk_size)
@@ -427,10 +461,14 @@ def check_call(strategy: str, segments: Sequence[Buffer], chunk_size: int | None
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: accepted are {', '.join(STRATEGIES)}")
-    if isinstance(segments, Buffer) or not all(isinstance(s, Buffer) for s in segments):
-        raise TypeError("segments must be a sequence of buffers, as put() and view() return them")
+    _check_segments(segments)
     if chunk_size is None:
         if strategy != "batched":
             raise ValueError("a tree needs a chunk size: a positive multiple of 64 bytes")
     else:
         check_chunk_size(chunk_size)
+
+
+def _check_segments(segments: Sequence[Buffer]) -> None:
+    if isinstance(segments, Buffer) or not all(isinstance(s, Buffer) for s in segments):
+        raise TypeError("segments must be a sequence of buffers, as put() and view() return them")

@@ -109,12 +109,29 @@ class DeviceKernel(Kernel):
         check_call(strategy, segments, chunk_size)
         return DeviceWork(self, strategy, segments, chunk_size)
 
+    def folding(self, segments: Sequence[Buffer]) -> Work:
+        return DeviceWork(self, "tree", segments, self.algorithm.digest_size, of_leaves=True)
+
 
 class DeviceWork(Work):
-    """A call whose segments can all be reached from one base address."""
+    """A call whose segments can all be reached from one base address.
+
+    Args:
+        kernel: the kernel that prepares it.
+        strategy: as for `Kernel.prepare`.
+        segments: as for `Kernel.prepare`.
+        chunk_size: as for `Kernel.prepare`.
+        of_leaves: whether the chunks are leaf hashes, so that they are not hashed.
+    """
 
     def __init__(
-        self, kernel: DeviceKernel, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None
+        self,
+        kernel: DeviceKernel,
+        strategy: Strategy,
+        segments: Sequence[Buffer],
+        chunk_size: int | None,
+        *,
+        of_leaves: bool = False,
     ) -> None:
         super().__init__(kernel)
         self._kernel = kernel
@@ -147,6 +164,10 @@ class DeviceWork(Work):
                 ),
             )
         ]
+        if of_leaves:
+            launches = [
+                Launch("gather_leaves", _groups(layout.slots * size // 4), (base, table, count, slots, digests))
+            ]
         launches += [
             Launch(
                 "reduce_tiles" if reduction.levels == TILE_LEVELS else "hash_level",

@@ -50,13 +50,23 @@ class HashlibCpu(HostKernel):
         check_call(strategy, segments, chunk_size)
         return _HashlibWork(self, strategy, segments, chunk_size)
 
+    def folding(self, segments: Sequence[Buffer]) -> Work:
+        return _HashlibWork(self, "tree", segments, self.algorithm.digest_size, of_leaves=True)
+
 
 class _HashlibWork(Work):
     def __init__(
-        self, kernel: HashlibCpu, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None
+        self,
+        kernel: HashlibCpu,
+        strategy: Strategy,
+        segments: Sequence[Buffer],
+        chunk_size: int | None,
+        *,
+        of_leaves: bool = False,
     ) -> None:
         super().__init__(kernel)
         self._kernel = kernel
+        self._of_leaves = of_leaves
         self._strategy = strategy
         chunks = [list(_cut(bytes_of(segment).data, chunk_size)) for segment in segments]
         self._counts = [len(of_segment) for of_segment in chunks]
@@ -76,7 +86,9 @@ class _HashlibWork(Work):
     def _hash(self) -> float:
         begin = perf_counter()
         hash_run = self._hash_messages if self._strategy == "batched" else self._hash_leaves
-        if self._kernel.workers is None or self._threads == 1:
+        if self._of_leaves:
+            digests = list(map(bytes, self._chunks))
+        elif self._kernel.workers is None or self._threads == 1:
             digests = hash_run(self._chunks)
         else:
             count = len(self._chunks)

@@ -19,7 +19,7 @@ import numpy as np
 
 from hashbench.kernels import programs
 from hashbench.kernels.contract import Algorithm, Buffer, Device, Priority, Strategy, Work, check_call
-from hashbench.kernels.host_kernel import HostKernel
+from hashbench.kernels.host_kernel import HostKernel, bytes_of
 from hashbench.kernels.layout import lay_out
 from hashbench.kernels.working_directory import outside_working_directory
 
@@ -118,13 +118,23 @@ class NumbaCpu(HostKernel):
         check_call(strategy, segments, chunk_size)
         return _NumbaWork(self, strategy, segments, chunk_size)
 
+    def folding(self, segments: Sequence[Buffer]) -> Work:
+        return _NumbaWork(self, "tree", segments, self.algorithm.digest_size, of_leaves=True)
+
 
 class _NumbaWork(Work):
     def __init__(
-        self, kernel: NumbaCpu, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None
+        self,
+        kernel: NumbaCpu,
+        strategy: Strategy,
+        segments: Sequence[Buffer],
+        chunk_size: int | None,
+        *,
+        of_leaves: bool = False,
     ) -> None:
         super().__init__(kernel)
         self._kernel = kernel
+        self._of_leaves = of_leaves
         self._segments = segments  # keeps the memory alive
         layout = lay_out(strategy, list(map(_address, segments)), [s.nbytes for s in segments], chunk_size)
         self._table = np.append(layout.table[: 3 * layout.segments], np.uint64(layout.slots)).view(np.int64)
@@ -165,11 +175,13 @@ class _NumbaWork(Work):
 
     def _hash(self) -> float:
         begin = perf_counter()
+        if self._of_leaves and self._segments:
+            np.concatenate(list(map(bytes_of, self._segments)), out=self._digests.owner)
         if len(self._cuts) > 1:
             parts = pairwise(self._cuts)
             within = min(self._levels, _TILE_LEVELS)
             run = map if self._kernel.workers is None or len(self._cuts) == 2 else self._kernel.workers.map
-            for _ in run(lambda part: self._hash_part(part[0], part[1], 0, within), parts):
+            for _ in run(lambda part: self._hash_part(part[0], part[1], int(self._of_leaves), within), parts):
                 pass
             if self._levels > within:
                 self._hash_part(0, self._cuts[-1], within + 1, self._levels)

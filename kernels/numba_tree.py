@@ -57,6 +57,7 @@ SIGNATURES = {
     **({"hash_chunks_paired": _HASH_CHUNKS} if PAIRED else {}),
     **({"hash_chunks_early": _HASH_CHUNKS} if EARLY else {}),
     **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint32)),
+    "gather_leaves": (uint64, uint64, uint64, uint64, uint64),
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
 }
@@ -1032,6 +1033,19 @@ if PAIRED:
             state = run_rounds(block_count(length, tag), longest, stage, one)
             if chunk < chunks:
                 store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
+
+
+@kernel(GROUP_SIZE)
+def gather_leaves(base: Any, table: Any, segments: Any, slots: Any, digests: Any) -> None:
+    """One thread per 32-bit word of a leaf hash, for segments that consist of them: copies it to its slot."""
+    i = thread()
+    if i < slots * DIGEST_WORDS32:
+        first = table + _16 * segments
+        segment = find_segment(first, segments, i // DIGEST_WORDS32, _0, _0)
+        place = i - load_u64(first + _8 * segment) * DIGEST_WORDS32
+        source = base + load_u64(table + _8 * segment) + _4 * place
+        word = load_u8(source) | load_u8(source + _1) << _8 | load_u8(source + _2) << _16
+        store_u32(digests + _4 * i, uint32(word | load_u8(source + _3) << _24))
 
 
 @device

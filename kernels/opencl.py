@@ -229,7 +229,17 @@ class OpenCL(DeviceKernel):
         check_call(strategy, segments, chunk_size)
         if len({id(s.owner) for s in segments}) < 2:
             return super().prepare(strategy, segments, chunk_size)
-        return _SeveralBuffers(self, strategy, segments, chunk_size)
+        return _SeveralBuffers(
+            self,
+            segments,
+            [digest_count(strategy, segment.nbytes, chunk_size) for segment in segments],
+            lambda of_one: self.prepare(strategy, of_one, chunk_size),
+        )
+
+    def folding(self, segments: Sequence[Buffer]) -> Work:
+        if len({id(s.owner) for s in segments}) < 2:
+            return super().folding(segments)
+        return _SeveralBuffers(self, segments, [1] * len(segments), self.folding)
 
     def queue_for(self, stream: Any) -> Any:
         if stream is None:
@@ -281,18 +291,30 @@ class OpenCL(DeviceKernel):
 
 
 class _SeveralBuffers(Work):
-    """A call over segments in several memory objects: one work per object, and the digests in the segments' order."""
+    """A call over segments in several memory objects: one work per object, and the digests in the segments' order.
 
-    def __init__(self, kernel: OpenCL, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> None:
+    Args:
+        kernel: the kernel that prepares it.
+        segments: as for `Kernel.prepare`.
+        counts: the digests of each.
+        prepare: prepares a call over segments in one memory object.
+    """
+
+    def __init__(
+        self,
+        kernel: OpenCL,
+        segments: Sequence[Buffer],
+        counts: Sequence[int],
+        prepare: Callable[[Sequence[Buffer]], Work],
+    ) -> None:
         super().__init__(kernel)
         self._kernel = kernel
         groups: dict[int, list[int]] = {}
         for position, segment in enumerate(segments):
             groups.setdefault(id(segment.owner), []).append(position)
         self._positions = list(groups.values())
-        self._works = [kernel.prepare(strategy, [segments[p] for p in group], chunk_size) for group in groups.values()]
-        size = kernel.algorithm.digest_size
-        self._sizes = [size * digest_count(strategy, segment.nbytes, chunk_size) for segment in segments]
+        self._works = [prepare([segments[p] for p in group]) for group in groups.values()]
+        self._sizes = [kernel.algorithm.digest_size * count for count in counts]
         self._results = kernel.allocate(max(1, sum(self._sizes)))[: sum(self._sizes)]
 
     def enqueue(self, stream: Any) -> Callable[[], float]:

@@ -50,7 +50,7 @@ _OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY"}
 def functions(variant: str) -> tuple[str, ...]:
     """The device functions that are launched in that variant."""
     optional = (name for name, macro in _OPTIONAL.items() if VARIANTS[variant][macro])
-    return ("hash_chunks", *optional, "hash_level", "reduce_tiles", "gather_roots", "fill_random")
+    return ("hash_chunks", *optional, "gather_leaves", "hash_level", "reduce_tiles", "gather_roots", "fill_random")
 
 
 @cache

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-Message = tuple[int, torch.Tensor]
-"""A rank, and the bytes for it or from it."""
-
 
 class GroupError(RuntimeError):
     """The ranks of a group could not talk to each other; the message says why."""
@@ -69,25 +66,20 @@ class Ranks:
             everything = found.cpu().numpy()
         return [row[:size].tobytes() for row, size in zip(everything, sizes, strict=True)]
 
-    def connect(self, device: torch.device) -> None:
-        """Makes the first use of a backend on a device, in which all ranks take part."""
-        if device.type != "cpu":
-            with _talking():
-                dist.all_reduce(torch.zeros(1, device=device), group=self._group)
+    def exchange(self, said: torch.Tensor, sizes: Sequence[int], heard: torch.Tensor, of_each: Sequence[int]) -> None:
+        """Sends each rank something else. On a GPU, its current stream waits for what comes.
 
-    def post(self, sent: Sequence[Message], received: Sequence[Message]) -> list[dist.Work]:
-        """Starts sending and receiving; the messages between two ranks arrive in the order in which they are sent."""
-        self.sent += sum(tensor.nbytes for _, tensor in sent)
-        operations = [dist.P2POp(dist.irecv, tensor, rank, self._group) for rank, tensor in received]
-        operations += [dist.P2POp(dist.isend, tensor, rank, self._group) for rank, tensor in sent]
-        with _talking():
-            return list(dist.batch_isend_irecv(operations)) if operations else []
+        All ranks call this.
 
-    def arrived(self, posted: Sequence[dist.Work]) -> None:
-        """Waits for what `post` started; on a GPU, its current stream does."""
+        Args:
+            said: uint8, what each rank gets, one after another.
+            sizes: the bytes that each gets, in the order of `numbers`.
+            heard: uint8, takes what each rank has for this one.
+            of_each: the bytes of that.
+        """
+        self.sent += sum(size for number, size in zip(self.numbers, sizes, strict=True) if number != self.mine)
         with _talking():
-            for work in posted:
-                work.wait()
+            dist.all_to_all_single(heard, said, list(of_each), list(sizes), self._group)
 
 
 @contextmanager

@@ -16,7 +16,10 @@ TIMEOUT = timedelta(hours=1)
 
 
 class Launched:
-    """This process among those that torchrun started.
+    """This process among those that torchrun started, or among the ranks of a group.
+
+    Args:
+        group: the group; None is all ranks.
 
     Attributes:
         index: this process's number.
@@ -25,10 +28,10 @@ class Launched:
         local_count: how many there are of this machine.
     """
 
-    def __init__(self) -> None:
-        self._ranks = Ranks()
-        self.index = dist.get_rank()
-        self.count = dist.get_world_size()
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._ranks = Ranks(group)
+        self.index = dist.get_rank(group)
+        self.count = dist.get_world_size(group)
         self.local_index = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 

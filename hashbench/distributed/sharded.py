@@ -24,8 +24,9 @@ from hashbench.distributed.group import Ranks
 from hashbench.distributed.layouts import Local, Sharded, locals_of
 from hashbench.distributed.moving import move
 from hashbench.distributed.parts import HeldTensor, Part, PartError
-from hashbench.distributed.planning import Group, groups_of, steps_of
+from hashbench.distributed.planning import Group, groups_of
 from hashbench.distributed.subtrees import content_size
+from hashbench.distributed.teams import in_steps
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
 from hashbench.model.report import Report
@@ -313,6 +314,7 @@ def _together(
     late = _late(expected) if expected else frozenset[str]()
     held: dict[str, Local] = {}
     rounds = [_Hashing(terms.chunk_size, terms.algorithm) for _ in range(2)]
+    places: set[str] = set()  # the types of devices with tensors that may be shared out by rows
     failure: Exception | None = None
     try:
         waiting: list[Local] = []
@@ -322,11 +324,12 @@ def _together(
                 unlisted.append(local)
                 continue
             held[local.name] = local
-            if not local.layout.in_short_rows(terms.chunk_size):
-                if local.name in late:
-                    waiting.append(local)
-                else:
-                    rounds[0].add(local)
+            if local.layout.in_short_rows(terms.chunk_size):
+                places.add(local.memory.device.type)
+            elif local.name in late:
+                waiting.append(local)
+            else:
+                rounds[0].add(local)
         rounds[0].start()
         for local in waiting:
             rounds[1].add(local)
@@ -336,8 +339,13 @@ def _together(
             unlisted = [local for local in unlisted if local.content not in listed]
     except Exception as error:
         failure = error
-    claims = message_of((local.name, local.layout) for local in held.values())
-    said = _exchanged(ranks, {"terms": str(terms), "held": claims, "extra": [one.name for one in unlisted]}, failure)
+    claims = {
+        "terms": str(terms),
+        "held": message_of((local.name, local.layout) for local in held.values()),
+        "extra": [one.name for one in unlisted],
+        "rows": list(places),
+    }
+    said = _exchanged(ranks, claims, failure)
     check_agreement({rank: answer["terms"] for rank, answer in said.items()})
     extra: defaultdict[str, list[int]] = defaultdict(list)
     for rank, answer in said.items():
@@ -346,7 +354,8 @@ def _together(
     groups = groups_of(
         {rank: list(claims_in(answer["held"])) for rank, answer in said.items()}, terms.chunk_size, terms.algorithm
     )
-    roots = _hashed(groups, held, rounds, late, terms, ranks)
+    places = {place for answer in said.values() for place in answer["rows"]}
+    roots = _hashed(groups, held, rounds, late, terms, ranks, places == {"cuda"})
     return _Found(groups, roots, {name: tuple(holders) for name, holders in extra.items()}, held, ranks)
 
 
@@ -369,6 +378,7 @@ def _hashed(
     late: Collection[str],
     terms: _Terms,
     ranks: Ranks,
+    on_gpus: bool,
 ) -> dict[str, Roots]:
     """The copies of all tensors.
 
@@ -379,10 +389,12 @@ def _hashed(
         late: the names of what is late.
         terms: what to hash with.
         ranks: all ranks.
+        on_gpus: whether all ranks have the tensors whose rows are shared out in GPU memory.
     """
     mine = [one for one in groups if ranks.mine in one.layouts]
     memory = {name: held[name].memory.tensor for one in mine if ranks.mine in one.moving for name in one.names}
-    moved = move(steps_of(groups, terms.chunk_size), memory, ranks, terms.chunk_size, terms.algorithm)
+    steps = in_steps(batch for one in groups for team in one.teams for batch in team.batches(one.names))
+    moved = move(steps, memory, ranks, on_gpus, terms.chunk_size, terms.algorithm)
     contents = dict(moved.contents)
     failure = moved.failure
     roots: dict[str, Roots] = {}
@@ -390,7 +402,7 @@ def _hashed(
     shares: list[list[_Place]] = [[] for _ in ranks.numbers]  # what each rank has folded of the first round
     folded = b""
     for last, hashing in enumerate(rounds):
-        names = [[name for name in one.names if (one.in_rows or name in late) == bool(last)] for one in groups]
+        names = [[name for name in one.names if one.is_last(name in late) == bool(last)] for one in groups]
         try:
             if last:  # what irregular shards do not let move
                 for one in mine:

@@ -246,6 +246,17 @@ hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments,
 
 #endif
 
+/* One thread per 32-bit word of a leaf hash, for segments that consist of them: copies it to its slot. */
+KERNEL(1)
+gather_leaves(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 slots, GLOBAL u32* digests) {
+    GLOBAL const u64 *offsets = table, *first = table + 2 * segments;
+    u64 i = THREAD;
+    if (i >= slots * DIGEST_WORDS32) return;
+    u64 slot = i / DIGEST_WORDS32, segment = find_segment(first, segments, slot, 0, 0);
+    GLOBAL const u8* bytes = base + offsets[segment] + 4 * (i - first[segment] * DIGEST_WORDS32);
+    digests[i] = bytes[0] | (u32)bytes[1] << 8 | (u32)bytes[2] << 16 | (u32)bytes[3] << 24;
+}
+
 /* Tile number `tile` of a call: up to 2^levels nodes at `level` of one segment's tree, with a common ancestor
  * `levels` higher. The tiles of segment s are numbered from (its first slot >> (level + levels)) + s. Returns the
  * number of nodes, 0 if there is no such tile; `slot` becomes the slot of the first node. `slots` is the number of

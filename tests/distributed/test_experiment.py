@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sharded_cases
 from rank_pool import Failed, RankPool
 
-from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case
+import hashbench
+from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Files
 
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distributed")]
 
@@ -27,3 +29,17 @@ def test_ranks_verify_and_find_flipped_bits(two_ranks: RankPool, layout: str) ->
 def test_bytes_that_are_not_those_of_the_model_are_an_error(two_ranks: RankPool) -> None:
     for answer in two_ranks.run(sharded_cases.measure, CASE, True):
         assert isinstance(answer, Failed)
+
+
+def test_ranks_verify_a_folder_together(two_ranks: RankPool, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * 1000)
+    text = hashbench.manifest(tmp_path, kernel="hashlib").text()
+    case = Files(str(tmp_path), text, "hashlib", ("1-thread", "1-thread"), runs=2)
+    for answer in two_ranks.run(sharded_cases.verify_files, case):
+        assert isinstance(answer, Answer), answer
+        assert len(answer.seconds) == 2
+    (tmp_path / "1.bin").write_bytes(bytes(1000))
+    for answer in two_ranks.run(sharded_cases.verify_files, case):
+        assert isinstance(answer, Failed)
+        assert "the files are what they were, but the verdict is" in answer.message

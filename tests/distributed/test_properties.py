@@ -19,13 +19,16 @@ pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distri
 
 FORMS = ("dtensor", "shard", "gaps")
 
+LENGTHS = st.integers(0, 9) | st.integers(0, 40) | st.sampled_from([16, 24, 32, 48, 64, 96])
+"""Of a dimension. With the last ones, ranks have whole chunks of rows."""
+
 
 @st.composite
 def cases(draw: st.DrawFn, ranks: int) -> Case:
     mesh = draw(st.sampled_from({2: [(2,), (1, 2), (2, 1)], 4: [(4,), (2, 2), (1, 4), (2, 1, 2)]}[ranks]))
     tensors = []
     for _ in range(draw(st.integers(1, 4))):
-        shape = tuple(draw(st.lists(st.integers(0, 9) | st.integers(0, 40), max_size=3)))
+        shape = tuple(draw(st.lists(LENGTHS, max_size=3)))
         dims = st.none() | st.integers(0, len(shape) - 1) if shape else st.none()
         placements = tuple(draw(st.lists(dims, min_size=len(mesh), max_size=len(mesh))))
         tensors.append(TensorCase(shape, draw(st.sampled_from(DTYPES)), placements, draw(st.sampled_from(FORMS))))
@@ -35,6 +38,7 @@ def cases(draw: st.DrawFn, ranks: int) -> Case:
         draw(st.sampled_from(["sha256", "sha384"])),
         64 * draw(st.integers(1, 3) | st.just(64)),
         draw(st.integers(0, 1 << 30)),
+        draw(st.sampled_from([1, 2000, 1 << 30])),
     )
 
 

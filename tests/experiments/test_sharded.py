@@ -13,7 +13,7 @@ from rows import READING
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS
 from hashbench.experiments import sharded
-from hashbench.experiments.sharded import EXPERIMENT, FILES, NAMED, SENT, THROUGHPUT, VERDICT
+from hashbench.experiments.sharded import EXPERIMENT, NAMED, ONE_PROCESS, PROCESSES, SENT, THROUGHPUT, VERDICT
 from hashbench.experiments.sharded_ranks import FSDP, TP, sharded_dimension
 
 
@@ -53,8 +53,9 @@ def test_the_figure_says_how_soon_the_verdict_is_there(tmp_path: Path, figures: 
     readings.append(replace(one, quantity=f"{NAMED} seconds", model="llama-3.1-70b"))
     readings.append(replace(one, quantity=SENT, unit="GB", model="llama-3.1-70b"))
     for count in (1, 2):
-        files = replace(one, subject=FILES, quantity=THROUGHPUT, unit="GB/s", workers=f"{count} GPUs", conditions="32")
-        readings.append(replace(files, median=30.0 * count, q1=29.0 * count, q3=31.0 * count))
+        files = replace(one, quantity=THROUGHPUT, unit="GB/s", workers=f"{count} GPUs", conditions="32")
+        files = replace(files, median=30.0 * count, q1=29.0 * count, q3=31.0 * count)
+        readings += [replace(files, subject=subject) for subject in (ONE_PROCESS, PROCESSES)]
     written = EXPERIMENT.figure(Results.of([], readings), tmp_path / "sharded")
     check_legible(figures[0])
     assert "Llama 3.1 70B (141 GB) over 4 GPUs: 0.04 s" in " ".join(figures[0].get_suptitle().split())
@@ -62,5 +63,5 @@ def test_the_figure_says_how_soon_the_verdict_is_there(tmp_path: Path, figures: 
         table = [(line["of"], line["workers"]) for line in csv.DictReader(file)]
     assert sorted(table) == sorted(set(table))
     assert [of for of, _ in table[:8]] == sorted(of for of, _ in table[:8])
-    assert table[8:] == [(FILES.capitalize(), "1 GPUs"), (FILES.capitalize(), "2 GPUs")]
+    assert table[8:] == [(of.capitalize(), f"{count} GPUs") for of in (PROCESSES, ONE_PROCESS) for count in (1, 2)]
     assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []

@@ -40,7 +40,7 @@ NOTHING_SPILLED = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill load
 CHANGED = {
     "early": {
         *("hash_chunks", "hash_chunks_early", "hash_chunks_paired", "hash_level", "reduce_tiles"),
-        *("gather_roots", "fill_random"),
+        *("gather_leaves", "gather_roots", "fill_random"),
     },
     "rotated": set(),
     "paired": {"hash_chunks", "hash_chunks_paired"},

@@ -22,6 +22,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 import hashbench.distributed as distributed
 import hashbench.distributed.content as content
 import hashbench.distributed.sharded as distributed_sharded
+import hashbench.distributed.teams as teams
 from hashbench.bench.inventories import MODELS, Model, Tensor
 from hashbench.distributed import Part, Shard
 from hashbench.experiments import sharded_ranks
@@ -67,6 +68,7 @@ class Case:
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a leaf.
         seed: of the tensors' bytes.
+        piece: bytes that a rank gathers of its rows at a time.
     """
 
     mesh: tuple[int, ...]
@@ -74,6 +76,7 @@ class Case:
     algorithm: str = "sha256"
     chunk_size: int = 64
     seed: int = 0
+    piece: int = 1 << 30
 
     def model(self) -> dict[str, torch.Tensor]:
         """The whole tensors by name: the same in every process."""
@@ -155,6 +158,7 @@ class Outcome:
 
 def check(rank: int, case: Case, expected: Manifest, culprit: int, name: str) -> Outcome:
     """Hashes and verifies a case, then flips a bit of a tensor on one rank and verifies again."""
+    teams.PIECE = case.piece
     shards = sharded(case)
     part = distributed.part(shards, algorithm=case.algorithm, chunk_size=case.chunk_size)
     made = distributed.manifest(shards, algorithm=case.algorithm, chunk_size=case.chunk_size)
@@ -376,3 +380,8 @@ def measure(rank: int, case: sharded_ranks.Case, wrong: bool) -> Any:
     if wrong:
         setattr(sharded_ranks, "SEED", 1 + rank)  # noqa: B010  # of another module
     return sharded_ranks._measured(case, rank, "cpu", dist.group.WORLD)
+
+
+def verify_files(rank: int, case: sharded_ranks.Files) -> Any:
+    """The same of a folder."""
+    return sharded_ranks._verified(case, rank, dist.group.WORLD)

@@ -30,7 +30,7 @@ from boundaries import painted, split_mix_64  # noqa: E402
 from hashbench.kernels import STRATEGIES, Buffer, Bytes, Device, Strategy, numba_dialect  # noqa: E402
 from hashbench.kernels.device_kernel import Launch  # noqa: E402
 from hashbench.kernels.numba_cuda import NumbaCuda, _argument, program  # noqa: E402
-from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash  # noqa: E402
+from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash, root_of  # noqa: E402
 
 ALIGNMENT = 256
 ARCHITECTURE = 90
@@ -110,6 +110,17 @@ class Simulated(NumbaCuda):
         assert [bytes(digest) for digest in digests] == expected, (strategy, pieces, chunk_size)
         return len(expected)
 
+    def check_fold(self, pieces: Sequence[tuple[int, int]]) -> int:
+        """Checks the roots of leaf hashes in one buffer: of segments given as (start, leaves)."""
+        self._watch()
+        size = self.algorithm.digest_size
+        content = painted(max(start + size * leaves for start, leaves in pieces)).tobytes()
+        buffer = self.put(content)
+        roots = self.fold([buffer[start : start + size * leaves] for start, leaves in pieces])
+        trees = [[content[start + size * i :][:size] for i in range(leaves)] for start, leaves in pieces]
+        assert list(map(bytes, roots)) == [root_of(tree, self.algorithm.name) for tree in trees]
+        return len(pieces)
+
     def check_random(self) -> int:
         self._watch()
         assert bytes(self.get(self.random(77, 2**64 - 5))) == split_mix_64(10, 2**64 - 5).tobytes()[:77]
@@ -139,6 +150,7 @@ def main(algorithm: str) -> None:
     for leaves in (57, 64, 65):
         right += kernel.check("tree", [(0, 64 * leaves)], 64)
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 33), (5, 31), (9, 1))], 64)
+    right += kernel.check_fold([(0, 1), (33, 9), (64, 2), (700, 65)])
     # the same code without additions on other pipes
     right += Simulated(algorithm, "plain").check("tree", [(5, 300)], 128)
     print(f"{right} digests are right")
