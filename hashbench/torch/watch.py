@@ -177,6 +177,11 @@ class Watch:
         return self._schedule.period
 
     @property
+    def pace(self) -> float:
+        """Seconds from the beginning of one piece to that of the next, at least."""
+        return self._schedule.pace
+
+    @property
     def tensors(self) -> int:
         """The number of tensors that are trusted."""
         return len(self._trusted)

@@ -138,6 +138,27 @@ def test_the_times_of_visits_cannot_be_foreseen() -> None:
     assert len(drawn) == 20
 
 
+@pytest.mark.parametrize("keys", [20, 2000])
+def test_visits_are_spread_over_the_time_from_the_beginning(keys: int) -> None:
+    schedule: Schedule[int] = Schedule(PERIOD, random.Random(keys))
+    for key in range(keys):
+        schedule.add(key, 0.0)
+    ready, late, visits = 0.0, [], []
+    while ready < 5 * PERIOD:
+        following = schedule.next()
+        assert following is not None
+        due, key = following
+        now = max(due, ready)
+        schedule.visited(key, now)
+        visits.append(now)
+        late.append(now - due)
+        ready = now + schedule.pace
+    assert max(late) <= 0.06 * PERIOD
+    assert np.mean(late) <= 0.02 * PERIOD
+    in_period, _ = np.histogram(visits, 5, (0, 5 * PERIOD))
+    assert in_period == pytest.approx(keys, rel=0.5 if keys < 100 else 0.06)
+
+
 @pytest.mark.parametrize("period", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_period_that_is_none_is_refused(period: float) -> None:
     with pytest.raises(ValueError, match="must be a positive number of seconds"):
