@@ -46,6 +46,7 @@ cores more are slower: they wait for each other's Python."""
 _PAGE_LOCKED = 512 << 20  # bytes of page-locked memory at most: read into by each thread, and as much copied from
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
 _BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
+_BATCHES_STARTED = 8  # at most, since threads that read wait for the one that plans what they will read later
 
 _DTYPES = {ours: getattr(torch, name) for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
 _PAIRS = "F4"  # the dtype of which PyTorch counts two elements as one
@@ -431,7 +432,10 @@ def _iterate(
             started: deque[_Group] = deque()
             held = 0
             while coming or started:
-                while coming and (not started or ahead is None or held + _nbytes(coming[0]) <= ahead):
+                while coming and (
+                    not started
+                    or (len(started) < _BATCHES_STARTED and (ahead is None or held + _nbytes(coming[0]) <= ahead))
+                ):
                     started.append(pipeline.start(coming.popleft()))
                     held += started[-1].nbytes
                 group = started.popleft()
