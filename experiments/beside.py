@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from itertools import chain, count, islice
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -89,6 +89,7 @@ class Schedule:
         rate: GB/s that are aimed at; None launches without rest.
         free: how many multiprocessors the workload's matrix products leave free.
         chunk_size: bytes of a leaf.
+        together: of how many launches one launch more computes the trees; 1 computes them with each.
         kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
     """
 
@@ -97,6 +98,7 @@ class Schedule:
     rate: float | None = None
     free: int = 0
     chunk_size: int = CHUNK_SIZE
+    together: int = 1
     kind: str = "thread"
 
     @property
@@ -107,12 +109,13 @@ class Schedule:
         left = f", products leave {self.free} free" if self.free else ""
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
         chunks = "" if self.chunk_size == CHUNK_SIZE else f", chunks of {format_size(self.chunk_size)}"
-        return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}"
+        trees = f", trees of {self.together} together" if self.together > 1 else ""
+        return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}{trees}"
 
 
-def _all(rate: float | None, *mebibytes: int, chunk_size: int = CHUNK_SIZE) -> tuple[Schedule, ...]:
+def _all(rate: float | None, *mebibytes: int, chunk_size: int = CHUNK_SIZE, together: int = 1) -> tuple[Schedule, ...]:
     """Launches on all multiprocessors, of several sizes."""
-    return tuple(Schedule(size * MiB, rate=rate, chunk_size=chunk_size) for size in mebibytes)
+    return tuple(Schedule(size * MiB, rate=rate, chunk_size=chunk_size, together=together) for size in mebibytes)
 
 
 _FEW = (
@@ -250,6 +253,30 @@ def _on(device: Device, quick: bool) -> Outcomes:
             yield from bench.readings(workload, step, SCHEDULES[workload])
 
 
+class Startable(Protocol):
+    """A work, or several."""
+
+    def start(self) -> None:
+        """Starts them."""
+
+    def wait(self) -> float:
+        """Waits for their end."""
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Works one after another."""
+
+    works: Sequence[Work]
+
+    def start(self) -> None:
+        for work in self.works:
+            work.start()
+
+    def wait(self) -> float:
+        return sum(work.wait() for work in self.works)
+
+
 class Hashing:
     """Hashes the weights in a thread, while it is a context: two launches are always under way or one waits its turn.
 
@@ -262,7 +289,7 @@ class Hashing:
         ended: when each launch was seen to have ended.
     """
 
-    def __init__(self, works: Sequence[Work], nbytes: int, rate: float | None) -> None:
+    def __init__(self, works: Sequence[Startable], nbytes: int, rate: float | None) -> None:
         self._works, self.nbytes = works, nbytes
         self._interval = nbytes / rate if rate else 0.0
         self.ended: list[float] = []
@@ -278,7 +305,7 @@ class Hashing:
         self._thread.join()
 
     def _run(self) -> None:
-        under_way: list[Work] = []
+        under_way: list[Startable] = []
         due = perf_counter()
         for turn in count():
             if self._stop.is_set():
@@ -314,7 +341,7 @@ class Bench:
     def __init__(self, device: Device, decoder: Decoder, stream: Any, rounds: int) -> None:
         self.device, self._decoder, self._stream, self._rounds = device, decoder, stream, rounds
         self._kernel: Kernel = kernel_class(KERNEL)(device, ALGORITHM, priority="low")
-        self._works: dict[tuple[int, int | None, int], Sequence[Work]] = {}
+        self._works: dict[tuple[int, int | None, int, int], Sequence[Startable]] = {}
         self._warm = False
 
     def readings(self, workload: str, step: Callable[[], None], schedules: Iterable[Schedule]) -> Iterator[Reading]:
@@ -355,13 +382,16 @@ class Bench:
             return stack.enter_context(_other_process(self.device, schedule.piece, 1e9 * (schedule.rate or 1)))
         if schedule.kind == "monitor":
             return stack.enter_context(_monitored(self._decoder.model, schedule))
-        key = schedule.piece, schedule.multiprocessors, schedule.chunk_size
+        key = schedule.piece, schedule.multiprocessors, schedule.chunk_size, schedule.together
         if key not in self._works:
             self._works[key] = self._prepared(schedule)
         return lambda: Hashing(self._works[key], schedule.piece, rate)
 
-    def _prepared(self, schedule: Schedule) -> Sequence[Work]:
+    def _prepared(self, schedule: Schedule) -> Sequence[Startable]:
         """Works over the weights, of which the first is checked."""
+        pieces = list(islice(_pieces(self._decoder.model, schedule.piece), PIECES))
+        if schedule.together > 1:
+            return self._trees_together(schedule, pieces)
         if schedule.multiprocessors is None:
             prepare: Callable[[Sequence[Buffer], int], Work] = partial(self._kernel.prepare, "tree")
         else:
@@ -370,12 +400,43 @@ class Bench:
 
             assert isinstance(self._kernel, CupyCuda)
             prepare = Confined(self._kernel, schedule.multiprocessors).prepare
-        pieces = list(islice(_pieces(self._decoder.model, schedule.piece), PIECES))
         works = [prepare(piece, schedule.chunk_size) for piece in pieces]
         works[0].run()
-        if (works[0].digests() != self._kernel.tree(pieces[0], schedule.chunk_size)).any():
-            raise VerificationError(f"{schedule.name}: wrong roots")
+        self._check(schedule, works[0].digests(), pieces[0])
         return works
+
+    def _trees_together(self, schedule: Schedule, pieces: Sequence[Sequence[Buffer]]) -> Sequence[Startable]:
+        """Works over leaves, after every so many of which the trees follow, as in `hashbench.torch.Monitor`."""
+        from hashbench.kernels.cupy_cuda import CupyCuda
+        from hashbench.kernels.short_trees import ShortTrees
+
+        assert isinstance(self._kernel, CupyCuda)
+        works: list[Startable] = []
+        for start in range(0, len(pieces), schedule.together):
+            these = pieces[start : start + schedule.together]
+            leaves = [self._kernel.prepare("leaves", piece, schedule.chunk_size) for piece in these]
+            for work in leaves:
+                work.run()
+            digests = [
+                each for work, piece in zip(leaves, these, strict=True) for each in self._leaves(work, piece, schedule)
+            ]
+            trees = ShortTrees(self._kernel).prepare(digests)
+            trees.run()
+            self._check(schedule, trees.digests(), [segment for piece in these for segment in piece])
+            works += [*leaves[:-1], _Series([leaves[-1], trees])]
+        return works
+
+    def _leaves(self, work: Work, piece: Sequence[Buffer], schedule: Schedule) -> Iterator[Buffer]:
+        """The digests of each segment's leaves."""
+        first, size = 0, self._kernel.algorithm.digest_size
+        for segment in piece:
+            end = first + -(-len(segment) // schedule.chunk_size) * size
+            yield work.result()[first:end]
+            first = end
+
+    def _check(self, schedule: Schedule, roots: Any, segments: Sequence[Buffer]) -> None:
+        if (roots != self._kernel.tree(segments, schedule.chunk_size)).any():
+            raise VerificationError(f"{schedule.name}: wrong roots")
 
     def _reading(self, workload: str, conditions: str, quantity: str, unit: str, values: Sequence[float]) -> Reading:
         import torch

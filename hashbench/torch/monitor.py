@@ -169,6 +169,9 @@ class Monitor:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             self._thread = None
+        if self._ended is None:
+            with self._lock, self._ending():
+                self._watch.settle()
 
     def __enter__(self) -> Self:
         self.start()
@@ -179,8 +182,9 @@ class Monitor:
 
     def pause(self) -> None:
         """Stops reading until `resume`. When it returns, no piece is being read: memory may be given back."""
-        with self._lock:
+        with self._lock, self._ending():
             self._paused = True
+            self._watch.settle()
 
     def resume(self) -> None:
         """Goes on reading, after a look where the tensors are now."""
