@@ -126,19 +126,24 @@ _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
+        *_all(14, 12, 16, 20, 24, together=PIECES),
+        *_all(50, 16, 24, 32, 64, together=PIECES),
+        *_all(None, 16, together=PIECES),
         *_all(14, 4, 8, 16, 32, 480),
         *_all(50, 16, 32, 480),
-        *_all(None, 8, 12, 16, 32),
+        *_all(None, 8, 16, 32),
         *_all(14, 8, 16, chunk_size=2 * KiB),
-        *_all(None, 8, 16, chunk_size=2 * KiB),
-        *_all(14, 4, 8, 16, chunk_size=KiB),
-        *_all(None, 4, 8, 16, chunk_size=KiB),
+        *_all(None, 8, chunk_size=2 * KiB),
+        *_all(14, 4, 16, chunk_size=KiB),
+        *_all(None, 8, chunk_size=KiB),
         *_FEW,
         Schedule(multiprocessors=8, free=8),
         _MONITOR,
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
+        *_all(14, 16, together=PIECES),
+        *_all(50, 16, 32, together=PIECES),
         *_all(14, 16, 480),
         *_all(50, 16),
         *_all(None, 16),
@@ -147,7 +152,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_FEW,
         _MONITOR,
     ),
-    PREFILL: (*_all(14, 16, 480), *_all(14, 8, chunk_size=KiB), *_FEW[:2], _MONITOR),
+    PREFILL: (*_all(14, 16, together=PIECES), *_all(14, 16, 480), *_all(14, 8, chunk_size=KiB), *_FEW[:2], _MONITOR),
 }
 """The schedules beside each workload."""
 
@@ -408,7 +413,7 @@ class Bench:
     def _trees_together(self, schedule: Schedule, pieces: Sequence[Sequence[Buffer]]) -> Sequence[Startable]:
         """Works over leaves, after every so many of which the trees follow, as in `hashbench.torch.Monitor`."""
         from hashbench.kernels.cupy_cuda import CupyCuda
-        from hashbench.kernels.short_trees import ShortTrees
+        from hashbench.kernels.short_trees import ShortTrees, leaves_of
 
         assert isinstance(self._kernel, CupyCuda)
         works: list[Startable] = []
@@ -418,21 +423,15 @@ class Bench:
             for work in leaves:
                 work.run()
             digests = [
-                each for work, piece in zip(leaves, these, strict=True) for each in self._leaves(work, piece, schedule)
+                each
+                for work, piece in zip(leaves, these, strict=True)
+                for each in leaves_of(work.result(), map(len, piece), schedule.chunk_size, self._kernel.algorithm)
             ]
             trees = ShortTrees(self._kernel).prepare(digests)
             trees.run()
             self._check(schedule, trees.digests(), [segment for piece in these for segment in piece])
             works += [*leaves[:-1], _Series([leaves[-1], trees])]
         return works
-
-    def _leaves(self, work: Work, piece: Sequence[Buffer], schedule: Schedule) -> Iterator[Buffer]:
-        """The digests of each segment's leaves."""
-        first, size = 0, self._kernel.algorithm.digest_size
-        for segment in piece:
-            end = first + -(-len(segment) // schedule.chunk_size) * size
-            yield work.result()[first:end]
-            first = end
 
     def _check(self, schedule: Schedule, roots: Any, segments: Sequence[Buffer]) -> None:
         if (roots != self._kernel.tree(segments, schedule.chunk_size)).any():

@@ -6,7 +6,7 @@ launches, one after another, and the trees over all of them in one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -31,6 +31,15 @@ def program(algorithm: Algorithm, variant: str, name: str) -> str:
     return device_source(algorithm, variant) + "".join(parts)
 
 
+def leaves_of(digests: Buffer, lengths: Iterable[int], chunk_size: int, algorithm: Algorithm) -> Iterator[Buffer]:
+    """What a work with the strategy "leaves" has computed, by segment: `lengths` are the segments'."""
+    first = 0
+    for length in lengths:
+        end = first + -(-length // chunk_size) * algorithm.digest_size
+        yield digests[first:end]
+        first = end
+
+
 class ShortTrees:
     """Reduces trees on a GPU.
 
@@ -52,10 +61,10 @@ class ShortTrees:
             self.function = module.get_function("reduce_short_trees")
 
     def prepare(self, leaves: Sequence[Buffer]) -> Work:
-        """Prepares the roots over digests of leaves, as a work with the strategy "leaves" computes them.
+        """Prepares the roots over digests of leaves.
 
         Args:
-            leaves: the digests of each tree's leaves, back to back, on a 16-byte boundary. The caller keeps them alive.
+            leaves: the digests of each tree's leaves, as `leaves_of` gives them. The caller keeps them alive.
 
         Raises:
             ValueError: a tree has no leaf, or more than `MOST_LEAVES`.

@@ -43,7 +43,7 @@ class DirectFile:
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
-        self._pages = np.frombuffer(mmap(-1, _READ_SIZE), np.uint8)  # a mapping begins on a page
+        self._memory = memoryview(mmap(-1, _READ_SIZE))  # a mapping begins on a page
 
     def close(self) -> None:
         """Closes the file."""
@@ -58,13 +58,14 @@ class DirectFile:
         Raises:
             OSError: it cannot be read, or not so.
         """
-        into, end = np.frombuffer(target, np.uint8), offset + len(target)
+        into, pages = np.frombuffer(target, np.uint8), np.frombuffer(self._memory, np.uint8)  # copied without a lock
+        end = offset + len(target)
         at = offset - offset % _BLOCK
         while at < end:
-            count = os.preadv(self.descriptor, [self._pages[: min(_READ_SIZE, -(-(end - at) // _BLOCK) * _BLOCK)]], at)
+            count = os.preadv(self.descriptor, [self._memory[: min(_READ_SIZE, -(-(end - at) // _BLOCK) * _BLOCK)]], at)
             begin, stop = max(at, offset), min(at + count, end)
             if begin < stop:
-                into[begin - offset : stop - offset] = self._pages[begin - at : stop - at]
+                into[begin - offset : stop - offset] = pages[begin - at : stop - at]
             at += count
             if count % _BLOCK or not count:  # the end of the file
                 return max(0, stop - offset)

@@ -278,18 +278,17 @@ class _GpuReading(Reading):
 class _LeavesReading(_GpuReading):
     """Reads digests of leaves, which stay on the device."""
 
-    _leaves: Buffer
+    _digests: Buffer
 
     def read(self) -> None:
-        self._leaves = self.run().result()
+        self._digests = self.run().result()
 
     def leaves(self) -> Iterator[Buffer]:
         """The digests of each range, as it was when it was last read."""
-        size, first = self._reader.kernel.algorithm.digest_size, 0
-        for _, start, stop in self.ranges:
-            end = first - (start - stop) // self._reader.chunk_size * size
-            yield self._leaves[first:end]
-            first = end
+        from hashbench.kernels.short_trees import leaves_of
+
+        lengths = (stop - start for _, start, stop in self.ranges)
+        return leaves_of(self._digests, lengths, self._reader.chunk_size, self._reader.kernel.algorithm)
 
 
 class _Gathering(Reader):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hashbench.kernels import ALGORITHMS, Unavailable, kernel_class
-from hashbench.kernels.short_trees import MOST_LEAVES, ShortTrees
+from hashbench.kernels.short_trees import MOST_LEAVES, ShortTrees, leaves_of
 
 
 @pytest.fixture(params=ALGORITHMS)
@@ -26,11 +26,7 @@ def test_roots_are_those_of_the_kernel(cupy_kernel: Any) -> None:
     segments = [data[offset : offset + 64 * count - 5] for count in range(1, MOST_LEAVES + 1) for offset in (0, 3)]
     leaves = cupy_kernel.prepare("leaves", segments, 64)
     leaves.run()
-    size, first, runs = cupy_kernel.algorithm.digest_size, 0, []
-    for segment in segments:
-        end = first + -(-len(segment) // 64) * size
-        runs.append(leaves.result()[first:end])
-        first = end
+    runs = list(leaves_of(leaves.result(), map(len, segments), 64, cupy_kernel.algorithm))
     work = ShortTrees(cupy_kernel).prepare(runs)
     for _ in range(2):
         assert work.run() > 0
