@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from itertools import chain, count, islice
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,6 +35,9 @@ from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Device, Kernel, kernel_class
 from hashbench.kernels.contract import Work
 from hashbench.report.findings import MARGIN, Check, ClaimExperiment, Columns, Finding, number
+
+if TYPE_CHECKING:
+    from hashbench.kernels.portions import Portions
 
 KERNEL, ALGORITHM, MODEL = "cupy", "sha256", "llama-3.1-8b"
 
@@ -90,7 +93,10 @@ class Schedule:
         free: how many multiprocessors the workload's matrix products leave free.
         chunk_size: bytes of a leaf.
         together: of how many launches one launch more computes the trees; 1 computes them with each.
-        kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
+        kind: "thread", "process", "monitor" for `hashbench.torch.Monitor`, or "graph": the workload's own graph carries
+            portions.
+        blocks: of each chunk in a portion.
+        groups: of threads in a portion.
     """
 
     piece: int = PIECE
@@ -100,16 +106,21 @@ class Schedule:
     chunk_size: int = CHUNK_SIZE
     together: int = 1
     kind: str = "thread"
+    blocks: int = 0
+    groups: int = 0
 
     @property
     def name(self) -> str:
         """In words, unlike any other's."""
+        if self.kind == "graph":
+            aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
+            return f"in the workload's graph, {self.groups} groups, {self.blocks} blocks{aim}"
         who = {"thread": "", "process": "another process, ", "monitor": "Monitor, "}[self.kind]
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         left = f", products leave {self.free} free" if self.free else ""
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
         chunks = "" if self.chunk_size == CHUNK_SIZE else f", chunks of {format_size(self.chunk_size)}"
-        trees = f", trees of {self.together} together" if self.together > 1 else ""
+        trees = ", trees of many together" if self.together > 1 else ""
         return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}{trees}"
 
 
@@ -124,8 +135,20 @@ _FEW = (
 )
 _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
+
+def _carried(groups: int, blocks: int, rate: float | None = None) -> Schedule:
+    """The workload's graph carries portions; a piece has half a slice for each group."""
+    return Schedule(groups // 2 * SLICE, rate=rate, together=PIECES, kind="graph", blocks=blocks, groups=groups)
+
+
+AFTER = 5e-6
+"""Seconds from where a portion could begin, before the product that makes values, until it does: the product has its
+multiprocessors then, and the portion takes others, and goes on beside the small kernels before attention."""
+
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
+        *(_carried(groups, blocks) for groups, blocks in ((66, 8), (132, 4), (132, 8), (132, 13), (132, 17))),
+        _carried(66, 8, 14),
         *_all(14, 12, 16, 20, 24, together=PIECES),
         *_all(50, 16, 24, 32, 64, together=PIECES),
         *_all(None, 16, together=PIECES),
@@ -142,6 +165,8 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
+        _carried(66, 8),
+        _carried(132, 13),
         *_all(14, 16, together=PIECES),
         *_all(50, 16, 32, together=PIECES),
         *_all(14, 16, 480),
@@ -268,18 +293,29 @@ class Startable(Protocol):
         """Waits for their end."""
 
 
-@dataclass(frozen=True)
-class _Series:
-    """Works one after another."""
+@dataclass
+class _WithTrees:
+    """A work, and then the trees over what it and others have computed, whose roots are compared.
 
-    works: Sequence[Work]
+    Attributes:
+        work: the last before the trees.
+        trees: over the leaves.
+        expected: the roots.
+        wrong: whether they were others.
+    """
+
+    work: Work
+    trees: Work
+    expected: Any
+    wrong: bool = False
 
     def start(self) -> None:
-        for work in self.works:
-            work.start()
+        self.work.start()
 
     def wait(self) -> float:
-        return sum(work.wait() for work in self.works)
+        seconds = self.work.wait() + self.trees.run()
+        self.wrong |= bool((self.trees.digests() != self.expected).any())
+        return seconds
 
 
 class Hashing:
@@ -346,22 +382,21 @@ class Bench:
     def __init__(self, device: Device, decoder: Decoder, stream: Any, rounds: int) -> None:
         self.device, self._decoder, self._stream, self._rounds = device, decoder, stream, rounds
         self._kernel: Kernel = kernel_class(KERNEL)(device, ALGORITHM, priority="low")
-        self._works: dict[tuple[int, int | None, int, int], Sequence[Startable]] = {}
+        self._works: dict[Schedule, Sequence[Startable]] = {}
+        self._portions: dict[Schedule, Portions] = {}
         self._warm = False
 
     def readings(self, workload: str, step: Callable[[], None], schedules: Iterable[Schedule]) -> Iterator[Reading]:
         """The workload alone, and beside each schedule."""
-        graphs = {0: Graph(step, self._stream)}
+        usual = Graph(step, self._stream)
         if not self._warm:
-            graphs[0].run(WARMUP_SECONDS)
+            usual.run(WARMUP_SECONDS)
             self._warm = True
         reading = partial(self._reading, workload)
         alone: list[Steps] = []
         for schedule in schedules:
-            if schedule.free not in graphs:
-                with leaving_free(schedule.free):
-                    graphs[schedule.free] = Graph(step, self._stream)
-            pairs = list(self._rounds_of(graphs[0], graphs[schedule.free], schedule))
+            graph = self._graph(step, schedule) if schedule.free or schedule.kind == "graph" else usual
+            pairs = list(self._rounds_of(usual, graph, schedule))
             before, beside = [a for a, _, _ in pairs], [b for _, b, _ in pairs]
             alone += before
             yield reading(schedule.name, VERIFIED, "GB/s", [speed for _, _, speed in pairs])
@@ -379,6 +414,9 @@ class Bench:
                 with start() as hashing:
                     sleep(0.02)
                     yield before, beside.run(SECONDS), hashing.speed()
+        for work in self._works.get(schedule, ()):
+            if isinstance(work, _WithTrees) and work.wrong:
+                raise VerificationError(f"{schedule.name}: wrong roots")
 
     def _starter(self, schedule: Schedule, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
         """What hashes by a schedule, each time that it is called, as a context."""
@@ -387,14 +425,37 @@ class Bench:
             return stack.enter_context(_other_process(self.device, schedule.piece, 1e9 * (schedule.rate or 1)))
         if schedule.kind == "monitor":
             return stack.enter_context(_monitored(self._decoder.model, schedule))
-        key = schedule.piece, schedule.multiprocessors, schedule.chunk_size, schedule.together
-        if key not in self._works:
-            self._works[key] = self._prepared(schedule)
-        return lambda: Hashing(self._works[key], schedule.piece, rate)
+        if schedule not in self._works:
+            self._works[schedule] = self._prepared(schedule)
+        return lambda: Hashing(self._works[schedule], schedule.piece, rate)
+
+    def _graph(self, step: Callable[[], None], schedule: Schedule) -> Graph:
+        """The workload's graph for a schedule."""
+        if schedule.kind != "graph":
+            with leaving_free(schedule.free):
+                return Graph(step, self._stream)
+        if schedule not in self._portions:
+            self._portions[schedule] = self._place(schedule)
+        place = self._portions[schedule]
+
+        def carrying() -> None:
+            step()
+            place.join(self._stream)
+
+        with self._decoder.calling_before_values(lambda: place.carry(self._stream, AFTER)):
+            return Graph(carrying, self._stream)
+
+    def _place(self, schedule: Schedule) -> Portions:
+        from hashbench.kernels.cupy_cuda import CupyCuda
+        from hashbench.kernels.portions import Portions
+
+        assert isinstance(self._kernel, CupyCuda)
+        return Portions(self._kernel, schedule.chunk_size, schedule.blocks, schedule.groups, patience=0.1)
 
     def _prepared(self, schedule: Schedule) -> Sequence[Startable]:
         """Works over the weights, of which the first is checked."""
-        pieces = list(islice(_pieces(self._decoder.model, schedule.piece), PIECES))
+        of = _whole_slices if schedule.kind == "graph" else _pieces
+        pieces = list(islice(of(self._decoder.model, schedule.piece), PIECES))
         if schedule.together > 1:
             return self._trees_together(schedule, pieces)
         if schedule.multiprocessors is None:
@@ -407,7 +468,8 @@ class Bench:
             prepare = Confined(self._kernel, schedule.multiprocessors).prepare
         works = [prepare(piece, schedule.chunk_size) for piece in pieces]
         works[0].run()
-        self._check(schedule, works[0].digests(), pieces[0])
+        if (works[0].digests() != self._kernel.tree(pieces[0], schedule.chunk_size)).any():
+            raise VerificationError(f"{schedule.name}: wrong roots")
         return works
 
     def _trees_together(self, schedule: Schedule, pieces: Sequence[Sequence[Buffer]]) -> Sequence[Startable]:
@@ -417,25 +479,20 @@ class Bench:
 
         assert isinstance(self._kernel, CupyCuda)
         works: list[Startable] = []
+        place = self._portions.get(schedule)
         for start in range(0, len(pieces), schedule.together):
             these = pieces[start : start + schedule.together]
-            leaves = [self._kernel.prepare("leaves", piece, schedule.chunk_size) for piece in these]
-            for work in leaves:
-                work.run()
+            prepare = place.prepare if place else partial(self._kernel.prepare, "leaves")
+            leaves = [prepare(piece, schedule.chunk_size) for piece in these]
             digests = [
                 each
                 for work, piece in zip(leaves, these, strict=True)
-                for each in leaves_of(work.result(), map(len, piece), schedule.chunk_size, self._kernel.algorithm)
+                for each in leaves_of(work.output(), map(len, piece), schedule.chunk_size, self._kernel.algorithm)
             ]
             trees = ShortTrees(self._kernel).prepare(digests)
-            trees.run()
-            self._check(schedule, trees.digests(), [segment for piece in these for segment in piece])
-            works += [*leaves[:-1], _Series([leaves[-1], trees])]
+            expected = self._kernel.tree([segment for piece in these for segment in piece], schedule.chunk_size)
+            works += [*leaves[:-1], _WithTrees(leaves[-1], trees, expected)]
         return works
-
-    def _check(self, schedule: Schedule, roots: Any, segments: Sequence[Buffer]) -> None:
-        if (roots != self._kernel.tree(segments, schedule.chunk_size)).any():
-            raise VerificationError(f"{schedule.name}: wrong roots")
 
     def _reading(self, workload: str, conditions: str, quantity: str, unit: str, values: Sequence[float]) -> Reading:
         import torch
@@ -471,6 +528,13 @@ def _pieces(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
             if filled == nbytes:
                 yield piece
                 piece, filled = [], 0
+
+
+def _whole_slices(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
+    """Slices of the weights in pieces of that many bytes, without those that are shorter."""
+    whole = (one for piece in _pieces(model, SLICE) for one in piece if len(one) == SLICE)
+    while len(piece := list(islice(whole, nbytes // SLICE))) == nbytes // SLICE:
+        yield piece
 
 
 @contextmanager
@@ -545,6 +609,8 @@ def _other_process(device: Device, piece: int, rate: float) -> Iterator[Callable
 _LOOKS = (
     ("another process", {"marker": "X", "color": style.COLOURS["grey"]}),
     ("Monitor", {"marker": "*", "color": style.COLOURS["vermilion"]}),
+    ("workload's graph", {"marker": "P", "color": style.COLOURS["sky"]}),
+    ("trees of many together", {"marker": "^", "color": style.COLOURS["black"]}),
     ("products leave", {"marker": "D", "color": style.COLOURS["purple"]}),
     ("all SMs", {"marker": "o", "color": style.COLOURS["orange"]}),
     ("few SMs", {"marker": "s", "color": style.COLOURS["green"]}),
