@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from itertools import chain, count, islice
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,6 +35,9 @@ from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Device, Kernel, kernel_class
 from hashbench.kernels.contract import Work
 from hashbench.report.findings import MARGIN, Check, ClaimExperiment, Columns, Finding, number
+
+if TYPE_CHECKING:
+    from hashbench.kernels.portions import Portions
 
 KERNEL, ALGORITHM, MODEL = "cupy", "sha256", "llama-3.1-8b"
 
@@ -89,7 +92,11 @@ class Schedule:
         rate: GB/s that are aimed at; None launches without rest.
         free: how many multiprocessors the workload's matrix products leave free.
         chunk_size: bytes of a leaf.
-        kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
+        together: of how many launches one launch more computes the trees; 1 computes them with each.
+        kind: "thread", "process", "monitor" for `hashbench.torch.Monitor`, or "graph": the workload's own graph carries
+            portions.
+        blocks: of each chunk in a portion.
+        groups: of threads in a portion.
     """
 
     piece: int = PIECE
@@ -97,22 +104,29 @@ class Schedule:
     rate: float | None = None
     free: int = 0
     chunk_size: int = CHUNK_SIZE
+    together: int = 1
     kind: str = "thread"
+    blocks: int = 0
+    groups: int = 0
 
     @property
     def name(self) -> str:
         """In words, unlike any other's."""
+        if self.kind == "graph":
+            aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
+            return f"in the workload's graph, {self.groups} groups, {self.blocks} blocks{aim}"
         who = {"thread": "", "process": "another process, ", "monitor": "Monitor, "}[self.kind]
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         left = f", products leave {self.free} free" if self.free else ""
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
         chunks = "" if self.chunk_size == CHUNK_SIZE else f", chunks of {format_size(self.chunk_size)}"
-        return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}"
+        trees = ", trees of many together" if self.together > 1 else ""
+        return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}{trees}"
 
 
-def _all(rate: float | None, *mebibytes: int, chunk_size: int = CHUNK_SIZE) -> tuple[Schedule, ...]:
+def _all(rate: float | None, *mebibytes: int, chunk_size: int = CHUNK_SIZE, together: int = 1) -> tuple[Schedule, ...]:
     """Launches on all multiprocessors, of several sizes."""
-    return tuple(Schedule(size * MiB, rate=rate, chunk_size=chunk_size) for size in mebibytes)
+    return tuple(Schedule(size * MiB, rate=rate, chunk_size=chunk_size, together=together) for size in mebibytes)
 
 
 _FEW = (
@@ -121,21 +135,40 @@ _FEW = (
 )
 _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
+
+def _carried(groups: int, blocks: int, rate: float | None = None) -> Schedule:
+    """The workload's graph carries portions; a piece has half a slice for each group."""
+    return Schedule(groups // 2 * SLICE, rate=rate, together=PIECES, kind="graph", blocks=blocks, groups=groups)
+
+
+AFTER = 5e-6
+"""Seconds from where a portion could begin, before the product that makes values, until it does: the product has its
+multiprocessors then, and the portion takes others, and goes on beside the small kernels before attention."""
+
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
+        *(_carried(groups, blocks) for groups, blocks in ((66, 8), (132, 4), (132, 8), (132, 13), (132, 17))),
+        _carried(66, 8, 14),
+        *_all(14, 12, 16, 20, 24, together=PIECES),
+        *_all(50, 16, 24, 32, 64, together=PIECES),
+        *_all(None, 16, together=PIECES),
         *_all(14, 4, 8, 16, 32, 480),
         *_all(50, 16, 32, 480),
-        *_all(None, 8, 12, 16, 32),
+        *_all(None, 8, 16, 32),
         *_all(14, 8, 16, chunk_size=2 * KiB),
-        *_all(None, 8, 16, chunk_size=2 * KiB),
-        *_all(14, 4, 8, 16, chunk_size=KiB),
-        *_all(None, 4, 8, 16, chunk_size=KiB),
+        *_all(None, 8, chunk_size=2 * KiB),
+        *_all(14, 4, 16, chunk_size=KiB),
+        *_all(None, 8, chunk_size=KiB),
         *_FEW,
         Schedule(multiprocessors=8, free=8),
         _MONITOR,
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
+        _carried(66, 8),
+        _carried(132, 13),
+        *_all(14, 16, together=PIECES),
+        *_all(50, 16, 32, together=PIECES),
         *_all(14, 16, 480),
         *_all(50, 16),
         *_all(None, 16),
@@ -144,7 +177,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_FEW,
         _MONITOR,
     ),
-    PREFILL: (*_all(14, 16, 480), *_all(14, 8, chunk_size=KiB), *_FEW[:2], _MONITOR),
+    PREFILL: (*_all(14, 16, together=PIECES), *_all(14, 16, 480), *_all(14, 8, chunk_size=KiB), *_FEW[:2], _MONITOR),
 }
 """The schedules beside each workload."""
 
@@ -250,6 +283,41 @@ def _on(device: Device, quick: bool) -> Outcomes:
             yield from bench.readings(workload, step, SCHEDULES[workload])
 
 
+class Startable(Protocol):
+    """A work, or several."""
+
+    def start(self) -> None:
+        """Starts them."""
+
+    def wait(self) -> float:
+        """Waits for their end."""
+
+
+@dataclass
+class _WithTrees:
+    """A work, and then the trees over what it and others have computed, whose roots are compared.
+
+    Attributes:
+        work: the last before the trees.
+        trees: over the leaves.
+        expected: the roots.
+        wrong: whether they were others.
+    """
+
+    work: Work
+    trees: Work
+    expected: Any
+    wrong: bool = False
+
+    def start(self) -> None:
+        self.work.start()
+
+    def wait(self) -> float:
+        seconds = self.work.wait() + self.trees.run()
+        self.wrong |= bool((self.trees.digests() != self.expected).any())
+        return seconds
+
+
 class Hashing:
     """Hashes the weights in a thread, while it is a context: two launches are always under way or one waits its turn.
 
@@ -262,7 +330,7 @@ class Hashing:
         ended: when each launch was seen to have ended.
     """
 
-    def __init__(self, works: Sequence[Work], nbytes: int, rate: float | None) -> None:
+    def __init__(self, works: Sequence[Startable], nbytes: int, rate: float | None) -> None:
         self._works, self.nbytes = works, nbytes
         self._interval = nbytes / rate if rate else 0.0
         self.ended: list[float] = []
@@ -278,7 +346,7 @@ class Hashing:
         self._thread.join()
 
     def _run(self) -> None:
-        under_way: list[Work] = []
+        under_way: list[Startable] = []
         due = perf_counter()
         for turn in count():
             if self._stop.is_set():
@@ -314,22 +382,21 @@ class Bench:
     def __init__(self, device: Device, decoder: Decoder, stream: Any, rounds: int) -> None:
         self.device, self._decoder, self._stream, self._rounds = device, decoder, stream, rounds
         self._kernel: Kernel = kernel_class(KERNEL)(device, ALGORITHM, priority="low")
-        self._works: dict[tuple[int, int | None, int], Sequence[Work]] = {}
+        self._works: dict[Schedule, Sequence[Startable]] = {}
+        self._portions: dict[Schedule, Portions] = {}
         self._warm = False
 
     def readings(self, workload: str, step: Callable[[], None], schedules: Iterable[Schedule]) -> Iterator[Reading]:
         """The workload alone, and beside each schedule."""
-        graphs = {0: Graph(step, self._stream)}
+        usual = Graph(step, self._stream)
         if not self._warm:
-            graphs[0].run(WARMUP_SECONDS)
+            usual.run(WARMUP_SECONDS)
             self._warm = True
         reading = partial(self._reading, workload)
         alone: list[Steps] = []
         for schedule in schedules:
-            if schedule.free not in graphs:
-                with leaving_free(schedule.free):
-                    graphs[schedule.free] = Graph(step, self._stream)
-            pairs = list(self._rounds_of(graphs[0], graphs[schedule.free], schedule))
+            graph = self._graph(step, schedule) if schedule.free or schedule.kind == "graph" else usual
+            pairs = list(self._rounds_of(usual, graph, schedule))
             before, beside = [a for a, _, _ in pairs], [b for _, b, _ in pairs]
             alone += before
             yield reading(schedule.name, VERIFIED, "GB/s", [speed for _, _, speed in pairs])
@@ -347,6 +414,9 @@ class Bench:
                 with start() as hashing:
                     sleep(0.02)
                     yield before, beside.run(SECONDS), hashing.speed()
+        for work in self._works.get(schedule, ()):
+            if isinstance(work, _WithTrees) and work.wrong:
+                raise VerificationError(f"{schedule.name}: wrong roots")
 
     def _starter(self, schedule: Schedule, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
         """What hashes by a schedule, each time that it is called, as a context."""
@@ -355,13 +425,39 @@ class Bench:
             return stack.enter_context(_other_process(self.device, schedule.piece, 1e9 * (schedule.rate or 1)))
         if schedule.kind == "monitor":
             return stack.enter_context(_monitored(self._decoder.model, schedule))
-        key = schedule.piece, schedule.multiprocessors, schedule.chunk_size
-        if key not in self._works:
-            self._works[key] = self._prepared(schedule)
-        return lambda: Hashing(self._works[key], schedule.piece, rate)
+        if schedule not in self._works:
+            self._works[schedule] = self._prepared(schedule)
+        return lambda: Hashing(self._works[schedule], schedule.piece, rate)
 
-    def _prepared(self, schedule: Schedule) -> Sequence[Work]:
+    def _graph(self, step: Callable[[], None], schedule: Schedule) -> Graph:
+        """The workload's graph for a schedule."""
+        if schedule.kind != "graph":
+            with leaving_free(schedule.free):
+                return Graph(step, self._stream)
+        if schedule not in self._portions:
+            self._portions[schedule] = self._place(schedule)
+        place = self._portions[schedule]
+
+        def carrying() -> None:
+            step()
+            place.join(self._stream)
+
+        with self._decoder.calling_before_values(lambda: place.carry(self._stream, AFTER)):
+            return Graph(carrying, self._stream)
+
+    def _place(self, schedule: Schedule) -> Portions:
+        from hashbench.kernels.cupy_cuda import CupyCuda
+        from hashbench.kernels.portions import Portions
+
+        assert isinstance(self._kernel, CupyCuda)
+        return Portions(self._kernel, schedule.chunk_size, schedule.blocks, schedule.groups, patience=0.1)
+
+    def _prepared(self, schedule: Schedule) -> Sequence[Startable]:
         """Works over the weights, of which the first is checked."""
+        of = _whole_slices if schedule.kind == "graph" else _pieces
+        pieces = list(islice(of(self._decoder.model, schedule.piece), PIECES))
+        if schedule.together > 1:
+            return self._trees_together(schedule, pieces)
         if schedule.multiprocessors is None:
             prepare: Callable[[Sequence[Buffer], int], Work] = partial(self._kernel.prepare, "tree")
         else:
@@ -370,11 +466,32 @@ class Bench:
 
             assert isinstance(self._kernel, CupyCuda)
             prepare = Confined(self._kernel, schedule.multiprocessors).prepare
-        pieces = list(islice(_pieces(self._decoder.model, schedule.piece), PIECES))
         works = [prepare(piece, schedule.chunk_size) for piece in pieces]
         works[0].run()
         if (works[0].digests() != self._kernel.tree(pieces[0], schedule.chunk_size)).any():
             raise VerificationError(f"{schedule.name}: wrong roots")
+        return works
+
+    def _trees_together(self, schedule: Schedule, pieces: Sequence[Sequence[Buffer]]) -> Sequence[Startable]:
+        """Works over leaves, after every so many of which the trees follow, as in `hashbench.torch.Monitor`."""
+        from hashbench.kernels.cupy_cuda import CupyCuda
+        from hashbench.kernels.short_trees import ShortTrees, leaves_of
+
+        assert isinstance(self._kernel, CupyCuda)
+        works: list[Startable] = []
+        place = self._portions.get(schedule)
+        for start in range(0, len(pieces), schedule.together):
+            these = pieces[start : start + schedule.together]
+            prepare = place.prepare if place else partial(self._kernel.prepare, "leaves")
+            leaves = [prepare(piece, schedule.chunk_size) for piece in these]
+            digests = [
+                each
+                for work, piece in zip(leaves, these, strict=True)
+                for each in leaves_of(work.output(), map(len, piece), schedule.chunk_size, self._kernel.algorithm)
+            ]
+            trees = ShortTrees(self._kernel).prepare(digests)
+            expected = self._kernel.tree([segment for piece in these for segment in piece], schedule.chunk_size)
+            works += [*leaves[:-1], _WithTrees(leaves[-1], trees, expected)]
         return works
 
     def _reading(self, workload: str, conditions: str, quantity: str, unit: str, values: Sequence[float]) -> Reading:
@@ -411,6 +528,13 @@ def _pieces(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
             if filled == nbytes:
                 yield piece
                 piece, filled = [], 0
+
+
+def _whole_slices(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
+    """Slices of the weights in pieces of that many bytes, without those that are shorter."""
+    whole = (one for piece in _pieces(model, SLICE) for one in piece if len(one) == SLICE)
+    while len(piece := list(islice(whole, nbytes // SLICE))) == nbytes // SLICE:
+        yield piece
 
 
 @contextmanager
@@ -485,6 +609,8 @@ def _other_process(device: Device, piece: int, rate: float) -> Iterator[Callable
 _LOOKS = (
     ("another process", {"marker": "X", "color": style.COLOURS["grey"]}),
     ("Monitor", {"marker": "*", "color": style.COLOURS["vermilion"]}),
+    ("workload's graph", {"marker": "P", "color": style.COLOURS["sky"]}),
+    ("trees of many together", {"marker": "^", "color": style.COLOURS["black"]}),
     ("products leave", {"marker": "D", "color": style.COLOURS["purple"]}),
     ("all SMs", {"marker": "o", "color": style.COLOURS["orange"]}),
     ("few SMs", {"marker": "s", "color": style.COLOURS["green"]}),

@@ -118,6 +118,17 @@ class Decoder:
 
         return step
 
+    @contextmanager
+    def calling_before_values(self, call: Callable[[], None]) -> Iterator[None]:
+        """A context in which each layer calls that before the matrix product that makes values."""
+        layers = self.model.model.layers
+        hooks = [layer.self_attn.v_proj.register_forward_pre_hook(lambda *_: call()) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def prefilling(self, tokens: int) -> Callable[[], None]:
         """A step that reads a prompt of that many tokens."""
         import torch

@@ -59,6 +59,7 @@ VERIFIED, UNVERIFIED = "verified", "not verified"
 """The conditions."""
 
 HASHBENCH = "hashbench.torch.load"
+THROUGH_CACHE = "hashbench.torch.load, through the page cache"
 THEN_HASHED = "load_file with pread, then hashed"
 """Subjects of the readings that verify."""
 
@@ -117,10 +118,12 @@ EXPERIMENT = Loading()
 # The loaders ----------------------------------------------------------------------------------------------------------
 
 
-def _hashbench(manifest: Manifest, files: Sequence[Path], place: Any, until: ExitStack) -> State:
+def _hashbench(
+    manifest: Manifest, files: Sequence[Path], place: Any, until: ExitStack, *, through_cache: bool = False
+) -> State:
     from hashbench import torch as hashbench_torch
 
-    return hashbench_torch.load(files[0].parent, manifest, device=place)
+    return hashbench_torch.load(files[0].parent, manifest, device=place, through_cache=through_cache)
 
 
 def _load_file(files: Sequence[Path], place: Any, until: ExitStack, *, backend: str) -> State:
@@ -180,6 +183,7 @@ class _Rival:
         load: loads.
         kind: the kind of device that it is measured on; None is any.
         conditions: whether it verifies.
+        cold: whether it is measured only where the system holds no page of the files.
     """
 
     subject: str
@@ -187,11 +191,15 @@ class _Rival:
     load: Loader
     kind: str | None = None
     conditions: str = UNVERIFIED
+    cold: bool = False
 
 
 def _rivals(manifest: Manifest) -> list[_Rival]:
     return [
         _Rival(HASHBENCH, "hashbench", partial(_hashbench, manifest), conditions=VERIFIED),
+        _Rival(
+            THROUGH_CACHE, "hashbench", partial(_hashbench, manifest, through_cache=True), None, VERIFIED, cold=True
+        ),
         # On a CPU it only maps the file: nothing is read.
         _Rival("safetensors load_file", "safetensors", partial(_load_file, backend="mmap"), "gpu"),
         _Rival("load_file with pread", "safetensors", partial(_load_file, backend="pread"), "cpu"),
@@ -289,7 +297,7 @@ def _from(place: Any, kernel: Kernel, name: str, files: Sequence[Path], where: S
     manifest = hashbench.manifest(files[0].parent, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, kernel=kernel)
     kernel.trim()
     for rival in _rivals(manifest):
-        if rival.kind not in (None, kernel.device.kind):
+        if rival.kind not in (None, kernel.device.kind) or (rival.cold and not cold):
             continue
         what = f"loading: {rival.subject}, {kernel.device.kind}, {name} from {where.place}"
         try:

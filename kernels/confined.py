@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from hashbench.kernels.contract import Algorithm, Buffer, Unavailable, Work, check_call
+from hashbench.kernels.contract import Buffer, Unavailable, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source
+from hashbench.kernels.short_trees import MOST_LEAVES, program
 from hashbench.kernels.working_directory import outside_working_directory
 
-MOST_CHUNKS = 2 * GROUP_SIZE
-"""Chunks of a segment, whose tree one group keeps in its shared memory."""
+MOST_CHUNKS = MOST_LEAVES
+"""Chunks of a segment."""
 
 GROUPS = {"sha256": 7, "sha384": 3}
 """Groups that a multiprocessor holds at once: see `hash_confined`."""
@@ -30,13 +28,6 @@ _SHARE = 8
 """The multiprocessors of a part of a GPU are a multiple of this number, from compute capability 9.0 on."""
 
 _MULTIPROCESSORS, _DEFAULT_STREAM, _NON_BLOCKING = 1, 1, 1  # CU_DEV_RESOURCE_TYPE_SM and flags of cuda.h
-
-
-@cache
-def source(algorithm: Algorithm, variant: str) -> str:
-    """The program."""
-    text = (files("hashbench.kernels") / "device" / "confined.h").read_text()
-    return f'{device_source(algorithm, variant)}#line 1 "confined.h"\n{text}'
 
 
 class Confined:
@@ -68,7 +59,7 @@ class Confined:
             )
         self.kernel, self.pairs = kernel, multiprocessors // 2
         with kernel.cuda_device:
-            module = cupy.RawModule(code=source(kernel.algorithm, kernel.variant))
+            module = cupy.RawModule(code=program(kernel.algorithm, kernel.variant, "confined.h"))
             self.function = module.get_function("hash_confined")
             part = _stream_of_a_part(kernel.cuda_device.id, -(-multiprocessors // _SHARE) * _SHARE)
         self.divided = part is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hashbench.hashing.direct import DirectFile, is_cached
 from hashbench.hashing.packing import packed
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
@@ -221,19 +223,24 @@ class Reader:
         sources: those of the stages. Files that have a status must still have it.
         failed: takes the error of each file that cannot be read, by its path, instead of ending with it. What a stage
             has where its bytes belong means nothing.
+        direct: what the page cache does not have is read past it, where the file system can. It is not in the cache
+            afterwards.
 
     Raises:
         ChangedWhileReadError: two sources have different statuses of one file.
     """
 
-    def __init__(self, sources: Sequence[Source], failed: dict[str, OSError] | None = None) -> None:
-        self._failed = failed
+    def __init__(
+        self, sources: Sequence[Source], failed: dict[str, OSError] | None = None, *, direct: bool = False
+    ) -> None:
+        self._failed, self._direct = failed, direct
         self._seen: dict[str, os.stat_result] = {}
         for source in sources:
             if isinstance(source, (FileRange, FileParts)) and source.status:
                 self._check(os.fspath(source.path), source.status)
         self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
         self._open: dict[int, tuple[str, int]] = {}
+        self._open_directly: dict[int, tuple[str, DirectFile | None]] = {}  # None where the file system cannot
         self._unwanted = Event()
 
     def __enter__(self) -> Reader:
@@ -245,6 +252,9 @@ class Reader:
         self._pool.shutdown(cancel_futures=True)
         for _, descriptor in self._open.values():
             os.close(descriptor)
+        for _, file in self._open_directly.values():
+            if file is not None:
+                file.close()
 
     def fill(self, stage: StagePlan, host: memoryview) -> int:
         """Reads everything that a stage takes.
@@ -306,6 +316,8 @@ class Reader:
     def _read_file(self, path: str, offset: int, target: memoryview) -> None:
         descriptor = self._descriptor(path)
         filled = 0
+        if self._direct and not is_cached(descriptor, offset):
+            filled = self._read_directly(path, offset, target)
         while filled < len(target):
             try:
                 count = os.preadv(descriptor, [target[filled:]], offset + filled)
@@ -315,6 +327,23 @@ class Reader:
                 raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
             filled += count
         self._check(path, os.stat(path))  # noqa: PTH116  # for each piece
+
+    def _read_directly(self, path: str, offset: int, target: memoryview) -> int:
+        """Reads past the page cache. Returns how many bytes: none if the file system cannot."""
+        thread = get_ident()
+        held = self._open_directly.get(thread)
+        if held is None or held[0] != path:
+            if held is not None and held[1] is not None:
+                held[1].close()
+            self._open_directly[thread] = held = path, None
+            with suppress(OSError):
+                file = DirectFile(path)
+                self._open_directly[thread] = held = path, file
+                self._check(path, os.fstat(file.descriptor))
+        try:
+            return 0 if held[1] is None else held[1].read(offset, target)
+        except OSError:
+            return 0  # read through the page cache, it says why, if it cannot be read at all
 
     def _descriptor(self, path: str) -> int:
         """The file, opened. Each thread keeps one open: threads wait for each other at every call of the system."""

@@ -46,6 +46,7 @@ cores more are slower: they wait for each other's Python."""
 _PAGE_LOCKED = 512 << 20  # bytes of page-locked memory at most: read into by each thread, and as much copied from
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
 _BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
+_BATCHES_STARTED = 8  # at most, since threads that read wait for the one that plans what they will read later
 
 _DTYPES = {ours: getattr(torch, name) for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
 _PAIRS = "F4"  # the dtype of which PyTorch counts two elements as one
@@ -61,6 +62,7 @@ def load(
     names: Collection[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
+    through_cache: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
 
@@ -77,6 +79,8 @@ def load(
         component: which component's tensors to load, as for `hashbench.torch.verify`.
         stream: a GPU's memory is allocated for this stream; None means the device's current stream. The tensors can be
             used on any.
+        through_cache: whether what the page cache does not have is read through it, so that it is there for the next
+            load. By default it is read past the cache where the file system can, which is faster.
 
     Returns:
         The tensors by name, in the order in which they are in the files.
@@ -92,7 +96,7 @@ def load(
         Unavailable: the device has no kernel.
         torch.OutOfMemoryError: the device has no room for the tensors.
     """
-    return dict(_iterate(path, manifest, device, names, component, stream, None))
+    return dict(_iterate(path, manifest, device, names, component, stream, None, through_cache))
 
 
 def iterate(
@@ -104,6 +108,7 @@ def iterate(
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     ahead: int = AHEAD,
+    through_cache: bool = False,
 ) -> Iterator[Named]:
     """The tensors of a model on disk one by one, each verified in the memory in which it is handed out.
 
@@ -117,6 +122,7 @@ def iterate(
         component: as for `load`.
         stream: as for `load`.
         ahead: bytes of tensors that are loaded at most before they are asked for, except that there is always one.
+        through_cache: as for `load`.
 
     Yields:
         Name and tensor, in the order in which they are in the files.
@@ -125,7 +131,7 @@ def iterate(
         VerificationError: as for `load`: what was handed out before was verified.
         Exception: as for `load`.
     """
-    return _iterate(path, manifest, device, names, component, stream, ahead)
+    return _iterate(path, manifest, device, names, component, stream, ahead, through_cache)
 
 
 def verified(
@@ -410,6 +416,7 @@ def _iterate(
     component: str,
     stream: torch.cuda.Stream | None,
     ahead: int | None,
+    through_cache: bool,
 ) -> Generator[Named, None, None]:
     """What `iterate` yields; `ahead` None is no bound."""
     wanted = _wanted(Path(path), manifest, names, component)
@@ -418,14 +425,17 @@ def _iterate(
     given = stream_on(where, stream)
     limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with Reader([one.source for one in wanted]) as reader:
+    with Reader([one.source for one in wanted], direct=not through_cache) as reader:
         memory = _HostMemory(reader) if given is None else _CudaMemory(reader, threads, where, given)
         with _Pipeline(memory, roots_of, threads, reader.stop) as pipeline:
             coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))
             started: deque[_Group] = deque()
             held = 0
             while coming or started:
-                while coming and (not started or ahead is None or held + _nbytes(coming[0]) <= ahead):
+                while coming and (
+                    not started
+                    or (len(started) < _BATCHES_STARTED and (ahead is None or held + _nbytes(coming[0]) <= ahead))
+                ):
                     started.append(pipeline.start(coming.popleft()))
                     held += started[-1].nbytes
                 group = started.popleft()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep
@@ -20,12 +20,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from hashbench.hashing.selection import devices_of
 from hashbench.kernels import Buffer, Kernel, Unavailable, Work, kernel_class
+from hashbench.merkle.rfc9162 import merkle_tree_hash
 from hashbench.torch.modules import manifest
 from hashbench.torch.places import kernel_for
 from hashbench.torch.tensors import InMemory, Memory
 
 if TYPE_CHECKING:
     from hashbench.kernels.confined import Confined
+    from hashbench.kernels.short_trees import ShortTrees
 
 _HOST_KERNELS = ("numba-cpu", "hashlib")
 """Those that can hash in one thread of low priority, the faster first."""
@@ -111,21 +113,33 @@ class Reader(ABC):
 
     Attributes:
         piece_size: how many bytes should be read at a time.
+        batch: of how many readings the roots should be asked for at a time.
     """
 
     piece_size: int
+    batch = 1
 
     @abstractmethod
     def prepare(self, ranges: Sequence[Range]) -> Reading:
         """Prepares reading those ranges."""
 
+    def roots(self, readings: Sequence[Reading]) -> list[list[bytes]]:
+        """The roots of readings of this reader, as their memory was when each was last read."""
+        return [reading.roots for reading in readings]
+
 
 class Reading(ABC):
-    """Ranges of memory."""
+    """Ranges of memory.
+
+    Attributes:
+        roots: of each range, where reading computes them at once.
+    """
+
+    roots: list[bytes]
 
     @abstractmethod
-    def roots(self) -> list[bytes]:
-        """The root of each range as it is now.
+    def read(self) -> None:
+        """Reads the ranges as they are now.
 
         Raises:
             Elsewhere: a tensor is not where it was; nothing was read.
@@ -175,10 +189,10 @@ class _HostReading(Reading):
     def __init__(self, reader: _OnHost, ranges: Sequence[Range]) -> None:
         self._reader, self._ranges = reader, ranges
 
-    def roots(self) -> list[bytes]:
+    def read(self) -> None:
         held = _hold(self._ranges)
         segments = [_in_host_memory(held[place].data_ptr() + a, b - a) for place, a, b in self._ranges]
-        return [root.tobytes() for root in self._reader.kernel.tree(segments, self._reader.chunk_size)]
+        self.roots = [root.tobytes() for root in self._reader.kernel.tree(segments, self._reader.chunk_size)]
 
 
 def _in_host_memory(address: int, nbytes: int) -> Buffer:
@@ -188,41 +202,69 @@ def _in_host_memory(address: int, nbytes: int) -> Buffer:
 
 
 class _OnGpu(Reader):
-    """Reads in short launches of the lowest priority, or on a few multiprocessors; the thread sleeps meanwhile."""
+    """Reads in short launches of the lowest priority, or on a few multiprocessors; the thread sleeps meanwhile.
+
+    Each launch delays what the workload launches next. So where they can, readings hash leaves alone, and one launch
+    computes the trees of many.
+    """
 
     def __init__(self, kernel: Kernel, chunk_size: int, multiprocessors: int | None) -> None:
         self.kernel, self.chunk_size = kernel, chunk_size
         self.piece_size = 16 << 20  # short enough that what the workload launches next hardly waits
         self.seconds_per_byte = 0.0
         self.confined: Confined | None = None
+        self.trees: ShortTrees | None = None
         from hashbench.kernels.confined import Confined
         from hashbench.kernels.cupy_cuda import CupyCuda
+        from hashbench.kernels.short_trees import ShortTrees
 
-        if multiprocessors is not None and isinstance(kernel, CupyCuda) and chunk_size <= LARGEST_CONFINED_CHUNK:
+        if isinstance(kernel, CupyCuda):
             with suppress(Unavailable):
-                self.confined = Confined(kernel, multiprocessors)
-                self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
+                if multiprocessors is None or chunk_size > LARGEST_CONFINED_CHUNK:
+                    self.trees = ShortTrees(kernel)
+                    self.batch = 32
+                else:
+                    self.confined = Confined(kernel, multiprocessors)
+                    self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
 
     def prepare(self, ranges: Sequence[Range]) -> Reading:
-        return _GpuReading(self, ranges)
+        return _LeavesReading(self, ranges) if self.trees is not None else _GpuReading(self, ranges)
+
+    def roots(self, readings: Sequence[Reading]) -> list[list[bytes]]:
+        if self.trees is None:
+            return super().roots(readings)
+        leaves = [each for reading in readings if isinstance(reading, _LeavesReading) for each in reading.leaves()]
+        trees = self.trees.prepare([each for each in leaves if len(each)])
+        trees.run()
+        rows = iter(trees.digests())
+        empty = merkle_tree_hash([], self.kernel.algorithm.name)
+        roots = iter([next(rows).tobytes() if len(each) else empty for each in leaves])
+        return [[next(roots) for _ in reading.ranges] for reading in readings if isinstance(reading, _LeavesReading)]
 
     def work(self, segments: Sequence[Buffer]) -> Work:
-        """Prepares the roots of segments."""
+        """Prepares reading segments."""
         if self.confined is not None:
             return self.confined.prepare(segments, self.chunk_size)
-        return self.kernel.prepare("tree", segments, self.chunk_size)
+        return self.kernel.prepare("tree" if self.trees is None else "leaves", segments, self.chunk_size)
 
 
 class _GpuReading(Reading):
+    """Reads roots."""
+
     def __init__(self, reader: _OnGpu, ranges: Sequence[Range]) -> None:
-        self._reader, self._ranges = reader, ranges
+        self.ranges = ranges
+        self._reader = reader
         self._nbytes = sum(stop - start for _, start, stop in ranges)
         self._work: Work | None = None
 
-    def roots(self) -> list[bytes]:
-        reader, held = self._reader, _hold(self._ranges)
+    def read(self) -> None:
+        self.roots = [root.tobytes() for root in self.run().digests()]
+
+    def run(self) -> Work:
+        """Hashes the ranges as they are now."""
+        reader, held = self._reader, _hold(self.ranges)
         if self._work is None:
-            segments = [Buffer(None, held[place].data_ptr() + a, b - a) for place, a, b in self._ranges]
+            segments = [Buffer(None, held[place].data_ptr() + a, b - a) for place, a, b in self.ranges]
             self._work = reader.work(segments)
         self._work.start()
         if reader.confined is None:  # whose wait() would be a loop of the driver's
@@ -230,7 +272,23 @@ class _GpuReading(Reading):
         seconds = self._work.wait()
         if self._nbytes:
             reader.seconds_per_byte = seconds / self._nbytes
-        return [root.tobytes() for root in self._work.digests()]
+        return self._work
+
+
+class _LeavesReading(_GpuReading):
+    """Reads digests of leaves, which stay on the device."""
+
+    _digests: Buffer
+
+    def read(self) -> None:
+        self._digests = self.run().result()
+
+    def leaves(self) -> Iterator[Buffer]:
+        """The digests of each range, as it was when it was last read."""
+        from hashbench.kernels.short_trees import leaves_of
+
+        lengths = (stop - start for _, start, stop in self.ranges)
+        return leaves_of(self._digests, lengths, self._reader.chunk_size, self._reader.kernel.algorithm)
 
 
 class _Gathering(Reader):
@@ -253,9 +311,9 @@ class _GatheringReading(Reading):
     def __init__(self, reader: _Gathering, ranges: Sequence[Range]) -> None:
         self._reader, self._ranges = reader, ranges
 
-    def roots(self) -> list[bytes]:
+    def read(self) -> None:
         held = _hold(self._ranges)
-        return [self._reader.root(held[place]) for place, _, _ in self._ranges]
+        self.roots = [self._reader.root(held[place]) for place, _, _ in self._ranges]
 
 
 def _hold(ranges: Sequence[Range]) -> dict[Location, torch.Tensor]:

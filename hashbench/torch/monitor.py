@@ -74,8 +74,9 @@ class Monitor:
     """Watches a model's tensors.
 
     At first everything is read once and compared with the manifest. Then each piece of memory is read again after a
-    random time between half a period and one and a half. So a change is found after 0.54 periods on average and after
-    1.5 at most, and the time that reading takes. If the budget is too small for the period, or while the monitor is
+    random time between half a period and one and a half, and pieces are spread over the time: none follows another
+    at once. So a change is found after 0.54 periods on average and after 1.5 at most, and the time that reading takes,
+    and that a piece may wait for others. If the budget is too small for the period, or while the monitor is
     paused, it takes longer: `status().oldest` says how long a change could have been there.
 
     A difference is read a second time before it is a finding. A finding is told once, until the bytes are right again.
@@ -137,6 +138,7 @@ class Monitor:
         self._paused = False
         self._ended: str | None = None
         self._busy = 0.0
+        self._ready = 0.0  # when the next piece may begin
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._lock = threading.RLock()  # whoever has it may use the watch
@@ -167,6 +169,9 @@ class Monitor:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             self._thread = None
+        if self._ended is None:
+            with self._lock, self._ending():
+                self._watch.settle()
 
     def __enter__(self) -> Self:
         self.start()
@@ -177,8 +182,9 @@ class Monitor:
 
     def pause(self) -> None:
         """Stops reading until `resume`. When it returns, no piece is being read: memory may be given back."""
-        with self._lock:
+        with self._lock, self._ending():
             self._paused = True
+            self._watch.settle()
 
     def resume(self) -> None:
         """Goes on reading, after a look where the tensors are now."""
@@ -262,7 +268,8 @@ class Monitor:
         if not read:
             return min(self._watch.wait(now), 1.0)
         self._busy += now - begin
-        return max((now - begin) * self._rest, min(self._watch.wait(now), 1.0))
+        self._ready = max(self._ready + self._watch.pace, begin)  # so that what a late waking costs is made up for
+        return max((now - begin) * self._rest, self._ready - now, min(self._watch.wait(now), 1.0))
 
     def _tell_sweep(self) -> None:
         status = self.status()

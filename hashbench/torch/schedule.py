@@ -9,6 +9,7 @@ over it: 0.50, 0.99 and 1 periods, and foreseeable.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Hashable, Iterator
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -21,6 +22,12 @@ given, as for a test."""
 
 SHORTEST, LONGEST = 0.5, 1.5
 """Bounds, in periods, of the time to the next visit in random order."""
+
+FULLEST = 0.95
+"""The share of the time between two visits that must have passed before the next, if there are many keys."""
+
+FEW = 500
+"""With fewer keys, the time between two visits is as with so many, so that one that waits for others is hardly late."""
 
 _GOLDEN_RATIO = 0.6180339887498949
 """Its multiples modulo 1 are spread evenly over [0, 1), however many there are."""
@@ -60,14 +67,25 @@ class Schedule(Generic[Key]):
     def __iter__(self) -> Iterator[Key]:
         return iter(self._due)
 
+    @property
+    def pace(self) -> float:
+        """Seconds from one visit to the next at least, so that several that are due at about the same time do not come
+        in a row."""
+        return FULLEST * self.period / max(FEW, len(self))
+
     def add(self, key: Key, now: float) -> None:
-        """Adds a key that has been visited now."""
+        """Adds a key that has been visited now.
+
+        In random order, the time to its first visit is what is left of an interval in which a moment falls: so as many
+        keys are due in the first periods as in all others.
+        """
         self._visited[key] = now
         if self._fixed:
             self._added += 1
             self._push(key, now + self.period * (self._added * _GOLDEN_RATIO % 1))
-        else:
-            self._push(key, now + self._interval())
+        else:  # a moment falls into long intervals more often
+            interval = math.sqrt(self._random.uniform(SHORTEST**2, LONGEST**2))
+            self._push(key, now + self.period * self._random.uniform(0, interval))
 
     def remove(self, key: Key) -> None:
         """Removes a key; nothing happens if it is not there."""

@@ -17,7 +17,7 @@ from hashbench.merkle.rfc9162 import root_of
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.report import compare
 from hashbench.torch.held import Model, Names, held, matcher
-from hashbench.torch.memory import Elsewhere, Location, Reader, Reading, reader_for
+from hashbench.torch.memory import Elsewhere, Location, Range, Reader, Reading, reader_for
 from hashbench.torch.schedule import Order, Schedule
 from hashbench.torch.slices import Slice, pieces_of, slice_size, slices_of
 from hashbench.torch.tensors import Memory
@@ -27,6 +27,9 @@ SLICE_SIZE = 1 << 20
 
 SLICE_CHUNKS = 256
 """The most chunks of a slice: as many as `hashbench.kernels.confined` accepts."""
+
+SETTLED_AFTER = 1.0
+"""Seconds after which what was read is compared, if it did not happen before because there was much."""
 
 Kind = Literal["changed", "moved", "gone", "extra"]
 
@@ -67,6 +70,10 @@ class _Piece:
 
     slices: Sequence[Slice]
     reading: Reading
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for one in self.slices)
 
 
 @dataclass(eq=False)
@@ -161,6 +168,8 @@ class Watch:
         self._readers: dict[tuple[torch.device, bool], Reader] = {}
         self._trusted = {entry.name: _Trusted(entry) for entry in expected.tensors if not self._ignored(entry.name)}
         self._watched: dict[str, _Watched] = {}
+        self._unsettled: list[_Piece] = []
+        self._settle_at = math.inf
         self._suspended: set[str] = set()
         self._extra: set[str] = set()
         self.damaged: set[Slice] = set()
@@ -175,6 +184,11 @@ class Watch:
     def period(self) -> float:
         """Seconds."""
         return self._schedule.period
+
+    @property
+    def pace(self) -> float:
+        """Seconds from the beginning of one piece to that of the next, at least."""
+        return self._schedule.pace
 
     @property
     def tensors(self) -> int:
@@ -205,7 +219,7 @@ class Watch:
 
     def wait(self, now: float) -> float:
         """Seconds until `step` has something to do."""
-        due = [self._look_at]
+        due = [self._look_at, self._settle_at]
         if (first := self._schedule.next()) is not None:
             due.append(first[0])
         return max(0.0, min(due) - now)
@@ -221,23 +235,42 @@ class Watch:
         """
         if self._look_at <= now:
             self.look(now)
+        if self._settle_at <= now:
+            self.settle()
         first = self._schedule.next()
         if first is None or first[0] > now:
             return 0
         _, piece = first
+        if piece in self._unsettled:
+            self.settle()  # before its next reading
         try:
-            self._check(piece)
+            piece.reading.read()
         except Elsewhere:
             self.look(now)
             return 0  # what is left of the piece is still due
         self._schedule.visited(piece, now)
+        self.tally.slices += len(piece.slices)
+        self.tally.nbytes += piece.nbytes
+        self._unsettled.append(piece)
+        self._settle_at = min(self._settle_at, now + SETTLED_AFTER)
         self._left.discard(piece)
+        if not self._left or len(self._unsettled) >= self._reader_of(piece).batch:
+            self.settle()
         if not self._left:
             self._end_sweep(now)
-        return sum(one.nbytes for one in piece.slices)
+        return piece.nbytes
 
-    def _check(self, piece: _Piece) -> None:
-        roots = piece.reading.roots()
+    def settle(self) -> None:
+        """Compares what was read with what is trusted."""
+        pieces, self._unsettled, self._settle_at = self._unsettled, [], math.inf
+        by_reader: dict[Reader, list[_Piece]] = {}
+        for piece in pieces:
+            by_reader.setdefault(self._reader_of(piece), []).append(piece)
+        for reader, read in by_reader.items():
+            for piece, roots in zip(read, reader.roots([piece.reading for piece in read]), strict=True):
+                self._compare(piece, roots)
+
+    def _compare(self, piece: _Piece, roots: Sequence[bytes]) -> None:
         for one, root in zip(piece.slices, roots, strict=True):
             right = self._root(one)
             if root == right:
@@ -245,14 +278,17 @@ class Watch:
                     self.damaged.discard(one)
                     log.warning("%s: bytes %s are again what is trusted", one.tensor, _span(one))
             elif one not in self.damaged:
-                if self._prepare([one]).roots()[0] == right:
+                try:
+                    again = self._roots_now([one])
+                except Elsewhere:
+                    self.look_soon()  # which tells
+                    continue
+                if again[0] == right:
                     self.tally.unconfirmed += 1
                     log.warning("%s: bytes %s differed in the first reading alone", one.tensor, _span(one))
                 else:
                     self.damaged.add(one)
                     self._find("changed", one.tensor, f"bytes {_span(one)} changed", one.start, one.stop)
-        self.tally.slices += len(piece.slices)
-        self.tally.nbytes += sum(one.nbytes for one in piece.slices)
 
     def _root(self, one: Slice) -> bytes | None:
         return self._trusted[one.tensor].roots.get(one.start)
@@ -283,6 +319,7 @@ class Watch:
         Raises:
             ModelGone: the model no longer exists.
         """
+        self.settle()
         self._look_at = now + self.period
         found, refused = self._locate()
         moved: set[str] = set()
@@ -369,6 +406,7 @@ class Watch:
         chosen = frozenset().union(names, *(self._watched[name].names for name in names if name in self._watched))
         if twice := sorted(chosen & self._suspended):
             raise ValueError(f"{twice[0]!r} is being updated already")
+        self.settle()
         for name in chosen:
             self._forget(name)
         self._suspended |= chosen
@@ -491,7 +529,7 @@ class Watch:
         reader = self._reader(location)
         roots: dict[int, bytes] = {}
         for piece in pieces_of(slices, reader.piece_size):
-            values = reader.prepare([(location, part.start, part.stop) for part in piece]).roots()
+            values = _read(reader, [(location, part.start, part.stop) for part in piece])
             roots.update(zip((part.start for part in piece), values, strict=True))
         return roots
 
@@ -505,10 +543,37 @@ class Watch:
             self._readers[key] = reader_for(location, self._algorithm, self._chunk_size, self._multiprocessors)
         return self._readers[key]
 
+    def _reader_of(self, piece: _Piece) -> Reader:
+        return self._reader(self._watched[piece.slices[0].tensor].location)
+
     def _prepare(self, slices: Sequence[Slice]) -> Reading:
         """Prepares reading slices that one reader reads."""
-        ranges = [(self._watched[part.tensor].location, part.start, part.stop) for part in slices]
+        ranges = self._ranges(slices)
         return self._reader(ranges[0][0]).prepare(ranges)
+
+    def _roots_now(self, slices: Sequence[Slice]) -> list[bytes]:
+        """The roots of slices that one reader reads.
+
+        Raises:
+            Elsewhere: a tensor is no longer where it was.
+        """
+        ranges = self._ranges(slices)
+        return _read(self._reader(ranges[0][0]), ranges)
+
+    def _ranges(self, slices: Sequence[Slice]) -> list[Range]:
+        return [(self._watched[part.tensor].location, part.start, part.stop) for part in slices]
+
+
+def _read(reader: Reader, ranges: Sequence[Range]) -> list[bytes]:
+    """The roots of ranges as they are now.
+
+    Raises:
+        Elsewhere: a tensor is no longer where it was.
+    """
+    reading = reader.prepare(ranges)
+    reading.read()
+    (roots,) = reader.roots([reading])
+    return roots
 
 
 def _difference(expected: TensorEntry, found: TensorEntry) -> str:

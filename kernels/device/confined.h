@@ -44,11 +44,6 @@ hash_confined(const u64* table, u32 segments, u64 chunk_size, u32* control, u32 
             store_digest(digests + leaf * DIGEST_WORDS32, state);
         }
         __syncthreads();
-        u32 stride = DIGEST_WORDS32;
-        for (u32 pair = THREAD_OF_GROUP; width > 1; width = (width + 1) / 2, stride *= 2) {
-            if (2 * pair + 1 < width) join_nodes(digests + 2 * pair * stride, stride, one);
-            __syncthreads();
-        }
-        if (THREAD_OF_GROUP < DIGEST_WORDS32) roots[segment * DIGEST_WORDS32 + THREAD_OF_GROUP] = digests[THREAD_OF_GROUP];
+        reduce_short_tree(digests, width, roots + segment * DIGEST_WORDS32, one);
     }
 }

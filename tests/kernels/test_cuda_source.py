@@ -16,7 +16,7 @@ from build_cache import cached
 from cuda_on_host import CudaOnHost, compiled, compiler_version, host_source
 from kernel_sources import kernel_sources
 
-from hashbench.kernels import ALGORITHMS, Unavailable, confined
+from hashbench.kernels import ALGORITHMS, Unavailable, confined, short_trees
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
 from hashbench.limits import disassembly
@@ -123,9 +123,12 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
 
 @pytest.mark.covers("nvrtc")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_confined_kernel_compiles_without_spills(algorithm: str) -> None:
-    log = compiler_log(confined.source(ALGORITHMS[algorithm], "paired"), 90)
-    (found,) = (report for report in reports(log) if report[0] == "hash_confined")
+@pytest.mark.parametrize(
+    ("file", "function"), [("confined.h", "hash_confined"), ("short_trees.h", "reduce_short_trees")]
+)
+def test_kernels_of_short_trees_compile_without_spills(algorithm: str, file: str, function: str) -> None:
+    log = compiler_log(short_trees.program(ALGORITHMS[algorithm], "paired", file), 90)
+    (found,) = (report for report in reports(log) if report[0] == function)
     _, stack, stores, loads, registers, _ = found
     assert stack == stores == loads == "0", log
     assert int(registers) * GROUP_SIZE * confined.GROUPS[algorithm] <= 1 << 16, log

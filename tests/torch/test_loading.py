@@ -122,7 +122,7 @@ def test_only_what_is_asked_for_is_read(device: str, tmp_path: Path, monkeypatch
     original = Reader.read
 
     def counted(self: Any, reads: Any, host: Any) -> None:
-        read.extend(one.nbytes for one in reads)
+        read.extend(one.nbytes for one in reads if isinstance(one.origin, str))  # a kernel may stage what is in memory
         original(self, reads, host)
 
     monkeypatch.setattr(Reader, "read", counted)

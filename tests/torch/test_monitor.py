@@ -25,7 +25,7 @@ from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash, root_of  # noq
 from hashbench.torch import Finding, Monitor, manifest  # noqa: E402
 from hashbench.torch.schedule import Schedule  # noqa: E402
 from hashbench.torch.slices import pieces_of, slice_size, slices_of  # noqa: E402
-from hashbench.torch.watch import ModelGone, Watch  # noqa: E402
+from hashbench.torch.watch import SETTLED_AFTER, ModelGone, Watch  # noqa: E402
 
 CHUNK = 64
 SLICE = 256
@@ -138,6 +138,27 @@ def test_the_times_of_visits_cannot_be_foreseen() -> None:
     assert len(drawn) == 20
 
 
+@pytest.mark.parametrize("keys", [20, 2000])
+def test_visits_are_spread_over_the_time_from_the_beginning(keys: int) -> None:
+    schedule: Schedule[int] = Schedule(PERIOD, random.Random(keys))
+    for key in range(keys):
+        schedule.add(key, 0.0)
+    ready, late, visits = 0.0, [], []
+    while ready < 5 * PERIOD:
+        following = schedule.next()
+        assert following is not None
+        due, key = following
+        now = max(due, ready)
+        schedule.visited(key, now)
+        visits.append(now)
+        late.append(now - due)
+        ready = now + schedule.pace
+    assert max(late) <= 0.06 * PERIOD
+    assert np.mean(late) <= 0.02 * PERIOD
+    in_period, _ = np.histogram(visits, 5, (0, 5 * PERIOD))
+    assert in_period == pytest.approx(keys, rel=0.5 if keys < 100 else 0.06)
+
+
 @pytest.mark.parametrize("period", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_period_that_is_none_is_refused(period: float) -> None:
     with pytest.raises(ValueError, match="must be a positive number of seconds"):
@@ -209,21 +230,54 @@ def test_changes_are_found_as_soon_as_derived() -> None:
     assert max(waited) <= 1.5
 
 
+def test_what_is_read_is_compared_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory._OnHost, "batch", 1000)  # as of a GPU, whose trees of many readings are one launch
+    watched = model()
+    clocked = Clocked(watched, seed=5)
+    data = bytes_of(watched.embedding)
+    for byte in (0, 300, 700):
+        clocked.until(clocked.now + 1.7 * PERIOD)
+        data[byte] ^= 4
+        flipped = clocked.now
+        clocked.until(flipped + 3 * PERIOD)
+        assert clocked.found.pop().start <= byte
+        assert clocked.now - flipped <= 1.5 * PERIOD + SETTLED_AFTER
+        data[byte] ^= 4
+        clocked.until(clocked.now + 1.5 * PERIOD + SETTLED_AFTER)
+        assert not clocked.found
+        assert not clocked.watch.damaged
+
+
+def test_what_was_read_is_compared_before_memory_is_looked_for_and_before_an_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory._OnHost, "batch", 1000)
+    for stops in (lambda watch: watch.look(PERIOD), lambda watch: watch.suspend(["bias"], None)):
+        watched = model()
+        clocked = Clocked(watched, seed=5)
+        bytes_of(watched.bias)[0] ^= 4
+        while not any(one.tensor == "bias" for piece in clocked.watch._unsettled for one in piece.slices):
+            clocked.now += clocked.watch.wait(clocked.now)
+            clocked.watch.step(clocked.now)
+            assert not clocked.found
+        stops(clocked.watch)
+        assert [(one.kind, one.tensor) for one in clocked.found] == [("changed", "bias")]
+        assert not clocked.watch._unsettled
+
+
 def test_a_change_that_a_second_reading_does_not_see_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = model()
     clocked = Clocked(watched)
     data = bytes_of(watched.embedding)
     piece = next(one for one in clocked.watch._schedule if ("embedding", 0, SLICE) in one.slices)
-    roots = piece.reading.roots
+    read = piece.reading.read
 
-    def flickering() -> list[bytes]:
+    def flickering() -> None:
         data[0] ^= 1
-        try:
-            return roots()
-        finally:
-            data[0] ^= 1
+        read()
+        data[0] ^= 1
 
-    monkeypatch.setattr(piece.reading, "roots", flickering)
+    monkeypatch.setattr(piece.reading, "read", flickering)
     clocked.until(1.6 * PERIOD)
     assert not clocked.found
     assert clocked.watch.tally.unconfirmed >= 1

@@ -1,0 +1,205 @@
+"""Digests of leaves in portions that a workload's own launches carry along, on an NVIDIA GPU.
+
+The workload, mostly a captured CUDA graph, has a launch of a portion at each place where it leaves much of the GPU
+idle: `Portions.carry`. A work posts what is to be hashed, and waits until the workload has carried it to its end. If
+the workload does nothing, the kernel hashes it as usual.
+
+Like `Confined` and `ShortTrees`, it stands beside the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+
+from hashbench.kernels.contract import Buffer, Bytes, Unavailable, Work, check_call
+from hashbench.kernels.cupy_cuda import CupyCuda
+from hashbench.kernels.layout import GROUP_SIZE, WARP_SIZE
+from hashbench.kernels.short_trees import MOST_LEAVES, program
+from hashbench.kernels.working_directory import outside_working_directory
+
+_POSTED, _DONE, _ACTIVE, _PORTION, _ARRIVED, _INSIDE, _STOPPED, _WORDS = range(8)
+
+_QUEUE = 2
+"""Pieces that are posted at a time."""
+
+_LOOK = 1e-4
+"""Seconds between two looks whether something is done."""
+
+_KEPT: list[Portions] = []
+"""All of them: graphs that captured launches refer to their memory."""
+
+
+class Portions:
+    """Hashes in portions on a GPU.
+
+    Args:
+        kernel: hashes there.
+        chunk_size: bytes of a chunk.
+        blocks: how many blocks of each chunk a portion compresses.
+        groups: of threads in a launch, an even number.
+        patience: seconds that the workload has for something to end.
+
+    Attributes:
+        capacity: how many segments are hashed at a time.
+        withdrawn: how many pieces the workload did not carry to their end.
+
+    Raises:
+        ValueError: an argument is not accepted.
+        Unavailable: the GPU is not one of NVIDIA's.
+    """
+
+    @outside_working_directory()
+    def __init__(self, kernel: CupyCuda, chunk_size: int, blocks: int, groups: int, patience: float = 1.0) -> None:
+        cupy = kernel.cupy
+        if cupy.cuda.runtime.is_hip:
+            raise Unavailable("work can be carried in portions on NVIDIA's GPUs alone")
+        check_call("leaves", [], chunk_size)
+        if blocks < 1 or groups < 2 or groups % 2:
+            raise ValueError(f"portions of {blocks} blocks in {groups} groups are not accepted")
+        self.kernel, self.chunk_size, self.patience = kernel, chunk_size, patience
+        self._groups, self.capacity = groups, groups // 2
+        with kernel.cuda_device:
+            module = cupy.RawModule(code=program(kernel.algorithm, kernel.variant, "portions.h"))
+            self._hash, self._let_pass = module.get_function("hash_portion"), module.get_function("let_pass")
+            self._branch = cupy.cuda.Stream(non_blocking=True)
+            pinned = cupy.cuda.alloc_pinned_memory(4)
+        self._told = np.frombuffer(pinned, np.uint32, 1)
+        self._told[0] = self._posted = 0
+        self._lost: set[int] = set()
+        self.withdrawn = 0
+        self._progress = kernel.put(np.zeros(_WORDS, np.uint32).view(np.uint8))
+        self._tables = kernel.put(np.zeros((_QUEUE, 1 + 3 * self.capacity), np.uint64).view(np.uint8).reshape(-1))
+        self._states = kernel.allocate(groups * GROUP_SIZE * kernel.algorithm.block_size // 2)
+        self._arguments = (
+            np.uint64(self._progress.address),
+            np.uint64(self._tables.address),
+            np.uint64(chunk_size),
+            np.uint32(blocks),
+            np.uint64(self._states.address),
+            np.uint64(pinned.ptr),
+            np.uint32(1),
+        )
+        _KEPT.append(self)
+
+    def carry(self, stream: Any, after: float = 0.0) -> None:
+        """Enqueues a portion that runs beside what is enqueued on the stream next, or captures it into its graph.
+
+        Portions run one after another: streams and graphs that carry them may not run at the same time.
+
+        Args:
+            stream: the workload's.
+            after: seconds that pass before.
+        """
+        cupy, stream = self.kernel.cupy, self.kernel.queue_for(stream)
+        with self.kernel.cuda_device:
+            here = cupy.cuda.Event(disable_timing=True)
+            here.record(stream)
+            self._branch.wait_event(here)
+            with self._branch:
+                if after:
+                    self._let_pass((1,), (WARP_SIZE,), (np.uint32(1e9 * after),))
+                self._hash((self._groups,), (GROUP_SIZE,), self._arguments)
+
+    def join(self, stream: Any) -> None:
+        """Makes the stream wait for the portions up to now. A capture must end so."""
+        cupy, stream = self.kernel.cupy, self.kernel.queue_for(stream)
+        with self.kernel.cuda_device:
+            here = cupy.cuda.Event(disable_timing=True)
+            here.record(self._branch)
+            stream.wait_event(here)
+
+    def prepare(self, segments: Sequence[Buffer], chunk_size: int) -> Work:
+        """Prepares the digests of segments' leaves, as the strategy "leaves". The caller keeps the segments alive.
+
+        Raises:
+            TypeError, ValueError: as for `Kernel.prepare`; or there are more segments than `capacity`, or leaves of one
+                than `MOST_LEAVES`.
+            OutOfDeviceMemory: as for `Kernel.prepare`.
+        """
+        check_call("leaves", segments, chunk_size)
+        if chunk_size != self.chunk_size or len(segments) > self.capacity:
+            raise ValueError(f"accepted are up to {self.capacity} segments in chunks of {self.chunk_size} bytes")
+        if any(segment.nbytes > MOST_LEAVES * chunk_size for segment in segments):
+            raise ValueError(f"a segment has more than {MOST_LEAVES} chunks, which is not accepted")
+        return _Carried(self, segments)
+
+    def post(self, table: Bytes) -> int:
+        """Gives the workload a piece to carry. Returns its number."""
+        piece = (self._posted + 1) % 2**32
+        self._wait((piece - _QUEUE) % 2**32)  # which had the same table
+        place = piece % _QUEUE * len(table)
+        self.kernel.upload(table, self._tables[place : place + len(table)])
+        self._posted = piece
+        self._write(_POSTED, piece)
+        return piece
+
+    def ended(self, piece: int) -> bool:
+        """Waits for the end of a piece. False if the workload did not carry it to its end."""
+        self._wait(piece)
+        lost = piece in self._lost
+        self._lost.discard(piece)
+        self.withdrawn += lost
+        return not lost
+
+    def _wait(self, piece: int) -> None:
+        end = monotonic() + self.patience
+        while self._left(piece):
+            if monotonic() > end:
+                self._withdraw()
+                return
+            sleep(_LOOK)
+
+    def _left(self, piece: int) -> bool:
+        """Whether a piece was not told yet."""
+        return 0 < (piece - int(self._told[0])) % 2**32 < 2**31
+
+    def _withdraw(self) -> None:
+        """Takes back what was posted, after which nothing of it is read."""
+        self._write(_STOPPED, 1)
+        while self.kernel.get(self._progress).view(np.uint32)[_INSIDE]:
+            sleep(_LOOK)
+        pieces = ((self._posted - back) % 2**32 for back in range(_QUEUE))
+        self._lost |= {piece for piece in pieces if self._left(piece)}
+        for word, value in ((_ACTIVE, 0), (_PORTION, 0), (_DONE, self._posted)):
+            self._write(word, value)
+        self._told[0] = self._posted
+        self._write(_STOPPED, 0)
+
+    def _write(self, word: int, value: int) -> None:
+        self.kernel.upload(np.array([value], np.uint32).view(np.uint8), self._progress[4 * word : 4 * word + 4])
+
+
+class _Carried(Work):
+    def __init__(self, place: Portions, segments: Sequence[Buffer]) -> None:
+        kernel = place.kernel
+        super().__init__(kernel)
+        self._place, self._segments = place, segments
+        table = np.zeros(1 + 3 * place.capacity, np.uint64)
+        leaves = 0
+        for number, segment in enumerate(segments):
+            table[1 + 3 * number : 4 + 3 * number] = segment.address, segment.nbytes, leaves
+            leaves += -(-segment.nbytes // place.chunk_size)
+        size = leaves * kernel.algorithm.digest_size
+        self._digests = kernel.allocate(max(1, size))[:size]
+        table[0] = self._digests.address
+        self._table = table.view(np.uint8)
+
+    def enqueue(self, stream: Any) -> Callable[[], float]:
+        place, begin = self._place, monotonic()
+        piece = place.post(self._table)
+
+        def finish() -> float:
+            if not place.ended(piece):
+                usual = place.kernel.prepare("leaves", self._segments, place.chunk_size)
+                usual.run()
+                place.kernel.upload(usual.digests().reshape(-1), self._digests)
+            return monotonic() - begin
+
+        return finish
+
+    def output(self) -> Buffer:
+        return self._digests

@@ -1,0 +1,147 @@
+"""Digests that a workload carries in portions are those that the kernel itself computes, whatever the workload does."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hashbench.kernels import ALGORITHMS, Unavailable, kernel_class
+from hashbench.kernels.portions import Portions
+from hashbench.kernels.short_trees import MOST_LEAVES
+
+CHUNK_SIZES = (64, 192, 4096)
+
+
+@pytest.fixture(params=ALGORITHMS)
+def cupy_kernel(request: pytest.FixtureRequest) -> Any:
+    kernel_type = kernel_class("cupy")
+    device = kernel_type.devices()[0]
+    if device.unavailable is not None:
+        pytest.skip(f"cupy: {device.unavailable}")
+    return kernel_type(device, request.param, priority="low")
+
+
+class Carrier:
+    """A workload that carries portions without end, while it is a context."""
+
+    def __init__(self, place: Portions, *, captured: bool = False) -> None:
+        self._place, self._stop = place, threading.Event()
+        cupy = place.kernel.cupy
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._graph: Any = None
+        if captured:
+            with self._stream:
+                self._stream.begin_capture()
+                for _ in range(3):
+                    place.carry(self._stream)
+                place.join(self._stream)
+                self._graph = self._stream.end_capture()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if self._graph is None:
+                self._place.carry(self._stream)
+                self._place.join(self._stream)
+            else:
+                self._graph.launch(self._stream)
+            self._stream.synchronize()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def some_segments(kernel: Any, chunk_size: int) -> list[Any]:
+    data = kernel.random(MOST_LEAVES * chunk_size + 64, 5)
+    lengths = [0, 1, 63, 64, chunk_size - 1, chunk_size, chunk_size + 1, 2 * chunk_size, 127 * chunk_size + 5]
+    lengths += [128 * chunk_size, 129 * chunk_size, 255 * chunk_size + 1, MOST_LEAVES * chunk_size]
+    return [data[offset : offset + length] for length in lengths for offset in (0, 3)]
+
+
+@pytest.mark.covers("cupy")
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("blocks", [1, 2, 7, 100])
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
+def test_digests_are_those_of_the_kernel(cupy_kernel: Any, chunk_size: int, blocks: int, captured: bool) -> None:
+    place = Portions(cupy_kernel, chunk_size, blocks, 64, patience=30.0)
+    segments = some_segments(cupy_kernel, chunk_size)
+    parts = segments, segments[3:9], [], segments[::-1]
+    expected = [cupy_kernel.leaves(part, chunk_size) for part in parts]
+    works = [place.prepare(part, chunk_size) for part in parts]
+    with Carrier(place, captured=captured):
+        for _ in range(2):
+            works[0].start()
+            for work, following, right in zip(works, [*works[1:], works[0]], expected, strict=True):
+                if following is not works[0]:
+                    following.start()  # two are under way
+                assert work.wait() > 0
+                np.testing.assert_array_equal(work.digests(), right)
+    assert place.withdrawn == 0
+
+
+@pytest.mark.covers("cupy")
+def test_without_a_workload_the_kernel_itself_hashes(cupy_kernel: Any) -> None:
+    place = Portions(cupy_kernel, 64, 2, 64, patience=0.01)
+    segments = some_segments(cupy_kernel, 64)
+    work = place.prepare(segments, 64)
+    for _ in range(2):
+        work.run()
+        np.testing.assert_array_equal(work.digests(), cupy_kernel.leaves(segments, 64))
+    assert place.withdrawn == 2
+
+
+@pytest.mark.covers("cupy")
+def test_what_is_taken_back_is_not_read_again_and_the_next_is_right(cupy_kernel: Any) -> None:
+    place = Portions(cupy_kernel, 4096, 1, 64, patience=0.0)
+    segments = some_segments(cupy_kernel, 4096)
+    expected = cupy_kernel.leaves(segments, 4096)
+    works = [place.prepare(segments, 4096) for _ in range(2)]
+    with Carrier(place, captured=True):
+        for _ in range(20):  # each is taken back somewhere
+            for work in works:
+                work.start()
+            for work in works:
+                work.wait()
+                np.testing.assert_array_equal(work.digests(), expected)
+        assert place.withdrawn
+        place.patience, place.withdrawn = 30.0, 0
+        works[0].run()
+        np.testing.assert_array_equal(works[0].digests(), expected)
+    assert place.withdrawn == 0
+
+
+@pytest.mark.covers("cupy")
+def test_what_is_not_accepted(cupy_kernel: Any) -> None:
+    place = Portions(cupy_kernel, 64, 2, 8)
+    data = cupy_kernel.random(MOST_LEAVES * 64 + 1, 5)
+    with pytest.raises(ValueError, match="more than 256 chunks"):
+        place.prepare([data], 64)
+    with pytest.raises(ValueError, match="accepted are up to"):
+        place.prepare([data[:64]], 128)
+    with pytest.raises(ValueError, match="accepted are up to"):
+        place.prepare([data[:64]] * (place.capacity + 1), 64)
+    for chunk_size, blocks, groups in ((100, 2, 8), (64, 0, 8), (64, 2, 0), (64, 2, 7)):
+        with pytest.raises(ValueError, match=r"multiple of 64|are not accepted"):
+            Portions(cupy_kernel, chunk_size, blocks, groups)
+
+
+def test_other_vendors_are_refused() -> None:
+    class Runtime:
+        is_hip = True
+
+    class Framework:
+        class cuda:  # noqa: N801  # as CuPy has it
+            runtime = Runtime
+
+    class OnHip:
+        cupy = Framework
+
+    with pytest.raises(Unavailable, match="NVIDIA"):
+        Portions(OnHip(), 64, 2, 8)  # type: ignore[arg-type]
