@@ -147,8 +147,6 @@ multiprocessors then, and the portion takes others, and goes on beside the small
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *(_carried(groups, blocks) for groups, blocks in ((66, 8), (132, 4), (132, 8), (132, 13), (132, 17))),
-        _carried(66, 8, 14),
         *_all(14, 12, 16, 20, 24, together=PIECES),
         *_all(50, 16, 24, 32, 64, together=PIECES),
         *_all(None, 16, together=PIECES),
@@ -163,10 +161,10 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         Schedule(multiprocessors=8, free=8),
         _MONITOR,
         Schedule(480 * MiB, rate=14, kind="process"),
+        *(_carried(groups, blocks) for groups, blocks in ((66, 8), (132, 4), (132, 8), (132, 13), (132, 17))),
+        _carried(66, 8, 14),
     ),
     DECODE_8: (
-        _carried(66, 8),
-        _carried(132, 13),
         *_all(14, 16, together=PIECES),
         *_all(50, 16, 32, together=PIECES),
         *_all(14, 16, 480),
@@ -276,9 +274,8 @@ def _on(device: Device, quick: bool) -> Outcomes:
     with torch.cuda.device(place), leaving_free(0):
         decoder = Decoder(LLAMA_8B, place)
         bench = Bench(device, decoder, torch.cuda.Stream(priority=-5), ROUNDS["quick" if quick else "full"])
-        steps = {DECODE_64: decoder.decoding(64)}
-        if not quick:
-            steps |= {DECODE_8: decoder.decoding(8), PREFILL: decoder.prefilling(4096)}
+        steps = {} if quick else {DECODE_8: decoder.decoding(8), PREFILL: decoder.prefilling(4096)}
+        steps[DECODE_64] = decoder.decoding(64)
         for workload, step in steps.items():
             yield from bench.readings(workload, step, SCHEDULES[workload])
 

@@ -59,7 +59,7 @@ VERIFIED, UNVERIFIED = "verified", "not verified"
 """The conditions."""
 
 HASHBENCH = "hashbench.torch.load"
-THROUGH_CACHE = "hashbench.torch.load, through the page cache"
+PAST_CACHE = "hashbench.torch.load, past the page cache"
 THEN_HASHED = "load_file with pread, then hashed"
 """Subjects of the readings that verify."""
 
@@ -119,11 +119,11 @@ EXPERIMENT = Loading()
 
 
 def _hashbench(
-    manifest: Manifest, files: Sequence[Path], place: Any, until: ExitStack, *, through_cache: bool = False
+    manifest: Manifest, files: Sequence[Path], place: Any, until: ExitStack, *, past_cache: bool = False
 ) -> State:
     from hashbench import torch as hashbench_torch
 
-    return hashbench_torch.load(files[0].parent, manifest, device=place, through_cache=through_cache)
+    return hashbench_torch.load(files[0].parent, manifest, device=place, past_cache=past_cache)
 
 
 def _load_file(files: Sequence[Path], place: Any, until: ExitStack, *, backend: str) -> State:
@@ -197,9 +197,7 @@ class _Rival:
 def _rivals(manifest: Manifest) -> list[_Rival]:
     return [
         _Rival(HASHBENCH, "hashbench", partial(_hashbench, manifest), conditions=VERIFIED),
-        _Rival(
-            THROUGH_CACHE, "hashbench", partial(_hashbench, manifest, through_cache=True), None, VERIFIED, cold=True
-        ),
+        _Rival(PAST_CACHE, "hashbench", partial(_hashbench, manifest, past_cache=True), None, VERIFIED, cold=True),
         # On a CPU it only maps the file: nothing is read.
         _Rival("safetensors load_file", "safetensors", partial(_load_file, backend="mmap"), "gpu"),
         _Rival("load_file with pread", "safetensors", partial(_load_file, backend="pread"), "cpu"),

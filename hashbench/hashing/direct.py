@@ -1,7 +1,7 @@
-"""Reads past the page cache, which cost less where it does not have what is read.
+"""Reads past the page cache, of what it does not have.
 
-The system would read ahead in small steps, find pages for the bytes, and copy them. A direct read brings many at once
-into memory of the process; only its bounds in the file must be multiples of a block.
+The system would find pages for the bytes and copy them. A direct read brings them into memory of the process at once;
+only its bounds in the file must be multiples of a block.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def load(
     names: Collection[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
-    through_cache: bool = False,
+    past_cache: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
 
@@ -79,8 +79,8 @@ def load(
         component: which component's tensors to load, as for `hashbench.torch.verify`.
         stream: a GPU's memory is allocated for this stream; None means the device's current stream. The tensors can be
             used on any.
-        through_cache: whether what the page cache does not have is read through it, so that it is there for the next
-            load. By default it is read past the cache where the file system can, which is faster.
+        past_cache: whether what the page cache does not have is read past it, where the file system can. That is faster
+            from some disks and slower from others, and leaves nothing in the cache for the next load.
 
     Returns:
         The tensors by name, in the order in which they are in the files.
@@ -96,7 +96,7 @@ def load(
         Unavailable: the device has no kernel.
         torch.OutOfMemoryError: the device has no room for the tensors.
     """
-    return dict(_iterate(path, manifest, device, names, component, stream, None, through_cache))
+    return dict(_iterate(path, manifest, device, names, component, stream, None, past_cache))
 
 
 def iterate(
@@ -108,7 +108,7 @@ def iterate(
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     ahead: int = AHEAD,
-    through_cache: bool = False,
+    past_cache: bool = False,
 ) -> Iterator[Named]:
     """The tensors of a model on disk one by one, each verified in the memory in which it is handed out.
 
@@ -122,7 +122,7 @@ def iterate(
         component: as for `load`.
         stream: as for `load`.
         ahead: bytes of tensors that are loaded at most before they are asked for, except that there is always one.
-        through_cache: as for `load`.
+        past_cache: as for `load`.
 
     Yields:
         Name and tensor, in the order in which they are in the files.
@@ -131,7 +131,7 @@ def iterate(
         VerificationError: as for `load`: what was handed out before was verified.
         Exception: as for `load`.
     """
-    return _iterate(path, manifest, device, names, component, stream, ahead, through_cache)
+    return _iterate(path, manifest, device, names, component, stream, ahead, past_cache)
 
 
 def verified(
@@ -416,7 +416,7 @@ def _iterate(
     component: str,
     stream: torch.cuda.Stream | None,
     ahead: int | None,
-    through_cache: bool,
+    past_cache: bool,
 ) -> Generator[Named, None, None]:
     """What `iterate` yields; `ahead` None is no bound."""
     wanted = _wanted(Path(path), manifest, names, component)
@@ -425,7 +425,7 @@ def _iterate(
     given = stream_on(where, stream)
     limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with Reader([one.source for one in wanted], direct=not through_cache) as reader:
+    with Reader([one.source for one in wanted], direct=past_cache) as reader:
         memory = _HostMemory(reader) if given is None else _CudaMemory(reader, threads, where, given)
         with _Pipeline(memory, roots_of, threads, reader.stop) as pipeline:
             coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))

@@ -75,9 +75,10 @@ class Monitor:
 
     At first everything is read once and compared with the manifest. Then each piece of memory is read again after a
     random time between half a period and one and a half, and pieces are spread over the time: none follows another
-    at once. So a change is found after 0.54 periods on average and after 1.5 at most, and the time that reading takes,
-    and that a piece may wait for others. If the budget is too small for the period, or while the monitor is
-    paused, it takes longer: `status().oldest` says how long a change could have been there.
+    at once. What was read is compared a second later at most. So a change is found after 0.54 periods on average and
+    after 1.5 at most, and that second, and the time that a piece may wait for others. If the budget is too small for
+    the period, or while the monitor is paused, it takes longer: `status().oldest` says how long a change could have
+    been there.
 
     A difference is read a second time before it is a finding. A finding is told once, until the bytes are right again.
 
