@@ -136,13 +136,13 @@ def table(page: Path, heading: str) -> list[list[str]]:
 
 
 def test_the_table_of_vendors_says_measured_where_there_are_rows() -> None:
-    measured = defaultdict(set)
+    measured: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for file in ROOT.glob("results/*/*.csv"):
         if (file.parent / "machine.json").exists() and not file.name.endswith(".readings.csv"):
             with file.open() as text:
                 for row in csv.DictReader(text):
                     measured[vendor_of(row["device_name"]), row["device_kind"]].add(row["kernel"])
-    said = defaultdict(set)
+    said: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for vendors, devices, done, kernels in table(ROOT / "docs" / "vendors.md", "vendor"):
         assert done in ("measured", "executed in an emulator", "compiled", "written for")
         if done == "measured":
