@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+from amd_emulator import EMULATED
 
 from hashbench.bench.vendors import vendor_of
 from hashbench.cli.main import hashbench, run
@@ -148,6 +149,8 @@ def test_the_table_of_vendors_says_measured_where_there_are_rows() -> None:
         if done == "measured":
             for vendor in vendors.split(", "):
                 said[vendor, "cpu" if "processors" in devices else "gpu"] |= set(re.findall(r"`(.+?)`", kernels))
+        if done == "executed in an emulator" and vendors == "AMD":
+            assert set(re.findall(r"gfx\w+", devices)) == set(EMULATED)
     assert set(said) == set(measured)
     assert all(kernels <= measured[device] for device, kernels in said.items())
 
