@@ -60,7 +60,7 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
     import triton
 
     code = program(algorithm, target.backend, target.arch if target.backend == "cuda" else 0)
-    options = {"num_warps": GROUP_SIZE // target.warp_size}
+    options = {"num_warps": GROUP_SIZE // target.warp_size, "enable_fp_fusion": False}
     if target.backend == "hip":
         options["waves_per_eu"] = 4  # or else LLVM takes so many registers that two fit
 

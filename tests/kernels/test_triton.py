@@ -21,7 +21,7 @@ from kernel_sources import kernel_sources
 from reference import check
 from triton_programs import programs
 
-from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, Kernel, layout
+from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, Kernel, layout, triton_gpu
 from hashbench.kernels.device_kernel import Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.triton_gpu import call_of, program, round_constants
@@ -59,6 +59,21 @@ def test_device_code_on_the_host(algorithm: str, form: list[str]) -> None:
     digests, _, outcome = output.strip().partition(" ")
     assert outcome == "digests are right"
     assert int(digests) > 40
+
+
+# Why there is no device ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr(triton_gpu, "_is_for_cpus", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    (device,) = triton_gpu.TritonGpu.devices()
+    assert device.unavailable == "PyTorch sees no GPU"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    (device,) = triton_gpu.TritonGpu.devices()
+    assert device.unavailable == "Triton runs its interpreter: unset TRITON_INTERPRET"
 
 
 # Compiled for GPUs ---------------------------------------------------------------------------------------------------
