@@ -88,8 +88,8 @@ INSTRUCTIONS_ON_SM_90 = {"sha256": 1_660, "sha384": 5_000}
 """The most instructions of a block; CUDA C has 1,651 and 4,882."""
 
 AMD = {
-    "sha256": {"gfx942": 1_650, "gfx950": 1_650, "gfx1100": 1_650},
-    "sha384": {"gfx942": 4_040, "gfx950": 4_040, "gfx1100": 6_000},
+    "sha256": {"gfx942": 1_650, "gfx950": 1_650, "gfx1100": 1_480},
+    "sha384": {"gfx942": 4_040, "gfx950": 4_040, "gfx1100": 4_810},
 }
 """The most vector instructions of a block."""
 
