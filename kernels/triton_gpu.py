@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,9 @@ from hashbench.kernels.working_directory import outside_working_directory
 
 _SOURCES = ("triton_tree.py", "layout.py", "fips180.py")
 
+_OLDEST = (3, 5)
+"""Triton's first version in whose cache programs are told apart by the constants of their modules."""
+
 _REDUCTIONS = {"hash_level": 1, "reduce_tiles": TILE_LEVELS}
 """The launches that are one function here, and the levels that each goes up."""
 
@@ -60,9 +64,9 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
     import triton
 
     code = program(algorithm, target.backend, target.arch if target.backend == "cuda" else 0)
-    options = {"num_warps": GROUP_SIZE // target.warp_size}
+    options = {"num_warps": GROUP_SIZE // target.warp_size, "enable_fp_fusion": False}
     if target.backend == "hip":
-        options["waves_per_eu"] = 4  # or else LLVM takes so many registers that two fit
+        options["waves_per_eu"] = 4  # or LLVM takes so many registers that only two waves fit
 
     def one(name: str) -> Any:
         function = getattr(code, name)
@@ -201,6 +205,9 @@ class TritonGpu(DeviceKernel):
             reason = f"PyTorch or Triton cannot be imported ({error}): install hashbench[triton]"
             return [Device(cls.name, unavailable=reason)]
         framework = f"triton {triton.__version__}, torch {torch.__version__}"
+        if tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) < _OLDEST:
+            reason = f"triton {triton.__version__} is too old: install hashbench[triton]"
+            return [Device(cls.name, framework=framework, unavailable=reason)]
         if knobs.runtime.interpret:
             reason = "Triton runs its interpreter: unset TRITON_INTERPRET"
             return [Device(cls.name, framework=framework, unavailable=reason)]

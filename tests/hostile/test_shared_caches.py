@@ -52,3 +52,22 @@ def test_numba_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pytes
     private.mkdir(mode=0o700)
     for folder, unused in (private, "False\n"), (shared, "True\n"):
         assert printed(NUMBA, {"NUMBA_CACHE_DIR": str(folder)}, monkeypatch) == unused
+
+
+TRITON = """
+import os
+from triton import knobs
+from hashbench.kernels.triton_gpu import private_cache
+before = knobs.cache.dir
+with private_cache():
+    print(knobs.cache.dir.startswith(os.environ["XDG_CACHE_HOME"]))
+assert knobs.cache.dir == before
+"""
+
+
+def test_triton_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    private = shared.parent / "private"
+    private.mkdir(mode=0o700)
+    for folder, used in (private, "True\n"), (shared, "False\n"):
+        assert printed(TRITON, {"XDG_CACHE_HOME": str(folder)}, monkeypatch) == used

@@ -72,7 +72,24 @@ def emulator() -> Any:
         sys.path.remove(folder)
         sys.modules.update(hidden)
     _teach_program_counter(module)
+    _teach_broadcasts(module)
     return module
+
+
+def _teach_broadcasts(module: Any) -> None:
+    """Corrects row_bcast of DPP, with which CDNA reduces a wave: the lane before a row, or before two rows."""
+    usual, integer = module._dpp16_ctrl, module.dtypes.int
+
+    def control(lane: Any, dpp: int, *rest: Any) -> tuple[Any, Any, Any]:
+        source, enabled, valid = usual(lane, dpp, *rest)
+        operation, last = module.decode_dpp16(dpp)
+        if operation == "row_bcast":
+            number = lane.cast(integer)
+            source = (number & module._c(~last, integer)) - module._c(1, integer)
+            valid = number >= module._c(last + 1, integer)
+        return source, enabled, valid
+
+    module._dpp16_ctrl = control
 
 
 def _teach_program_counter(module: Any) -> None:
