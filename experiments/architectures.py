@@ -269,7 +269,7 @@ def _predicted(predictions: Sequence[Prediction], rows: pd.DataFrame) -> Iterato
     for prediction in predictions:
         gpu = known.get(prediction.gpu)  # the table may have lost it since
         row = static_model.measured(prediction, gpu, rows) if gpu else None
-        name = f"{prediction.gpu}, {prediction.architecture} {prediction.target}"
+        name = f"{prediction.gpu}, {prediction.target}"
         if prediction.spread is None:  # a count of instructions alone
             continue
         if prediction.variant == _default(prediction):
@@ -324,7 +324,7 @@ def _draw(lanes: Sequence[_Lane], path: Path, what: str) -> list[Path]:
             panel.set_title(ALGORITHMS[algorithm].title, loc="left")
             style.name_lanes(panel, list(places.values()), places, width=1.5)
             panel.set_ylim(end, 0)
-        grid[0, 0].set_xlim(0, 1.7 * max(lane.highest for lane in lanes))
+        grid[0, 0].set_xlim(0, 1.9 * max(lane.highest for lane in lanes))
         grid[-1, 0].set_xlabel("GB/s")
         sizes = style.sizes(lane.row.bytes for lane in lanes if lane.row)
         title = f"Batched hashing in chunks of {format_size(CHUNK_SIZE)}{f', {sizes}' if sizes else ''}"
@@ -346,13 +346,16 @@ def _places(lanes: Sequence[_Lane]) -> tuple[dict[str, float], float]:
 
 def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
     both = lane.row is not None and lane.prediction is not None
+    quoted = lane.published.gb_per_s if lane.published else 0.0
     if (prediction := lane.prediction) is not None and prediction.spread is not None:
         low, middle, high = prediction.spread
         text = f"{middle:,.0f}"
         if prediction.bound == static_model.MEMORY:
-            text += ", by its memory"
+            text += ", by memory"
         if lane.error is not None:
             text += f" ({100 * lane.error:+.1f} %)"
+        if quoted:
+            text += f"; \N{WHITE DIAMOND} {quoted:,.0f}"
         style.bar(
             panel,
             place - 0.45 if both else place,
@@ -360,10 +363,10 @@ def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
             text,
             look={"height": 0.78, **style.OTHER_PROGRAM},
             error={"color": _PREDICTED} if high > low else None,
-            label={"end": max(high, lane.limit or 0.0) if both else high, "fontstyle": "italic"},
+            label={"end": max(high, quoted, (lane.limit or 0.0) if both else 0.0), "fontstyle": "italic"},
         )
-    if (quoted := lane.published) is not None:
-        panel.plot([quoted.gb_per_s], [place - 0.45 if both else place], **_PUBLISHED)
+    if quoted:
+        panel.plot([quoted], [place - 0.45 if both else place], **_PUBLISHED)
     if (row := lane.row) is not None:
         y = place + 0.45 if both else place
         text = f"{row.gb_per_s:,.0f}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+from amd_emulator import EMULATED
 
 from hashbench.bench.vendors import vendor_of
 from hashbench.cli.main import hashbench, run
@@ -136,18 +137,20 @@ def table(page: Path, heading: str) -> list[list[str]]:
 
 
 def test_the_table_of_vendors_says_measured_where_there_are_rows() -> None:
-    measured = defaultdict(set)
+    measured: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for file in ROOT.glob("results/*/*.csv"):
         if (file.parent / "machine.json").exists() and not file.name.endswith(".readings.csv"):
             with file.open() as text:
                 for row in csv.DictReader(text):
                     measured[vendor_of(row["device_name"]), row["device_kind"]].add(row["kernel"])
-    said = defaultdict(set)
+    said: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for vendors, devices, done, kernels in table(ROOT / "docs" / "vendors.md", "vendor"):
         assert done in ("measured", "executed in an emulator", "compiled", "written for")
         if done == "measured":
             for vendor in vendors.split(", "):
                 said[vendor, "cpu" if "processors" in devices else "gpu"] |= set(re.findall(r"`(.+?)`", kernels))
+        if done == "executed in an emulator" and vendors == "AMD":
+            assert set(re.findall(r"gfx\w+", devices)) == set(EMULATED)
     assert set(said) == set(measured)
     assert all(kernels <= measured[device] for device, kernels in said.items())
 
@@ -169,7 +172,7 @@ def shown(prediction: Prediction) -> str:
     if prediction.spread is None:
         return f"{prediction.instructions:,} instructions"
     low, likely, high = prediction.spread
-    text = f"{likely:,.0f}" if round(low) == round(high) else f"{likely:,.0f} ({low:,.0f} to {high:,.0f})"
+    text = f"{likely:,.0f}" if high < 1.01 * low else f"{likely:,.0f} ({low:,.0f} to {high:,.0f})"
     return f"{text}, by its memory" if prediction.bound == MEMORY else text
 
 

@@ -90,6 +90,9 @@ def _predictions(wanted: Sequence[GPU], algorithms: Sequence[str], variants: Seq
         for gpu, algorithm, variant in product(wanted, algorithms, variants)
         if variant in static_model.toolchain(gpu).variants
     ]
+    for gpu in wanted:
+        if not set(variants) & set(own := static_model.toolchain(gpu).variants):
+            refused[f"any of those variants: the different ones there are {', '.join(own)}"].append(gpu.name)
     quiet = not sys.stderr.isatty()
     for gpu, algorithm, variant in track(cases, "compile", console=Console(stderr=True), transient=True, disable=quiet):
         try:

@@ -327,6 +327,14 @@ def test_the_command_writes_and_shows_predictions(toolchain: str, tmp_path: Path
     assert [p.gpu for p in FORMAT.read(tmp_path / static_model.PREDICTIONS_FILE)] == ["H200", "H100 PCIe"]
 
 
+def test_the_command_names_the_variants_of_a_gpu_that_has_none_of_those_asked_for(tmp_path: Path) -> None:
+    options = ["--results", str(tmp_path), "--gpu", "MI300X", "--variant", "early"]
+    with pytest.raises(ValueError, match="nothing was predicted"):
+        CliRunner().invoke(predict, options, catch_exceptions=False)
+    output = CliRunner().invoke(predict, options).output
+    assert "any of those variants: the different ones there are plain, unrolled, bytewise (MI300X)" in output
+
+
 def test_the_command_refuses_an_unknown_gpu(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown GPU 'H300': accepted are"):
         CliRunner().invoke(predict, ["--results", str(tmp_path), "--gpu", "H300"], catch_exceptions=False)
