@@ -9,7 +9,7 @@ from pathlib import Path
 from build_cache import cached, cached_text
 
 from hashbench.kernels import ALGORITHMS, Unavailable
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import VARIANTS, device_source
 from hashbench.limits import amd_assembly
 
 _HIP = Path(__file__).with_name("hip_without_rocm.h")
@@ -33,13 +33,13 @@ def assembly(source: str, target: str) -> str:
 
 
 def hip_assembly(algorithm: str, target: str) -> str:
-    """The device code in the variant of CuPy on ROCm, compiled as HIP.
+    """The device code in the variant that CuPy chooses on ROCm, compiled as HIP.
 
     Raises:
         Unavailable: there is no compiler for `target`.
     """
     compiler = amd_assembly.compiler_for(target)
-    program = _HIP.read_text() + device_source(ALGORITHMS[algorithm], "early")
+    program = _HIP.read_text() + device_source(ALGORITHMS[algorithm], next(iter(VARIANTS)))
     options = ("-x", "hip", "--offload-device-only", f"--offload-arch={target}", "-nogpuinc", "-nogpulib", "-O3")
 
     def make() -> str:
