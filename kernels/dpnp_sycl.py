@@ -20,7 +20,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source, functions
+from hashbench.kernels.source import device_source, functions, sub_group_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _ALIGNMENT = 256
@@ -28,8 +28,8 @@ _ALIGNMENT = 256
 _BACKENDS = ("level_zero", "opencl")
 """SYCL's backends that programs are built for, the one that dpnp's arrays use first."""
 
-_LARGE_BUFFERS = "-ze-opt-greater-than-4GB-buffer-required"
-"""Makes the compilers of Level Zero compute with whole addresses."""
+_LARGE_BUFFERS = "-ze-opt-greater-than-4GB-buffer-required", "-cl-intel-greater-than-4GB-buffer-required"
+"""Makes Intel's compiler for GPUs compute with whole addresses: for Level Zero, for OpenCL."""
 
 
 @cache
@@ -60,10 +60,10 @@ def _argument(argument: Argument) -> Any:
 
 
 @cache
-def _compiled(device_id: str, source: str) -> Any:
+def _compiled(device_id: str, source: str, options: str) -> Any:
     """OpenCL C, compiled for the context that all queues of a device share: for a CPU that takes seconds."""
     dpctl = _load().module
-    return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source)
+    return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source, options)
 
 
 @cache
@@ -161,10 +161,13 @@ class DpnpSycl(DeviceKernel):
 
     def program(self) -> Any:
         """The device code, built for the device."""
+        sizes = self.queue.sycl_device.sub_group_sizes
         if self.queue.backend.name == "level_zero":
-            smallest = min(self.queue.sycl_device.sub_group_sizes)  # in which each work-item has the most registers
-            return from_spirv(self.device.id, self.algorithm, smallest, _LARGE_BUFFERS)
-        return _compiled(self.device.id, device_source(self.algorithm, "plain"))
+            return from_spirv(self.device.id, self.algorithm, min(sizes), _LARGE_BUFFERS[0])
+        options = sub_group_options(self.device, sizes)
+        if options:
+            options.append(_LARGE_BUFFERS[1])
+        return _compiled(self.device.id, device_source(self.algorithm, "plain"), " ".join(options))
 
     def free_memory(self) -> int:
         device = self.queue.sycl_device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,12 +29,15 @@ from hashbench.kernels.contract import (
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.opencl_drivers import environment
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import device_source, sub_group_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _QUEUE_PRIORITY = 0x1096
 _QUEUE_PRIORITIES: dict[Priority, int] = {"low": 4, "normal": 2, "high": 1}
 """CL_QUEUE_PRIORITY_KHR and its values, of the extension cl_khr_priority_hints."""
+
+_SUB_GROUP_SIZES = 0x4108
+"""CL_DEVICE_SUB_GROUP_SIZES_INTEL, of the extension cl_intel_required_subgroup_size, which pyopencl does not know."""
 
 
 @cache
@@ -46,6 +50,18 @@ def _load() -> opencl_drivers.Loaded:
         with suppress(pyopencl.Error):  # of a machine without platforms, which `devices` reports
             pyopencl.get_platforms()
     return opencl_drivers.Loaded(pyopencl, refused)
+
+
+def sub_group_sizes(device: Any) -> list[int]:
+    """The numbers of work-items that the compiler of a pyopencl device can put into a hardware thread, if it says."""
+    if "cl_intel_required_subgroup_size" not in device.extensions.split():
+        return []
+    get_device_info = ctypes.CDLL(_load().module._cl.__file__).clGetDeviceInfo
+    sizes, nbytes = (ctypes.c_size_t * 16)(), ctypes.c_size_t()
+    handle, room = ctypes.c_void_p(device.int_ptr), ctypes.c_size_t(ctypes.sizeof(sizes))
+    if get_device_info(handle, _SUB_GROUP_SIZES, room, sizes, ctypes.byref(nbytes)):
+        return []
+    return sizes[: nbytes.value // ctypes.sizeof(ctypes.c_size_t)]
 
 
 def _argument(argument: Argument) -> Any:
@@ -91,7 +107,7 @@ class OpenCL(DeviceKernel):
         self.context = cl.Context([self._device])
         self._queue = cl.CommandQueue(self.context, properties=self._queue_properties())
         source = device_source(self.algorithm, self.variant)
-        program = self._program(source, ["-cl-std=CL1.2", *self._architecture()])
+        program = self._program(source, ["-cl-std=CL1.2", *self._architecture(), *self._sub_group()])
         self._functions = {kernel.function_name: kernel for kernel in program.all_kernels()}
         if "NVIDIA" in device.vendor:
             self.adapt_to_nvidia(self._device.max_compute_units)
@@ -162,6 +178,10 @@ class OpenCL(DeviceKernel):
             return []
         major, minor = self._device.compute_capability_major_nv, self._device.compute_capability_minor_nv
         return [f"-DARCHITECTURE={10 * major + minor}"]
+
+    def _sub_group(self) -> list[str]:
+        """The compiler option that defines the size of sub-groups of Intel's GPUs in the device code."""
+        return sub_group_options(self.device, sub_group_sizes(self._device))
 
     def allocate_with(self, flags: int, nbytes: int) -> Buffer:
         """Like `allocate`, with OpenCL memory flags."""

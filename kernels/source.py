@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import accumulate
 from operator import or_
 
-from hashbench.kernels.contract import Algorithm
+from hashbench.kernels.contract import Algorithm, Device
 from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
@@ -65,3 +66,13 @@ def device_source(algorithm: Algorithm, variant: str) -> str:
     for part in _PARTS:
         lines += [f'#line 1 "{part}"\n', (folder / part).read_text()]
     return "".join(lines)
+
+
+def sub_group_options(device: Device, sizes: Sequence[int]) -> list[str]:
+    """The options for an OpenCL compiler that choose the number of work-items in a hardware thread of Intel's GPUs.
+
+    Args:
+        device: the device to compile for.
+        sizes: the numbers that it offers. With the smallest each work-item has the most registers, which it needs.
+    """
+    return [f"-DSUB_GROUP_SIZE={min(sizes)}"] if device.kind == "gpu" and "Intel" in device.vendor and sizes else []

@@ -24,8 +24,8 @@ from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.architectures import UnplacedError
-from hashbench.limits.disassembly import CompileError, StructureError
 from hashbench.limits.gpus import GPU, gpu_named, gpus
+from hashbench.limits.machine_code import CompileError, StructureError
 from hashbench.limits.static_model import FORMAT, Prediction
 
 

@@ -1,8 +1,4 @@
-"""The machine code of the CUDA C source for any architecture, without a GPU: compiled by NVRTC and disassembled.
-
-`block_code` finds the loop of `hash_chunks` that hashes whole message blocks and counts the instructions that one block
-executes. It relies on the structure of the code alone, and refuses code whose structure it does not understand.
-"""
+"""NVIDIA's machine code of the CUDA C source, without a GPU: compiled by NVRTC for any architecture, disassembled."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,15 +14,8 @@ from typing import Any
 
 from hashbench.kernels.contract import Algorithm, Unavailable
 from hashbench.kernels.source import device_source
-
-FUNCTION = "hash_chunks"
-"""The device function whose main loop is counted."""
-
-ROUNDS = {"sha256": 64, "sha384": 80}
-"""FIPS 180-4 sections 6.2.2 and 6.4.2."""
-
-LOGIC_EXCESS = 1.1
-"""The accepted number of LOP3 per block, as a multiple of the minimum. With more, the count is of something else."""
+from hashbench.limits import machine_code
+from hashbench.limits.machine_code import FUNCTION, BlockCode, CompileError, Function, Operations, StructureError
 
 _COMPILERS = "install hashbench[cuda-compilers]"
 _LABEL = re.compile(r"\s*(\.L\w+):")
@@ -36,15 +24,7 @@ _TARGET = re.compile(r"`\((\.L\w+)\)")
 _JUMPS = frozenset({"BRA", "BRX", "CALL", "JMP", "JMX", "RET", "EXIT"})
 _GLOBAL_LOADS = frozenset({"LDG", "LD", "LDGSTS"})
 _WIDE_LOADS = {"128": 16, "256": 32}
-"""Bytes of a load, by modifier. Narrower loads read tables, or the words of unaligned blocks."""
-
-
-class CompileError(ValueError):
-    """A program does not compile for an architecture. The message contains the compiler's."""
-
-
-class StructureError(ValueError):
-    """Machine code has a structure that cannot be counted. The message says what was found and what was expected."""
+"""Bytes of a load, by modifier."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +55,23 @@ class Instruction:
     def target(self) -> str | None:
         """The label that it jumps to."""
         found = _TARGET.search(self.operands)
-        return found[1] if found and self.opcode in _JUMPS else None
+        return found[1] if found and self.jumps else None
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it may go on elsewhere than at the next instruction."""
+        return self.opcode in _JUMPS
 
     @property
     def always_jumps(self) -> bool:
         """Whether it jumps unconditionally: without a predicate, and whether or not threads have diverged."""
         condition = self.predicate or "P" in self.operands.partition("`")[0] or {"DIV", "CONV"} & set(self.modifiers)
-        return self.opcode in _JUMPS and not condition
+        return self.jumps and not condition
+
+    @property
+    def share(self) -> float:
+        """It is for all threads of a warp."""
+        return 1
 
     @property
     def loaded_bytes(self) -> int:
@@ -91,72 +81,8 @@ class Instruction:
         return max((_WIDE_LOADS.get(modifier, 0) for modifier in self.modifiers), default=0)
 
 
-@dataclass(frozen=True)
-class Function:
-    """The machine code of one function.
-
-    Attributes:
-        name: the function's name.
-        instructions: its instructions, in the order of their addresses.
-        labels: the index of the instruction after each label.
-    """
-
-    name: str
-    instructions: Sequence[Instruction]
-    labels: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Loop:
-    """Instructions `head` to `end`, the last of which jumps back to the first."""
-
-    head: int
-    end: int
-
-    def __contains__(self, index: int) -> bool:
-        return self.head <= index <= self.end
-
-    def holds(self, other: Loop) -> bool:
-        """Whether `other` is another loop inside this one."""
-        return self != other and other.head in self and other.end in self
-
-
-@dataclass(frozen=True)
-class BlockCode:
-    """The instructions that one message block executes in the main loop.
-
-    Attributes:
-        instructions: how often one thread executes each mnemonic for one block.
-        blocks_per_turn: message blocks per iteration of the main loop.
-        inner_turns: iterations of the loops inside it; 0 if there are none.
-    """
-
-    instructions: Mapping[str, float]
-    blocks_per_turn: int
-    inner_turns: int
-
-    @property
-    def total(self) -> float:
-        """Instructions per block."""
-        return sum(self.instructions.values())
-
-    def count(self, opcode: str) -> float:
-        """Instructions of one opcode per block, with any modifiers."""
-        return sum(n for mnemonic, n in self.instructions.items() if mnemonic.partition(".")[0] == opcode)
-
-
-def logic_operations(algorithm: Algorithm) -> int:
-    """The minimum number of three-input logic operations on 32 bits per block.
-
-    Ch, Maj, and the two exclusive ors of each sigma take one operation each (FIPS 180-4 sections 4.1.2 and 4.1.3).
-    """
-    rounds = ROUNDS[algorithm.name]
-    return _halves(algorithm) * (4 * rounds + 2 * (rounds - 16))
-
-
-def _halves(algorithm: Algorithm) -> int:
-    """32-bit registers per word."""
-    return algorithm.block_size // 64
+OPERATIONS: Operations[Instruction] = Operations("LOP3", 4, 2, lambda instruction: instruction.opcode == "LOP3")
+"""Three-input logic: Ch, Maj, and the two exclusive ors of each sigma take one operation each."""
 
 
 def architectures() -> list[int]:
@@ -250,7 +176,7 @@ def disassemble(cubin: bytes) -> str:
         return _output([_nvdisasm(), "--print-code", str(path)])
 
 
-def parse(text: str, name: str) -> Function:
+def parse(text: str, name: str) -> Function[Instruction]:
     """One function of nvdisasm's listing.
 
     Raises:
@@ -273,104 +199,13 @@ def parse(text: str, name: str) -> Function:
     return Function(name, instructions, labels)
 
 
-def loops(function: Function) -> list[Loop]:
-    """The loops of a function: each jump to itself or backward, and the instructions in between."""
-    found = []
-    for index, instruction in enumerate(function.instructions):
-        head = function.labels.get(instruction.target or "")
-        if head is not None and head <= index:
-            found.append(Loop(head, index))
-    return found
-
-
-def count_block(function: Function, algorithm: Algorithm) -> BlockCode:
-    """The instructions of one message block in the main loop, the smallest loop with loads of 16 bytes or more.
-
-    Loops inside it run once per 16 rounds after the first 16, which are unrolled. The count is checked against the
-    logic operations that FIPS 180-4 requires.
+def count_block(function: Function[Instruction], algorithm: Algorithm) -> BlockCode:
+    """The instructions of one message block in the main loop.
 
     Raises:
-        StructureError: the code has another structure.
+        StructureError: the structure of the code is not as expected.
     """
-    main = _main_loop(function)
-    inner = [loop for loop in loops(function) if main.holds(loop)]
-    _check_paths(function, main, inner)
-    _check_rounds(function, inner, algorithm)
-
-    loaded = sum(function.instructions[index].loaded_bytes for index in range(main.head, main.end + 1))
-    blocks, rest = divmod(loaded, algorithm.block_size)
-    if rest or not blocks:
-        raise StructureError(
-            f"the main loop of {function.name} loads {loaded} bytes per iteration, which is not a multiple of the "
-            f"block size, {algorithm.block_size} bytes"
-        )
-    turns = ROUNDS[algorithm.name] // 16 - 1 if inner else 0
-    counts: Counter[str] = Counter()
-    for index in range(main.head, main.end + 1):
-        weight = turns if any(index in loop for loop in inner) else 1
-        counts[function.instructions[index].mnemonic] += weight
-    code = BlockCode({mnemonic: n / blocks for mnemonic, n in counts.items()}, blocks, turns)
-    _check_logic(code, algorithm)
-    return code
-
-
-def _main_loop(function: Function) -> Loop:
-    loading = [
-        loop
-        for loop in loops(function)
-        if any(function.instructions[index].loaded_bytes for index in range(loop.head, loop.end + 1))
-    ]
-    if not loading:
-        raise StructureError(f"no loop of {function.name} loads 16 bytes at a time, so its main loop is unknown")
-    main = min(loading, key=lambda loop: loop.end - loop.head)
-    if sum(loop.head == main.head for loop in loading) > 1:
-        raise StructureError(f"the main loop of {function.name} jumps back to its head from several places")
-    return main
-
-
-def _check_paths(function: Function, main: Loop, inner: Sequence[Loop]) -> None:
-    """Checks that every iteration of the main loop takes one path: through all of it, and through the inner loops."""
-    if any(outer.holds(loop) for outer in inner for loop in inner):
-        raise StructureError(
-            f"the main loop of {function.name} contains nested loops, whose numbers of iterations are unknown"
-        )
-    known = {main, *inner}
-    for index in range(main.head, main.end + 1):
-        instruction = function.instructions[index]
-        if instruction.opcode not in _JUMPS:
-            continue
-        target = function.labels.get(instruction.target or "")
-        if target is not None and target in main:
-            leaves = any(index == loop.end - 1 and target == loop.end + 1 for loop in inner)
-            if Loop(target, index) not in known and not leaves:
-                raise StructureError(
-                    f"the main loop of {function.name} branches within itself ({instruction.mnemonic} to "
-                    f"{instruction.target}), so how often its instructions run is unknown"
-                )
-        elif instruction.always_jumps and index != main.end:
-            raise StructureError(f"the main loop of {function.name} always exits in the middle: {instruction.mnemonic}")
-
-
-def _check_rounds(function: Function, inner: Sequence[Loop], algorithm: Algorithm) -> None:
-    """Checks that each inner loop computes 16 rounds and their message schedule."""
-    needed = 16 * 6 * _halves(algorithm)
-    for loop in inner:
-        counted = sum(i.opcode == "LOP3" for i in function.instructions[loop.head : loop.end + 1])
-        if counted < needed:
-            raise StructureError(
-                f"a loop inside the main loop of {function.name} has {counted} LOP3, where 16 rounds of "
-                f"{algorithm.name} need {needed}: its number of iterations is unknown"
-            )
-
-
-def _check_logic(code: BlockCode, algorithm: Algorithm) -> None:
-    needed, counted = logic_operations(algorithm), code.count("LOP3")
-    if not needed <= counted <= LOGIC_EXCESS * needed:
-        raise StructureError(
-            f"{counted:g} LOP3 per block were counted, with {code.blocks_per_turn} blocks per iteration and "
-            f"{code.inner_turns} iterations of inner loops, but {algorithm.name} needs {needed}: the main loop is not "
-            "understood"
-        )
+    return machine_code.count_block(function, algorithm, OPERATIONS)
 
 
 @cache

@@ -20,8 +20,9 @@ from hashbench.bench.frames import Line, lines
 from hashbench.bench.records import Format
 from hashbench.kernels import Algorithm
 from hashbench.limits.architectures import ALU, FMA, FP64, ISSUE, PIPES, Architecture, Placement, architecture
-from hashbench.limits.disassembly import BlockCode, block_code, toolchain
+from hashbench.limits.disassembly import block_code, toolchain
 from hashbench.limits.gpus import GPU
+from hashbench.limits.machine_code import BlockCode
 
 SCHEMA = 2
 """The version of the file format. Version 1 wrote the names of pipes in lower case."""

@@ -1,8 +1,20 @@
 /* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ.
  *
  * Everything after this file is written in the common subset of the four languages, so that the SHA-2 device code
- * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group),
- * and, for OpenCL C on NVIDIA's devices, ARCHITECTURE. */
+ * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group);
+ * for OpenCL C on NVIDIA's devices ARCHITECTURE; and on Intel's GPUs SUB_GROUP_SIZE, the number of work-items in a
+ * hardware thread. */
+
+/* What a kernel may take of a device. On AMD's GPUs, for which clang compiles both OpenCL C and HIP, the code for messages
+ * that are not aligned would take so many registers that one wave fits a SIMD, or two. On Intel's GPUs the compiler would
+ * put so many work-items into a hardware thread that their words do not fit its registers. */
+#if defined(__AMDGCN__)
+#define RESOURCES __attribute__((amdgpu_waves_per_eu(4)))
+#elif defined(SUB_GROUP_SIZE)
+#define RESOURCES __attribute__((intel_reqd_sub_group_size(SUB_GROUP_SIZE)))
+#else
+#define RESOURCES
+#endif
 
 #if defined(__OPENCL_VERSION__) /* OpenCL C, also as SYCL builds it */
 
@@ -12,7 +24,7 @@ typedef ulong u64;
 #define DEVICE inline __attribute__((always_inline))
 #define GLOBAL __global
 #define TABLE __constant
-#define KERNEL(blocks) __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) void
+#define KERNEL(blocks) __kernel __attribute__((reqd_work_group_size(GROUP_SIZE, 1, 1))) RESOURCES void
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
 #define THREAD ((u64)get_global_id(0))
@@ -21,8 +33,6 @@ typedef ulong u64;
 #define LOCAL __local
 #define LOCAL_POINTER __local
 #define GROUP_BARRIER barrier(CLK_GLOBAL_MEM_FENCE)
-#define ROTATE_RIGHT_32(x, n) rotate((x), (u32)(32 - (n)))
-#define ROTATE_RIGHT_64(x, n) rotate((x), (u64)(64 - (n)))
 typedef uint4 u32x4;
 typedef ulong2 u64x2;
 
@@ -37,7 +47,7 @@ typedef unsigned long long u64;
 /* `blocks`: the number of blocks per multiprocessor that must fit its registers. With too many, threads spill; with
  * too few, the compiler saves registers nevertheless, by delaying loads. HIP's second bound has another meaning. */
 #if defined(__HIP__) || defined(__HIP_PLATFORM_AMD__)
-#define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
+#define KERNEL(blocks) extern "C" __global__ RESOURCES void __launch_bounds__(GROUP_SIZE)
 #else
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE, blocks)
 #endif
@@ -49,8 +59,6 @@ typedef unsigned long long u64;
 #define LOCAL __shared__
 #define LOCAL_POINTER
 #define GROUP_BARRIER __syncthreads()
-#define ROTATE_RIGHT_32(x, n) ((x) >> (n) | (x) << (32 - (n)))
-#define ROTATE_RIGHT_64(x, n) ((x) >> (n) | (x) << (64 - (n)))
 typedef uint4 u32x4;
 typedef ulonglong2 u64x2;
 
@@ -76,3 +84,75 @@ typedef ulonglong2 u64x2;
 
 /* Whether the double-precision pipe is as fast as the others: A100, H100, H200, B200. */
 #define HAVE_FP64_PIPE (ARCHITECTURE == 80 || ARCHITECTURE == 90 || ARCHITECTURE == 100)
+
+/* AMD's GPUs, from GCN 3 on, have registers of 32 bits and instructions for three of them: a shift or a rotation of two
+ * as one and a permutation of their bytes, of which clang has built-in functions; and either any logic (v_bitop3_b32), or
+ * an exclusive or (v_xor3_b32), or an exclusive or with a sum (v_xad_u32), and a sum (v_add3_u32), which clang uses, but
+ * not wherever they fit. */
+#if defined(__AMDGCN__) && !defined(__GFX6__) && !defined(__GFX7__)
+#define HAVE_AMD 1
+#if defined(__gfx950__)
+#define HAVE_BITOP3 1
+#elif defined(__GFX9__)
+#define HAVE_XAD 1
+#elif defined(__GFX10__) || defined(__GFX11__) || defined(__GFX12__)
+#define HAVE_XOR3 1
+#endif
+#endif
+
+#if HAVE_AMD
+
+#define FUNNEL_SHIFT_RIGHT(high, low, n) __builtin_amdgcn_alignbit((high), (low), (n))
+#define ROTATE_RIGHT_32(x, n) FUNNEL_SHIFT_RIGHT((x), (x), (n))
+#define ROTATE_RIGHT_64(x, n) rotate_right_64((x), (n))
+#define LOWER_HALF(x) ((u32)(x))
+#define UPPER_HALF(x) ((u32)((x) >> 32))
+
+/* The value with those halves: a vector, since clang would move shifts and an or into sums. */
+DEVICE u64 of_halves(u32 lower, u32 upper) {
+    union {
+        u32 __attribute__((ext_vector_type(2))) halves;
+        u64 whole;
+    } value;
+    value.halves.x = lower;
+    value.halves.y = upper;
+    return value.whole;
+}
+
+DEVICE u64 rotate_right_64(u64 x, u32 n) {
+    u32 lower = n < 32 ? LOWER_HALF(x) : UPPER_HALF(x), upper = n < 32 ? UPPER_HALF(x) : LOWER_HALF(x);
+    return of_halves(FUNNEL_SHIFT_RIGHT(upper, lower, n % 32), FUNNEL_SHIFT_RIGHT(lower, upper, n % 32));
+}
+
+#elif defined(__OPENCL_VERSION__)
+#define ROTATE_RIGHT_32(x, n) rotate((x), (u32)(32 - (n)))
+#define ROTATE_RIGHT_64(x, n) rotate((x), (u64)(64 - (n)))
+#else
+#define ROTATE_RIGHT_32(x, n) ((x) >> (n) | (x) << (32 - (n)))
+#define ROTATE_RIGHT_64(x, n) ((x) >> (n) | (x) << (64 - (n)))
+#endif
+
+#if HAVE_XOR3
+DEVICE u32 xor3(u32 x, u32 y, u32 z) {
+    u32 result;
+    __asm__("v_xor3_b32 %0, %1, %2, %3" : "=v"(result) : "v"(x), "v"(y), "v"(z));
+    return result;
+}
+#define XOR3(x, y, z) xor3((x), (y), (z))
+#else
+#define XOR3(x, y, z) ((x) ^ (y) ^ (z))
+#endif
+
+#if HAVE_XAD
+DEVICE u32 add3(u32 x, u32 y, u32 z) {
+    u32 result;
+    __asm__("v_add3_u32 %0, %1, %2, %3" : "=v"(result) : "v"(x), "v"(y), "v"(z));
+    return result;
+}
+
+/* x, a sum that clang does not merge with the sum that it is part of. It takes no instruction. */
+DEVICE u32 as_written(u32 x) {
+    __asm__("" : "+v"(x));
+    return x;
+}
+#endif

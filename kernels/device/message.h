@@ -12,6 +12,8 @@ DEVICE u32 big_endian_word(u32 low, u32 high, u32 shift) {
     u32 selector = shift == 0 ? 0x4567u : 0x0123u + shift * 0x1111u;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
     return result;
+#elif HAVE_AMD
+    return __builtin_amdgcn_perm(high, low, shift == 0 ? 0x04050607u : 0x00010203u + shift * 0x01010101u);
 #else
     u32 x = shift == 0 ? high : low >> 8 * shift | high << (32 - 8 * shift);
     return (ROTATE_RIGHT_32(x, 8) & 0xff00ff00u) | (ROTATE_RIGHT_32(x, 24) & 0x00ff00ffu);

@@ -12,10 +12,10 @@ typedef u32 word;
 #define DIGEST_WORDS32 8
 #define ROTATE_RIGHT ROTATE_RIGHT_32
 /* FIPS 180-4 (4.4) to (4.7) */
-#define BIG_SIGMA_0(x) (ROTATE_RIGHT(x, 2) ^ ROTATE_RIGHT(x, 13) ^ ROTATE_RIGHT(x, 22))
-#define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 6) ^ ROTATE_RIGHT(x, 11) ^ ROTATE_RIGHT(x, 25))
-#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 7) ^ ROTATE_RIGHT(x, 18) ^ ((x) >> 3))
-#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 17) ^ ROTATE_RIGHT(x, 19) ^ ((x) >> 10))
+#define BIG_SIGMA_0(x) PARITY(ROTATE_RIGHT(x, 2), ROTATE_RIGHT(x, 13), ROTATE_RIGHT(x, 22))
+#define BIG_SIGMA_1(x) PARITY(ROTATE_RIGHT(x, 6), ROTATE_RIGHT(x, 11), ROTATE_RIGHT(x, 25))
+#define SMALL_SIGMA_0(x) PARITY(ROTATE_RIGHT(x, 7), ROTATE_RIGHT(x, 18), (x) >> 3)
+#define SMALL_SIGMA_1(x) PARITY(ROTATE_RIGHT(x, 17), ROTATE_RIGHT(x, 19), (x) >> 10)
 
 /* FIPS 180-4 section 4.2.2 */
 TABLE u32 K[ROUNDS] = {
@@ -45,10 +45,10 @@ typedef u64 word;
 #define DIGEST_WORDS32 12
 #define ROTATE_RIGHT ROTATE_RIGHT_64
 /* FIPS 180-4 (4.10) to (4.13) */
-#define BIG_SIGMA_0(x) (BALANCED_ROTATE_RIGHT(x, 28) ^ ROTATE_RIGHT(x, 34) ^ ROTATE_RIGHT(x, 39))
-#define BIG_SIGMA_1(x) (ROTATE_RIGHT(x, 14) ^ BALANCED_ROTATE_RIGHT(x, 18) ^ ROTATE_RIGHT(x, 41))
-#define SMALL_SIGMA_0(x) (ROTATE_RIGHT(x, 1) ^ ROTATE_RIGHT(x, 8) ^ SHIFT_RIGHT(x, 7))
-#define SMALL_SIGMA_1(x) (ROTATE_RIGHT(x, 19) ^ BALANCED_ROTATE_RIGHT(x, 61) ^ SHIFT_RIGHT(x, 6))
+#define BIG_SIGMA_0(x) PARITY(BALANCED_ROTATE_RIGHT(x, 28), ROTATE_RIGHT(x, 34), ROTATE_RIGHT(x, 39))
+#define BIG_SIGMA_1(x) PARITY(ROTATE_RIGHT(x, 14), BALANCED_ROTATE_RIGHT(x, 18), ROTATE_RIGHT(x, 41))
+#define SMALL_SIGMA_0(x) PARITY(ROTATE_RIGHT(x, 1), ROTATE_RIGHT(x, 8), SHIFT_RIGHT(x, 7))
+#define SMALL_SIGMA_1(x) PARITY(ROTATE_RIGHT(x, 19), BALANCED_ROTATE_RIGHT(x, 61), SHIFT_RIGHT(x, 6))
 
 /* FIPS 180-4 section 4.2.3 */
 TABLE u64 K[ROUNDS] = {
@@ -81,9 +81,32 @@ TABLE u64 INITIAL[8] = {0xcbbb9d5dc1059ed8ul, 0x629a292a367cd507ul, 0x9159015a30
 #error "SHA must be 256 or 384"
 #endif
 
-/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), in the forms with the fewest operations */
-#define CH(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
-#define MAJ(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+/* FIPS 180-4 (4.2), (4.3), (4.8), (4.9), and the exclusive or of the sigmas, bit by bit, with the fewest operations */
+#if HAVE_BITOP3
+#define PARITY_BITS(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0x96)
+#define CH_BITS(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0xca)
+#define MAJ_BITS(x, y, z) __builtin_amdgcn_bitop3_b32((x), (y), (z), 0xe8)
+#else
+#define PARITY_BITS(x, y, z) XOR3(x, y, z)
+#define CH_BITS(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
+#define MAJ_BITS(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+#endif
+
+/* The same of words. AMD's GPUs have instructions for three inputs of 32 bits. */
+#if HAVE_AMD && SHA == 384
+#define BY_HALVES(f, x, y, z) \
+    of_halves(f(LOWER_HALF(x), LOWER_HALF(y), LOWER_HALF(z)), f(UPPER_HALF(x), UPPER_HALF(y), UPPER_HALF(z)))
+DEVICE u64 parity(u64 x, u64 y, u64 z) { return BY_HALVES(PARITY_BITS, x, y, z); }
+DEVICE u64 ch(u64 x, u64 y, u64 z) { return BY_HALVES(CH_BITS, x, y, z); }
+DEVICE u64 maj(u64 x, u64 y, u64 z) { return BY_HALVES(MAJ_BITS, x, y, z); }
+#define PARITY(x, y, z) parity((x), (y), (z))
+#define CH(x, y, z) ch((x), (y), (z))
+#define MAJ(x, y, z) maj((x), (y), (z))
+#else
+#define PARITY PARITY_BITS
+#define CH CH_BITS
+#define MAJ MAJ_BITS
+#endif
 
 /* BALANCED: logic, shifts and additions compete for one execution pipe of NVIDIA's multiprocessors, while the others
  * are idle. Part of the work is moved there. `one` is a kernel argument with the value 1, so that the compiler
@@ -132,6 +155,8 @@ DEVICE u64 balanced_shift_right(u64 x, u32 n) {
     return result;
 }
 #define SHIFT_RIGHT(x, n) balanced_shift_right((x), (n))
+#elif HAVE_AMD && SHA == 384
+#define SHIFT_RIGHT(x, n) of_halves(FUNNEL_SHIFT_RIGHT(UPPER_HALF(x), LOWER_HALF(x), n), UPPER_HALF(x) >> (n))
 #else
 #define SHIFT_RIGHT(x, n) ((x) >> (n))
 #endif
@@ -168,43 +193,55 @@ DEVICE void initialise(word state[8]) {
 
 /* One round of compress() below, with W_t + K_t. The working variables are not an array, and this is a macro, because
  * Intel's CPU compiler would otherwise keep them in memory, which is ten times slower. */
+#if HAVE_XAD && SHA == 256 /* each sigma's last exclusive or adds something too; a and e share no sum of two */
+#define ROUND(w_plus_k)                                                               \
+    do {                                                                              \
+        word sum = BIG_SIGMA_1(e) + as_written(h + (w_plus_k)), chosen = CH(e, f, g); \
+        word t2 = BIG_SIGMA_0(a) + MAJ(a, b, c);                                      \
+        MOVE_ON(add3(d, sum, chosen), add3(t2, sum, chosen));                         \
+    } while (0)
+#else
 #define ROUND(w_plus_k)                                                      \
     do {                                                                     \
         word t1 = ADD(ADD(h, BIG_SIGMA_1(e)), ADD(CH(e, f, g), (w_plus_k))); \
         word t2 = ADD(BIG_SIGMA_0(a), MAJ(a, b, c));                         \
-        h = g;                                                               \
-        g = f;                                                               \
-        f = e;                                                               \
-        e = ADD(d, t1);                                                      \
-        d = c;                                                               \
-        c = b;                                                               \
-        b = a;                                                               \
-        a = ADD(t1, t2);                                                     \
+        MOVE_ON(ADD(d, t1), ADD(t1, t2));                                    \
     } while (0)
+#endif
 
 /* The same with more additions, one of which lies between two values of e instead of two. That is faster for a thread
  * without others beside it. */
-#define SHORT_ROUND(w_plus_k)                                         \
-    do {                                                              \
-        word sum = ADD(ADD(h, (w_plus_k)), CH(e, f, g));              \
-        word sigma = BIG_SIGMA_1(e);                                  \
-        word t1 = ADD(sum, sigma);                                    \
-        word next_e = ADD(ADD(d, sum), sigma);                        \
-        word next_a = ADD(ADD(t1, MAJ(a, b, c)), BIG_SIGMA_0(a));     \
-        h = g;                                                        \
-        g = f;                                                        \
-        f = e;                                                        \
-        e = next_e;                                                   \
-        d = c;                                                        \
-        c = b;                                                        \
-        b = a;                                                        \
-        a = next_a;                                                   \
+#define SHORT_ROUND(w_plus_k)                                     \
+    do {                                                          \
+        word sum = ADD(ADD(h, (w_plus_k)), CH(e, f, g));          \
+        word sigma = BIG_SIGMA_1(e);                              \
+        word t1 = ADD(sum, sigma);                                \
+        word next_e = ADD(ADD(d, sum), sigma);                    \
+        word next_a = ADD(ADD(t1, MAJ(a, b, c)), BIG_SIGMA_0(a)); \
+        MOVE_ON(next_e, next_a);                                  \
     } while (0)
 
+/* The end of a round. `next_e` may contain d, no other of the variables. */
+#define MOVE_ON(next_e, next_a) \
+    h = g;                      \
+    g = f;                      \
+    f = e;                      \
+    e = (next_e);               \
+    d = c;                      \
+    c = b;                      \
+    b = a;                      \
+    a = (next_a)
+
 /* Replaces W_(t - 16) by W_t; t is modulo 16. */
+#if HAVE_XAD && SHA == 256
+#define SCHEDULE(w, t)                                                               \
+    ((w)[t] = add3((w)[t], SMALL_SIGMA_0((w)[((t) + 1) & 15]) + (w)[((t) + 9) & 15], \
+                   SMALL_SIGMA_1((w)[((t) + 14) & 15])))
+#else
 #define SCHEDULE(w, t)                                  \
     ((w)[t] = ADD(ADD((w)[t], (w)[((t) + 9) & 15]), \
                   ADD(SMALL_SIGMA_0((w)[((t) + 1) & 15]), SMALL_SIGMA_1((w)[((t) + 14) & 15]))))
+#endif
 
 DEVICE void add_to_state(word state[8], word a, word b, word c, word d, word e, word f, word g, word h, u32 one) {
     state[0] = ADD(state[0], a);

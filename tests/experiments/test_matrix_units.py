@@ -22,6 +22,7 @@ from hashbench.experiments.matrix_units import ALU, EXPERIMENT, FORMS, PIPES, Fo
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
 from hashbench.kernels.source import VARIANTS, device_source
 from hashbench.limits import disassembly
+from hashbench.limits.machine_code import BlockCode
 from hashbench.limits.microbenchmarks import source
 from hashbench.limits.roofline import RATE
 from hashbench.report.findings import Verdict
@@ -63,7 +64,7 @@ def test_a_variant_gives_the_digests_of_hashlib(name: str) -> None:
     assert len(set(map(bytes, found))) == 128
 
 
-def counted(program: str) -> disassembly.BlockCode:
+def counted(program: str) -> BlockCode:
     try:
         listing = disassembly.disassemble(disassembly.compile_program(program, 90).cubin)
     except Unavailable as error:

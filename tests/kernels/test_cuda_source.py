@@ -52,7 +52,7 @@ def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) ->
         check_under_sanitizer(sanitizer, compiled(source, options), algorithm)
         return b"clean"
 
-    program = kernel_sources("sanitized.py", "boundaries.py", "cuda_on_host.py")
+    program = kernel_sources("sanitized.py", "boundaries.py", "cuda_on_host.py", "host_memory.py")
     key: list[str | bytes] = [compiler_version(), sys.version, sanitizer, algorithm, source, *options, *program]
     assert cached("sanitized", *key, make=run) == b"clean"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dpnp_spirv import DpnpSpirv
 
-from hashbench.kernels import ALGORITHMS, Unavailable, dpnp_sycl, opencl_drivers, spirv, spirv_recipe
+from hashbench.kernels import ALGORITHMS, Device, Unavailable, dpnp_sycl, opencl_drivers, spirv, spirv_recipe
 from hashbench.kernels.contract import Algorithm
 from hashbench.kernels.dpnp_sycl import DpnpSycl, from_spirv
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
@@ -55,8 +55,7 @@ def test_the_recipe_makes_what_ships(algorithm: Algorithm) -> None:
 @pytest.mark.usefixtures("_recipe")
 @each_algorithm
 def test_a_sub_group_size_is_added_as_the_compiler_adds_it(algorithm: Algorithm) -> None:
-    attribute = "-D__kernel=__attribute__((intel_reqd_sub_group_size(16))) __kernel"
-    assert spirv_recipe.compiled(algorithm, attribute) == spirv.program(algorithm, 16)
+    assert spirv_recipe.compiled(algorithm, "-DSUB_GROUP_SIZE=16") == spirv.program(algorithm, 16)
 
 
 def test_another_compiler_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,3 +154,15 @@ def test_level_zero_gets_the_smallest_sub_group_and_whole_addresses(monkeypatch:
     kernel: Any = SimpleNamespace(queue=queue, device=SimpleNamespace(id="a GPU"), algorithm=algorithm)
     DpnpSycl.program(kernel)
     assert built == [(queue, spirv.program(algorithm, 16), "-ze-opt-greater-than-4GB-buffer-required")]
+
+
+def test_opencl_gets_the_same_of_intels_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dpnp_sycl, "_compiled", lambda device_id, source, options: options)
+    options = "-DSUB_GROUP_SIZE=8 -cl-intel-greater-than-4GB-buffer-required"
+    for vendor, kind, expected in (("Intel", "gpu", options), ("Intel", "cpu", ""), ("another", "gpu", "")):
+        queue = SimpleNamespace(
+            backend=SimpleNamespace(name="opencl"), sycl_device=device("opencl", sub_group_sizes=[8])
+        )
+        its_device = Device("dpnp", vendor=vendor, kind=kind)
+        kernel: Any = SimpleNamespace(queue=queue, device=its_device, algorithm=ALGORITHMS["sha256"])
+        assert DpnpSycl.program(kernel) == expected

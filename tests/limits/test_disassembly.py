@@ -10,19 +10,8 @@ import pytest
 from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import disassembly
-from hashbench.limits.disassembly import (
-    FUNCTION,
-    BlockCode,
-    CompileError,
-    Instruction,
-    Loop,
-    StructureError,
-    block_code,
-    count_block,
-    logic_operations,
-    loops,
-    parse,
-)
+from hashbench.limits.disassembly import OPERATIONS, Instruction, block_code, count_block, parse
+from hashbench.limits.machine_code import FUNCTION, BlockCode, CompileError, Loop, StructureError, loops
 
 ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 86, 89, 100)))
 SHA256, SHA384 = ALGORITHMS["sha256"], ALGORITHMS["sha384"]
@@ -113,9 +102,9 @@ def test_a_missing_function_is_told() -> None:
 
 def test_the_logic_of_a_block_is_that_of_the_standard() -> None:
     # SHA-256: 64 rounds of Ch, Maj and two sums of three rotations, 48 message words of two sums of three each.
-    assert logic_operations(SHA256) == 64 * (1 + 1 + 1 + 1) + 48 * (1 + 1) == 352
+    assert OPERATIONS.per_block(SHA256) == 64 * (1 + 1 + 1 + 1) + 48 * (1 + 1) == 352
     # SHA-384: 80 rounds and 64 message words, each operation on two halves.
-    assert logic_operations(SHA384) == 2 * (80 * 4 + 64 * 2) == 896
+    assert OPERATIONS.per_block(SHA384) == 2 * (80 * 4 + 64 * 2) == 896
 
 
 def test_a_straight_loop_counts_once() -> None:
@@ -210,7 +199,7 @@ def test_the_compiled_block_has_the_operations_of_the_standard(algorithm: str, a
     # Rotations and shifts of FIPS 180-4 section 4.1: six a round, and six for each message word beyond the 16th.
     rounds, halves = {"sha256": (64, 1), "sha384": (80, 2)}[algorithm]
     assert code.count("SHF") == halves * (6 * rounds + 6 * (rounds - 16))
-    assert code.count("LOP3") >= logic_operations(ALGORITHMS[algorithm])
+    assert code.count("LOP3") >= OPERATIONS.per_block(ALGORITHMS[algorithm])
     assert code.count("PRMT") >= 16 * halves  # each word's bytes are turned round
     assert 16 * code.count("LDG") == ALGORITHMS[algorithm].block_size
     assert code.inner_turns in (0, rounds // 16 - 1)
@@ -234,7 +223,7 @@ def test_every_variant_is_counted_or_refused_with_a_reason(algorithm: str, varia
     if reason:
         assert FUNCTION in reason or "LOP3" in reason
     else:
-        assert code.count("LOP3") >= logic_operations(ALGORITHMS[algorithm])
+        assert code.count("LOP3") >= OPERATIONS.per_block(ALGORITHMS[algorithm])
         assert code.total > code.count("LOP3") + code.count("PRMT")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from hashbench.kernels import Device, Unavailable
 from hashbench.limits import disassembly
-from hashbench.limits.disassembly import Function, Instruction, loops, parse
+from hashbench.limits.disassembly import Instruction, parse
+from hashbench.limits.machine_code import Function, loops
 from hashbench.limits.microbenchmarks import CHAINS, LOADS, LOOP, PIPES, Microbenchmarks, megahertz, rate, source
 
 ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 100)))
@@ -61,13 +62,13 @@ def listing(architecture: int) -> str:
         pytest.skip(str(error))
 
 
-def instructions_of(function: Function) -> list[Instruction]:
+def instructions_of(function: Function[Instruction]) -> list[Instruction]:
     """The instructions of a function's largest loop; every function ends with another one."""
     largest = max(loops(function), key=lambda loop: loop.end - loop.head)
     return list(function.instructions[largest.head : largest.end + 1])
 
 
-def loop_of(function: Function) -> Counter[str]:
+def loop_of(function: Function[Instruction]) -> Counter[str]:
     return Counter(i.mnemonic for i in instructions_of(function))
 
 

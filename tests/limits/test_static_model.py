@@ -17,8 +17,8 @@ from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import architectures, disassembly, gpus, static_model
 from hashbench.limits.architectures import ALU, ARCHITECTURES, FMA, FP64, ISSUE, Placement, UnplacedError, architecture
-from hashbench.limits.disassembly import BlockCode
 from hashbench.limits.gpus import GPU, gpu_named
+from hashbench.limits.machine_code import BlockCode
 from hashbench.limits.static_model import FORMAT, Prediction, demand, error, limits, measured, predicted
 
 SHA256 = ALGORITHMS["sha256"]

@@ -1,0 +1,76 @@
+"""What kernels have in common whose device memory is the host's: those that only tests have."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hashbench.kernels import Buffer, Bytes, OutOfDeviceMemory, Stage
+from hashbench.kernels.arrays import contiguous_nbytes
+from hashbench.kernels.device_kernel import DeviceKernel
+
+_libc = ctypes.CDLL(None)
+_libc.malloc.restype = ctypes.c_void_p
+_libc.malloc.argtypes = [ctypes.c_size_t]
+_libc.free.argtypes = [ctypes.c_void_p]
+
+
+class _Memory:
+    """Memory of the exact size, so that a sanitizer sees every access beyond it."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.address = _libc.malloc(nbytes)
+        if self.address is None:
+            raise MemoryError
+        weakref.finalize(self, _libc.free, self.address)
+
+
+class _HostStage(Stage):
+    def __init__(self, buffer: Buffer) -> None:
+        self.host = _bytes_at(buffer)
+        self._buffer = buffer
+
+    def upload(self, nbytes: int) -> Buffer:
+        return self._buffer[:nbytes]
+
+
+def _bytes_at(buffer: Buffer) -> Bytes:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * buffer.nbytes).from_address(buffer.address))
+
+
+class HostMemoryKernel(DeviceKernel):
+    """A kernel in the host's memory, without streams. It lacks `devices` and `launch`."""
+
+    def free_memory(self) -> int:
+        return psutil.virtual_memory().available
+
+    def allocate(self, nbytes: int) -> Buffer:
+        try:
+            memory = _Memory(nbytes)
+        except MemoryError:
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        return Buffer(memory, memory.address, nbytes)
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        _bytes_at(buffer)[:] = data
+
+    def get_into(self, buffer: Buffer, host: Bytes) -> None:
+        host[:] = _bytes_at(buffer)
+
+    def view(self, array: Any) -> Buffer:
+        interface = getattr(array, "__array_interface__", None)
+        if interface is None:
+            raise TypeError(f"{type(array).__name__} is not accepted: {self.name} views NumPy arrays")
+        nbytes = contiguous_nbytes(interface["shape"], interface["strides"], interface["typestr"])
+        return Buffer(array, interface["data"][0], nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _HostStage(self.allocate(nbytes))
+
+    def queue_for(self, stream: Any) -> None:
+        if stream is not None:
+            raise TypeError(f"{type(stream).__name__} is not accepted as a stream: the host has none, only None is")
