@@ -14,10 +14,10 @@ JOBS ?= auto
 INSTALL = $(BIN)python -m pip install --quiet --no-compile
 
 # What the commands below need, and this machine's hardware: the CUDA packages of the driver's own version where NVIDIA's
-# driver answers, and elsewhere NVIDIA's compilers, for the tests that compile CUDA kernels without a GPU.
+# driver answers, and elsewhere the vendors' compilers, for the tests that compile kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
 ifeq ($(CUDA),)
-EXTRAS ?= bench,cpu,cuda-compilers,docs,keyless,lint,peers,spirv,test
+EXTRAS ?= amd-compilers,bench,cpu,cuda-compilers,docs,keyless,lint,peers,spirv,test
 else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
 EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,docs,keyless,lint,peers,spirv,test
 else
@@ -33,7 +33,7 @@ STAMP := $(ENV)/.installed-$(EXTRAS)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env bench test test-thorough spirv figures report docs lint tree clean
+.PHONY: help env bench test test-thorough predict spirv figures report docs lint tree clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +48,9 @@ test: $(STAMP) ## run every test that this machine's hardware allows, a process 
 
 test-thorough: $(STAMP) ## run also the tests and examples that `make test` leaves out
 	$(BIN)python -m pytest --thorough --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+
+predict: $(STAMP) ## compile for every GPU of the table and predict its throughput (ARGS='--gpu MI300X --variant plain')
+	$(BIN)hashbench predict $(ARGS)
 
 spirv: $(STAMP) ## compile what ships of the device code, after a change of it
 	$(BIN)python -m hashbench.kernels.spirv_recipe

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,9 +26,9 @@ from hashbench.bench.sweeps import CHUNK_SIZE, SIZE
 from hashbench.experiments import roofline, style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
-from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.gpus import gpus
+from hashbench.limits.hashcat import Published, published
 from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks
 from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, balanced
 from hashbench.limits.static_model import Prediction
@@ -50,17 +51,28 @@ LIMIT_SHARE = 0.90
 LIMIT = "limit"
 """The subject of readings of a device's limit, in GB/s."""
 
-DEFAULT, PLAIN = next(iter(VARIANTS)), "plain"
-"""The variant whose predictions are shown; and a second one, which checks the model again where it was measured."""
+PLAIN = "plain"
+"""The variant that checks the model again where it was measured beside the default one."""
 
 _PREDICTED = "#444444"
+_PUBLISHED: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 3.5,
+    "markerfacecolor": "white",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.8,
+    "linestyle": "none",
+    "zorder": 5,
+}
+"""The mark of what others published, which no measurement and no prediction has."""
 
 COLUMNS = (
-    *("gpu", "architecture", "compute_capability", "device_name", "algorithm", "variant"),
+    *("gpu", "architecture", "target", "device_name", "algorithm", "variant"),
     *("predicted_gb_per_s", "predicted_low", "predicted_high", "predicted_bound"),
     *("machine", "kernel", "bytes", "chunk_size", "verified"),
     *("measured_gb_per_s", "measured_gb_per_s_q1", "measured_gb_per_s_q3"),
     *("computed_limit_gb_per_s", "share_of_limit", "prediction_error"),
+    *("hashcat_published_gb_per_s", "hashcat_over_predicted_arithmetic", "hashcat_source"),
 )
 """The columns of the figure's table. A share and an error are fractions, empty unless both of their numbers exist."""
 
@@ -116,7 +128,7 @@ class Architectures(ClaimExperiment):
         file = path.parent.parent / static_model.PREDICTIONS_FILE
         predictions = static_model.FORMAT.read(file) if file.exists() else []
         rows = _with_limits(results)
-        lanes = [*_predicted(predictions, rows), *_unpredicted(rows)]
+        lanes = [*_predicted(predictions, rows), *_unpredicted(predictions, rows)]
         return _draw(lanes, path, "predicted from the machine code, and measured where there is such a GPU")
 
     def finding(self, results: Results) -> Finding:
@@ -233,8 +245,17 @@ class _Lane:
     def highest(self) -> float:
         """The highest value to draw, in GB/s."""
         measured = 0.0 if self.row is None else float(self.row.gb_per_s_q3)
-        predicted = 0.0 if self.prediction is None else self.prediction.predicted_high
-        return max(measured, predicted, self.limit or 0.0)
+        spread = self.prediction.spread if self.prediction else None
+        predicted = max(spread) if spread else 0.0
+        published = self.published.gb_per_s if self.published else 0.0
+        return max(measured, predicted, published, self.limit or 0.0)
+
+    @property
+    def published(self) -> Published | None:
+        """What others published of hashcat on that GPU; beside the default variant alone."""
+        if self.prediction is None or self.prediction.variant != _default(self.prediction):
+            return None
+        return published().get((self.prediction.gpu, self.prediction.algorithm))
 
     @property
     def _row(self) -> Line:
@@ -248,16 +269,26 @@ def _predicted(predictions: Sequence[Prediction], rows: pd.DataFrame) -> Iterato
     for prediction in predictions:
         gpu = known.get(prediction.gpu)  # the table may have lost it since
         row = static_model.measured(prediction, gpu, rows) if gpu else None
-        name = f"{prediction.gpu}, {prediction.architecture} {prediction.compute_capability}"
-        if prediction.variant == DEFAULT:
+        name = f"{prediction.gpu}, {prediction.architecture} {prediction.target}"
+        if prediction.spread is None:  # a count of instructions alone
+            continue
+        if prediction.variant == _default(prediction):
             yield _Lane(name, row, prediction)
         elif prediction.variant == PLAIN and row is not None:
             yield _Lane(f"{name},\nplain variant", row, prediction)
 
 
-def _unpredicted(rows: pd.DataFrame) -> Iterator[_Lane]:
-    """The measured GPUs that are in no table: of each, the fastest kernel."""
-    others = rows[~rows["device_name"].isin([gpu.device_name for gpu in gpus().values()])]
+def _default(prediction: Prediction) -> str:
+    """The variant that is shown of a GPU: the default one there."""
+    gpu = gpus().get(prediction.gpu)  # the table may have lost it since
+    return static_model.toolchain(gpu).variants[0] if gpu else PLAIN
+
+
+def _unpredicted(predictions: Sequence[Prediction], rows: pd.DataFrame) -> Iterator[_Lane]:
+    """The measured GPUs that have no prediction: of each, the fastest kernel."""
+    known = gpus()
+    predicted = [known[prediction.gpu].device_name for prediction in predictions if prediction.gpu in known]
+    others = rows[~rows["device_name"].isin(predicted)]
     gpu = ["device_name", "algorithm"]
     fastest = others.sort_values(["gb_per_s", "bytes", "date"], kind="stable").drop_duplicates(gpu, keep="last")
     for row in lines(fastest.sort_values(gpu)):
@@ -315,8 +346,8 @@ def _places(lanes: Sequence[_Lane]) -> tuple[dict[str, float], float]:
 
 def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
     both = lane.row is not None and lane.prediction is not None
-    if (prediction := lane.prediction) is not None:
-        low, middle, high = prediction.predicted_low, prediction.predicted_gb_per_s, prediction.predicted_high
+    if (prediction := lane.prediction) is not None and prediction.spread is not None:
+        low, middle, high = prediction.spread
         text = f"{middle:,.0f}"
         if prediction.bound == static_model.MEMORY:
             text += ", by its memory"
@@ -331,6 +362,8 @@ def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
             error={"color": _PREDICTED} if high > low else None,
             label={"end": max(high, lane.limit or 0.0) if both else high, "fontstyle": "italic"},
         )
+    if (quoted := lane.published) is not None:
+        panel.plot([quoted.gb_per_s], [place - 0.45 if both else place], **_PUBLISHED)
     if (row := lane.row) is not None:
         y = place + 0.45 if both else place
         text = f"{row.gb_per_s:,.0f}"
@@ -353,6 +386,8 @@ def _keys(lanes: Sequence[_Lane]) -> list[Patch | Line2D]:
         keys.append(Patch(**style.OTHER_PROGRAM, label="predicted, with its range (and error)"))
     for kernel in dict.fromkeys(lane.row.kernel for lane in lanes if lane.row):
         keys.append(Patch(**style.solid(kernel), label=f"measured, {kernel}"))
+    if any(lane.published for lane in lanes):
+        keys.append(Line2D([], [], **_PUBLISHED, label="hashcat, as others published it"))
     if any(lane.limit for lane in lanes):
         keys.append(
             Line2D(
@@ -379,12 +414,18 @@ def _line(lane: _Lane) -> dict[str, object]:
         line |= {
             "gpu": prediction.gpu,
             "architecture": prediction.architecture,
-            "compute_capability": prediction.compute_capability,
+            "target": prediction.target,
             "device_name": gpu.device_name if gpu else "",
             "predicted_gb_per_s": prediction.predicted_gb_per_s,
             "predicted_low": prediction.predicted_low,
             "predicted_high": prediction.predicted_high,
             "predicted_bound": prediction.bound,
+        }
+    if (quoted := lane.published) is not None and prediction is not None and prediction.arithmetic_gb_per_s:
+        line |= {
+            "hashcat_published_gb_per_s": f"{quoted.gb_per_s:.5g}",
+            "hashcat_over_predicted_arithmetic": f"{quoted.gb_per_s / prediction.arithmetic_gb_per_s:.3f}",
+            "hashcat_source": quoted.source,
         }
     if row is not None:
         same = ("device_name", "machine", "kernel", "bytes", "chunk_size", "verified")

@@ -140,7 +140,7 @@ class OpenCL(DeviceKernel):
                 Device(
                     kernel=cls.name,
                     id=identifier,
-                    name=device.name.strip(),
+                    name=_name(device),
                     vendor=device.vendor,
                     kind="cpu" if device.type & cl.device_type.CPU else "gpu",
                     framework=framework,
@@ -315,6 +315,12 @@ class _SeveralBuffers(Work):
         if copies:
             copies[-1].wait()
         return self._results
+
+
+def _name(device: Any) -> str:
+    """The name of a device. AMD's drivers name the architecture as such, and the GPU in an extension."""
+    named = device.board_name_amd if "cl_amd_device_attribute_query" in device.extensions.split() else device.name
+    return str(named).strip()
 
 
 def _enumerate(cl: Any) -> list[tuple[str, Any]]:

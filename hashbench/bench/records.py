@@ -30,7 +30,7 @@ class ResultsError(ValueError):
 class Record(Protocol):
     """A frozen dataclass whose first field is `schema`.
 
-    Its fields are text, positive integers, positive numbers, `int | None`, or `Samples`.
+    Its fields are text, positive integers, positive numbers, either of them or None, or `Samples`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -243,7 +243,9 @@ class Format(Generic[R]):
                 raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted are {named}")
             check_text(f"{place}: {column}", cell)
             return cell
-        if kind is float:
+        if cell == "" and kind in (int | None, float | None):
+            return None
+        if kind in (float, float | None):
             value = _number(cell)
             if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
                 raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted is a positive number")
@@ -253,8 +255,6 @@ class Format(Generic[R]):
             if not all(abs(value) <= LARGEST_NUMBER for value in values):
                 raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted are numbers separated by semicolons")
             return values
-        if kind is not int and cell == "":
-            return None
         if not (cell.isascii() and cell.isdigit() and len(cell) < 20 and 0 < int(cell) <= LARGEST_WHOLE_NUMBER):
             raise ResultsError(f"{place}: {column} is {quoted(cell)}; accepted is a positive whole number")
         return int(cell)

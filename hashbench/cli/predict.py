@@ -20,7 +20,7 @@ from hashbench.bench.records import check_writable
 from hashbench.bench.results import ROWS, found_machine_folders, rows_files
 from hashbench.bench.tables import print_table, text_table
 from hashbench.hashing.atomic_write import write_atomically
-from hashbench.kernels import ALGORITHMS
+from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.architectures import UnplacedError
@@ -56,8 +56,8 @@ def predict(names: Sequence[str], algorithms: Sequence[str], variants: Sequence[
     """Predict the throughput of GPUs without running them.
 
     The device code is compiled for each GPU, and its instructions are counted. Predictions go to
-    RESULTS/predictions.csv; those that a row of RESULTS checks are shown with their error. Requires NVRTC and
-    nvdisasm, but no GPU.
+    RESULTS/predictions.csv; those that a row of RESULTS checks are shown with their error. Requires no GPU, but the
+    compilers of its vendor: NVRTC and nvdisasm, a clang for AMD's, or Intel's ocloc.
     """
     wanted = [gpu_named(name) for name in names] or list(gpus().values())
     check_writable(results)
@@ -85,15 +85,21 @@ def _predictions(wanted: Sequence[GPU], algorithms: Sequence[str], variants: Seq
     commit = machine.commit()
     found = []
     refused: dict[str, list[str]] = defaultdict(list)
-    cases = list(product(wanted, algorithms, variants))
+    cases = [
+        (gpu, algorithm, variant)
+        for gpu, algorithm, variant in product(wanted, algorithms, variants)
+        if variant in static_model.toolchain(gpu).variants
+    ]
     quiet = not sys.stderr.isatty()
     for gpu, algorithm, variant in track(cases, "compile", console=Console(stderr=True), transient=True, disable=quiet):
         try:
             found.append(static_model.predict(gpu, ALGORITHMS[algorithm], variant, commit))
         except (CompileError, StructureError, UnplacedError) as error:
             refused[f"{algorithm} {variant}: {error}"].append(gpu.name)
+        except Unavailable as error:
+            refused[f"for {gpu.target}: {error}"].append(gpu.name)
     for what, on in refused.items():
-        click.echo(f"not predicted {what} ({', '.join(on)})", err=True)
+        click.echo(f"not predicted {what} ({', '.join(dict.fromkeys(on))})", err=True)
     return found
 
 
@@ -109,12 +115,12 @@ def _table(predictions: Sequence[Prediction]) -> Table:
             name: ["" if (limit := getattr(p, column)) is None else str(limit) for p in predictions]
             for name, column in _LIMITS.items()
         },
-        "predicted": [f"{p.predicted_gb_per_s:.4g}" for p in predictions],
+        "predicted": ["" if p.predicted_gb_per_s is None else f"{p.predicted_gb_per_s:.4g}" for p in predictions],
         "range": [_range(p) for p in predictions],
     }
     columns = {
         "GPU": [p.gpu for p in predictions],
-        "architecture": [f"{p.architecture} {p.compute_capability}" for p in predictions],
+        "architecture": [f"{p.architecture} {p.target}" for p in predictions],
         "algorithm": [p.algorithm for p in predictions],
         "variant": [p.variant for p in predictions],
         **numbers,
@@ -135,7 +141,9 @@ _LIMITS = {
 
 
 def _range(prediction: Prediction) -> str:
-    low, high = prediction.predicted_low, prediction.predicted_high
+    if prediction.spread is None:
+        return ""
+    low, _, high = prediction.spread
     return "" if low == high else f"{low:.4g} .. {high:.4g}"
 
 
@@ -151,5 +159,5 @@ def _checks_table(checked: Sequence[tuple[Prediction, Line]]) -> Table:
         "algorithm": [prediction.algorithm for prediction, _ in checked],
         "variant": [prediction.variant for prediction, _ in checked],
     }
-    title = f"checked: predicted against measured by {static_model.KERNEL}, batched, 4 KiB chunks"
+    title = "checked: predicted against measured, batched, 4 KiB chunks"
     return text_table({**facts, **numbers}, numbers, title)

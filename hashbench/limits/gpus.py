@@ -1,12 +1,12 @@
-"""NVIDIA's GPUs by name, with the published figures that predictions are based on, from `gpus.csv`."""
+"""GPUs by name, with the published figures that predictions are based on, from `gpus.csv`."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import get_type_hints
 
 
 @dataclass(frozen=True)
@@ -16,41 +16,48 @@ class GPU:
     Attributes:
         name: a short name, as on the command line.
         device_name: the driver's name for it, as in rows.
-        compute_capability: CUDA's, such as "9.0".
-        multiprocessors: how many are enabled.
+        target: the compilers' name for its architecture, such as "sm_90" or "gfx942".
+        units: how many multiprocessors, compute units or Xe-cores are enabled.
         boost_mhz: the published boost clock.
         memory_gb_per_s: peak memory bandwidth, in 1e9 bytes per second.
         power_w: the power limit.
-        fp32_tflops: published FP32 peak without Tensor Cores. It must agree with multiprocessors and clock.
+        fp32_tflops: published FP32 peak without matrix units, which must agree with units and clock; None if unknown.
         source: the documents with these figures.
         note: what a reader needs to know about them.
     """
 
     name: str
     device_name: str
-    compute_capability: str
-    multiprocessors: int
+    target: str
+    units: int
     boost_mhz: int
     memory_gb_per_s: float
     power_w: int
-    fp32_tflops: float
+    fp32_tflops: float | None
     source: str
     note: str
-
-    @property
-    def architecture(self) -> int:
-        """The compilers' number for it: 90 for compute capability 9.0."""
-        return int(self.compute_capability.replace(".", ""))
 
 
 @cache
 def gpus() -> dict[str, GPU]:
     """Every GPU of the table, by name."""
-    types = get_type_hints(GPU)
     text = (files("hashbench.limits") / "gpus.csv").read_text(encoding="utf-8")
-    lines = csv.DictReader(text.splitlines(), strict=True)
-    found = [GPU(**{field.name: types[field.name](line[field.name]) for field in fields(GPU)}) for line in lines]
-    return {gpu.name: gpu for gpu in found}
+    return {line["name"]: _gpu(line) for line in csv.DictReader(text.splitlines(), strict=True)}
+
+
+def _gpu(line: Mapping[str, str]) -> GPU:
+    return GPU(
+        name=line["name"],
+        device_name=line["device_name"],
+        target=line["target"],
+        units=int(line["units"]),
+        boost_mhz=int(line["boost_mhz"]),
+        memory_gb_per_s=float(line["memory_gb_per_s"]),
+        power_w=int(line["power_w"]),
+        fp32_tflops=float(line["fp32_tflops"]) if line["fp32_tflops"] else None,
+        source=line["source"],
+        note=line["note"] or "",
+    )
 
 
 def gpu_named(name: str) -> GPU:

@@ -35,6 +35,7 @@ _UNIT_OF_OPCODE = {
     **dict.fromkeys(("sync", "nop", "wait"), SYNC),
 }
 _OPTIONS = "-cl-std=CL2.0"
+_SPIRV_OPTIONS = "-ze-opt-greater-than-4GB-buffer-required"
 _LABEL = re.compile(r"([A-Za-z_]\w*):\s*$")
 _INSTRUCTION = re.compile(
     r"(?:\((?P<predicate>[^)]*)\))?\s*(?P<mnemonic>[a-z]\w*(?:\.\w+)*)\s*(?:\((?P<lanes>\d+)\|M\d+\))?(?P<operands>.*)"
@@ -108,8 +109,8 @@ def opencl_source(algorithm: Algorithm, variant: str, target: str) -> str:
     return f"#define SUB_GROUP_SIZE {LANES[target]}\n" + device_source(algorithm, variant)
 
 
-def compile_program(source: str, target: str) -> dict[str, str]:
-    """Compiles an OpenCL C program, and disassembles it: the listing of each function.
+def compile_program(source: str | bytes, target: str) -> dict[str, str]:
+    """Compiles a program in OpenCL C or, as bytes, in SPIR-V, and disassembles it: the listing of each function.
 
     Raises:
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
@@ -117,9 +118,13 @@ def compile_program(source: str, target: str) -> dict[str, str]:
     """
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "device_source.cl").write_text(source)
-        compiling = ("compile", "-file", "device_source.cl", "-device", target, "-options", _OPTIONS)
-        told = _run((*compiling, "-output", "program"), folder)
+        if isinstance(source, str):
+            (Path(folder) / "device_source.cl").write_text(source)
+            compiling = ("compile", "-file", "device_source.cl", "-options", _OPTIONS)
+        else:
+            (Path(folder) / "device_source.spv").write_bytes(source)
+            compiling = ("compile", "-file", "device_source.spv", "-spirv_input", "-options", _SPIRV_OPTIONS)
+        told = _run((*compiling, "-device", target, "-output", "program"), folder)
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
             raise CompileError(f"the program does not compile for {target}: {' '.join(told.split())}")
@@ -157,7 +162,8 @@ def parse(listing: str, name: str, target: str) -> Function[Instruction]:
     lines = [line for line in listing.splitlines() if line.strip()]
     matches = [_LABEL.match(line) or _INSTRUCTION.match(line) for line in lines]
     found = [match for match in matches if match is not None and match.re is _INSTRUCTION]
-    threads = max((int(match["lanes"] or 0) for match in found), default=0)
+    # "W" ignores which threads are active: such an instruction may be for more lanes than there are threads.
+    threads = max((int(match["lanes"] or 0) for match in found if (match["predicate"] or "")[:1] != "W"), default=0)
     if not threads:
         raise StructureError(f"the listing of {name!r} has no instructions")
     instructions: list[Instruction] = []

@@ -34,7 +34,6 @@ from hashbench.bench.results import (
     read_description,
 )
 from hashbench.kernels import ALGORITHMS
-from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.gpus import gpus
 from hashbench.report.claims import CLAIMS, Claim
@@ -276,8 +275,8 @@ def _predictions(path: Path, rows: pd.DataFrame, tell: Tell) -> Table | None:
     except ResultsError as problem:
         tell(problem)
         return None
-    default, known = next(iter(VARIANTS)), gpus()
-    found = [p for p in predictions if p.variant == default and p.gpu in known]
+    known = gpus()
+    found = [p for p in predictions if p.gpu in known and p.variant == static_model.toolchain(known[p.gpu]).variants[0]]
     checks = {prediction.point: row for prediction, row in static_model.checks(found, known, rows)}
     lines = [
         (
@@ -291,6 +290,7 @@ def _predictions(path: Path, rows: pd.DataFrame, tell: Tell) -> Table | None:
             f"{static_model.error(prediction, row):+.1%}" if row else "",
         )
         for prediction in found
+        if prediction.predicted_gb_per_s is not None
         for row in [checks.get(prediction.point)]
     ]
     columns = ("GPU", "architecture", "algorithm", "variant", _PREDICTED, "bound by", _MEASURED, _ERROR)

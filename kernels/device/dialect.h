@@ -5,9 +5,9 @@
  * for OpenCL C on NVIDIA's devices ARCHITECTURE; and on Intel's GPUs SUB_GROUP_SIZE, the number of work-items in a
  * hardware thread. */
 
-/* What a kernel may take of a device. On AMD's GPUs, for which clang compiles both OpenCL C and HIP, the code for messages
- * that are not aligned would take so many registers that one wave fits a SIMD, or two. On Intel's GPUs the compiler would
- * put so many work-items into a hardware thread that their words do not fit its registers. */
+/* What a kernel may take of a device. On AMD's GPUs, for which clang compiles both OpenCL C and HIP, the code for
+ * messages that are not aligned would take so many registers that one wave fits a SIMD, or two. On Intel's GPUs the
+ * compiler would put so many work-items into a hardware thread that their words do not fit its registers. */
 #if defined(__AMDGCN__)
 #define RESOURCES __attribute__((amdgpu_waves_per_eu(4)))
 #elif defined(SUB_GROUP_SIZE)
@@ -85,10 +85,10 @@ typedef ulonglong2 u64x2;
 /* Whether the double-precision pipe is as fast as the others: A100, H100, H200, B200. */
 #define HAVE_FP64_PIPE (ARCHITECTURE == 80 || ARCHITECTURE == 90 || ARCHITECTURE == 100)
 
-/* AMD's GPUs, from GCN 3 on, have registers of 32 bits and instructions for three of them: a shift or a rotation of two
- * as one and a permutation of their bytes, of which clang has built-in functions; and either any logic (v_bitop3_b32), or
- * an exclusive or (v_xor3_b32), or an exclusive or with a sum (v_xad_u32), and a sum (v_add3_u32), which clang uses, but
- * not wherever they fit. */
+/* AMD's GPUs, from GCN 3 on, have registers of 32 bits and instructions for three of them: a shift of two as one, a
+ * permutation of their bytes, and, by architecture, any logic (v_bitop3_b32), an exclusive or (v_xor3_b32), an
+ * exclusive or with a sum (v_xad_u32), and a sum (v_add3_u32). clang has built-in functions for the first three. It
+ * uses the others by itself, but not wherever they fit. */
 #if defined(__AMDGCN__) && !defined(__GFX6__) && !defined(__GFX7__)
 #define HAVE_AMD 1
 #if defined(__gfx950__)
@@ -108,10 +108,12 @@ typedef ulonglong2 u64x2;
 #define LOWER_HALF(x) ((u32)(x))
 #define UPPER_HALF(x) ((u32)((x) >> 32))
 
+typedef u32 u32x2 __attribute__((ext_vector_type(2)));
+
 /* The value with those halves: a vector, since clang would move shifts and an or into sums. */
 DEVICE u64 of_halves(u32 lower, u32 upper) {
     union {
-        u32 __attribute__((ext_vector_type(2))) halves;
+        u32x2 halves;
         u64 whole;
     } value;
     value.halves.x = lower;

@@ -19,14 +19,16 @@ from hashbench.bench.frames import Results
 from hashbench.bench.readings import READINGS, Reading
 from hashbench.bench.results import Row
 from hashbench.experiments import architectures, roofline
-from hashbench.experiments.architectures import COLUMNS, DEFAULT, EXPERIMENT, LIMIT
+from hashbench.experiments.architectures import COLUMNS, EXPERIMENT, LIMIT
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
+from hashbench.kernels.source import VARIANTS
 from hashbench.limits import static_model
 from hashbench.limits.gpus import GPU, gpus
 from hashbench.limits.microbenchmarks import PIPES, Pipe, Run
 from hashbench.limits.roofline import operations
 from hashbench.limits.static_model import Prediction
 
+DEFAULT = next(iter(VARIANTS))
 GPU_DEVICE = Device("cupy", "0", "NVIDIA H200", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
 SIZE = 8 << 30
 
@@ -65,7 +67,7 @@ def limit(gb_per_s: float, name: str = "NVIDIA H200", algorithm: str = "sha256")
 def predicted(gpu: GPU, gb_per_s: float, variant: str = DEFAULT, algorithm: str = "sha256") -> Prediction:
     return Prediction(
         gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
+        target=gpu.target,
         architecture="Made up",
         algorithm=algorithm,
         variant=variant,
@@ -148,8 +150,28 @@ def test_predicted_and_measured_stand_in_columns_of_their_own(tmp_path: Path) ->
     assert float(plain["prediction_error"]) == pytest.approx(832 / 784 - 1, abs=1e-4)
 
 
+def test_what_others_published_stands_beside_the_default_variant_in_columns_of_its_own(tmp_path: Path) -> None:
+    rtx = gpus()["RTX 4090"]
+    lines = drawn(tmp_path, [predicted(rtx, 1008), predicted(T4, 235)])
+    quoted, without = lines
+    assert quoted["hashcat_published_gb_per_s"] == "1406.4"
+    assert float(quoted["hashcat_over_predicted_arithmetic"]) == pytest.approx(1406.4 / 1008, abs=1e-3)
+    assert quoted["hashcat_source"].startswith("hashcat 6.2.6, mode 1400: gist.github.com/")
+    assert (quoted["measured_gb_per_s"], quoted["machine"]) == ("", "")
+    assert not any(without[column] for column in COLUMNS if column.startswith("hashcat"))
+
+
+def test_the_variant_of_a_gpu_without_ptx_is_the_plain_one(tmp_path: Path) -> None:
+    amd, intel = gpus()["MI300X"], gpus()["Max 1550"]
+    counted = replace(
+        predicted(intel, 1, "plain"), bound="unknown", predicted_gb_per_s=None, predicted_low=None, predicted_high=None
+    )
+    lines = drawn(tmp_path, [predicted(amd, 1657, "plain"), predicted(amd, 1600, "unrolled"), counted])
+    assert [(line["gpu"], line["target"], line["variant"]) for line in lines] == [("MI300X", "gfx942", "plain")]
+
+
 def test_a_gpu_that_is_not_in_the_table_is_drawn_without_a_prediction(tmp_path: Path) -> None:
-    name = "AMD Instinct MI300X"
+    name = "AMD Instinct MI100"
     rows = [measured(600, "opencl", "plain", name), measured(700, "cupy", "plain", name)]
     (line,) = drawn(tmp_path, [], MachineResults("amd", rows, []))
     assert (line["gpu"], line["device_name"], line["kernel"]) == ("", name, "cupy")

@@ -14,6 +14,9 @@ from dpnp_spirv import DpnpSpirv
 from hashbench.kernels import ALGORITHMS, Device, Unavailable, dpnp_sycl, opencl_drivers, spirv, spirv_recipe
 from hashbench.kernels.contract import Algorithm
 from hashbench.kernels.dpnp_sycl import DpnpSycl, from_spirv
+from hashbench.kernels.source import functions
+from hashbench.limits import intel_assembly
+from hashbench.limits.machine_code import FUNCTION
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
@@ -105,6 +108,22 @@ def test_a_cpu_hashes_right_with_every_sub_group_size_of_gpus(size: int, monkeyp
             work = kernel.prepare(strategy, [kernel.put(message)], 1024)
             work.run()
             assert list(map(bytes, work.digests())) == expected
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("intel-spirv")
+@pytest.mark.parametrize("target", intel_assembly.LANES)
+@each_algorithm
+def test_intels_compiler_for_gpus_takes_the_program_and_has_room_in_the_registers(
+    algorithm: Algorithm, target: str
+) -> None:
+    try:
+        listings = intel_assembly.compile_program(spirv.program(algorithm, intel_assembly.LANES[target]), target)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    assert listings.keys() >= set(functions("plain"))
+    function = intel_assembly.parse(listings[FUNCTION], FUNCTION, target)
+    assert intel_assembly.by_unit(intel_assembly.count_block(function, algorithm))["scratch"] == 0
 
 
 # Devices that are not here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,23 @@ from hashbench.bench.results import ROWS, Row
 from hashbench.cli.predict import predict
 from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
-from hashbench.limits import architectures, disassembly, gpus, static_model
-from hashbench.limits.architectures import ALU, ARCHITECTURES, FMA, FP64, ISSUE, Placement, UnplacedError, architecture
+from hashbench.limits import architectures, disassembly, gpus, hashcat, static_model
+from hashbench.limits.architectures import (
+    ALU,
+    AMD,
+    ARCHITECTURES,
+    FMA,
+    FP64,
+    INTEL,
+    ISSUE,
+    NVIDIA,
+    Multiprocessor,
+    Placement,
+    UnplacedError,
+    architecture,
+)
 from hashbench.limits.gpus import GPU, gpu_named
-from hashbench.limits.machine_code import BlockCode
+from hashbench.limits.machine_code import BlockCode, StructureError
 from hashbench.limits.static_model import FORMAT, Prediction, demand, error, limits, measured, predicted
 
 SHA256 = ALGORITHMS["sha256"]
@@ -27,8 +41,8 @@ ROWS_OF_THE_H200 = Path(__file__).parents[2] / "results" / "nvidia-h200" / "thro
 SMALL = GPU(
     name="small",
     device_name="NVIDIA Small",
-    compute_capability="9.0",
-    multiprocessors=10,
+    target="sm_90",
+    units=10,
     boost_mhz=1000,
     memory_gb_per_s=100.0,
     power_w=10,
@@ -43,17 +57,28 @@ def guess(gpu: GPU = SMALL, code: BlockCode = CODE, variant: str = "plain") -> P
     return predicted(gpu, SHA256, variant, code, "a compiler", "0123456789")
 
 
-@pytest.mark.parametrize("gpu", gpus.gpus().values(), ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize(
+    "gpu", [gpu for gpu in gpus.gpus().values() if gpu.fp32_tflops is not None], ids=lambda gpu: gpu.name
+)
 def test_a_gpu_agrees_with_its_published_peak(gpu: GPU) -> None:
-    lanes = architecture(gpu.compute_capability).fp32_lanes
-    peak = 1e-6 * gpu.multiprocessors * lanes * 2 * gpu.boost_mhz
+    lanes = architecture(gpu.target).fp32_lanes
+    peak = 1e-6 * gpu.units * lanes * 2 * gpu.boost_mhz
     assert peak == pytest.approx(gpu.fp32_tflops, rel=0.015)
+
+
+def test_few_gpus_have_no_published_peak() -> None:
+    assert [gpu.name for gpu in gpus.gpus().values() if gpu.fp32_tflops is None] == ["MI300X", "MI355X", "Arc A770"]
 
 
 @pytest.mark.parametrize("gpu", gpus.gpus().values(), ids=lambda gpu: gpu.name)
 def test_a_gpu_names_its_sources(gpu: GPU) -> None:
-    assert "NVIDIA" in gpu.source
-    assert min(gpu.multiprocessors, gpu.boost_mhz, gpu.memory_gb_per_s, gpu.power_w) > 0
+    if architecture(gpu.target).vendor == NVIDIA:
+        assert "NVIDIA" in gpu.source
+    else:  # every figure says where it was read
+        for figure in ("clock", "MHz", "GHz"), ("bandwidth", "GB/s", "TB/s"), ("power", " W", "kW"):
+            assert any(word in gpu.source for word in figure), figure
+        assert re.search(r"\.(com|ai|club|cz|it|co\.uk)\b", gpu.source)
+    assert min(gpu.units, gpu.boost_mhz, gpu.memory_gb_per_s, gpu.power_w) > 0
     if "B200" in gpu.name:
         assert "not published by NVIDIA" in gpu.note
 
@@ -63,50 +88,64 @@ def test_gpus_are_found_by_name() -> None:
     assert {"T4", "A100 SXM 80GB", "L4", "L40S", "RTX 4090", "H100 SXM", "H200", "B200", "RTX 5090"} <= set(table)
     assert len({gpu.device_name for gpu in table.values()}) == len(table)
     assert gpu_named("rtx 4090") is table["RTX 4090"]
-    assert gpu_named("H200").architecture == 90
-    assert gpu_named("RTX 5090").architecture == 120
+    assert gpu_named("H200").target == "sm_90"
+    assert gpu_named("mi300x").target == "gfx942"
     with pytest.raises(ValueError, match="unknown GPU 'H300': accepted are T4, A100"):
         gpu_named("H300")
 
 
 @pytest.mark.parametrize(
-    ("capability", "mnemonic", "name", "first"),
+    ("target", "mnemonic", "name", "first"),
     [
-        ("9.0", "LOP3.LUT", "LOP3", Placement({ALU: 1})),
-        ("9.0", "SHF.L.W.U32.HI", "SHF", Placement({ALU: 1})),
-        ("9.0", "IADD3.X", "IADD3", Placement({ALU: 1})),
-        ("9.0", "VIADD", "VIADD", Placement({FMA: 1})),
-        ("9.0", "IMAD.MOV.U32", "IMAD", Placement({FMA: 1})),
-        ("8.0", "DFMA.RZ", "DFMA", Placement({FP64: 1})),
-        ("7.5", "IMAD.WIDE.U32", "IMAD.WIDE", Placement({FMA: 2})),
-        ("8.6", "IMAD.HI.U32", "IMAD.HI", Placement({FMA: 2})),
-        ("9.0", "IMAD.WIDE.U32", "IMAD.WIDE", Placement({FMA: 2, ALU: 1})),
-        ("9.0", "IMAD.HI.U32", "IMAD.HI", Placement({FMA: 2, ALU: 1})),
-        ("8.9", "LDG.E.128", "LDG", Placement({})),
-        ("10.0", "UIADD3", "UIADD3", Placement({})),
-        ("10.0", "IADD3", "IADD3", Placement({ALU: 1})),
-        ("12.0", "IADD3", "IADD3", Placement({ALU: 1})),
-        ("12.0", "IADD", "IADD", Placement({FMA: 1})),
-        ("12.0", "IADD.64", "IADD.64", Placement({FMA: 2})),
+        ("sm_90", "LOP3.LUT", "LOP3", Placement({ALU: 1})),
+        ("sm_90", "SHF.L.W.U32.HI", "SHF", Placement({ALU: 1})),
+        ("sm_90", "IADD3.X", "IADD3", Placement({ALU: 1})),
+        ("sm_90", "VIADD", "VIADD", Placement({FMA: 1})),
+        ("sm_90", "IMAD.MOV.U32", "IMAD", Placement({FMA: 1})),
+        ("sm_80", "DFMA.RZ", "DFMA", Placement({FP64: 1})),
+        ("sm_75", "IMAD.WIDE.U32", "IMAD.WIDE", Placement({FMA: 2})),
+        ("sm_86", "IMAD.HI.U32", "IMAD.HI", Placement({FMA: 2})),
+        ("sm_90", "IMAD.WIDE.U32", "IMAD.WIDE", Placement({FMA: 2, ALU: 1})),
+        ("sm_90", "IMAD.HI.U32", "IMAD.HI", Placement({FMA: 2, ALU: 1})),
+        ("sm_89", "LDG.E.128", "LDG", Placement({})),
+        ("sm_100", "UIADD3", "UIADD3", Placement({})),
+        ("sm_100", "IADD3", "IADD3", Placement({ALU: 1})),
+        ("sm_120", "IADD3", "IADD3", Placement({ALU: 1})),
+        ("sm_120", "IADD", "IADD", Placement({FMA: 1})),
+        ("sm_120", "IADD.64", "IADD.64", Placement({FMA: 2})),
+        ("gfx942", "v_alignbit_b32", "v_alignbit_b32", Placement({ALU: 1})),
+        ("gfx942", "v_lshrrev_b64", "v_lshrrev_b64", Placement({ALU: 1})),
+        ("gfx1100", "v_lshrrev_b64", "v_lshrrev_b64", Placement({ALU: 2})),
+        ("gfx1201", "v_dual_cndmask_b32", "v_dual_cndmask_b32", Placement({ALU: 1})),
+        ("gfx90a", "s_add_u32", "s_add_u32", Placement({})),
+        ("gfx90a", "global_load_dwordx4", "global_load_dwordx4", Placement({})),
+        ("pvc", "bfn.0x96", "bfn.0x96", Placement({ALU: 1})),
+        ("dg2", "send.ugm", "send.ugm", Placement({})),
     ],
 )
-def test_instructions_have_their_pipe(capability: str, mnemonic: str, name: str, first: Placement) -> None:
-    found, placements = architecture(capability).place(mnemonic)
+def test_instructions_have_their_pipe(target: str, mnemonic: str, name: str, first: Placement) -> None:
+    found, placements = architecture(target).place(mnemonic)
     assert (found, placements[0]) == (name, first)
 
 
 def test_what_is_not_known_is_refused() -> None:
-    with pytest.raises(UnplacedError, match=r"no pipe is known for FROB.X on compute capability 9.0"):
-        architecture("9.0").place("FROB.X")
-    with pytest.raises(ValueError, match=r"compute capability 6.0 are unknown: accepted are 7.5, 8.0"):
-        architecture("6.0")
+    with pytest.raises(UnplacedError, match=r"no pipe is known for FROB.X on sm_90"):
+        architecture("sm_90").place("FROB.X")
+    with pytest.raises(StructureError, match="no unit is known for frob_b32"):
+        architecture("gfx942").place("frob_b32")
+    with pytest.raises(ValueError, match=r"unknown architecture 'sm_60': accepted are sm_75, sm_80"):
+        architecture("sm_60")
     with pytest.raises(UnplacedError, match="FROB"):
         guess(code=BlockCode({"FROB": 1}, 1, 0))
 
 
-@pytest.mark.parametrize("capability", list(ARCHITECTURES))
-def test_an_architecture_tells_its_sources_and_its_doubts(capability: str) -> None:
-    found = architecture(capability)
+def multiprocessors() -> dict[str, Multiprocessor]:
+    return {target: found for target, found in ARCHITECTURES.items() if isinstance(found, Multiprocessor)}
+
+
+@pytest.mark.parametrize("target", list(multiprocessors()))
+def test_a_multiprocessor_tells_its_sources_and_its_doubts(target: str) -> None:
+    found = multiprocessors()[target]
     assert "NVIDIA" in found.source or "Guide" in found.source
     assert set(found.rates) == set(architectures.PIPES)
     known = [found.place(name)[1] for name in (*found.placements, "LOP3", "IADD3", "VIADD", "IMAD.WIDE", "IMAD.HI")]
@@ -115,14 +154,25 @@ def test_an_architecture_tells_its_sources_and_its_doubts(capability: str) -> No
 
 
 def test_what_products_take_of_the_alu_is_known_where_it_was_measured() -> None:
-    for capability, found in ARCHITECTURES.items():
+    for target, found in multiprocessors().items():
         with_alu = [FMA in p.slots and ALU in p.slots for p in found.place("IMAD.WIDE.U32")[1]]
-        assert with_alu == ([True] if capability == "9.0" else [False, True])
-        assert ("IMAD.WIDE" in found.note) == (capability != "9.0")
+        assert with_alu == ([True] if target == "sm_90" else [False, True])
+        assert ("IMAD.WIDE" in found.note) == (target != "sm_90")
+
+
+def test_other_vendors_tell_their_sources_and_their_doubts() -> None:
+    others = {target: found for target, found in ARCHITECTURES.items() if target not in multiprocessors()}
+    assert {found.vendor for found in others.values()} == {AMD, INTEL}
+    for target, found in others.items():
+        assert found.source
+        assert found.target == target
+        # A doubt makes a range, or there is no rate at all.
+        doubts = not found.rates or len(found.place("v_lshlrev_b64")[1]) > 1
+        assert bool(found.note) == doubts
 
 
 def test_a_block_takes_slots_of_each_pipe() -> None:
-    taken = demand(CODE, architecture("9.0"))
+    taken = demand(CODE, architecture("sm_90"))
     assert taken.instructions == 509
     assert taken.slots == {ALU: 404, FMA: 140, FP64: 0, ISSUE: 509}
     assert taken.range == [taken.slots]
@@ -147,7 +197,7 @@ def test_the_lowest_limit_binds() -> None:
     multiplying = BlockCode({"LOP3.LUT": 100, "IMAD.WIDE.U32": 200}, 1, 0)
     assert guess(replace(SMALL, memory_gb_per_s=1000.0), multiplying).bound == "FMA"
     doubles = BlockCode({"LOP3.LUT": 64, "DFMA.RZ": 128}, 1, 0)
-    of_doubles = guess(replace(SMALL, compute_capability="8.0", memory_gb_per_s=1000.0), doubles)
+    of_doubles = guess(replace(SMALL, target="sm_80", memory_gb_per_s=1000.0), doubles)
     assert (of_doubles.bound, of_doubles.predicted_gb_per_s) == ("FP64", 320 / 128 * 64)
     assert (of_doubles.fp64_slots, of_doubles.fma_slots, of_doubles.fma_gb_per_s) == (128, None, None)
     issuing = BlockCode({"LOP3.LUT": 320, "IMAD": 320, "NOP": 320}, 1, 0)
@@ -156,7 +206,7 @@ def test_the_lowest_limit_binds() -> None:
 
 def test_what_is_not_documented_makes_a_range() -> None:
     code = BlockCode({"LOP3.LUT": 300, "IADD3": 100, "VIADD": 50}, 1, 0)
-    blackwell = replace(SMALL, compute_capability="10.0", memory_gb_per_s=1e6)
+    blackwell = replace(SMALL, target="sm_100", memory_gb_per_s=1e6)
     found = guess(blackwell, code)
     assert found.predicted_gb_per_s == pytest.approx(640 / 400 * 64)
     assert found.predicted_low == pytest.approx(640 / 450 * 64, rel=1e-4)
@@ -171,6 +221,31 @@ def test_predictions_are_written_and_read(tmp_path: Path) -> None:
     assert FORMAT.read(path) == found
     assert "predicted_gb_per_s" in FORMAT.columns
     assert "gb_per_s" not in FORMAT.columns  # the column of rows, for what was measured
+
+
+def test_a_compute_unit_issues_64_vector_instructions_a_clock() -> None:
+    fast = replace(SMALL, target="gfx942", memory_gb_per_s=1e6)
+    found = guess(fast, BlockCode({"v_xor_b32": 800, "v_lshl_add_u64": 100, "s_add_u32": 900, "s_waitcnt": 9}, 1, 0))
+    assert (found.bound, found.alu_slots, found.instructions) == ("ALU", 900, 1809)
+    assert found.predicted_gb_per_s == pytest.approx(640 / 900 * 64, rel=1e-4)
+    assert found.predicted_low == pytest.approx(640 / 1000 * 64, rel=1e-4)
+    assert (found.issue_gb_per_s, found.arithmetic_gb_per_s) == (None, found.alu_gb_per_s)
+
+
+def test_without_rates_a_prediction_is_a_count_of_instructions() -> None:
+    found = guess(replace(SMALL, target="dg2"), BlockCode({"rol": 576, "send.scratch": 2, "jmpi": 1}, 1, 0))
+    assert (found.bound, found.instructions, found.alu_slots, found.spread) == ("unknown", 579, 576, None)
+    assert (found.predicted_gb_per_s, found.arithmetic_gb_per_s) == (None, None)
+    assert measured(found, SMALL, Results.of([row(1.0)]).rows) is None
+    FORMAT.check(found)
+
+
+def test_the_rates_of_hashcat_are_quoted_for_gpus_of_the_table() -> None:
+    quoted = hashcat.published()
+    assert {gpu for gpu, _ in quoted} <= set(gpus.gpus())
+    assert quoted["RTX 4090", "sha256"].gb_per_s == pytest.approx(21975.5e6 * 64e-9)
+    assert quoted["RTX 4090", "sha384"].gb_per_s == pytest.approx(7483.4e6 * 128e-9)
+    assert all(re.match(r"hashcat [67][\d.-]+, mode 1[47]00: (gist\.)?github\.com/", q.source) for q in quoted.values())
 
 
 def test_a_prediction_is_checked_by_the_row_of_its_point() -> None:

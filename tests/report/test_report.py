@@ -62,7 +62,7 @@ class Page(HTMLParser):
 
 PREDICTION = Prediction(
     gpu="H200",
-    compute_capability="9.0",
+    target="sm_90",
     architecture="Hopper",
     algorithm="sha256",
     variant="early",

@@ -9,7 +9,10 @@ from pathlib import Path
 from build_cache import cached, cached_text
 
 from hashbench.kernels import ALGORITHMS, Unavailable
+from hashbench.kernels.source import device_source
 from hashbench.limits import amd_assembly
+
+_HIP = Path(__file__).with_name("hip_without_rocm.h")
 
 
 def assembly(source: str, target: str) -> str:
@@ -27,6 +30,27 @@ def assembly(source: str, target: str) -> str:
 def source(algorithm: str) -> str:
     """The device code in its variant for AMD's GPUs."""
     return amd_assembly.opencl_source(ALGORITHMS[algorithm], "plain")
+
+
+def hip_assembly(algorithm: str, target: str) -> str:
+    """The same as HIP, in the variant of CuPy on ROCm.
+
+    Raises:
+        Unavailable: there is no compiler for it.
+    """
+    compiler = amd_assembly.compiler_for(target)
+    program = _HIP.read_text() + device_source(ALGORITHMS[algorithm], "early")
+    options = ("--offload-device-only", f"--offload-arch={target}", "-nogpuinc", "-nogpulib", "-O3")
+
+    def make() -> str:
+        with tempfile.TemporaryDirectory(prefix="hashbench-hip-") as folder:
+            Path(folder, "program.hip").write_text(program)
+            command = [*compiler.command, *options, "-x", "hip", "program.hip", "-S", "-o", "program.s"]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return Path(folder, "program.s").read_text()
+
+    return cached_text("hip-assembly", compiler.name, *options, program, make=make)
 
 
 def code_object(source: str, target: str) -> bytes:
