@@ -1,4 +1,4 @@
-"""What each extra installs where: Intel's packages exist for x86-64 alone, and everything else installs elsewhere too."""
+"""What each extra installs where: Intel's packages exist for x86-64 alone, and everything else installs elsewhere."""
 
 from __future__ import annotations
 

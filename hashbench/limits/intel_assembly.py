@@ -118,6 +118,7 @@ def compile_program(source: str | bytes, target: str) -> dict[str, str]:
     """
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
+        compiling: tuple[str, ...]
         if isinstance(source, str):
             (Path(folder) / "device_source.cl").write_text(source)
             compiling = ("compile", "-file", "device_source.cl", "-options", _OPTIONS)
