@@ -17,11 +17,11 @@ INSTALL = $(BIN)python -m pip install --quiet --no-compile
 # driver answers, and elsewhere the vendors' compilers, for the tests that compile kernels without a GPU.
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p')
 ifeq ($(CUDA),)
-EXTRAS ?= amd-compilers,bench,cpu,cuda-compilers,docs,keyless,lint,peers,test
+EXTRAS ?= amd-compilers,bench,cpu,cuda-compilers,docs,keyless,lint,peers,spirv,test
 else ifeq ($(shell test $(CUDA) -ge 13 && echo new),new)
-EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,docs,keyless,lint,peers,test
+EXTRAS ?= bench,cpu,cuda13,cuda-compilers,crosscheck,docs,keyless,lint,peers,spirv,test
 else
-EXTRAS ?= bench,cpu,cuda12,crosscheck,docs,keyless,lint,peers,test
+EXTRAS ?= bench,cpu,cuda12,crosscheck,docs,keyless,lint,peers,spirv,test
 endif
 
 ifeq ($(ENV),none)
@@ -33,7 +33,7 @@ STAMP := $(ENV)/.installed-$(EXTRAS)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env bench test test-thorough predict figures report docs lint tree clean
+.PHONY: help env bench test test-thorough predict spirv figures report docs lint tree clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,6 +51,9 @@ test-thorough: $(STAMP) ## run also the tests and examples that `make test` leav
 
 predict: $(STAMP) ## compile for every GPU of the table and predict its throughput (ARGS='--gpu MI300X --variant plain')
 	$(BIN)hashbench predict $(ARGS)
+
+spirv: $(STAMP) ## compile what ships of the device code, after a change of it
+	$(BIN)python -m hashbench.kernels.spirv_recipe
 
 figures: $(STAMP) ## draw the figures from the measurements under results/
 	$(BIN)hashbench figures $(ARGS)

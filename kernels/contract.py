@@ -102,6 +102,7 @@ class Device:
         framework: the framework and its version.
         driver: the driver or runtime and its version.
         unavailable: why the device cannot be used, on one line; None if it can.
+        remark: what to know before it is used, on one line; usually empty.
     """
 
     kernel: str
@@ -112,6 +113,7 @@ class Device:
     framework: str = ""
     driver: str = ""
     unavailable: str | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)

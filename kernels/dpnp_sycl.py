@@ -1,6 +1,7 @@
-"""SYCL, through dpctl: OpenCL C kernels over dpnp and USM arrays, SYCL queues and events.
+"""SYCL, through dpctl: kernels in OpenCL C or SPIR-V over dpnp and USM arrays, SYCL queues and events.
 
-It runs on Intel GPUs, and on any x86 CPU through Intel's OpenCL runtime.
+It runs on any x86 CPU through Intel's OpenCL runtime. It is written for Intel's GPUs too, through OpenCL and Level
+Zero, and has not run on one yet.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hashbench.kernels import opencl_drivers
+from hashbench.kernels import opencl_drivers, spirv
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions, opencl_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _ALIGNMENT = 256
+
+_BACKENDS = ("level_zero", "opencl")
+"""SYCL's backends that programs are built for, the one that dpnp's arrays use first."""
+
+_LARGE_BUFFERS = "-ze-opt-greater-than-4GB-buffer-required", "-cl-intel-greater-than-4GB-buffer-required"
+"""Makes Intel's compiler for GPUs compute with whole addresses: for Level Zero, for OpenCL."""
 
 
 @cache
@@ -53,10 +60,32 @@ def _argument(argument: Argument) -> Any:
 
 
 @cache
-def _program(device_id: str, source: str, options: str) -> Any:
+def _compiled(device_id: str, source: str, options: str) -> Any:
     """OpenCL C, compiled for the context that all queues of a device share: for a CPU that takes seconds."""
     dpctl = _load().module
     return dpctl.program.create_program_from_source(dpctl.SyclQueue(device_id), source, options)
+
+
+@cache
+def from_spirv(device_id: str, algorithm: Algorithm, sub_group_size: int | None = None, options: str = "") -> Any:
+    """The program that ships compiled, for the same context: Level Zero takes no OpenCL C."""
+    dpctl = _load().module
+    module = spirv.program(algorithm, sub_group_size)
+    return dpctl.program.create_program_from_spirv(dpctl.SyclQueue(device_id), module, options)
+
+
+def _describe(device: Any) -> Device:
+    return Device(
+        kernel=DpnpSycl.name,
+        id=device.filter_string,
+        name=device.name.strip(),
+        vendor=device.vendor,
+        kind="gpu" if device.is_gpu else "cpu",
+        framework=_framework(),
+        driver=f"{device.sycl_platform.name} {device.driver_version}",
+        unavailable=None if device.has_aspect_usm_device_allocations else "it has no unified shared memory",
+        remark="not yet run on a GPU" if device.is_gpu else "",
+    )
 
 
 class _Range:
@@ -103,7 +132,7 @@ class _CopyStage(Stage):
 
 
 class DpnpSycl(DeviceKernel):
-    """SHA-2 in SYCL, on every device that SYCL reaches through OpenCL. dpctl's queues have no priorities."""
+    """SHA-2 in SYCL, on every device that it reaches through Level Zero or OpenCL. Its queues have no priorities."""
 
     name = "dpnp"
 
@@ -113,8 +142,7 @@ class DpnpSycl(DeviceKernel):
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
         self.queue = _load().module.SyclQueue(device.id, property=("in_order", "enable_profiling"))
-        options = opencl_options(device, self.algorithm, self.queue.sycl_device.sub_group_sizes)
-        program = _program(device.id, device_source(self.algorithm, "plain"), " ".join(options))
+        program = self.program()
         self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
 
     @classmethod
@@ -125,28 +153,31 @@ class DpnpSycl(DeviceKernel):
         except ImportError as error:
             reason = f"dpctl cannot be imported ({error}): install hashbench[sycl]"
             return [Device(cls.name, unavailable=reason)]
-        found = [
-            Device(
-                kernel=cls.name,
-                id=device.filter_string,
-                name=device.name.strip(),
-                vendor=device.vendor,
-                kind="gpu" if device.is_gpu else "cpu",
-                framework=_framework(),
-                driver=f"{device.sycl_platform.name} {device.driver_version}",
-                unavailable=None if device.has_aspect_usm_device_allocations else "it has no unified shared memory",
-            )
-            for device in dpctl.get_devices()
-            if device.backend == dpctl.backend_type.opencl  # what dpctl builds OpenCL C for
-        ]
-        reason = "SYCL finds no OpenCL device: install a GPU driver with OpenCL, or hashbench[sycl] for the CPU"
-        return found or [Device(cls.name, framework=_framework(), unavailable="; ".join([reason, *refused]))]
+        usable = [device for device in dpctl.get_devices() if device.backend.name in _BACKENDS]
+        usable.sort(key=lambda device: _BACKENDS.index(device.backend.name))
+        reason = "SYCL finds no device of Level Zero or OpenCL: install a GPU driver, or hashbench[sycl] for the CPU"
+        unavailable = Device(cls.name, framework=_framework(), unavailable="; ".join([reason, *refused]))
+        return [_describe(device) for device in usable] or [unavailable]
+
+    def program(self) -> Any:
+        """The device code, built for the device."""
+        sizes = self.queue.sycl_device.sub_group_sizes
+        if self.queue.backend.name == "level_zero":
+            return from_spirv(self.device.id, self.algorithm, min(sizes), _LARGE_BUFFERS[0])
+        options = opencl_options(self.device, self.algorithm, sizes)
+        if options:
+            options.append(_LARGE_BUFFERS[1])
+        return _compiled(self.device.id, device_source(self.algorithm, "plain"), " ".join(options))
 
     def free_memory(self) -> int:
         device = self.queue.sycl_device
         if device.is_cpu:
             return psutil.virtual_memory().available
         return int(device.global_mem_size)
+
+    def largest_buffer(self) -> int:
+        device = self.queue.sycl_device
+        return self.free_memory() if device.is_cpu else min(self.free_memory(), int(device.max_mem_alloc_size))
 
     def allocate(self, nbytes: int) -> Buffer:
         dpctl = _load().module

@@ -2,7 +2,8 @@
 
 A loader finds drivers through .icd files. Two are commonly missing: the wheel `intel-opencl-rt` (Intel's runtime for
 CPUs) installs one with a path that does not exist, and containers with NVIDIA's driver often have only its library.
-Intel's run path has empty parts, which mean the working directory: what a driver needs is loaded before the driver.
+Intel's run path has empty parts, which mean the working directory: what a driver needs is loaded before the driver,
+whoever registered it.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hashbench.kernels.shared_libraries import LibraryError, load_by_name, load_needed
 
-READS = ("cl.cfg", "include", "modules.idx")
-"""What drivers and their compilers read in the working directory: Intel's settings, headers, an index of modules."""
+READS = ("cl.cfg", "include", "modules.idx", "libgcc_s.so.1")
+"""What drivers and their compilers read in the working directory: Intel's settings, headers, an index of modules, and
+what the linker that PoCL starts takes for the library of that name."""
 
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 _NVIDIA = "libnvidia-opencl.so.1"
@@ -45,9 +47,13 @@ def announced_to_sycl() -> Iterator[list[str]]:
     Yields:
         Why drivers are left out that are installed. The loader reads the environment when platforms are first listed.
     """
-    usable, refused = _checked([str(library) for library in _intel_cpu_runtime()])
-    with environment("OCL_ICD_FILENAMES", ":".join(usable)):
-        yield refused
+    usable, refused = _checked(_intel_cpu_runtime())
+    registered, others_refused = _checked(_registered())
+    with ExitStack() as stack:
+        stack.enter_context(environment("OCL_ICD_FILENAMES", ":".join(usable)))
+        if others_refused:
+            stack.enter_context(_vendors(registered))
+        yield [*refused, *others_refused]
 
 
 @contextmanager
@@ -60,27 +66,40 @@ def announced_to_opencl() -> Iterator[list[str]]:
     if "OCL_ICD_VENDORS" in os.environ:
         yield []
         return
-    registered = [icd.read_text().strip() for icd in sorted(_SYSTEM_VENDORS.glob("*.icd"))]
+    registered = _registered()
     names = {Path(library).name for library in registered}
-    missing = [library for library in [*map(str, _intel_cpu_runtime()), _NVIDIA] if Path(library).name not in names]
+    missing = [library for library in [*_intel_cpu_runtime(), _NVIDIA] if Path(library).name not in names]
     usable, refused = _checked([*registered, *missing])
     if len(usable) == 1:  # the loader takes one library by its name, which needs no folder
         with environment("OCL_ICD_VENDORS", usable[0]):
             yield refused
-        return
-    with tempfile.TemporaryDirectory(prefix="hashbench-opencl-") as vendors:
-        for number, library in enumerate(usable):
-            Path(vendors, f"{number}.icd").write_text(f"{library}\n")
-        with environment("OCL_ICD_VENDORS", vendors if usable or refused else ""):
+    elif usable or refused:
+        with _vendors(usable):
             yield refused
+    else:
+        yield []
 
 
-def _intel_cpu_runtime() -> list[Path]:
+@contextmanager
+def _vendors(libraries: Sequence[str]) -> Iterator[None]:
+    """Makes these the drivers that are registered."""
+    with tempfile.TemporaryDirectory(prefix="hashbench-opencl-") as folder:
+        for number, library in enumerate(libraries):
+            Path(folder, f"{number:03}.icd").write_text(f"{library}\n")
+        with environment("OCL_ICD_VENDORS", folder):
+            yield
+
+
+def _registered() -> list[str]:
+    return [icd.read_text().strip() for icd in sorted(_SYSTEM_VENDORS.glob("*.icd"))]
+
+
+def _intel_cpu_runtime() -> list[str]:
     library = Path(sys.prefix, "lib", "libintelocl.so")
-    return [library] if library.exists() else []
+    return [str(library)] if library.exists() else []
 
 
-def _checked(libraries: list[str]) -> tuple[list[str], list[str]]:
+def _checked(libraries: Sequence[str]) -> tuple[list[str], list[str]]:
     """The libraries whose needs are loaded, and why others cannot be used; those not installed are left out."""
     usable, refused = [], []
     for library in libraries:

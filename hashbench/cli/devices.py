@@ -36,6 +36,7 @@ def _table(listed: Sequence[Device], default: Sequence[Device]) -> Table:
     for device in listed:
         software = ", ".join(part for part in (device.framework, device.driver) if part)
         status = "[green]available[/]" + (", the default" if device in default else "")
+        status += f"; {escape(device.remark)}" if device.remark else ""
         if device.unavailable is not None:
             status = f"[red]{escape(device.unavailable)}[/]"
         cells = (device.kernel, device.id, device.kind, device.name, software)

@@ -35,6 +35,7 @@ _UNIT_OF_OPCODE = {
     **dict.fromkeys(("sync", "nop", "wait"), SYNC),
 }
 _OPTIONS = "-cl-std=CL2.0"
+_SPIRV_OPTIONS = "-ze-opt-greater-than-4GB-buffer-required"
 _LABEL = re.compile(r"([A-Za-z_]\w*):\s*$")
 _INSTRUCTION = re.compile(
     r"(?:\((?P<predicate>[^)]*)\))?\s*(?P<mnemonic>[a-z]\w*(?:\.\w+)*)\s*(?:\((?P<lanes>\d+)\|M\d+\))?(?P<operands>.*)"
@@ -102,8 +103,8 @@ def toolchain(target: str) -> str:
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
 
 
-def compile_program(source: str, target: str, options: Sequence[str] = ()) -> dict[str, str]:
-    """Compiles an OpenCL C program, and disassembles it: the listing of each function.
+def compile_program(source: str | bytes, target: str, options: Sequence[str] = ()) -> dict[str, str]:
+    """Compiles a program in OpenCL C or, as bytes, in SPIR-V, and disassembles it: the listing of each function.
 
     Args:
         source: the program.
@@ -116,9 +117,16 @@ def compile_program(source: str, target: str, options: Sequence[str] = ()) -> di
     """
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "device_source.cl").write_text(source)
-        compiling = ("compile", "-file", "device_source.cl", "-device", target, "-output", "program")
-        told = _run((*compiling, "-options", " ".join((_OPTIONS, *options))), folder)
+        compiling: tuple[str, ...]
+        if isinstance(source, str):
+            (Path(folder) / "device_source.cl").write_text(source)
+            compiling, standard = ("compile", "-file", "device_source.cl"), _OPTIONS
+        else:
+            (Path(folder) / "device_source.spv").write_bytes(source)
+            compiling, standard = ("compile", "-file", "device_source.spv", "-spirv_input"), _SPIRV_OPTIONS
+        told = _run(
+            (*compiling, "-device", target, "-output", "program", "-options", " ".join((standard, *options))), folder
+        )
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
             raise CompileError(f"the program does not compile for {target}: {' '.join(told.split())}")

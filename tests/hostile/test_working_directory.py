@@ -31,6 +31,7 @@ HOSTILE = {
     "a library that Intel's OpenCL driver needs": ("librt.so.1", b"not a library"),
     "a library that it looks for as it starts": ("libittnotify.so", b"not a library"),
     "its settings": ("cl.cfg", INTEL_SETTINGS),
+    "what PoCL's linker looks for": ("libgcc_s.so.1", b"not a library"),
     "Numba's settings": (".numba_config.yaml", b"enable_cudasim: 1\n"),
 }
 

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from functools import cache
 
 from cuda_on_host import CudaOnHost
+from dpnp_spirv import DpnpSpirv
 
 from hashbench.hashing import selection
 from hashbench.kernels import ALGORITHMS, KERNELS, Device, Kernel, kernel_class
 
-CLASSES: list[type[Kernel]] = [*map(kernel_class, KERNELS), CudaOnHost]
+IN_TESTS: list[type[Kernel]] = [CudaOnHost, DpnpSpirv]
+"""Kernels that no user has, to run what another device would."""
+
+CLASSES: list[type[Kernel]] = [*map(kernel_class, KERNELS), *IN_TESTS]
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def frameworks() -> list[Case]:
     return [
         Case(cls, device, variant)
         for cls, device in devices()
-        if device.unavailable is None and cls is not CudaOnHost
+        if device.unavailable is None and cls not in IN_TESTS
         for variant in _variants(cls, device)
     ]
 
@@ -63,11 +67,14 @@ def usual() -> list[Case]:
 
 def cases() -> list[Case]:
     """`frameworks`, and the CUDA source compiled for the host."""
-    return [*frameworks(), *_on_host("plain")]
+    return [*frameworks(), *_in_tests(CudaOnHost, "plain")]
 
 
 def edge_cases() -> list[Case]:
-    """`cases`, the CUDA source for the host in its slow variant, and the other variants of numba-cpu on one thread.
+    """`cases`, and code that differs from theirs in the hashing of blocks alone.
+
+    That is the CUDA source for the host in its slow variant, the SPIR-V that ships, and the other variants of numba-cpu
+    on one thread.
 
     The third variant for the host, "paired", switches threads at every barrier: `test_cuda_source.py` runs it, under
     sanitizers.
@@ -79,11 +86,11 @@ def edge_cases() -> list[Case]:
         for variant in cls.variants
         if variant != cls.default_variant(device)
     ]
-    return [*cases(), *_on_host("bytewise"), *others]
+    return [*cases(), *_in_tests(CudaOnHost, "bytewise"), *_in_tests(DpnpSpirv, "plain"), *others]
 
 
-def _on_host(variant: str) -> list[Case]:
-    return [Case(cls, device, variant) for cls, device in devices() if cls is CudaOnHost and device.unavailable is None]
+def _in_tests(wanted: type[Kernel], variant: str) -> list[Case]:
+    return [Case(cls, device, variant) for cls, device in devices() if cls is wanted and device.unavailable is None]
 
 
 @cache
