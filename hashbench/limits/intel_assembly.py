@@ -120,10 +120,13 @@ def compile_program(source: str | bytes, target: str, options: Sequence[str] = (
         compiling: tuple[str, ...]
         if isinstance(source, str):
             (Path(folder) / "device_source.cl").write_text(source)
-            compiling, standard = ("compile", "-file", "device_source.cl"), _OPTIONS
+            compiling, all_options = ("compile", "-file", "device_source.cl"), (_OPTIONS, *options)
         else:
             (Path(folder) / "device_source.spv").write_bytes(source)
-            compiling, standard = ("compile", "-file", "device_source.spv", "-spirv_input"), _SPIRV_OPTIONS
+            compiling, all_options = (
+                ("compile", "-file", "device_source.spv", "-spirv_input"),
+                (_SPIRV_OPTIONS, *options),
+            )
         told = _run(
             (*compiling, "-device", target, "-output", "program", "-options", " ".join((standard, *options))), folder
         )
