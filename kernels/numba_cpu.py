@@ -46,8 +46,11 @@ def program(algorithm: Algorithm, method: Method) -> ModuleType:
 
 @cache
 def _features() -> frozenset[str]:
-    """What LLVM knows the processor to have, and Numba compiles for."""
-    from numba.core.registry import cpu_target
+    """What LLVM knows the processor to have, and Numba compiles for; nothing where Numba is not installed."""
+    try:
+        from numba.core.registry import cpu_target
+    except ImportError:  # rows that were measured elsewhere name a default variant too
+        return frozenset()
 
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))

@@ -29,7 +29,7 @@ from hashbench.kernels.contract import (
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.opencl_drivers import environment
-from hashbench.kernels.source import device_source, sub_group_options
+from hashbench.kernels.source import device_source, opencl_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _QUEUE_PRIORITY = 0x1096
@@ -107,7 +107,7 @@ class OpenCL(DeviceKernel):
         self.context = cl.Context([self._device])
         self._queue = cl.CommandQueue(self.context, properties=self._queue_properties())
         source = device_source(self.algorithm, self.variant)
-        program = self._program(source, ["-cl-std=CL1.2", *self._architecture(), *self._sub_group()])
+        program = self._program(source, ["-cl-std=CL1.2", *self._architecture(), *self._registers()])
         self._functions = {kernel.function_name: kernel for kernel in program.all_kernels()}
         if "NVIDIA" in device.vendor:
             self.adapt_to_nvidia(self._device.max_compute_units)
@@ -179,9 +179,9 @@ class OpenCL(DeviceKernel):
         major, minor = self._device.compute_capability_major_nv, self._device.compute_capability_minor_nv
         return [f"-DARCHITECTURE={10 * major + minor}"]
 
-    def _sub_group(self) -> list[str]:
-        """The compiler option that defines the size of sub-groups of Intel's GPUs in the device code."""
-        return sub_group_options(self.device, sub_group_sizes(self._device))
+    def _registers(self) -> list[str]:
+        """The compiler options with which an Intel GPU has enough registers for a work-item."""
+        return opencl_options(self.device, self.algorithm, sub_group_sizes(self._device))
 
     def allocate_with(self, flags: int, nbytes: int) -> Buffer:
         """Like `allocate`, with OpenCL memory flags."""

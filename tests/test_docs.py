@@ -8,14 +8,19 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 import click
 import pytest
 
+from hashbench.bench.vendors import vendor_of
 from hashbench.cli.main import hashbench, run
+from hashbench.limits.gpus import gpus
+from hashbench.limits.static_model import FORMAT, MEMORY, Prediction, toolchain
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "results" / "README.md"]
@@ -122,6 +127,50 @@ def transcript(block: str, output: pytest.CaptureFixture[bytes]) -> str:
         printed = output.readouterr()
         lines += [f"$ {line}\n", printed.out.decode(), printed.err.decode()]
     return "".join(lines)
+
+
+def table(page: Path, heading: str) -> list[list[str]]:
+    """The cells of the table whose first column has that heading, its head left out."""
+    lines = page.read_text().partition(f"\n| {heading} |")[2].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in takewhile(lambda line: line, lines)]
+
+
+def test_the_table_of_vendors_says_measured_where_there_are_rows() -> None:
+    measured = defaultdict(set)
+    for file in ROOT.glob("results/*/*.csv"):
+        if (file.parent / "machine.json").exists() and not file.name.endswith(".readings.csv"):
+            with file.open() as text:
+                for row in csv.DictReader(text):
+                    measured[vendor_of(row["device_name"]), row["device_kind"]].add(row["kernel"])
+    said = defaultdict(set)
+    for vendors, devices, done, kernels in table(ROOT / "docs" / "vendors.md", "vendor"):
+        assert done in ("measured", "executed in an emulator", "compiled", "written for")
+        if done == "measured":
+            for vendor in vendors.split(", "):
+                said[vendor, "cpu" if "processors" in devices else "gpu"] |= set(re.findall(r"`(.+?)`", kernels))
+    assert set(said) == set(measured)
+    assert all(kernels <= measured[device] for device, kernels in said.items())
+
+
+def test_the_table_of_predictions_is_that_of_their_file() -> None:
+    predictions = FORMAT.read(ROOT / "results" / "predictions.csv")
+    of_default = {(p.gpu, p.algorithm): p for p in predictions if p.variant == toolchain(gpus()[p.gpu]).variants[0]}
+    lines = table(ROOT / "docs" / "vendors.md", "GPU")
+    assert [line[0] for line in lines] == list(dict.fromkeys(gpu for gpu, _ in of_default))
+    for gpu, architecture, *cells in lines:
+        for algorithm, cell in zip(("sha256", "sha384"), cells, strict=True):
+            prediction = of_default[gpu, algorithm]
+            assert architecture == f"{prediction.architecture}, {prediction.target}"
+            assert cell == shown(prediction)
+
+
+def shown(prediction: Prediction) -> str:
+    """A prediction as the page has it."""
+    if prediction.spread is None:
+        return f"{prediction.instructions:,} instructions"
+    low, likely, high = prediction.spread
+    text = f"{likely:,.0f}" if round(low) == round(high) else f"{likely:,.0f} ({low:,.0f} to {high:,.0f})"
+    return f"{text}, by its memory" if prediction.bound == MEMORY else text
 
 
 def test_the_readmes_headline_is_in_the_rows() -> None:

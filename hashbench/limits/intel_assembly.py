@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from hashbench.kernels.contract import Algorithm, Unavailable
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import device_source, intel_gpu_options
 from hashbench.limits import machine_code
 from hashbench.limits.machine_code import FUNCTION, BlockCode, CompileError, Function, Operations, StructureError
 
@@ -35,7 +35,6 @@ _UNIT_OF_OPCODE = {
     **dict.fromkeys(("sync", "nop", "wait"), SYNC),
 }
 _OPTIONS = "-cl-std=CL2.0"
-_SPIRV_OPTIONS = "-ze-opt-greater-than-4GB-buffer-required"
 _LABEL = re.compile(r"([A-Za-z_]\w*):\s*$")
 _INSTRUCTION = re.compile(
     r"(?:\((?P<predicate>[^)]*)\))?\s*(?P<mnemonic>[a-z]\w*(?:\.\w+)*)\s*(?:\((?P<lanes>\d+)\|M\d+\))?(?P<operands>.*)"
@@ -97,20 +96,19 @@ def toolchain(target: str) -> str:
     Raises:
         Unavailable: it is missing, or `target` is not one of `LANES`.
     """
-    if target not in LANES:
-        raise Unavailable(f"no vector engine is known for {target}: accepted are {', '.join(LANES)}")
+    _lanes(target)
     with tempfile.TemporaryDirectory() as folder:
         _run(("query", "OCL_DRIVER_VERSION"), folder)
         return f"ocloc {(Path(folder) / 'OCL_DRIVER_VERSION').read_text().strip(chr(0) + ' ')}"
 
 
-def opencl_source(algorithm: Algorithm, variant: str, target: str) -> str:
-    """The device code with as many work-items in a hardware thread as the kernels choose: a lane each."""
-    return f"#define SUB_GROUP_SIZE {LANES[target]}\n" + device_source(algorithm, variant)
-
-
-def compile_program(source: str | bytes, target: str) -> dict[str, str]:
+def compile_program(source: str | bytes, target: str, options: Sequence[str] = ()) -> dict[str, str]:
     """Compiles a program in OpenCL C or, as bytes, in SPIR-V, and disassembles it: the listing of each function.
+
+    Args:
+        source: the program.
+        target: one of `LANES`.
+        options: options of the compiler, as of `intel_gpu_options`.
 
     Raises:
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
@@ -118,14 +116,14 @@ def compile_program(source: str | bytes, target: str) -> dict[str, str]:
     """
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
-        compiling: tuple[str, ...]
+        compiling = ["compile", "-device", target, "-output", "program"]
         if isinstance(source, str):
             (Path(folder) / "device_source.cl").write_text(source)
-            compiling = ("compile", "-file", "device_source.cl", "-options", _OPTIONS)
+            compiling += ["-file", "device_source.cl", "-options", " ".join((_OPTIONS, *options))]
         else:
             (Path(folder) / "device_source.spv").write_bytes(source)
-            compiling = ("compile", "-file", "device_source.spv", "-spirv_input", "-options", _SPIRV_OPTIONS)
-        told = _run((*compiling, "-device", target, "-output", "program"), folder)
+            compiling += ["-file", "device_source.spv", "-spirv_input", "-options", " ".join(options)]
+        told = _run(compiling, folder)
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
             raise CompileError(f"the program does not compile for {target}: {' '.join(told.split())}")
@@ -145,7 +143,8 @@ def block_code(algorithm: Algorithm, variant: str, target: str) -> BlockCode:
         StructureError: the code has no main loop that can be counted.
         Unavailable: the compiler or the disassembler is missing, or `target` is not one of `LANES`.
     """
-    listings = compile_program(opencl_source(algorithm, variant, target), target)
+    options = intel_gpu_options(algorithm, [_lanes(target)])
+    listings = compile_program(device_source(algorithm, variant), target, options)
     return count_block(parse(listings[FUNCTION], FUNCTION, target), algorithm)
 
 
@@ -194,6 +193,12 @@ def by_unit(code: BlockCode) -> dict[str, float]:
     for mnemonic, count in code.instructions.items():
         counts[unit(mnemonic)] += count
     return counts
+
+
+def _lanes(target: str) -> int:
+    if target not in LANES:
+        raise Unavailable(f"no vector engine is known for {target}: accepted are {', '.join(LANES)}")
+    return LANES[target]
 
 
 def _run(arguments: Sequence[str], folder: str) -> str:

@@ -1,14 +1,14 @@
-/* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ.
+/* The keywords in which CUDA C, HIP, OpenCL C and host C++ differ, and the instructions of AMD GPUs.
  *
  * Everything after this file is written in the common subset of the four languages, so that the SHA-2 device code
  * exists once. The including program defines GROUP_SIZE, the number of threads (work-items) of a block (work-group);
  * for OpenCL C on NVIDIA's devices ARCHITECTURE; and on Intel's GPUs SUB_GROUP_SIZE, the number of work-items in a
  * hardware thread. */
 
-/* What a kernel may take of a device. On AMD's GPUs, for which clang compiles both OpenCL C and HIP, the code for
- * messages that are not aligned would take so many registers that one wave fits a SIMD, or two. On Intel's GPUs the
- * compiler would put so many work-items into a hardware thread that their words do not fit its registers. */
-#if defined(__AMDGCN__)
+/* What a kernel may take of a device. On AMD's CDNA 2 to 4, which have 512 registers, the code for messages that are
+ * not aligned would take so many that one wave fits a SIMD, or two. On Intel's GPUs the compiler would put so many
+ * work-items into a hardware thread that their words do not fit its registers. */
+#if defined(__gfx90a__) || defined(__gfx942__) || defined(__gfx950__)
 #define RESOURCES __attribute__((amdgpu_waves_per_eu(4)))
 #elif defined(SUB_GROUP_SIZE)
 #define RESOURCES __attribute__((intel_reqd_sub_group_size(SUB_GROUP_SIZE)))

@@ -25,6 +25,8 @@ SEGMENTS = [
 def emulated(algorithm: str, target: str, source: str) -> AmdEmulated:
     """A kernel that executes that source."""
     (device,) = (device for device in AmdEmulated.devices() if device.id == target)
+    if device.unavailable:
+        pytest.skip(device.unavailable)
     try:
         return AmdEmulated(device, algorithm, CodeObject(amd_programs.code_object(source, target), target))
     except Unavailable as error:

@@ -226,6 +226,11 @@ def test_intel_with_wide_vectors_prefers_them(monkeypatch: pytest.MonkeyPatch) -
         assert NumbaCpu.default_variant(amd) == "instructions"
 
 
+def test_without_numba_rows_of_other_machines_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba.core.registry", None)  # what importing it finds
+    assert numba_cpu._features.__wrapped__() == frozenset()
+
+
 # Parts for threads ---------------------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import amd_programs
 import pytest
 
-from hashbench.kernels import ALGORITHMS, Device, Unavailable
-from hashbench.kernels.source import sub_group_options
+from hashbench.kernels import ALGORITHMS, Device, Unavailable, opencl
+from hashbench.kernels.source import opencl_options
 from hashbench.limits import amd_assembly, intel_assembly
 from hashbench.limits.machine_code import FUNCTION
 
@@ -78,11 +79,27 @@ def test_the_main_loop_has_room_in_the_registers_on_intel(target: str, algorithm
     assert intel_assembly.by_unit(code)["scratch"] == 0
 
 
-def test_intels_gpus_alone_have_a_size_of_sub_groups() -> None:
-    def device(vendor: str, kind: str) -> Device:
-        return Device("opencl", vendor=f"{vendor} Corporation", kind=kind)  # type: ignore[arg-type]
+def test_intels_gpus_alone_have_options() -> None:
+    def options(vendor: str, kind: Literal["gpu", "cpu"], algorithm: str, *sizes: int) -> list[str]:
+        return opencl_options(Device("opencl", vendor=vendor, kind=kind), ALGORITHMS[algorithm], sizes)
 
-    assert sub_group_options(device("Intel(R)", "gpu"), [32, 16]) == ["-DSUB_GROUP_SIZE=16"]
-    assert sub_group_options(device("Intel(R)", "gpu"), []) == []
-    assert sub_group_options(device("Intel(R)", "cpu"), [4, 8, 16]) == []
-    assert sub_group_options(device("NVIDIA", "gpu"), [32]) == []
+    intel = "Intel(R) Corporation"
+    assert options(intel, "gpu", "sha256", 32, 16) == ["-DSUB_GROUP_SIZE=16"]
+    assert options(intel, "gpu", "sha384", 32, 16) == ["-DSUB_GROUP_SIZE=16", "-cl-intel-256-GRF-per-thread"]
+    assert options(intel, "gpu", "sha384", 8, 16, 32) == ["-DSUB_GROUP_SIZE=8"]
+    assert options(intel, "gpu", "sha256") == []
+    assert options(intel, "cpu", "sha256", 4, 8, 16) == []
+    assert options("NVIDIA Corporation", "gpu", "sha256", 32) == []
+
+
+def test_intels_driver_tells_the_sizes_of_sub_groups() -> None:
+    try:
+        devices = [device for _, device in opencl._enumerate(opencl._load().module) if "Intel" in device.platform.name]
+    except ImportError as error:
+        pytest.skip(f"pyopencl cannot be imported: {error}")
+    if not devices:
+        pytest.skip("there is no OpenCL device of Intel's drivers here")
+    for device in devices:
+        sizes = opencl.sub_group_sizes(device)
+        assert sizes
+        assert all(size.bit_count() == 1 and size <= 64 for size in sizes)

@@ -90,6 +90,8 @@ def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         intel_assembly.toolchain.__wrapped__("pvc")
     with pytest.raises(Unavailable, match="no vector engine is known for gen9: accepted are pvc, dg2"):
         intel_assembly.toolchain("gen9")
+    with pytest.raises(Unavailable, match="no vector engine is known for bmg: accepted are pvc, dg2"):
+        intel_assembly.block_code(ALGORITHMS["sha256"], "plain", "bmg")
 
 
 @pytest.mark.covers("intel-compile")

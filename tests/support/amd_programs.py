@@ -15,8 +15,13 @@ from hashbench.limits import amd_assembly
 _HIP = Path(__file__).with_name("hip_without_rocm.h")
 
 
+def source(algorithm: str) -> str:
+    """The device code in the variant for GPUs without PTX, as OpenCL C."""
+    return amd_assembly.opencl_source(ALGORITHMS[algorithm], "plain")
+
+
 def assembly(source: str, target: str) -> str:
-    """A program of `amd_assembly.opencl_source`, compiled for an architecture.
+    """An OpenCL C program, compiled for an architecture.
 
     Raises:
         Unavailable: there is no compiler for it.
@@ -27,25 +32,20 @@ def assembly(source: str, target: str) -> str:
     )
 
 
-def source(algorithm: str) -> str:
-    """The device code in its variant for AMD's GPUs."""
-    return amd_assembly.opencl_source(ALGORITHMS[algorithm], "plain")
-
-
 def hip_assembly(algorithm: str, target: str) -> str:
-    """The same as HIP, in the variant of CuPy on ROCm.
+    """The device code in the variant of CuPy on ROCm, compiled as HIP.
 
     Raises:
-        Unavailable: there is no compiler for it.
+        Unavailable: there is no compiler for `target`.
     """
     compiler = amd_assembly.compiler_for(target)
     program = _HIP.read_text() + device_source(ALGORITHMS[algorithm], "early")
-    options = ("--offload-device-only", f"--offload-arch={target}", "-nogpuinc", "-nogpulib", "-O3")
+    options = ("-x", "hip", "--offload-device-only", f"--offload-arch={target}", "-nogpuinc", "-nogpulib", "-O3")
 
     def make() -> str:
         with tempfile.TemporaryDirectory(prefix="hashbench-hip-") as folder:
             Path(folder, "program.hip").write_text(program)
-            command = [*compiler.command, *options, "-x", "hip", "program.hip", "-S", "-o", "program.s"]
+            command = [*compiler.command, *options, "program.hip", "-S", "-o", "program.s"]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             return Path(folder, "program.s").read_text()
@@ -54,7 +54,7 @@ def hip_assembly(algorithm: str, target: str) -> str:
 
 
 def code_object(source: str, target: str) -> bytes:
-    """The same as a code object.
+    """An OpenCL C program, compiled and linked for an architecture.
 
     Raises:
         Unavailable: there is no compiler for it, or no linker.
@@ -63,18 +63,18 @@ def code_object(source: str, target: str) -> bytes:
 
     def make() -> bytes:
         with tempfile.TemporaryDirectory(prefix="hashbench-amd-") as folder:
-            compiled, linked = Path(folder, "program.o"), Path(folder, "program.co")
-            compiled.write_bytes(amd_assembly.compile_object(source, target))
-            # ziglang has clang and the linker in one program; other clangs find the linker beside themselves.
-            inside = Path(compiler.command[0]).name == "zig"
-            linker = (compiler.command[0], "ld.lld", "-shared") if inside else (*compiler.command, f"-mcpu={target}")
-            options = () if inside else ("--target=amdgcn-amd-amdhsa", "-nogpulib")
-            try:
-                subprocess.run(
-                    [*linker, *options, str(compiled), "-o", str(linked)], check=True, capture_output=True, text=True
-                )
-            except subprocess.CalledProcessError as error:
-                raise Unavailable(f"{compiler.name} does not link: {' '.join(error.stderr.split())}") from None
-            return linked.read_bytes()
+            Path(folder, "program.o").write_bytes(amd_assembly.compile_object(source, target))
+            command = [*_linker(compiler, target), "program.o", "-o", "program.co"]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                raise Unavailable(f"{compiler.name} does not link: {' '.join(done.stderr.split())}")
+            return Path(folder, "program.co").read_bytes()
 
     return cached("amd-code-object", compiler.name, target, source, make=make)
+
+
+def _linker(compiler: amd_assembly.Compiler, target: str) -> list[str]:
+    """The linker of a compiler: zig is both, other clangs find theirs."""
+    if Path(compiler.command[0]).name == "zig":
+        return [compiler.command[0], "ld.lld", "-shared"]
+    return [*compiler.command, "--target=amdgcn-amd-amdhsa", "-nogpulib", f"-mcpu={target}"]
