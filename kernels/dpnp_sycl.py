@@ -20,7 +20,7 @@ from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source, functions, opencl_options
+from hashbench.kernels.source import device_source, functions, intel_gpu_options, opencl_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _ALIGNMENT = 256
@@ -28,8 +28,14 @@ _ALIGNMENT = 256
 _BACKENDS = ("level_zero", "opencl")
 """SYCL's backends that programs are built for, the one that dpnp's arrays use first."""
 
-_LARGE_BUFFERS = "-ze-opt-greater-than-4GB-buffer-required", "-cl-intel-greater-than-4GB-buffer-required"
-"""Makes Intel's compiler for GPUs compute with whole addresses: for Level Zero, for OpenCL."""
+_WHOLE_ADDRESSES = "-cl-intel-greater-than-4GB-buffer-required"
+"""The option of Intel's compiler for GPUs with which buffers may be that large."""
+
+_IN_LEVEL_ZERO = {
+    _WHOLE_ADDRESSES: "-ze-opt-greater-than-4GB-buffer-required",
+    "-cl-intel-256-GRF-per-thread": "-ze-opt-large-register-file",
+}
+"""The names of its options there."""
 
 
 @cache
@@ -72,6 +78,12 @@ def from_spirv(device_id: str, algorithm: Algorithm, sub_group_size: int | None 
     dpctl = _load().module
     module = spirv.program(algorithm, sub_group_size)
     return dpctl.program.create_program_from_spirv(dpctl.SyclQueue(device_id), module, options)
+
+
+def level_zero_options(algorithm: Algorithm, sizes: Sequence[int]) -> str:
+    """The options that Level Zero needs for a program in SPIR-V; arguments as of `intel_gpu_options`."""
+    options = [*intel_gpu_options(algorithm, sizes), _WHOLE_ADDRESSES]
+    return " ".join(_IN_LEVEL_ZERO[option] for option in options if option in _IN_LEVEL_ZERO)
 
 
 def _describe(device: Any) -> Device:
@@ -163,10 +175,10 @@ class DpnpSycl(DeviceKernel):
         """The device code, built for the device."""
         sizes = self.queue.sycl_device.sub_group_sizes
         if self.queue.backend.name == "level_zero":
-            return from_spirv(self.device.id, self.algorithm, min(sizes), _LARGE_BUFFERS[0])
+            return from_spirv(self.device.id, self.algorithm, min(sizes), level_zero_options(self.algorithm, sizes))
         options = opencl_options(self.device, self.algorithm, sizes)
         if options:
-            options.append(_LARGE_BUFFERS[1])
+            options.append(_WHOLE_ADDRESSES)
         return _compiled(self.device.id, device_source(self.algorithm, "plain"), " ".join(options))
 
     def free_memory(self) -> int:

@@ -35,7 +35,6 @@ _UNIT_OF_OPCODE = {
     **dict.fromkeys(("sync", "nop", "wait"), SYNC),
 }
 _OPTIONS = "-cl-std=CL2.0"
-_SPIRV_OPTIONS = "-ze-opt-greater-than-4GB-buffer-required"
 _LABEL = re.compile(r"([A-Za-z_]\w*):\s*$")
 _INSTRUCTION = re.compile(
     r"(?:\((?P<predicate>[^)]*)\))?\s*(?P<mnemonic>[a-z]\w*(?:\.\w+)*)\s*(?:\((?P<lanes>\d+)\|M\d+\))?(?P<operands>.*)"
@@ -117,19 +116,14 @@ def compile_program(source: str | bytes, target: str, options: Sequence[str] = (
     """
     toolchain(target)
     with tempfile.TemporaryDirectory() as folder:
-        compiling: tuple[str, ...]
+        compiling = ["compile", "-device", target, "-output", "program"]
         if isinstance(source, str):
             (Path(folder) / "device_source.cl").write_text(source)
-            compiling, all_options = ("compile", "-file", "device_source.cl"), (_OPTIONS, *options)
+            compiling += ["-file", "device_source.cl", "-options", " ".join((_OPTIONS, *options))]
         else:
             (Path(folder) / "device_source.spv").write_bytes(source)
-            compiling, all_options = (
-                ("compile", "-file", "device_source.spv", "-spirv_input"),
-                (_SPIRV_OPTIONS, *options),
-            )
-        told = _run(
-            (*compiling, "-device", target, "-output", "program", "-options", " ".join((standard, *options))), folder
-        )
+            compiling += ["-file", "device_source.spv", "-spirv_input", "-options", " ".join(options)]
+        told = _run(compiling, folder)
         binary = next(Path(folder).glob("*.bin"), None)  # its name ends in the architecture's
         if binary is None:
             raise CompileError(f"the program does not compile for {target}: {' '.join(told.split())}")

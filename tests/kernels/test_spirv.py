@@ -19,9 +19,6 @@ from hashbench.limits import intel_assembly
 from hashbench.limits.machine_code import FUNCTION
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
-SCRATCH = 1
-"""Accesses of a block to scratch memory: SHA-384 has one on PVC, beside 4,600 instructions (kernels/NOTES.md)."""
-
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 
 
@@ -121,12 +118,15 @@ def test_intels_compiler_for_gpus_takes_the_program_and_has_room_in_the_register
     algorithm: Algorithm, target: str
 ) -> None:
     try:
-        listings = intel_assembly.compile_program(spirv.program(algorithm, intel_assembly.LANES[target]), target)
+        size = intel_assembly.LANES[target]
+        # Without whole addresses, with which DG2 loads by messages that the count does not know.
+        options = dpnp_sycl.level_zero_options(algorithm, [size]).split()[:-1]
+        listings = intel_assembly.compile_program(spirv.program(algorithm, size), target, options)
     except Unavailable as error:
         pytest.skip(str(error))
     assert listings.keys() >= set(functions("plain"))
     function = intel_assembly.parse(listings[FUNCTION], FUNCTION, target)
-    assert intel_assembly.by_unit(intel_assembly.count_block(function, algorithm))["scratch"] <= SCRATCH
+    assert intel_assembly.by_unit(intel_assembly.count_block(function, algorithm))["scratch"] == 0
 
 
 # Devices that are not here
@@ -175,7 +175,8 @@ def test_level_zero_gets_the_smallest_sub_group_and_whole_addresses(monkeypatch:
     algorithm = ALGORITHMS["sha384"]
     kernel: Any = SimpleNamespace(queue=queue, device=SimpleNamespace(id="a GPU"), algorithm=algorithm)
     DpnpSycl.program(kernel)
-    assert built == [(queue, spirv.program(algorithm, 16), "-ze-opt-greater-than-4GB-buffer-required")]
+    options = "-ze-opt-large-register-file -ze-opt-greater-than-4GB-buffer-required"
+    assert built == [(queue, spirv.program(algorithm, 16), options)]
 
 
 def test_opencl_gets_the_same_of_intels_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
