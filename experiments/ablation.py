@@ -30,6 +30,8 @@ STEPS = {
     "paired": "two threads a chunk, where they are few",
     "rotated": "SHA-384's rotations on the multiply-add pipe",
     "early": "next block loaded early, where chunks are few",
+    "tabled": "schedules of padding and nodes from tables",
+    "sliced": "the same number of blocks for every thread",
 }
 """The variants, in the order in which they build on each other, and what each adds."""
 

@@ -97,10 +97,13 @@ class _ConfinedWork(Work):
         self._control = kernel.allocate(4 * (1 + place.pairs))
         size = kernel.algorithm.digest_size
         self._roots = kernel.allocate(max(1, len(segments) * size))[: len(segments) * size]
+        of_padding, of_nodes = self._schedules = kernel.schedules(chunk_size + 1), kernel.schedules(1 + 2 * size)
         self._arguments = (
             np.uint64(self._table.address),
             np.uint32(len(segments)),
             np.uint64(chunk_size),
+            np.uint64(of_padding.address),
+            np.uint64(of_nodes.address),
             np.uint64(self._control.address),
             np.uint32(place.pairs),
             np.uint64(self._roots.address),

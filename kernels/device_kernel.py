@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hashbench.kernels.arrays import host_bytes
 from hashbench.kernels.contract import Buffer, Bytes, Kernel, Strategy, Work, check_call, check_random
-from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, lay_out
+from hashbench.kernels.fips180 import last_schedules
+from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, Layout, lay_out
 from hashbench.kernels.source import VARIANTS
 
 Argument = Buffer | np.uint32 | np.uint64
@@ -26,6 +29,16 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
+_GROUPS_AT_ONCE = {"sha256": 7, "sha384": 4}
+"""Groups of `hash_chunks` that a multiprocessor of NVIDIA's holds at once: CHUNK_BLOCKS of `device/tree.h`."""
+
+_FEW_PARTIAL = 128
+"""With one partial chunk of that many or fewer, blocks are divided evenly as if all chunks were full."""
+
+_KEPT_SCHEDULES = 8
+"""Tables of message schedules that a kernel keeps, of 64 or 160 KiB each."""
+
+
 def _groups(threads: int) -> int:
     return -(-threads // GROUP_SIZE)
 
@@ -36,10 +49,12 @@ class DeviceKernel(Kernel):
     Attributes:
         paired_up_to: calls of up to that many chunks use two threads per chunk.
         early_up_to: other calls of up to that many chunks load each block while they compress the one before it.
+        multiprocessors: other calls divide their blocks evenly among that many; if it is 0, they do not.
     """
 
     paired_up_to = 0
     early_up_to = 0
+    multiprocessors = 0
 
     def adapt_to_nvidia(self, multiprocessors: int) -> None:
         """Chooses these numbers for an NVIDIA GPU. The multiprocessors have four schedulers of warps each."""
@@ -48,6 +63,25 @@ class DeviceKernel(Kernel):
             self.paired_up_to = warp_on_each // 2
         if VARIANTS[self.variant]["EARLY"]:
             self.early_up_to = 4 * warp_on_each
+        if VARIANTS[self.variant]["SLICED"]:
+            self.multiprocessors = multiprocessors
+
+    @cached_property
+    def _schedules(self) -> OrderedDict[int, Buffer]:
+        return OrderedDict()
+
+    def schedules(self, length: int) -> Buffer:
+        """The table of message schedules of the last block of messages of `length` bytes, with at most one byte of
+        them in it; something else in variants without tables, and for other lengths."""
+        if not VARIANTS[self.variant]["TABLED"] or length % self.algorithm.block_size > 1:
+            length = -1
+        if length not in self._schedules:
+            table = last_schedules(self.algorithm.name, length) if length >= 0 else np.zeros(1, np.uint8)
+            self._schedules[length] = self.put(table.reshape(-1).view(np.uint8))
+        self._schedules.move_to_end(length)
+        if len(self._schedules) > _KEPT_SCHEDULES:
+            self._schedules.popitem(last=False)
+        return self._schedules[length]
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
@@ -132,18 +166,22 @@ class DeviceWork(Work):
         table = kernel.put(layout.table.view(np.uint8))
         digests = kernel.allocate(layout.slots * size)
         count, slots = np.uint64(layout.segments), np.uint64(layout.slots)
-        function, threads = "hash_chunks", layout.slots
+        of_padding = kernel.schedules(layout.chunk_size + min(layout.tagged, layout.chunk_size))
+        of_nodes = kernel.schedules(1 + 2 * size)
+        function, groups, parts = "hash_chunks", _groups(layout.slots), ()
         if layout.slots <= kernel.paired_up_to:
-            function, threads = "hash_chunks_paired", 2 * layout.slots
+            function, groups = "hash_chunks_paired", _groups(2 * layout.slots)
         elif layout.slots <= kernel.early_up_to:
             function = "hash_chunks_early"
+        elif kernel.multiprocessors and layout.partial_chunks <= layout.slots // _FEW_PARTIAL:
+            function, groups, parts = "hash_chunks_sliced", *self._slices(layout)
         launches = [
             Launch(
                 function,
-                _groups(threads),
+                groups,
                 (
                     *(base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged)),
-                    *(np.uint64(layout.partial_chunks), slots, digests, one),
+                    *(np.uint64(layout.partial_chunks), slots, of_padding, digests, *parts, one),
                 ),
             )
         ]
@@ -151,17 +189,33 @@ class DeviceWork(Work):
             Launch(
                 "reduce_tiles" if reduction.levels == TILE_LEVELS else "hash_level",
                 reduction.tiles if reduction.levels == TILE_LEVELS else _groups(reduction.tiles),
-                (table, count, slots, np.uint32(reduction.level), digests, one),
+                (table, count, slots, np.uint32(reduction.level), of_nodes, digests, one),
             )
             for reduction in layout.reductions
         ]
-        if layout.tree:
+        if layout.tree and layout.segments == 1:
+            self._results = digests[:size]
+        elif layout.tree:
             self._results = kernel.allocate(layout.results * size)
             threads = layout.results * size // 4
             launches.append(Launch("gather_roots", _groups(threads), (table, count, digests, self._results)))
         else:
             self._results = digests
         self._enqueue = kernel.series(launches)
+
+    def _slices(self, layout: Layout) -> tuple[int, tuple[Argument, ...]]:
+        """The number of groups of `hash_chunks_sliced`, and its arguments beyond those of `hash_chunks`."""
+        kernel = self._kernel
+        rows = -(-layout.slots // WARP_SIZE)
+        rows_of_each = rows * WARP_SIZE // (GROUP_SIZE * kernel.multiprocessors)
+        groups = kernel.multiprocessors * min(rows_of_each, _GROUPS_AT_ONCE[kernel.algorithm.name])
+        block_size = kernel.algorithm.block_size
+        blocks = (layout.chunk_size + layout.tagged + block_size // 8) // block_size + 1
+        slice_ = -(-rows * blocks // (groups * GROUP_SIZE // WARP_SIZE))
+        threads = groups * GROUP_SIZE
+        states = kernel.allocate(block_size // 2 * threads)
+        handed = kernel.put(np.zeros(4 * threads, dtype=np.uint8))
+        return groups, (np.uint64(slice_), states, handed)
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
         return self._enqueue(self._kernel.queue_for(stream))

@@ -12,7 +12,7 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
-_NOTHING_MOVED = dict.fromkeys(("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY"), 0)
+_NOTHING_MOVED = dict.fromkeys(("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY", "TABLED", "SLICED"), 0)
 
 _STEPS = {
     "bytewise": {"BYTEWISE": 1, "ROLLED": 1, **_NOTHING_MOVED},
@@ -23,11 +23,17 @@ _STEPS = {
     "paired": {"PAIRED": 1},
     "rotated": {"ROTATED": 1},
     "early": {"EARLY": 1},
+    "tabled": {"TABLED": 1},
+    "sliced": {"SLICED": 1},
 }
 
 VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=True)]))
 """The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
+- "sliced": in calls of many chunks, every thread hashes the same number of blocks, also where the chunks are no multiple
+  of the threads that fit the GPU;
+- "tabled": blocks with at most one unknown byte, those of padding and the second block of a node, are compressed with
+  message schedules from tables;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
 - "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;
@@ -42,7 +48,7 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 Without PTX, "balanced", "prefetched" and "rotated" are the same as "plain".
 """
 
-_OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY"}
+_OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY", "hash_chunks_sliced": "SLICED"}
 """Device functions that not all variants have, and their macros."""
 
 

@@ -284,7 +284,8 @@ def loops(function: Function) -> list[Loop]:
 
 
 def count_block(function: Function, algorithm: Algorithm) -> BlockCode:
-    """The instructions of one message block in the main loop, the smallest loop with loads of 16 bytes or more.
+    """The instructions of one message block in the main loop, the smallest loop with loads of 16 bytes or more, if
+    possible one that permutes bytes.
 
     Loops inside it run once per 16 rounds after the first 16, which are unrolled. The count is checked against the
     logic operations that FIPS 180-4 requires.
@@ -315,14 +316,13 @@ def count_block(function: Function, algorithm: Algorithm) -> BlockCode:
 
 
 def _main_loop(function: Function) -> Loop:
-    loading = [
-        loop
-        for loop in loops(function)
-        if any(function.instructions[index].loaded_bytes for index in range(loop.head, loop.end + 1))
-    ]
+    found = {loop: function.instructions[loop.head : loop.end + 1] for loop in loops(function)}
+    loading = [loop for loop, code in found.items() if any(i.loaded_bytes for i in code)]
     if not loading:
         raise StructureError(f"no loop of {function.name} loads 16 bytes at a time, so its main loop is unknown")
-    main = min(loading, key=lambda loop: loop.end - loop.head)
+    # A loop over a table of message schedules has no bytes to permute.
+    permuting = [loop for loop in loading if any(i.opcode == "PRMT" for i in found[loop])]
+    main = min(permuting or loading, key=lambda loop: loop.end - loop.head)
     if sum(loop.head == main.head for loop in loading) > 1:
         raise StructureError(f"the main loop of {function.name} jumps back to its head from several places")
     return main

@@ -6,6 +6,8 @@
 #if SHA == 256
 
 typedef u32 word;
+typedef u32x4 words; /* 16 bytes of words */
+#define WORDS_OF_16_BYTES 4
 #define ROUNDS 64
 #define UNROLL_SCHEDULE UNROLL
 #define BLOCK_WORDS32 16
@@ -35,6 +37,8 @@ TABLE u32 INITIAL[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
 #elif SHA == 384
 
 typedef u64 word;
+typedef u64x2 words;
+#define WORDS_OF_16_BYTES 2
 #define ROUNDS 80
 #if ROLLED /* 80 rounds of 64-bit code do not fit into the instruction cache */
 #define UNROLL_SCHEDULE NO_UNROLL
@@ -201,6 +205,23 @@ DEVICE void initialise(word state[8]) {
         a = next_a;                                                   \
     } while (0)
 
+/* The rounds, each a ROUND or a SHORT_ROUND, over 16 bytes of W_t + K_t. */
+#if SHA == 256
+#define ROUNDS_OVER(these, EACH_ROUND) \
+    do {                               \
+        EACH_ROUND((these).x);         \
+        EACH_ROUND((these).y);         \
+        EACH_ROUND((these).z);         \
+        EACH_ROUND((these).w);         \
+    } while (0)
+#else
+#define ROUNDS_OVER(these, EACH_ROUND) \
+    do {                               \
+        EACH_ROUND((these).x);         \
+        EACH_ROUND((these).y);         \
+    } while (0)
+#endif
+
 /* Replaces W_(t - 16) by W_t; t is modulo 16. */
 #define SCHEDULE(w, t)                                  \
     ((w)[t] = ADD(ADD((w)[t], (w)[((t) + 9) & 15]), \
@@ -241,3 +262,17 @@ DEVICE void compress(word state[8], word w[16], u32 one) {
 #endif
     add_to_state(state, a, b, c, d, e, f, g, h, one);
 }
+
+#if TABLED
+/* The same with a block whose W_t + K_t are in memory. */
+DEVICE void compress_tabled(word state[8], GLOBAL const words* schedule, u32 one) {
+    word a = state[0], b = state[1], c = state[2], d = state[3];
+    word e = state[4], f = state[5], g = state[6], h = state[7];
+    NO_UNROLL for (int turn = 0; turn < ROUNDS; turn += 16) {
+        words next[16 / WORDS_OF_16_BYTES];
+        UNROLL for (int i = 0; i < 16 / WORDS_OF_16_BYTES; ++i) next[i] = schedule[turn / WORDS_OF_16_BYTES + i];
+        UNROLL for (int i = 0; i < 16 / WORDS_OF_16_BYTES; ++i) ROUNDS_OVER(next[i], ROUND);
+    }
+    add_to_state(state, a, b, c, d, e, f, g, h, one);
+}
+#endif

@@ -46,7 +46,7 @@ RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) -> None:
     if reason := CudaOnHost.devices()[0].unavailable:
         pytest.skip(reason)
-    source, options = host_source(ALGORITHMS[algorithm], "early"), ["-g", "-O1", *SANITIZERS[sanitizer]]
+    source, options = host_source(ALGORITHMS[algorithm], "sliced"), ["-g", "-O1", *SANITIZERS[sanitizer]]
 
     def run() -> bytes:
         check_under_sanitizer(sanitizer, compiled(source, options), algorithm)
@@ -103,9 +103,9 @@ def reports(log: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 @pytest.mark.parametrize(
     ("algorithm", "variant"),
-    # "early" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
+    # "sliced" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
     [
-        *((algorithm, "early") for algorithm in ALGORITHMS),
+        *((algorithm, "sliced") for algorithm in ALGORITHMS),
         *(pytest.param(algorithm, "plain", marks=pytest.mark.thorough) for algorithm in ALGORITHMS),
         pytest.param("sha384", "unrolled", marks=pytest.mark.thorough),
     ],
@@ -124,7 +124,7 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
 @pytest.mark.covers("nvrtc")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_confined_kernel_compiles_without_spills(algorithm: str) -> None:
-    log = compiler_log(confined.source(ALGORITHMS[algorithm], "paired"), 90)
+    log = compiler_log(confined.source(ALGORITHMS[algorithm], "sliced"), 90)
     (found,) = (report for report in reports(log) if report[0] == "hash_confined")
     _, stack, stores, loads, registers, _ = found
     assert stack == stores == loads == "0", log

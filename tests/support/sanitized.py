@@ -52,16 +52,19 @@ def check_random(kernel: Kernel) -> None:
 def main(sanitizer: str, library: Path, algorithm: str) -> None:
     """Runs what the sanitizer can find errors in: memory in all of it, races where threads of a block cooperate."""
     device = CudaOnHost.devices()[0]
-    plain, paired, early = (CudaOnHost(device, algorithm, name, library) for name in ("plain", "paired", "early"))
+    names = ("plain", "paired", "early", "sliced")
+    plain, paired, early, sliced = (CudaOnHost(device, algorithm, name, library) for name in names)
     if sanitizer == "address":
         check_messages(plain)
         check_random(plain)
         check_trees(plain)
         for other in (paired, early):
             check_messages(other, every=13)  # all lengths are still among them
+        check_trees(sliced)
     else:  # every barrier switches between all threads: few chunks, over every kind of launch
         check_trees(plain, most_leaves=4 * TILE + 1)
         check_messages(paired, every=50)
+        check_trees(sliced, most_leaves=4 * TILE + 1)
 
 
 if __name__ == "__main__":

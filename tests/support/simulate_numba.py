@@ -49,12 +49,20 @@ BlockThread.is_alive = _is_alive
 class Simulated(NumbaCuda):
     """The launches and device code of `NumbaCuda`, over the host's memory."""
 
-    def __init__(self, algorithm: str, variant: str = "early", *, paired_up_to: int = 0, early_up_to: int = 0) -> None:
+    def __init__(
+        self,
+        algorithm: str,
+        variant: str = "sliced",
+        *,
+        paired_up_to: int = 0,
+        early_up_to: int = 0,
+        multiprocessors: int = 0,
+    ) -> None:
         super(NumbaCuda, self).__init__(Device(self.name), algorithm, variant)
         code = program(self.algorithm, variant, ARCHITECTURE)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         self._allocations: list[Buffer] = []
-        self.paired_up_to, self.early_up_to = paired_up_to, early_up_to
+        self.paired_up_to, self.early_up_to, self.multiprocessors = paired_up_to, early_up_to, multiprocessors
 
     def _at(self, address: Any, c_type: Any) -> Any:
         first, size = int(address), ctypes.sizeof(c_type)
@@ -134,6 +142,10 @@ def main(algorithm: str) -> None:
     # chunks of whole blocks, a partial one, and half blocks of SHA-384
     for one, strategy, chunk_size in itertools.product((early, paired), STRATEGIES, (128, 192)):
         right += one.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
+    # as many slices as there are full rows of chunks, and fewer; whole rows, and the last of one chunk
+    sliced = Simulated(algorithm, early_up_to=layout.GROUP_SIZE - 1, multiprocessors=1)
+    for strategy, leaves in itertools.product(("batched", "tree"), (4, 5, 7, 45)):
+        right += sliced.check(strategy, [(0, 128 * leaves), (16, 128)], 128)
     # trees of one launch and of several, whose tiles and segments overlap
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)
     for leaves in (57, 64, 65):
