@@ -17,14 +17,11 @@ import numpy as np
 from hashbench.kernels.contract import Algorithm, Buffer, Unavailable, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source
+from hashbench.kernels.source import blocks, device_source
 from hashbench.kernels.working_directory import outside_working_directory
 
 MOST_CHUNKS = 2 * GROUP_SIZE
 """Chunks of a segment, whose tree one group keeps in its shared memory."""
-
-GROUPS = {"sha256": 7, "sha384": 3}
-"""Groups that a multiprocessor holds at once: see `hash_confined`."""
 
 _SHARE = 8
 """The multiprocessors of a part of a GPU are a multiple of this number, from compute capability 9.0 on."""
@@ -121,7 +118,7 @@ class _ConfinedWork(Work):
             start.record(queue)
             self._control.owner.memset_async(0, self._control.nbytes, queue)
             # Enough groups to fill the GPU, so that some come to every multiprocessor that is idle.
-            groups = place.all * GROUPS[place.kernel.algorithm.name]
+            groups = place.all * blocks(place.kernel.algorithm, place.kernel.variant)["NODE_BLOCKS"]
             place.function((groups,), (GROUP_SIZE,), self._arguments)
             end.record(queue)
 

@@ -15,7 +15,7 @@ from hashbench.kernels.arrays import host_bytes
 from hashbench.kernels.contract import Buffer, Bytes, Kernel, Strategy, Work, check_call, check_random
 from hashbench.kernels.fips180 import last_schedules
 from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, Layout, lay_out
-from hashbench.kernels.source import VARIANTS
+from hashbench.kernels.source import VARIANTS, blocks
 
 Argument = Buffer | np.uint32 | np.uint64
 
@@ -28,9 +28,6 @@ class Launch:
     groups: int
     arguments: tuple[Argument, ...]
 
-
-_GROUPS_AT_ONCE = {"sha256": 7, "sha384": 4}
-"""Groups of `hash_chunks` that a multiprocessor of NVIDIA's holds at once: CHUNK_BLOCKS of `device/tree.h`."""
 
 _FEW_PARTIAL = 128
 """With one partial chunk of that many or fewer, blocks are divided evenly as if all chunks were full."""
@@ -168,13 +165,14 @@ class DeviceWork(Work):
         count, slots = np.uint64(layout.segments), np.uint64(layout.slots)
         of_padding = kernel.schedules(layout.chunk_size + min(layout.tagged, layout.chunk_size))
         of_nodes = kernel.schedules(1 + 2 * size)
-        function, groups, parts = "hash_chunks", _groups(layout.slots), ()
+        function, groups = "hash_chunks", _groups(layout.slots)
+        parts: tuple[Argument, ...] = ()
         if layout.slots <= kernel.paired_up_to:
             function, groups = "hash_chunks_paired", _groups(2 * layout.slots)
         elif layout.slots <= kernel.early_up_to:
             function = "hash_chunks_early"
         elif kernel.multiprocessors and layout.partial_chunks <= layout.slots // _FEW_PARTIAL:
-            function, groups, parts = "hash_chunks_sliced", *self._slices(layout)
+            function, (groups, parts) = "hash_chunks_sliced", self._slices(layout)
         launches = [
             Launch(
                 function,
@@ -208,14 +206,14 @@ class DeviceWork(Work):
         kernel = self._kernel
         rows = -(-layout.slots // WARP_SIZE)
         rows_of_each = rows * WARP_SIZE // (GROUP_SIZE * kernel.multiprocessors)
-        groups = kernel.multiprocessors * min(rows_of_each, _GROUPS_AT_ONCE[kernel.algorithm.name])
+        groups = kernel.multiprocessors * min(rows_of_each, blocks(kernel.algorithm, kernel.variant)["CHUNK_BLOCKS"])
         block_size = kernel.algorithm.block_size
-        blocks = (layout.chunk_size + layout.tagged + block_size // 8) // block_size + 1
-        slice_ = -(-rows * blocks // (groups * GROUP_SIZE // WARP_SIZE))
+        blocks_of_row = (layout.chunk_size + layout.tagged + block_size // 8) // block_size + 1
+        slice_blocks = -(-rows * blocks_of_row // (groups * GROUP_SIZE // WARP_SIZE))
         threads = groups * GROUP_SIZE
         states = kernel.allocate(block_size // 2 * threads)
         handed = kernel.put(np.zeros(4 * threads, dtype=np.uint8))
-        return groups, (np.uint64(slice_), states, handed)
+        return groups, (np.uint64(slice_blocks), states, handed)
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
         return self._enqueue(self._kernel.queue_for(stream))

@@ -68,11 +68,11 @@ SIGNATURES = {
 }
 """The kernels with the types of their arguments. Addresses are uint64."""
 
-# Threads per block, and blocks per multiprocessor: as many as leave each thread the registers that it needs.
-CHUNK_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 4 if ROTATED else 3)
-EARLY_BOUNDS = (GROUP_SIZE, 5 if SHA == 256 else 3)
-NODE_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 3)
-PAIRED_BOUNDS = (GROUP_SIZE, 3)
+# Threads per block, and blocks per multiprocessor.
+CHUNK_BOUNDS = (GROUP_SIZE, globals()["CHUNK_BLOCKS"])
+EARLY_BOUNDS = (GROUP_SIZE, globals()["EARLY_BLOCKS"])
+NODE_BOUNDS = (GROUP_SIZE, globals()["NODE_BLOCKS"])
+PAIRED_BOUNDS = (GROUP_SIZE, globals()["PAIRED_BLOCKS"])
 
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(9))
 _12, _15, _16, _24, _27, _30, _31, _32, _48, _64 = map(np.uint64, (12, 15, 16, 24, 27, 30, 31, 32, 48, 64))
@@ -988,16 +988,12 @@ if SLICED:
             row -= _1
             chunk = row * _WARP_SIZE + me % _WARP_SIZE
             if chunk < chunks:
-                data, length, tag = find_chunk(
-                    base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged
-                )
+                data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
                 first, last = max(begin, row * blocks) - row * blocks, end - row * blocks
                 state = INITIAL
                 if first > _0:
                     state = take_over(states + me * STATE_BYTES, handed + _4 * me)
-                state = hash_blocks(
-                    state, data, length, tag, chunk_size, first, last, schedules, compress_blocks, one
-                )
+                state = hash_blocks(state, data, length, tag, chunk_size, first, last, schedules, compress_blocks, one)
                 if last < blocks:
                     other = me + _WARP_SIZE
                     hand_over(states + other * STATE_BYTES, handed + _4 * other, state)

@@ -30,8 +30,8 @@ _STEPS = {
 VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=True)]))
 """The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
-- "sliced": in calls of many chunks, every thread hashes the same number of blocks, also where the chunks are no multiple
-  of the threads that fit the GPU;
+- "sliced": in calls of many chunks every thread hashes the same number of blocks, also where the chunks are no
+  multiple of the threads that fit the GPU;
 - "tabled": blocks with at most one unknown byte, those of padding and the second block of a node, are compressed with
   message schedules from tables;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
@@ -52,6 +52,28 @@ _OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY", "hash
 """Device functions that not all variants have, and their macros."""
 
 
+BLOCKS = {
+    "hash_chunks": "CHUNK_BLOCKS",
+    "hash_chunks_sliced": "CHUNK_BLOCKS",
+    "hash_chunks_early": "EARLY_BLOCKS",
+    "hash_chunks_paired": "PAIRED_BLOCKS",
+    "hash_level": "NODE_BLOCKS",
+    "reduce_tiles": "NODE_BLOCKS",
+}
+"""The names of what `blocks` says of device functions that need many registers."""
+
+
+def blocks(algorithm: Algorithm, variant: str) -> dict[str, int]:
+    """How many blocks (groups of threads) must fit the registers of a multiprocessor of NVIDIA's.
+
+    With too many, threads spill; with too few, the compiler saves registers nevertheless, by delaying loads.
+    """
+    if algorithm.name == "sha256":
+        return {"CHUNK_BLOCKS": 7, "EARLY_BLOCKS": 5, "PAIRED_BLOCKS": 3, "NODE_BLOCKS": 7}
+    chunk = 4 if VARIANTS[variant]["ROTATED"] else 3
+    return {"CHUNK_BLOCKS": chunk, "EARLY_BLOCKS": 3, "PAIRED_BLOCKS": 3, "NODE_BLOCKS": 3}
+
+
 def functions(variant: str) -> tuple[str, ...]:
     """The device functions that are launched in that variant."""
     optional = (name for name, macro in _OPTIONAL.items() if VARIANTS[variant][macro])
@@ -65,7 +87,9 @@ def device_source(algorithm: Algorithm, variant: str) -> str:
         "SHA": int(algorithm.name.removeprefix("sha")),
         "GROUP_SIZE": GROUP_SIZE,
         "GROUP_SIZE_LOG2": GROUP_SIZE_LOG2,
-    } | VARIANTS[variant]
+        **VARIANTS[variant],
+        **blocks(algorithm, variant),
+    }
     folder = files("hashbench.kernels") / "device"
     lines = [f"#define {name} {value}\n" for name, value in macros.items()]
     for part in _PARTS:

@@ -19,7 +19,7 @@ DEVICE u32 claim_multiprocessor(u32* claims, u32 pairs) {
 
 /* `of_padding` and `of_nodes` are tables of message schedules. `table` has the address and the length in bytes of each segment. `control` has the number of the next segment, and
  * then the claims. */
-KERNEL(SHA == 256 ? 7 : 3)
+KERNEL(NODE_BLOCKS)
 hash_confined(const u64* table, u32 segments, u64 chunk_size, const words* of_padding, const words* of_nodes,
               u32* control, u32 pairs, u32* roots, u32 one) {
     __shared__ u32x4 tree[2 * GROUP_SIZE * DIGEST_WORDS32 / 4];

@@ -34,8 +34,8 @@ typedef unsigned long long u64;
 #define DEVICE static __device__ __forceinline__
 #define GLOBAL
 #define TABLE static __constant__ const
-/* `blocks`: the number of blocks per multiprocessor that must fit its registers. With too many, threads spill; with
- * too few, the compiler saves registers nevertheless, by delaying loads. HIP's second bound has another meaning. */
+/* `blocks`: the number of blocks per multiprocessor that must fit its registers. HIP's second bound has another
+ * meaning. */
 #if defined(__HIP__) || defined(__HIP_PLATFORM_AMD__)
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(GROUP_SIZE)
 #else

@@ -106,14 +106,6 @@ DEVICE void hash_one_chunk(GLOBAL const u8* base, GLOBAL const u64* table, u64 s
     store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
 }
 
-#if SHA == 256
-#define CHUNK_BLOCKS 7
-#define EARLY_BLOCKS 5
-#else
-#define CHUNK_BLOCKS (3 + ROTATED)
-#define EARLY_BLOCKS 3
-#endif
-
 /* One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot. */
 KERNEL(CHUNK_BLOCKS)
 hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
@@ -131,7 +123,7 @@ hash_chunks_early(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, 
 }
 #endif
 
-#if SLICED
+#if SLICED && !(defined(__OPENCL_VERSION__) && !HAVE_PTX) /* OpenCL C 1.2 has no such loads and stores */
 /* Like hash_chunks, with as many threads as fit the device, each of which hashes the same number of blocks: rows of 32
  * chunks are laid end to end and cut into one slice of `slice` blocks per warp, at least as long as a row. So each cut
  * falls into another row, and no multiprocessor waits for others with one row more.
@@ -256,7 +248,7 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
 
 /* Like hash_chunks with two threads per chunk, which is faster if there are too few chunks to occupy all schedulers
  * of a device. The two threads are in neighbouring warps, so on two schedulers of NVIDIA's multiprocessors. */
-KERNEL(3)
+KERNEL(PAIRED_BLOCKS)
 hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
                    u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u32 one) {
     LOCAL STAGE;
@@ -304,7 +296,7 @@ DEVICE void join_nodes(GLOBAL u32* left, u64 stride, GLOBAL const words* schedul
 
 /* One thread per node at `level` + 1 of any segment's tree, from its two children. No thread waits for another,
  * which is faster if there are many nodes or segments. */
-KERNEL(SHA == 256 ? 7 : 3)
+KERNEL(NODE_BLOCKS)
 hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL const words* schedules, GLOBAL u32* digests,
            u32 one) {
     u64 slot;
@@ -314,7 +306,7 @@ hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL c
 
 /* One group per tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree: all levels above it in the tile, in
  * place, in one launch. */
-KERNEL(SHA == 256 ? 7 : 3)
+KERNEL(NODE_BLOCKS)
 reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL const words* schedules, GLOBAL u32* digests,
              u32 one) {
     u64 slot;

@@ -18,7 +18,7 @@ from kernel_sources import kernel_sources
 
 from hashbench.kernels import ALGORITHMS, Unavailable, confined
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source, functions
+from hashbench.kernels.source import blocks, device_source, functions
 from hashbench.limits import disassembly
 
 ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 86, 89, 100)))
@@ -128,7 +128,7 @@ def test_the_confined_kernel_compiles_without_spills(algorithm: str) -> None:
     (found,) = (report for report in reports(log) if report[0] == "hash_confined")
     _, stack, stores, loads, registers, _ = found
     assert stack == stores == loads == "0", log
-    assert int(registers) * GROUP_SIZE * confined.GROUPS[algorithm] <= 1 << 16, log
+    assert int(registers) * GROUP_SIZE * blocks(ALGORITHMS[algorithm], "sliced")["NODE_BLOCKS"] <= 1 << 16, log
     assert "warning" not in log, log
 
 
