@@ -94,7 +94,8 @@ class Simulated(NumbaCuda):
         return lambda: 0.0
 
     def _watch(self) -> None:
-        """Restricts the device code to the memory of this kernel."""
+        """Restricts the device code to the memory of the next call of this kernel."""
+        self._schedules.clear()
         self._allocations = [Buffer(s, ctypes.addressof(s), ctypes.sizeof(s)) for s in numba_dialect.SHARED]
         numba_dialect._at = self._at
 
