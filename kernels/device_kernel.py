@@ -29,8 +29,8 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
-_FEW_PARTIAL = 128
-"""With one partial chunk of that many or fewer, blocks are divided evenly as if all chunks were full."""
+SLICE_SIZE = 4096
+"""Bytes of a slice of a chunk."""
 
 _KEPT_SCHEDULES = 8
 """Tables of message schedules that a kernel keeps, of 64 or 160 KiB each."""
@@ -46,12 +46,12 @@ class DeviceKernel(Kernel):
     Attributes:
         paired_up_to: calls of up to that many chunks use two threads per chunk.
         early_up_to: other calls of up to that many chunks load each block while they compress the one before it.
-        multiprocessors: other calls divide their blocks evenly among that many; if it is 0, they do not.
+        sliced: other calls of so many chunks, most of them full, divide them into slices of `SLICE_SIZE`.
     """
 
     paired_up_to = 0
     early_up_to = 0
-    multiprocessors = 0
+    sliced = range(0)
 
     def adapt_to_nvidia(self, multiprocessors: int) -> None:
         """Chooses these numbers for an NVIDIA GPU. The multiprocessors have four schedulers of warps each."""
@@ -61,7 +61,7 @@ class DeviceKernel(Kernel):
         if VARIANTS[self.variant]["EARLY"]:
             self.early_up_to = 4 * warp_on_each
         if VARIANTS[self.variant]["SLICED"]:
-            self.multiprocessors = multiprocessors
+            self.sliced = range(warp_on_each * blocks(self.algorithm, self.variant)["CHUNK_BLOCKS"], 64 * warp_on_each)
 
     @cached_property
     def _schedules(self) -> OrderedDict[int, Buffer]:
@@ -171,8 +171,13 @@ class DeviceWork(Work):
             function, groups = "hash_chunks_paired", _groups(2 * layout.slots)
         elif layout.slots <= kernel.early_up_to:
             function = "hash_chunks_early"
-        elif kernel.multiprocessors and layout.partial_chunks <= layout.slots // _FEW_PARTIAL:
-            function, (groups, parts) = "hash_chunks_sliced", self._slices(layout)
+        elif (
+            layout.slots in kernel.sliced
+            and layout.chunk_size >= 2 * SLICE_SIZE
+            and 2 * layout.partial_chunks <= layout.slots
+        ):
+            slices, parts = self._slices(layout)
+            function, groups = "hash_chunks_sliced", slices * groups
         launches = [
             Launch(
                 function,
@@ -202,18 +207,13 @@ class DeviceWork(Work):
         self._enqueue = kernel.series(launches)
 
     def _slices(self, layout: Layout) -> tuple[int, tuple[Argument, ...]]:
-        """The number of groups of `hash_chunks_sliced`, and its arguments beyond those of `hash_chunks`."""
+        """The number of slices of each chunk, and the arguments that only `hash_chunks_sliced` has."""
         kernel = self._kernel
-        rows = -(-layout.slots // WARP_SIZE)
-        rows_of_each = rows * WARP_SIZE // (GROUP_SIZE * kernel.multiprocessors)
-        groups = kernel.multiprocessors * min(rows_of_each, blocks(kernel.algorithm, kernel.variant)["CHUNK_BLOCKS"])
-        block_size = kernel.algorithm.block_size
-        blocks_of_row = (layout.chunk_size + layout.tagged + block_size // 8) // block_size + 1
-        slice_blocks = -(-rows * blocks_of_row // (groups * GROUP_SIZE // WARP_SIZE))
-        threads = groups * GROUP_SIZE
-        states = kernel.allocate(block_size // 2 * threads)
-        handed = kernel.put(np.zeros(4 * threads, dtype=np.uint8))
-        return groups, (np.uint64(slice_blocks), states, handed)
+        state_size = kernel.algorithm.block_size // 2
+        slices = layout.chunk_size // SLICE_SIZE
+        states = kernel.allocate(layout.slots * state_size)
+        done = kernel.put(np.zeros(4 * layout.slots, dtype=np.uint8))
+        return slices, (np.uint32(slices), np.uint32(SLICE_SIZE // kernel.algorithm.block_size), states, done)
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
         return self._enqueue(self._kernel.queue_for(stream))

@@ -61,7 +61,7 @@ SIGNATURES = {
     "hash_chunks": _HASH_CHUNKS,
     **({"hash_chunks_paired": _HASH_CHUNKS} if PAIRED else {}),
     **({"hash_chunks_early": _HASH_CHUNKS} if EARLY else {}),
-    **({"hash_chunks_sliced": (*_HASH_CHUNKS[:-1], uint64, uint64, uint64, uint32)} if SLICED else {}),
+    **({"hash_chunks_sliced": (*_HASH_CHUNKS[:-1], uint32, uint32, uint64, uint64, uint32)} if SLICED else {}),
     **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint64, uint32)),
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
@@ -392,57 +392,64 @@ def add_to_state(state: Any, v: Any, one: Any) -> Any:
 if SHA == 256:
 
     @device
-    def sixteen_tabled_rounds(v: Any, schedule: Any, one: Any) -> Any:
-        """The rounds over 16 words W_t + K_t at `schedule`."""
-        w = load_u32x4(schedule) + load_u32x4(schedule + _16) + load_u32x4(schedule + _32) + load_u32x4(schedule + _48)
-        v = one_round(v, w[0], one)
-        v = one_round(v, w[1], one)
-        v = one_round(v, w[2], one)
-        v = one_round(v, w[3], one)
-        v = one_round(v, w[4], one)
-        v = one_round(v, w[5], one)
-        v = one_round(v, w[6], one)
-        v = one_round(v, w[7], one)
-        v = one_round(v, w[8], one)
-        v = one_round(v, w[9], one)
-        v = one_round(v, w[10], one)
-        v = one_round(v, w[11], one)
-        v = one_round(v, w[12], one)
-        v = one_round(v, w[13], one)
-        v = one_round(v, w[14], one)
-        return one_round(v, w[15], one)
+    def load_16_words(source: Any) -> Any:
+        return load_u32x4(source) + load_u32x4(source + _16) + load_u32x4(source + _32) + load_u32x4(source + _48)
 
 else:
 
     @device
-    def two_tabled_rounds(v: Any, schedule: Any, one: Any) -> Any:
-        these = load_u64x2(schedule)
-        v = one_round(v, these[0], one)
-        return one_round(v, these[1], one)
+    def load_8_words(source: Any) -> Any:
+        return load_u64x2(source) + load_u64x2(source + _16) + load_u64x2(source + _32) + load_u64x2(source + _48)
 
     @device
-    def sixteen_tabled_rounds(v: Any, schedule: Any, one: Any) -> Any:
-        """The rounds over 16 words W_t + K_t at `schedule`."""
-        v = two_tabled_rounds(v, schedule, one)
-        v = two_tabled_rounds(v, schedule + _16, one)
-        v = two_tabled_rounds(v, schedule + _32, one)
-        v = two_tabled_rounds(v, schedule + _48, one)
-        schedule += _64
-        v = two_tabled_rounds(v, schedule, one)
-        v = two_tabled_rounds(v, schedule + _16, one)
-        v = two_tabled_rounds(v, schedule + _32, one)
-        return two_tabled_rounds(v, schedule + _48, one)
+    def load_16_words(source: Any) -> Any:
+        return load_8_words(source) + load_8_words(source + _64)
+
+
+@device
+def sixteen_rounds(v: Any, w_plus_k: Any, one: Any) -> Any:
+    v = one_round(v, w_plus_k[0], one)
+    v = one_round(v, w_plus_k[1], one)
+    v = one_round(v, w_plus_k[2], one)
+    v = one_round(v, w_plus_k[3], one)
+    v = one_round(v, w_plus_k[4], one)
+    v = one_round(v, w_plus_k[5], one)
+    v = one_round(v, w_plus_k[6], one)
+    v = one_round(v, w_plus_k[7], one)
+    v = one_round(v, w_plus_k[8], one)
+    v = one_round(v, w_plus_k[9], one)
+    v = one_round(v, w_plus_k[10], one)
+    v = one_round(v, w_plus_k[11], one)
+    v = one_round(v, w_plus_k[12], one)
+    v = one_round(v, w_plus_k[13], one)
+    v = one_round(v, w_plus_k[14], one)
+    return one_round(v, w_plus_k[15], one)
 
 
 @device
 def compress_tabled(state: Any, schedules: Any, byte: Any, one: Any) -> Any:
-    """`compress` with row number `byte` of a table of message schedules, as W_t + K_t."""
+    """`compress` with row number `byte` of a table of W_t + K_t."""
     schedule = schedules + uint64(byte) * SCHEDULE_BYTES
     end = schedule + SCHEDULE_BYTES
     v = state
     while schedule < end:
-        v = sixteen_tabled_rounds(v, schedule, one)
+        v = sixteen_rounds(v, load_16_words(schedule), one)
         schedule += SIXTEEN_WORDS
+    return add_to_state(state, v, one)
+
+
+@device
+def compress_tabled_early(state: Any, schedules: Any, byte: Any, one: Any) -> Any:
+    """The same. The words are loaded 16 rounds before they are needed."""
+    schedule = schedules + uint64(byte) * SCHEDULE_BYTES
+    end = schedule + SCHEDULE_BYTES
+    v, following = state, load_16_words(schedule)
+    while schedule < end:
+        these = following
+        schedule += SIXTEEN_WORDS
+        if schedule < end:
+            following = load_16_words(schedule)
+        v = sixteen_rounds(v, these, one)
     return add_to_state(state, v, one)
 
 
@@ -771,7 +778,7 @@ def hash_blocks(
                     byte = uint32(before >> 24)
                 state = compress_tabled(state, schedules, byte, one)
     while block < blocks:
-        if full and full_chunk_bytes % BLOCK_BYTES == _0:
+        if not TABLED and full and full_chunk_bytes % BLOCK_BYTES == _0:
             message = padding_block(length, tagged, before)
         else:
             message = read_block(data, length, tagged, block)
@@ -818,7 +825,7 @@ def hash_node(left: Any, right: Any, schedules: Any, one: Any) -> Any:
     if SHA == 256:
         state = compress(INITIAL, start, one)
         if TABLED:
-            return compress_tabled(state, schedules, raw[-1] >> 24, one)
+            return compress_tabled_early(state, schedules, raw[-1] >> 24, one)
         return compress(state, padding + NODE_TAIL, one)
     rest = cut_four(raw[15], raw[16:20], SELECT_AFTER_TAG) + cut_four(raw[19], raw[20:], SELECT_AFTER_TAG)
     return compress(INITIAL, block_words(start + rest + padding + NODE_TAIL), one)
@@ -944,19 +951,6 @@ if EARLY:
 
 if SLICED:
 
-    @device
-    def take_over(states: Any, handed: Any) -> Any:
-        """The state that the thread before left at `states`, once there is a mark at `handed`."""
-        while load_acquire(handed) == NOTHING:
-            pass
-        store_u32(handed, NOTHING)
-        return load_state(states)
-
-    @device
-    def hand_over(states: Any, handed: Any, state: Any) -> None:
-        store_state(states, state)
-        store_release(handed, np.uint32(1))
-
     @kernel(CHUNK_BOUNDS)
     def hash_chunks_sliced(
         base: Any,
@@ -968,37 +962,36 @@ if SLICED:
         chunks: Any,
         schedules: Any,
         digests: Any,
+        slices: Any,
         slice_blocks: Any,
         states: Any,
-        handed: Any,
+        done: Any,
         one: Any,
     ) -> None:
-        """Like `hash_chunks`, with as many threads as fit the device, each of which hashes the same number of blocks.
-
-        `kernels/device/tree.h` explains it.
-        """
-        blocks = block_count(chunk_size, uint64(tagged))
-        me = thread()
-        begin = me // _WARP_SIZE * slice_blocks
-        end = min(begin + slice_blocks, (chunks + _WARP_SIZE - _1) // _WARP_SIZE * blocks)
-        if begin >= end:
+        """Like `hash_chunks`, with one thread for each slice of a chunk. `kernels/device/tree.h` explains it."""
+        groups = (chunks + _GROUP_SIZE - _1) // _GROUP_SIZE
+        part = uint64(uint32(cuda.blockIdx.x) // uint32(groups))
+        chunk = thread() - part * groups * _GROUP_SIZE
+        if chunk >= chunks:
             return
-        row, first_row = (end - _1) // blocks + _1, begin // blocks
-        while row > first_row:
-            row -= _1
-            chunk = row * _WARP_SIZE + me % _WARP_SIZE
-            if chunk < chunks:
-                data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
-                first, last = max(begin, row * blocks) - row * blocks, end - row * blocks
-                state = INITIAL
-                if first > _0:
-                    state = take_over(states + me * STATE_BYTES, handed + _4 * me)
-                state = hash_blocks(state, data, length, tag, chunk_size, first, last, schedules, compress_blocks, one)
-                if last < blocks:
-                    other = me + _WARP_SIZE
-                    hand_over(states + other * STATE_BYTES, handed + _4 * other, state)
-                else:
-                    store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
+        data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
+        state = INITIAL
+        if part > _0:
+            while load_acquire(done + _4 * chunk) != uint32(part):
+                pass
+            state = load_state(states + STATE_BYTES * chunk)
+        first = part * uint64(slice_blocks)
+        end = ALL_BLOCKS
+        if part + _1 < uint64(slices):
+            end = first + uint64(slice_blocks)
+        state = hash_blocks(state, data, length, tag, chunk_size, first, end, schedules, compress_blocks, one)
+        chunk = chunk * uint64(one)  # as in `find_slot`
+        if part + _1 < uint64(slices):
+            store_state(states + STATE_BYTES * chunk, state)
+            store_release(done + _4 * chunk, uint32(part + _1))
+        else:
+            store_u32(done + _4 * chunk, NOTHING)
+            store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
 
 
 if PAIRED:

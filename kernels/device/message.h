@@ -203,7 +203,7 @@ DEVICE void hash_blocks(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_
         }
 #if TABLED
         if (ends_with_padding_block(full_chunk_bytes)) {
-            if (to > whole) compress_tabled(state, schedule_after(schedules, tagged ? before : 0), one);
+            if (to > whole) compress_tabled(state, schedule_after(schedules, tagged ? before : 0), 0, one);
             return;
         }
 #endif
@@ -215,7 +215,7 @@ DEVICE void hash_blocks(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_
         }
     }
     for (; block < blocks; ++block) {
-        if (full && ends_with_padding_block(full_chunk_bytes))
+        if (!TABLED && full && ends_with_padding_block(full_chunk_bytes))
             padding_block(length, tagged, before, w);
         else
             read_block(data, length, tagged, block, w);

@@ -264,14 +264,25 @@ DEVICE void compress(word state[8], word w[16], u32 one) {
 }
 
 #if TABLED
-/* The same with a block whose W_t + K_t are in memory. */
-DEVICE void compress_tabled(word state[8], GLOBAL const words* schedule, u32 one) {
+#define LOADS_OF_16_WORDS (16 / WORDS_OF_16_BYTES)
+
+DEVICE void load_16_words(GLOBAL const words* source, words loaded[LOADS_OF_16_WORDS]) {
+    UNROLL for (int i = 0; i < LOADS_OF_16_WORDS; ++i) loaded[i] = source[i];
+}
+
+/* Like compress(), with a block whose W_t + K_t are in memory. If `early`, a constant, is 1, they are loaded 16 rounds
+ * before they are needed. */
+DEVICE void compress_tabled(word state[8], GLOBAL const words* schedule, int early, u32 one) {
     word a = state[0], b = state[1], c = state[2], d = state[3];
     word e = state[4], f = state[5], g = state[6], h = state[7];
+    words next[LOADS_OF_16_WORDS], these[LOADS_OF_16_WORDS];
+    if (early) load_16_words(schedule, next);
     NO_UNROLL for (int turn = 0; turn < ROUNDS; turn += 16) {
-        words next[16 / WORDS_OF_16_BYTES];
-        UNROLL for (int i = 0; i < 16 / WORDS_OF_16_BYTES; ++i) next[i] = schedule[turn / WORDS_OF_16_BYTES + i];
-        UNROLL for (int i = 0; i < 16 / WORDS_OF_16_BYTES; ++i) ROUNDS_OVER(next[i], ROUND);
+        if (!early) load_16_words(schedule, next);
+        UNROLL for (int i = 0; i < LOADS_OF_16_WORDS; ++i) these[i] = next[i];
+        schedule += LOADS_OF_16_WORDS;
+        if (early && turn < ROUNDS - 16) load_16_words(schedule, next);
+        UNROLL for (int i = 0; i < LOADS_OF_16_WORDS; ++i) ROUNDS_OVER(these[i], ROUND);
     }
     add_to_state(state, a, b, c, d, e, f, g, h, one);
 }

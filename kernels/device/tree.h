@@ -47,7 +47,7 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, GLOBAL co
     compress(state, w, one);
 #endif
 #if SHA == 256 && TABLED
-    compress_tabled(state, schedule_after(schedules, carry), one);
+    compress_tabled(state, schedule_after(schedules, carry), 1, one);
 #else
     /* the last byte of `right`, the padding, and the length of 1 + 2 digests in bits */
     UNROLL for (int i = 2 * DIGEST_WORDS32 % BLOCK_WORDS32; i < BLOCK_WORDS32; ++i)
@@ -124,42 +124,37 @@ hash_chunks_early(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, 
 #endif
 
 #if SLICED && !(defined(__OPENCL_VERSION__) && !HAVE_PTX) /* OpenCL C 1.2 has no such loads and stores */
-/* Like hash_chunks, with as many threads as fit the device, each of which hashes the same number of blocks: rows of 32
- * chunks are laid end to end and cut into one slice of `slice` blocks per warp, at least as long as a row. So each cut
- * falls into another row, and no multiprocessor waits for others with one row more.
+/* Like hash_chunks, with one thread for each slice of a chunk, of `slice_blocks` blocks: the last has the rest. So no
+ * multiprocessor waits for long for others that have one group more.
  *
- * Each warp goes from its last row to its first. So it begins with the start of a row that the next warp ends, and
- * leaves its state in `states`, with a mark in `handed`; the next warp needs it last, and takes the mark away again.
- * Devices start groups in order, so whoever waits for a mark waits for a thread that has started. */
+ * The first slices of all chunks come first, then all the second ones. A slice begins with the state that the one before
+ * it leaves in `states`, once it has counted up the chunk's number in `done`. Devices start groups in order, so whoever
+ * waits for a slice waits for a thread that has started; if the chunks are more than the threads that fit the device,
+ * hardly any has to wait. `done` is all zero before and after. */
 KERNEL(CHUNK_BLOCKS)
 hash_chunks_sliced(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-                   u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u64 slice,
-                   GLOBAL word* states, GLOBAL u32* handed, u32 one) {
-    u64 blocks = block_count(chunk_size, tagged), all = (chunks + 31) / 32 * blocks;
-    u64 begin = THREAD / 32 * slice, end = begin + slice < all ? begin + slice : all;
-    if (begin >= end) return;
-    for (u64 row = (end - 1) / blocks + 1; row-- > begin / blocks;) {
-        u64 from = begin > row * blocks ? begin - row * blocks : 0, to = end - row * blocks;
-        u64 chunk = 32 * row + THREAD % 32, length;
-        u32 tag = tagged;
-        if (chunk >= chunks) continue;
-        GLOBAL const u8* data =
-            find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, &length, &tag);
-        word state[8];
-        if (from > 0) {
-            while (!LOAD_ACQUIRE(handed + THREAD)) continue;
-            handed[THREAD] = 0;
-            UNROLL for (int i = 0; i < 8; ++i) state[i] = states[8 * THREAD + i];
-        } else {
-            initialise(state);
-        }
-        hash_blocks(data, length, tag, chunk_size, from, to, schedules, 0, state, one);
-        if (to < blocks) {
-            UNROLL for (int i = 0; i < 8; ++i) states[8 * (THREAD + 32) + i] = state[i];
-            STORE_RELEASE(handed + THREAD + 32, 1);
-        } else {
-            store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
-        }
+                   u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u32 slices,
+                   u32 slice_blocks, GLOBAL word* states, GLOBAL u32* done, u32 one) {
+    u32 groups = (u32)((chunks + GROUP_SIZE - 1) / GROUP_SIZE), slice = (u32)GROUP / groups;
+    u64 chunk = (GROUP - slice * groups) * GROUP_SIZE + THREAD_OF_GROUP, length;
+    if (chunk >= chunks) return;
+    GLOBAL const u8* data =
+        find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, &length, &tagged);
+    word state[8];
+    initialise(state);
+    if (slice > 0) {
+        while (LOAD_ACQUIRE(done + chunk) != slice) continue;
+        UNROLL for (int i = 0; i < 8; ++i) state[i] = states[8 * chunk + i];
+    }
+    u64 from = slice * slice_blocks, to = slice + 1 < slices ? from + slice_blocks : ~(u64)0;
+    hash_blocks(data, length, tagged, chunk_size, from, to, schedules, 0, state, one);
+    chunk *= one; /* like in find_slot */
+    if (slice + 1 < slices) {
+        UNROLL for (int i = 0; i < 8; ++i) states[8 * chunk + i] = state[i];
+        STORE_RELEASE(done + chunk, slice + 1);
+    } else {
+        done[chunk] = 0;
+        store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
     }
 }
 #endif

@@ -19,7 +19,6 @@ from build_cache import cached_file
 from hashbench.kernels import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Stage
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
-from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
 
 _COMPILER = "g++"
@@ -108,8 +107,8 @@ class CudaOnHost(DeviceKernel):
     ) -> None:
         super().__init__(device, algorithm, variant)
         self.paired_up_to = 1 << 14 if self.variant == "paired" else 0
-        self.early_up_to = {"early": 1 << 14, "sliced": GROUP_SIZE - 1}.get(self.variant, 0)
-        self.multiprocessors = 1 if self.variant == "sliced" else 0
+        self.early_up_to = 1 << 14 if self.variant == "early" else 0
+        self.sliced = range(1 << 14 if self.variant == "sliced" else 0)
         self._library = ctypes.CDLL(str(library or compiled(host_source(self.algorithm, self.variant))))
 
     @classmethod
