@@ -944,8 +944,17 @@ if EARLY:
         That is faster if there are too few threads to hide the memory's latency.
         """
         hash_chunk(
-            *(base, table, segments, chunk_size, tagged, partial_chunks, chunks, schedules, digests),
-            *(compress_blocks_early, one),
+            base,
+            table,
+            segments,
+            chunk_size,
+            tagged,
+            partial_chunks,
+            chunks,
+            schedules,
+            digests,
+            compress_blocks_early,
+            one,
         )
 
 
