@@ -32,6 +32,9 @@ class Launch:
 SLICE_SIZE = 4096
 """Bytes of a slice of a chunk."""
 
+_FEWEST_SLICES = 4
+"""Slices of a chunk that pay for handing its state from one to the next."""
+
 _KEPT_SCHEDULES = 8
 """Tables of message schedules that a kernel keeps, of 64 or 160 KiB each."""
 
@@ -173,7 +176,7 @@ class DeviceWork(Work):
             function = "hash_chunks_early"
         elif (
             layout.slots in kernel.sliced
-            and layout.chunk_size >= 2 * SLICE_SIZE
+            and layout.chunk_size >= _FEWEST_SLICES * SLICE_SIZE
             and 2 * layout.partial_chunks <= layout.slots
         ):
             slices, parts = self._slices(layout)
