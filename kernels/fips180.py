@@ -92,7 +92,8 @@ def last_schedules(algorithm: str, length: int) -> npt.NDArray[Any]:
     for t in range(16, rounds):
         sigma_0 = small_sigma(w[t - 15], parameters.small_sigma_0)
         w[t] = w[t - 16] + sigma_0 + w[t - 7] + small_sigma(w[t - 2], parameters.small_sigma_1)
-    return np.ascontiguousarray((w + np.array(parameters.k, word)[:, None]).T)
+    rows: npt.NDArray[Any] = np.ascontiguousarray((w + np.array(parameters.k, word)[:, None]).T)
+    return rows
 
 
 def _first_primes(count: int) -> list[int]:
