@@ -15,7 +15,7 @@ from hashbench.kernels.arrays import host_bytes
 from hashbench.kernels.contract import Buffer, Bytes, Kernel, Strategy, Work, check_call, check_random
 from hashbench.kernels.fips180 import last_schedules
 from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, Layout, lay_out
-from hashbench.kernels.source import VARIANTS, blocks
+from hashbench.kernels.source import VARIANTS, blocks, functions
 
 Argument = Buffer | np.uint32 | np.uint64
 
@@ -29,10 +29,10 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
-SLICE_SIZE = 4096
+SLICE_SIZE = 2048
 """Bytes of a slice of a chunk."""
 
-_FEWEST_SLICES = 4
+FEWEST_SLICES = 8
 """Slices of a chunk that pay for handing its state from one to the next."""
 
 _KEPT_SCHEDULES = 8
@@ -63,7 +63,7 @@ class DeviceKernel(Kernel):
             self.paired_up_to = warp_on_each // 2
         if VARIANTS[self.variant]["EARLY"]:
             self.early_up_to = 4 * warp_on_each
-        if VARIANTS[self.variant]["SLICED"]:
+        if "hash_chunks_sliced" in functions(self.algorithm, self.variant):
             self.sliced = range(warp_on_each * blocks(self.algorithm, self.variant)["CHUNK_BLOCKS"], 64 * warp_on_each)
 
     @cached_property
@@ -176,7 +176,7 @@ class DeviceWork(Work):
             function = "hash_chunks_early"
         elif (
             layout.slots in kernel.sliced
-            and layout.chunk_size >= _FEWEST_SLICES * SLICE_SIZE
+            and layout.chunk_size >= FEWEST_SLICES * SLICE_SIZE
             and 2 * layout.partial_chunks <= layout.slots
         ):
             slices, parts = self._slices(layout)

@@ -61,7 +61,11 @@ SIGNATURES = {
     "hash_chunks": _HASH_CHUNKS,
     **({"hash_chunks_paired": _HASH_CHUNKS} if PAIRED else {}),
     **({"hash_chunks_early": _HASH_CHUNKS} if EARLY else {}),
-    **({"hash_chunks_sliced": (*_HASH_CHUNKS[:-1], uint32, uint32, uint64, uint64, uint32)} if SLICED else {}),
+    **(
+        {"hash_chunks_sliced": (*_HASH_CHUNKS[:-1], uint32, uint32, uint64, uint64, uint32)}
+        if SLICED and SHA == 256
+        else {}
+    ),
     **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint64, uint32)),
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
@@ -75,7 +79,8 @@ NODE_BOUNDS = (GROUP_SIZE, globals()["NODE_BLOCKS"])
 PAIRED_BOUNDS = (GROUP_SIZE, globals()["PAIRED_BLOCKS"])
 
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(9))
-_12, _15, _16, _24, _27, _30, _31, _32, _48, _64 = map(np.uint64, (12, 15, 16, 24, 27, 30, 31, 32, 48, 64))
+_12, _15, _16, _20, _24, _27, _28 = map(np.uint64, (12, 15, 16, 20, 24, 27, 28))
+_30, _31, _32, _48, _64 = map(np.uint64, (30, 31, 32, 48, 64))
 _GROUP_SIZE, _GROUP_SIZE_LOG2, _WARP_SIZE = np.uint64(GROUP_SIZE), np.uint64(GROUP_SIZE_LOG2), np.uint64(WARP_SIZE)
 
 
@@ -91,7 +96,6 @@ def _words(values: tuple[int, ...]) -> tuple[Any, ...]:
 K, INITIAL = _words(_CONSTANTS.k), _words(_CONSTANTS.initial)
 
 WORD_BYTES = np.uint64(_WORD_BITS // 8)
-STATE_BYTES = _8 * WORD_BYTES
 DIGEST_BYTES = np.uint64(SHA // 8)
 DIGEST_WORDS32 = np.uint64(SHA // 32)
 BLOCK_BYTES = np.uint64(16 * _WORD_BITS // 8)
@@ -562,8 +566,6 @@ if SHA == 256:
     def store_word(address: Any, value: Any) -> None:
         store_u32(address, byte_permute(value, value, SELECT_ALIGNED))
 
-    load_state_word, store_state_word = load_u32, store_u32
-
 else:
 
     @device
@@ -608,35 +610,6 @@ else:
         high, low = uint32(value >> 32), uint32(value)
         store_u32(address, byte_permute(high, high, SELECT_ALIGNED))
         store_u32(address + _4, byte_permute(low, low, SELECT_ALIGNED))
-
-    load_state_word, store_state_word = load_u64, store_u64
-
-
-@device
-def load_state(address: Any) -> Any:
-    """The eight words of a state at `address`, as they were stored there."""
-    return (
-        load_state_word(address),
-        load_state_word(address + WORD_BYTES),
-        load_state_word(address + _2 * WORD_BYTES),
-        load_state_word(address + _3 * WORD_BYTES),
-        load_state_word(address + _4 * WORD_BYTES),
-        load_state_word(address + _5 * WORD_BYTES),
-        load_state_word(address + _6 * WORD_BYTES),
-        load_state_word(address + _7 * WORD_BYTES),
-    )
-
-
-@device
-def store_state(address: Any, state: Any) -> None:
-    store_state_word(address, state[0])
-    store_state_word(address + WORD_BYTES, state[1])
-    store_state_word(address + _2 * WORD_BYTES, state[2])
-    store_state_word(address + _3 * WORD_BYTES, state[3])
-    store_state_word(address + _4 * WORD_BYTES, state[4])
-    store_state_word(address + _5 * WORD_BYTES, state[5])
-    store_state_word(address + _6 * WORD_BYTES, state[6])
-    store_state_word(address + _7 * WORD_BYTES, state[7])
 
 
 @device
@@ -958,7 +931,18 @@ if EARLY:
         )
 
 
-if SLICED:
+if SLICED and SHA == 256:
+
+    @device
+    def store_state(address: Any, state: Any) -> None:
+        store_u32(address, state[0])
+        store_u32(address + _4, state[1])
+        store_u32(address + _8, state[2])
+        store_u32(address + _12, state[3])
+        store_u32(address + _16, state[4])
+        store_u32(address + _20, state[5])
+        store_u32(address + _24, state[6])
+        store_u32(address + _28, state[7])
 
     @kernel(CHUNK_BOUNDS)
     def hash_chunks_sliced(
@@ -988,7 +972,7 @@ if SLICED:
         if part > _0:
             while load_acquire(done + _4 * chunk) != uint32(part):
                 pass
-            state = load_state(states + STATE_BYTES * chunk)
+            state = load_digest(states + _32 * chunk)
         first = part * uint64(slice_blocks)
         end = ALL_BLOCKS
         if part + _1 < uint64(slices):
@@ -996,7 +980,7 @@ if SLICED:
         state = hash_blocks(state, data, length, tag, chunk_size, first, end, schedules, compress_blocks, one)
         chunk = chunk * uint64(one)  # as in `find_slot`
         if part + _1 < uint64(slices):
-            store_state(states + STATE_BYTES * chunk, state)
+            store_state(states + _32 * chunk, state)
             store_release(done + _4 * chunk, uint32(part + _1))
         else:
             store_u32(done + _4 * chunk, NOTHING)

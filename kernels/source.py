@@ -30,8 +30,8 @@ _STEPS = {
 VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=True)]))
 """The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
-- "sliced": in calls of many chunks every thread hashes the same number of blocks, also where the chunks are no
-  multiple of the threads that fit the GPU;
+- "sliced": in calls of large chunks that are no multiple of what fits the GPU, SHA-256's chunks are divided into slices
+  that are;
 - "tabled": blocks with at most one unknown byte, those of padding and the second block of a node, are compressed with
   message schedules from tables;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
@@ -74,9 +74,10 @@ def blocks(algorithm: Algorithm, variant: str) -> dict[str, int]:
     return {"CHUNK_BLOCKS": chunk, "EARLY_BLOCKS": 3, "PAIRED_BLOCKS": 3, "NODE_BLOCKS": 3}
 
 
-def functions(variant: str) -> tuple[str, ...]:
-    """The device functions that are launched in that variant."""
-    optional = (name for name, macro in _OPTIONAL.items() if VARIANTS[variant][macro])
+def functions(algorithm: Algorithm, variant: str) -> tuple[str, ...]:
+    """The device functions that are launched in that variant. SHA-384 gains nothing from slices."""
+    macros = VARIANTS[variant] | ({"SLICED": 0} if algorithm.name == "sha384" else {})
+    optional = (name for name, macro in _OPTIONAL.items() if macros[macro])
     return ("hash_chunks", *optional, "hash_level", "reduce_tiles", "gather_roots", "fill_random")
 
 

@@ -123,7 +123,7 @@ hash_chunks_early(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, 
 }
 #endif
 
-#if SLICED && !(defined(__OPENCL_VERSION__) && !HAVE_PTX) /* OpenCL C 1.2 has no such loads and stores */
+#if SLICED && SHA == 256 && !(defined(__OPENCL_VERSION__) && !HAVE_PTX) /* OpenCL C 1.2 has no such loads and stores */
 /* Like hash_chunks, with one thread for each slice of a chunk, of `slice_blocks` blocks: the last has the rest. So no
  * multiprocessor waits for long for others that have one group more.
  *

@@ -113,7 +113,7 @@ def reports(log: str) -> list[tuple[str, ...]]:
 def test_the_source_compiles_without_spills(algorithm: str, variant: str, architecture: int) -> None:
     log = compiler_log(device_source(ALGORITHMS[algorithm], variant), architecture)
     found = reports(log)
-    assert {name for name, *_ in found} == set(functions(variant)), log
+    assert {name for name, *_ in found} == set(functions(ALGORITHMS[algorithm], variant)), log
     for name, stack, stores, loads, registers, rest in found:
         assert stack == stores == loads == "0", f"{name} uses local memory:\n{log}"
         assert "lmem" not in rest, f"{name} uses local memory:\n{log}"

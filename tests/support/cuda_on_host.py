@@ -39,7 +39,8 @@ _libc.free.argtypes = [ctypes.c_void_p]
 def host_source(algorithm: Algorithm, variant: str) -> str:
     """The device code of one algorithm as a C++ program."""
     kernels = " ".join(
-        f"CUDA_ON_HOST_{'TOGETHER' if name in _WITH_BARRIERS else 'ALONE'}({name})" for name in functions(variant)
+        f"CUDA_ON_HOST_{'TOGETHER' if name in _WITH_BARRIERS else 'ALONE'}({name})"
+        for name in functions(algorithm, variant)
     )
     return f"{_SHIM.read_text()}\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS({kernels})\n"
 
@@ -108,7 +109,7 @@ class CudaOnHost(DeviceKernel):
         super().__init__(device, algorithm, variant)
         self.paired_up_to = 1 << 14 if self.variant == "paired" else 0
         self.early_up_to = 1 << 14 if self.variant == "early" else 0
-        self.sliced = range(1 << 14 if self.variant == "sliced" else 0)
+        self.sliced = range(1 << 14 if "hash_chunks_sliced" in functions(self.algorithm, self.variant) else 0)
         self._library = ctypes.CDLL(str(library or compiled(host_source(self.algorithm, self.variant))))
 
     @classmethod

@@ -52,7 +52,7 @@ def check_random(kernel: Kernel) -> None:
 def main(sanitizer: str, library: Path, algorithm: str) -> None:
     """Runs what the sanitizer can find errors in: memory in all of it, races where threads of a block cooperate."""
     device = CudaOnHost.devices()[0]
-    device_kernel.SLICE_SIZE = 128
+    device_kernel.SLICE_SIZE, device_kernel.FEWEST_SLICES = 128, 2
     names = ("plain", "paired", "early", "sliced")
     plain, paired, early, sliced = (CudaOnHost(device, algorithm, name, library) for name in names)
     if sanitizer == "address":
