@@ -73,7 +73,8 @@ class DeviceKernel(Kernel):
     def schedules(self, length: int) -> Buffer:
         """The table of message schedules of the last block of messages of `length` bytes, with at most one byte of
         them in it; something else in variants without tables, and for other lengths."""
-        if not VARIANTS[self.variant]["TABLED"] or length % self.algorithm.block_size > 1:
+        tabled = VARIANTS.get(self.variant, {}).get("TABLED", 0)  # kernels may have variants of their own
+        if not tabled or length % self.algorithm.block_size > 1:
             length = -1
         if length not in self._schedules:
             table = last_schedules(self.algorithm.name, length) if length >= 0 else np.zeros(1, np.uint8)
