@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,8 +34,8 @@ SLICE_SIZE = 2048
 FEWEST_SLICES = 8
 """Slices of a chunk that pay for handing its state from one to the next."""
 
-_KEPT_SCHEDULES = 8
-"""Tables of message schedules that a kernel keeps, of 64 or 160 KiB each."""
+_MOST_SCHEDULES = 8
+"""The most tables of message schedules that a kernel keeps, of 64 or 160 KiB each."""
 
 
 def _groups(threads: int) -> int:
@@ -67,8 +66,8 @@ class DeviceKernel(Kernel):
             self.sliced = range(warp_on_each * blocks(self.algorithm, self.variant)["CHUNK_BLOCKS"], 64 * warp_on_each)
 
     @cached_property
-    def _schedules(self) -> OrderedDict[int, Buffer]:
-        return OrderedDict()
+    def _schedules(self) -> dict[int, Buffer]:
+        return {}
 
     def schedules(self, length: int) -> Buffer:
         """The table of message schedules of the last block of messages of `length` bytes, with at most one byte of
@@ -76,13 +75,13 @@ class DeviceKernel(Kernel):
         tabled = VARIANTS.get(self.variant, {}).get("TABLED", 0)  # kernels may have variants of their own
         if not tabled or length % self.algorithm.block_size > 1:
             length = -1
-        if length not in self._schedules:
+        found = self._schedules.get(length)
+        if found is None:
+            if len(self._schedules) >= _MOST_SCHEDULES:
+                self._schedules.clear()
             table = last_schedules(self.algorithm.name, length) if length >= 0 else np.zeros(1, np.uint8)
-            self._schedules[length] = self.put(table.reshape(-1).view(np.uint8))
-        self._schedules.move_to_end(length)
-        if len(self._schedules) > _KEPT_SCHEDULES:
-            self._schedules.popitem(last=False)
-        return self._schedules[length]
+            found = self._schedules[length] = self.put(table.reshape(-1).view(np.uint8))
+        return found
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
