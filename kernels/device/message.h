@@ -206,16 +206,17 @@ DEVICE void hash_blocks(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_
             if (to > whole) compress_tabled(state, schedule_after(schedules, tagged ? before : 0), 0, one);
             block = blocks;
         }
-#endif
+#elif !HAVE_PTX
         /* The same is true of the padding. GPUs are faster with one copy of the rounds less. */
-        if (!HAVE_PTX && ends_with_padding_block(full_chunk_bytes)) {
+        if (ends_with_padding_block(full_chunk_bytes)) {
             padding_block(length, tagged, before, w);
             compress(state, w, one);
             ++block;
         }
+#endif
     }
     for (; block < blocks; ++block) {
-        /* It is not, with TABLED: but SHA-384's compiler makes 1 % more of the rest if it does not know. */
+        /* With TABLED there is no such block here, but SHA-384 is 1 % faster if the compiler does not know that. */
         if ((!TABLED || (SHA == 384 && !early)) && full && ends_with_padding_block(full_chunk_bytes))
             padding_block(length, tagged, before, w);
         else
