@@ -87,7 +87,8 @@ def last_schedules(algorithm: str, length: int) -> npt.NDArray[Any]:
 
     def small_sigma(x: npt.NDArray[Any], distances: tuple[int, int, int]) -> npt.NDArray[Any]:
         first, second = ((x >> word.type(n)) | (x << word.type(bits - n)) for n in distances[:2])
-        return first ^ second ^ (x >> word.type(distances[2]))
+        result: npt.NDArray[Any] = first ^ second ^ (x >> word.type(distances[2]))
+        return result
 
     for t in range(16, rounds):
         sigma_0 = small_sigma(w[t - 15], parameters.small_sigma_0)
