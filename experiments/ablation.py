@@ -30,10 +30,16 @@ STEPS = {
     "paired": "two threads a chunk, where they are few",
     "rotated": "SHA-384's rotations on the multiply-add pipe",
     "early": "next block loaded early, where chunks are few",
+    "tabled": "schedules of padding and nodes from tables",
+    "sliced": "slices that fill the GPU, of large chunks",
 }
 """The variants, in the order in which they build on each other, and what each adds."""
 
-UNCHANGED = {("sha256", "plain"): "unrolled", ("sha256", "rotated"): "paired"}
+UNCHANGED = {
+    ("sha256", "plain"): "unrolled",
+    ("sha256", "rotated"): "paired",
+    ("sha384", "sliced"): "tabled",
+}
 """Steps that do not change an algorithm's code, and the step with the same code. If a kernel has that one too, they are
 not measured."""
 

@@ -16,13 +16,11 @@ from hashbench.kernels.contract import Buffer, Unavailable, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.short_trees import MOST_LEAVES, program
+from hashbench.kernels.source import blocks
 from hashbench.kernels.working_directory import outside_working_directory
 
 MOST_CHUNKS = MOST_LEAVES
 """Chunks of a segment."""
-
-GROUPS = {"sha256": 7, "sha384": 3}
-"""Groups that a multiprocessor holds at once: see `hash_confined`."""
 
 _SHARE = 8
 """The multiprocessors of a part of a GPU are a multiple of this number, from compute capability 9.0 on."""
@@ -88,10 +86,13 @@ class _ConfinedWork(Work):
         self._control = kernel.allocate(4 * (1 + place.pairs))
         size = kernel.algorithm.digest_size
         self._roots = kernel.allocate(max(1, len(segments) * size))[: len(segments) * size]
+        of_padding, of_nodes = self._schedules = kernel.schedules(chunk_size + 1), kernel.schedules(1 + 2 * size)
         self._arguments = (
             np.uint64(self._table.address),
             np.uint32(len(segments)),
             np.uint64(chunk_size),
+            np.uint64(of_padding.address),
+            np.uint64(of_nodes.address),
             np.uint64(self._control.address),
             np.uint32(place.pairs),
             np.uint64(self._roots.address),
@@ -109,7 +110,7 @@ class _ConfinedWork(Work):
             start.record(queue)
             self._control.owner.memset_async(0, self._control.nbytes, queue)
             # Enough groups to fill the GPU, so that some come to every multiprocessor that is idle.
-            groups = place.all * GROUPS[place.kernel.algorithm.name]
+            groups = place.all * blocks(place.kernel.algorithm, place.kernel.variant)["NODE_BLOCKS"]
             place.function((groups,), (GROUP_SIZE,), self._arguments)
             end.record(queue)
 

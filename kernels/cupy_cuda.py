@@ -71,7 +71,7 @@ class CupyCuda(DeviceKernel):
         with self.cuda_device:
             self._stream = self._own_stream()
             module = cupy.RawModule(code=source)
-            self._functions = {name: module.get_function(name) for name in functions(self.variant)}
+            self._functions = {name: module.get_function(name) for name in functions(self.algorithm, self.variant)}
         if not cupy.cuda.runtime.is_hip:
             self.adapt_to_nvidia(self.cuda_device.attributes["MultiProcessorCount"])
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hashbench.kernels.arrays import host_bytes
 from hashbench.kernels.contract import Buffer, Bytes, Kernel, Strategy, Work, check_call, check_random
-from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, lay_out
-from hashbench.kernels.source import VARIANTS
+from hashbench.kernels.fips180 import last_schedules
+from hashbench.kernels.layout import GROUP_SIZE, TILE_LEVELS, WARP_SIZE, Layout, lay_out
+from hashbench.kernels.source import VARIANTS, blocks, functions
 
 Argument = Buffer | np.uint32 | np.uint64
 
@@ -26,6 +28,16 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
+SLICE_SIZE = 2048
+"""Bytes of a slice of a chunk."""
+
+FEWEST_SLICES = 8
+"""Slices of a chunk that pay for handing its state from one to the next."""
+
+_MOST_SCHEDULES = 8
+"""The most tables of message schedules that a kernel keeps, of 64 or 160 KiB each."""
+
+
 def _groups(threads: int) -> int:
     return -(-threads // GROUP_SIZE)
 
@@ -36,10 +48,12 @@ class DeviceKernel(Kernel):
     Attributes:
         paired_up_to: calls of up to that many chunks use two threads per chunk.
         early_up_to: other calls of up to that many chunks load each block while they compress the one before it.
+        sliced: other calls of so many chunks, most of them full, divide them into slices of `SLICE_SIZE`.
     """
 
     paired_up_to = 0
     early_up_to = 0
+    sliced = range(0)
 
     def adapt_to_nvidia(self, multiprocessors: int) -> None:
         """Chooses these numbers for an NVIDIA GPU. The multiprocessors have four schedulers of warps each."""
@@ -48,6 +62,26 @@ class DeviceKernel(Kernel):
             self.paired_up_to = warp_on_each // 2
         if VARIANTS[self.variant]["EARLY"]:
             self.early_up_to = 4 * warp_on_each
+        if "hash_chunks_sliced" in functions(self.algorithm, self.variant):
+            self.sliced = range(warp_on_each * blocks(self.algorithm, self.variant)["CHUNK_BLOCKS"], 64 * warp_on_each)
+
+    @cached_property
+    def _schedules(self) -> dict[int, Buffer]:
+        return {}
+
+    def schedules(self, length: int) -> Buffer:
+        """The table of message schedules of the last block of messages of `length` bytes, with at most one byte of
+        them in it; something else in variants without tables, and for other lengths."""
+        tabled = VARIANTS.get(self.variant, {}).get("TABLED", 0)  # kernels may have variants of their own
+        if not tabled or length % self.algorithm.block_size > 1:
+            length = -1
+        found = self._schedules.get(length)
+        if found is None:
+            if len(self._schedules) >= _MOST_SCHEDULES:
+                self._schedules.clear()
+            table = last_schedules(self.algorithm.name, length) if length >= 0 else np.zeros(1, np.uint8)
+            found = self._schedules[length] = self.put(table.reshape(-1).view(np.uint8))
+        return found
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
@@ -149,18 +183,28 @@ class DeviceWork(Work):
         table = kernel.put(layout.table.view(np.uint8))
         digests = kernel.allocate(layout.slots * size)
         count, slots = np.uint64(layout.segments), np.uint64(layout.slots)
-        function, threads = "hash_chunks", layout.slots
+        of_padding = kernel.schedules(layout.chunk_size + min(layout.tagged, layout.chunk_size))
+        of_nodes = kernel.schedules(1 + 2 * size)
+        function, groups = "hash_chunks", _groups(layout.slots)
+        parts: tuple[Argument, ...] = ()
         if layout.slots <= kernel.paired_up_to:
-            function, threads = "hash_chunks_paired", 2 * layout.slots
+            function, groups = "hash_chunks_paired", _groups(2 * layout.slots)
         elif layout.slots <= kernel.early_up_to:
             function = "hash_chunks_early"
+        elif (
+            layout.slots in kernel.sliced
+            and layout.chunk_size >= FEWEST_SLICES * SLICE_SIZE
+            and 2 * layout.partial_chunks <= layout.slots
+        ):
+            slices, parts = self._slices(layout)
+            function, groups = "hash_chunks_sliced", slices * groups
         launches = [
             Launch(
                 function,
-                _groups(threads),
+                groups,
                 (
                     *(base, table, count, np.uint64(layout.chunk_size), np.uint32(layout.tagged)),
-                    *(np.uint64(layout.partial_chunks), slots, digests, one),
+                    *(np.uint64(layout.partial_chunks), slots, of_padding, digests, *parts, one),
                 ),
             )
         ]
@@ -172,17 +216,28 @@ class DeviceWork(Work):
             Launch(
                 "reduce_tiles" if reduction.levels == TILE_LEVELS else "hash_level",
                 reduction.tiles if reduction.levels == TILE_LEVELS else _groups(reduction.tiles),
-                (table, count, slots, np.uint32(reduction.level), digests, one),
+                (table, count, slots, np.uint32(reduction.level), of_nodes, digests, one),
             )
             for reduction in layout.reductions
         ]
-        if layout.tree:
+        if layout.tree and layout.segments == 1:
+            self._results = digests[:size]
+        elif layout.tree:
             self._results = kernel.allocate(layout.results * size)
             threads = layout.results * size // 4
             launches.append(Launch("gather_roots", _groups(threads), (table, count, digests, self._results)))
         else:
             self._results = digests
         self._enqueue = kernel.series(launches)
+
+    def _slices(self, layout: Layout) -> tuple[int, tuple[Argument, ...]]:
+        """The number of slices of each chunk, and the arguments that only `hash_chunks_sliced` has."""
+        kernel = self._kernel
+        state_size = kernel.algorithm.block_size // 2
+        slices = layout.chunk_size // SLICE_SIZE
+        states = kernel.allocate(layout.slots * state_size)
+        done = kernel.put(np.zeros(4 * layout.slots, dtype=np.uint8))
+        return slices, (np.uint32(slices), np.uint32(SLICE_SIZE // kernel.algorithm.block_size), states, done)
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
         return self._enqueue(self._kernel.queue_for(stream))

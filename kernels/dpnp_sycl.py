@@ -155,7 +155,7 @@ class DpnpSycl(DeviceKernel):
         super().__init__(device, algorithm, variant, priority)
         self.queue = _load().module.SyclQueue(device.id, property=("in_order", "enable_profiling"))
         program = self.program()
-        self._functions = {name: program.get_sycl_kernel(name) for name in functions("plain")}
+        self._functions = {name: program.get_sycl_kernel(name) for name in functions(self.algorithm, "plain")}
 
     @classmethod
     @outside_working_directory(*opencl_drivers.READS)

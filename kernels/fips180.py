@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import isqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,43 @@ def constants(algorithm: str) -> Constants:
         small_sigma_0=(1, 8, 7),
         small_sigma_1=(19, 61, 6),
     )
+
+
+def last_schedules(algorithm: str, length: int) -> npt.NDArray[Any]:
+    """W_t + K_t (sections 6.2.2 and 6.4.2) of the last block of messages of `length` bytes.
+
+    Args:
+        algorithm: "sha256" or "sha384".
+        length: a number of blocks, whose last block is padding alone; or that and one byte, with which it begins.
+
+    Returns:
+        A row of one word per round: a single one for padding alone, else one for each value of the byte.
+
+    Raises:
+        ValueError: the length is another.
+    """
+    parameters = constants(algorithm)
+    bits, rounds = parameters.word_bits, len(parameters.k)
+    bytes_of_data = length % (2 * bits)
+    if bytes_of_data > 1:
+        raise ValueError(f"a last block with {bytes_of_data} bytes of data is not accepted: pass 0 or 1 beyond a block")
+    word = np.dtype(f"u{bits // 8}")
+    w = np.zeros((rounds, 256 if bytes_of_data else 1), word)
+    w[0] = 0x80 << (bits - 8)
+    if bytes_of_data:
+        w[0] = (np.arange(256, dtype=word) << word.type(bits - 8)) | (w[0] >> word.type(8))
+    w[14], w[15] = divmod(8 * length, 1 << bits)
+
+    def small_sigma(x: npt.NDArray[Any], distances: tuple[int, int, int]) -> npt.NDArray[Any]:
+        first, second = ((x >> word.type(n)) | (x << word.type(bits - n)) for n in distances[:2])
+        result: npt.NDArray[Any] = first ^ second ^ (x >> word.type(distances[2]))
+        return result
+
+    for t in range(16, rounds):
+        sigma_0 = small_sigma(w[t - 15], parameters.small_sigma_0)
+        w[t] = w[t - 16] + sigma_0 + w[t - 7] + small_sigma(w[t - 2], parameters.small_sigma_1)
+    rows: npt.NDArray[Any] = np.ascontiguousarray((w + np.array(parameters.k, word)[:, None]).T)
+    return rows
 
 
 def _first_primes(count: int) -> list[int]:

@@ -20,7 +20,7 @@ from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDe
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import VARIANTS
+from hashbench.kernels.source import VARIANTS, blocks
 from hashbench.kernels.working_directory import outside_working_directory
 
 _READS = ".numba_config.yaml"
@@ -36,6 +36,7 @@ def program(algorithm: Algorithm, variant: str, architecture: int) -> ModuleType
         _SOURCES,
         *(algorithm.name, variant, architecture),
         **VARIANTS[variant],
+        **blocks(algorithm, variant),
         SHA=int(algorithm.name.removeprefix("sha")),
         ARCHITECTURE=architecture,
     )
@@ -148,7 +149,7 @@ class NumbaCuda(DeviceKernel):
     """SHA-2 in Python, compiled by Numba when a kernel is first built, and later loaded from Numba's cache on disk."""
 
     name = "numba-cuda"
-    variants = ("early", "rotated", "paired", "prefetched", "balanced", "plain")
+    variants = ("sliced", "tabled", "early", "rotated", "paired", "prefetched", "balanced", "plain")
 
     @outside_working_directory(_READS)
     def __init__(

@@ -42,8 +42,10 @@ if config.ENABLE_CUDASIM:
 
     load_message_u32x4 = load_shared_u32x4 = load_u32x4
 
-    def load_shared_u64x2(address: Any) -> Any:
+    def load_u64x2(address: Any) -> Any:
         return tuple(np.uint64(word) for word in _at(address, ctypes.c_uint64 * 2))
+
+    load_shared_u64x2 = load_u64x2
 
     def store_shared_u32x4(address: Any, words: Any) -> None:
         _at(address, ctypes.c_uint32 * 4)[:] = [int(word) for word in words]
@@ -63,6 +65,8 @@ if config.ENABLE_CUDASIM:
 
     def store_u64(address: Any, value: Any) -> None:
         _at(address, ctypes.c_uint64).value = int(value)
+
+    load_acquire, store_release = load_u32, store_u32
 
     def byte_permute(low: Any, high: Any, selector: Any) -> Any:
         pool = (int(high) << 32 | int(low)).to_bytes(8, "little")
@@ -161,6 +165,38 @@ else:
             return context.make_tuple(builder, U32x4, words)
 
         return U32x4(types.uint64), generate
+
+    @_intrinsic
+    def load_u64x2(typing_context: Any, address: Any) -> Any:
+        """The two 64-bit words at `address`, a multiple of 16, in one load."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            two = _load(builder, arguments[0], ir.VectorType(ir.IntType(64), 2), 16)
+            return context.make_tuple(builder, U64x2, [builder.extract_element(two, _I32(i)) for i in range(2)])
+
+        return U64x2(types.uint64), generate
+
+    @_intrinsic
+    def load_acquire(typing_context: Any, address: Any) -> Any:
+        """The 32-bit word at `address`, loaded before all that is loaded after it."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.FunctionType(_I32, [ir.IntType(64)])
+            text = "ld.acquire.gpu.global.u32 $0, [$1];"
+            return builder.call(ir.InlineAsm(kind, text, "=r,l,~{memory}", side_effect=True), arguments)
+
+        return types.uint32(types.uint64), generate
+
+    @_intrinsic
+    def store_release(typing_context: Any, address: Any, value: Any) -> Any:
+        """Stores a 32-bit word at `address` after all that was stored before it."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64), _I32])
+            text = "st.release.gpu.global.u32 [$0], $1;"
+            builder.call(ir.InlineAsm(kind, text, "l,r,~{memory}", side_effect=True), arguments)
+
+        return types.void(types.uint64, types.uint32), generate
 
     @_intrinsic
     def load_message_u32x4(typing_context: Any, address: Any) -> Any:

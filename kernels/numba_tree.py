@@ -24,6 +24,7 @@ from hashbench.kernels.numba_dialect import (
     dot_product,
     fp64_shift_right,
     kernel,
+    load_acquire,
     load_message_u32x4,
     load_shared_u32x4,
     load_shared_u64x2,
@@ -31,10 +32,12 @@ from hashbench.kernels.numba_dialect import (
     load_u32,
     load_u32x4,
     load_u64,
+    load_u64x2,
     multiply_add,
     prefetch_message,
     rotate_right,
     shared_memory,
+    store_release,
     store_shared_u32x4,
     store_shared_u64x2,
     store_u32,
@@ -48,29 +51,37 @@ PREFETCHED: int = globals()["PREFETCHED"]
 PAIRED: int = globals()["PAIRED"]
 ROTATED: int = globals()["ROTATED"]
 EARLY: int = globals()["EARLY"]
+TABLED: int = globals()["TABLED"]
+SLICED: int = globals()["SLICED"]
 
 HAVE_FP64_PIPE = ARCHITECTURE in (80, 90, 100)
 
-_HASH_CHUNKS = (uint64, uint64, uint64, uint64, uint32, uint64, uint64, uint64, uint32)
+_HASH_CHUNKS = (uint64, uint64, uint64, uint64, uint32, uint64, uint64, uint64, uint64, uint32)
 SIGNATURES = {
     "hash_chunks": _HASH_CHUNKS,
     **({"hash_chunks_paired": _HASH_CHUNKS} if PAIRED else {}),
     **({"hash_chunks_early": _HASH_CHUNKS} if EARLY else {}),
-    **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint32)),
+    **(
+        {"hash_chunks_sliced": (*_HASH_CHUNKS[:-1], uint32, uint32, uint64, uint64, uint32)}
+        if SLICED and SHA == 256
+        else {}
+    ),
+    **dict.fromkeys(("hash_level", "reduce_tiles"), (uint64, uint64, uint64, uint32, uint64, uint64, uint32)),
     "gather_leaves": (uint64, uint64, uint64, uint64, uint64),
     "gather_roots": (uint64, uint64, uint64, uint64),
     "fill_random": (uint64, uint64, uint64),
 }
 """The kernels with the types of their arguments. Addresses are uint64."""
 
-# Threads per block, and blocks per multiprocessor: as many as leave each thread the registers that it needs.
-CHUNK_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 4 if ROTATED else 3)
-EARLY_BOUNDS = (GROUP_SIZE, 5 if SHA == 256 else 3)
-NODE_BOUNDS = (GROUP_SIZE, 7 if SHA == 256 else 3)
-PAIRED_BOUNDS = (GROUP_SIZE, 3)
+# Threads per block, and blocks per multiprocessor.
+CHUNK_BOUNDS = (GROUP_SIZE, globals()["CHUNK_BLOCKS"])
+EARLY_BOUNDS = (GROUP_SIZE, globals()["EARLY_BLOCKS"])
+NODE_BOUNDS = (GROUP_SIZE, globals()["NODE_BLOCKS"])
+PAIRED_BOUNDS = (GROUP_SIZE, globals()["PAIRED_BLOCKS"])
 
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(9))
-_12, _15, _16, _24, _27, _30, _31, _32, _48, _64 = map(np.uint64, (12, 15, 16, 24, 27, 30, 31, 32, 48, 64))
+_12, _15, _16, _20, _24, _27, _28 = map(np.uint64, (12, 15, 16, 20, 24, 27, 28))
+_30, _31, _32, _48, _64 = map(np.uint64, (30, 31, 32, 48, 64))
 _GROUP_SIZE, _GROUP_SIZE_LOG2, _WARP_SIZE = np.uint64(GROUP_SIZE), np.uint64(GROUP_SIZE_LOG2), np.uint64(WARP_SIZE)
 
 
@@ -96,12 +107,17 @@ LENGTH_BYTES = np.uint64(2 * _WORD_BITS // 8)
 SELECT_ALIGNED, SELECT_SHIFTED, SELECT_STEP = np.uint32(0x4567), np.uint32(0x0123), np.uint32(0x1111)
 SELECT_AFTER_TAG = np.uint32(0x3456)
 
+# A message schedule in a table.
+SCHEDULE_BYTES = WORD_BYTES * np.uint64(_ROUNDS)
+SIXTEEN_WORDS = WORD_BYTES * _16
+
 # The words between the first and the last two of a block of padding and length alone.
 PADDING = np.uint32(0x80000000)
 NO_PADDING_WORDS = (np.uint32(0),) * (_WORD_BITS // 2 - 3)
 NO_BLOCK = (np.uint32(0),) * (_WORD_BITS // 2)
 
 BLOCKS_AHEAD = np.uint64(8)
+ALL_BLOCKS = np.uint64(2**64 - 1)
 
 # The message of a node: the tag in the word before the digests; after them their last byte, padding, length in bits.
 NODE_TAG = np.uint32(0x01000000)
@@ -378,6 +394,70 @@ def add_to_state(state: Any, v: Any, one: Any) -> Any:
     )
 
 
+if SHA == 256:
+
+    @device
+    def load_16_words(source: Any) -> Any:
+        return load_u32x4(source) + load_u32x4(source + _16) + load_u32x4(source + _32) + load_u32x4(source + _48)
+
+else:
+
+    @device
+    def load_8_words(source: Any) -> Any:
+        return load_u64x2(source) + load_u64x2(source + _16) + load_u64x2(source + _32) + load_u64x2(source + _48)
+
+    @device
+    def load_16_words(source: Any) -> Any:
+        return load_8_words(source) + load_8_words(source + _64)
+
+
+@device
+def sixteen_rounds(v: Any, w_plus_k: Any, one: Any) -> Any:
+    v = one_round(v, w_plus_k[0], one)
+    v = one_round(v, w_plus_k[1], one)
+    v = one_round(v, w_plus_k[2], one)
+    v = one_round(v, w_plus_k[3], one)
+    v = one_round(v, w_plus_k[4], one)
+    v = one_round(v, w_plus_k[5], one)
+    v = one_round(v, w_plus_k[6], one)
+    v = one_round(v, w_plus_k[7], one)
+    v = one_round(v, w_plus_k[8], one)
+    v = one_round(v, w_plus_k[9], one)
+    v = one_round(v, w_plus_k[10], one)
+    v = one_round(v, w_plus_k[11], one)
+    v = one_round(v, w_plus_k[12], one)
+    v = one_round(v, w_plus_k[13], one)
+    v = one_round(v, w_plus_k[14], one)
+    return one_round(v, w_plus_k[15], one)
+
+
+@device
+def compress_tabled(state: Any, schedules: Any, byte: Any, one: Any) -> Any:
+    """`compress` with row number `byte` of a table of W_t + K_t."""
+    schedule = schedules + uint64(byte) * SCHEDULE_BYTES
+    end = schedule + SCHEDULE_BYTES
+    v = state
+    while schedule < end:
+        v = sixteen_rounds(v, load_16_words(schedule), one)
+        schedule += SIXTEEN_WORDS
+    return add_to_state(state, v, one)
+
+
+@device
+def compress_tabled_early(state: Any, schedules: Any, byte: Any, one: Any) -> Any:
+    """The same. The words are loaded 16 rounds before they are needed."""
+    schedule = schedules + uint64(byte) * SCHEDULE_BYTES
+    end = schedule + SCHEDULE_BYTES
+    v, following = state, load_16_words(schedule)
+    while schedule < end:
+        these = following
+        schedule += SIXTEEN_WORDS
+        if schedule < end:
+            following = load_16_words(schedule)
+        v = sixteen_rounds(v, these, one)
+    return add_to_state(state, v, one)
+
+
 # Messages anywhere in device memory. `kernels/device/message.h` explains how their words come from aligned words of
 # memory. A block is a tuple of 32-bit words until it is compressed.
 
@@ -598,12 +678,20 @@ def padding_block(length: Any, tagged: Any, before: Any) -> Any:
 
 
 @device
-def compress_blocks(data: Any, wide: Any, selector: Any, one: Any) -> Any:
-    """The hash value after the first `wide` blocks of a message, and the last word of their data."""
-    state = INITIAL
+def word_before(data: Any, first: Any) -> Any:
+    """The aligned word before block `first` of a message whose data is at a multiple of 16."""
     before = NOTHING  # the tag
-    block = _0
-    while block < wide:
+    if first > _0:
+        before = load_u32(data + first * BLOCK_BYTES - _4)
+    return before
+
+
+@device
+def compress_blocks(state: Any, data: Any, first: Any, end: Any, selector: Any, one: Any) -> Any:
+    """`state` updated with blocks `first` to `end` - 1 of a message, and the last word of their data."""
+    before = word_before(data, first)
+    block = first
+    while block < end:
         raw = wide_block(data + block * BLOCK_BYTES)
         state = compress(state, block_words(cut_block(before, raw, selector)), one)
         before = raw[-1]
@@ -612,42 +700,59 @@ def compress_blocks(data: Any, wide: Any, selector: Any, one: Any) -> Any:
 
 
 @device
-def compress_blocks_early(data: Any, wide: Any, selector: Any, one: Any) -> Any:
+def compress_blocks_early(state: Any, data: Any, first: Any, end: Any, selector: Any, one: Any) -> Any:
     """The same. Each block is loaded while the one before it is compressed."""
-    state = INITIAL
-    before = NOTHING
-    block = _0
+    before = word_before(data, first)
+    block = first
     raw = NO_BLOCK
-    if wide > _0:
-        raw = wide_block(data)
-    while block < wide:
+    if first < end:
+        raw = wide_block(data + first * BLOCK_BYTES)
+    while block < end:
         message = cut_block(before, raw, selector)
         before = raw[-1]
         block += _1
-        if block < wide:
+        if block < end:
             raw = wide_block(data + block * BLOCK_BYTES)
-        if SHA == 256 and block + BLOCKS_AHEAD < wide:
+        if SHA == 256 and block + BLOCKS_AHEAD < end:
             prefetch_message(data + (block + BLOCKS_AHEAD) * BLOCK_BYTES)
         state = compress(state, block_words(message), one)
     return state, before
 
 
 @device
-def hash_message(data: Any, length: Any, tagged: Any, full_chunk_bytes: Any, compress_full: Any, one: Any) -> Any:
-    """H(data) or, if `tagged` is 1, the leaf hash H(0x00 || data) of RFC 9162 section 2.1.1, as eight words.
+def hash_blocks(
+    state: Any,
+    data: Any,
+    length: Any,
+    tagged: Any,
+    full_chunk_bytes: Any,
+    first: Any,
+    end: Any,
+    schedules: Any,
+    compress_full: Any,
+    one: Any,
+) -> Any:
+    """`state` updated with the blocks `first` to `end` - 1 of the message tag || data || padding, if it has that many.
 
     Messages of `full_chunk_bytes` at a multiple of 16 are read 16 bytes at a time, by `compress_full`.
     """
-    blocks = block_count(length, tagged)
-    block = _0
-    before = NOTHING  # the tag
+    blocks = min(block_count(length, tagged), end)
+    block = first
+    before = NOTHING
     full = is_full_and_aligned(data, length, full_chunk_bytes)
-    state = INITIAL
     if full:
-        block = full_chunk_bytes // BLOCK_BYTES
-        state, before = compress_full(data, block, full_chunk_selector(tagged), one)
+        whole = full_chunk_bytes // BLOCK_BYTES
+        block = min(whole, end)
+        state, before = compress_full(state, data, first, block, full_chunk_selector(tagged), one)
+        if TABLED and full_chunk_bytes % BLOCK_BYTES == _0:
+            block = blocks
+            if end > whole:
+                byte = NOTHING
+                if tagged != _0:
+                    byte = uint32(before >> 24)
+                state = compress_tabled(state, schedules, byte, one)
     while block < blocks:
-        if full and full_chunk_bytes % BLOCK_BYTES == _0:
+        if not TABLED and full and full_chunk_bytes % BLOCK_BYTES == _0:
             message = padding_block(length, tagged, before)
         else:
             message = read_block(data, length, tagged, block)
@@ -686,13 +791,15 @@ def store_digest(slot: Any, state: Any) -> None:
 
 
 @device
-def hash_node(left: Any, right: Any, one: Any) -> Any:
+def hash_node(left: Any, right: Any, schedules: Any, one: Any) -> Any:
     """The node hash H(0x01 || left || right) of two digests at addresses that are multiples of 16, as eight words."""
     raw = load_digest(left) + load_digest(right)
     start = cut_64(NODE_TAG, raw[:16], SELECT_AFTER_TAG)
     padding = (uint32(raw[-1] & LAST_BYTE | PADDING_AFTER_BYTE),)
     if SHA == 256:
         state = compress(INITIAL, start, one)
+        if TABLED:
+            return compress_tabled_early(state, schedules, raw[-1] >> 24, one)
         return compress(state, padding + NODE_TAIL, one)
     rest = cut_four(raw[15], raw[16:20], SELECT_AFTER_TAG) + cut_four(raw[19], raw[20:], SELECT_AFTER_TAG)
     return compress(INITIAL, block_words(start + rest + padding + NODE_TAIL), one)
@@ -759,6 +866,7 @@ def hash_chunk(
     tagged: Any,
     partial_chunks: Any,
     chunks: Any,
+    schedules: Any,
     digests: Any,
     compress_full: Any,
     one: Any,
@@ -767,7 +875,7 @@ def hash_chunk(
     if chunk >= chunks:
         return
     data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
-    state = hash_message(data, length, tag, chunk_size, compress_full, one)
+    state = hash_blocks(INITIAL, data, length, tag, chunk_size, _0, ALL_BLOCKS, schedules, compress_full, one)
     store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
 
 
@@ -780,11 +888,14 @@ def hash_chunks(
     tagged: Any,
     partial_chunks: Any,
     chunks: Any,
+    schedules: Any,
     digests: Any,
     one: Any,
 ) -> None:
     """One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot."""
-    hash_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, compress_blocks, one)
+    hash_chunk(
+        base, table, segments, chunk_size, tagged, partial_chunks, chunks, schedules, digests, compress_blocks, one
+    )
 
 
 if EARLY:
@@ -798,6 +909,7 @@ if EARLY:
         tagged: Any,
         partial_chunks: Any,
         chunks: Any,
+        schedules: Any,
         digests: Any,
         one: Any,
     ) -> None:
@@ -806,8 +918,74 @@ if EARLY:
         That is faster if there are too few threads to hide the memory's latency.
         """
         hash_chunk(
-            base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, compress_blocks_early, one
+            base,
+            table,
+            segments,
+            chunk_size,
+            tagged,
+            partial_chunks,
+            chunks,
+            schedules,
+            digests,
+            compress_blocks_early,
+            one,
         )
+
+
+if SLICED and SHA == 256:
+
+    @device
+    def store_state(address: Any, state: Any) -> None:
+        store_u32(address, state[0])
+        store_u32(address + _4, state[1])
+        store_u32(address + _8, state[2])
+        store_u32(address + _12, state[3])
+        store_u32(address + _16, state[4])
+        store_u32(address + _20, state[5])
+        store_u32(address + _24, state[6])
+        store_u32(address + _28, state[7])
+
+    @kernel(CHUNK_BOUNDS)
+    def hash_chunks_sliced(
+        base: Any,
+        table: Any,
+        segments: Any,
+        chunk_size: Any,
+        tagged: Any,
+        partial_chunks: Any,
+        chunks: Any,
+        schedules: Any,
+        digests: Any,
+        slices: Any,
+        slice_blocks: Any,
+        states: Any,
+        done: Any,
+        one: Any,
+    ) -> None:
+        """Like `hash_chunks`, with one thread for each slice of a chunk. `kernels/device/tree.h` explains it."""
+        groups = (chunks + _GROUP_SIZE - _1) // _GROUP_SIZE
+        part = uint64(uint32(cuda.blockIdx.x) // uint32(groups))
+        chunk = thread() - part * groups * _GROUP_SIZE
+        if chunk >= chunks:
+            return
+        data, length, tag = find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, tagged)
+        state = INITIAL
+        if part > _0:
+            while load_acquire(done + _4 * chunk) != uint32(part):
+                pass
+            state = load_digest(states + _32 * chunk)
+        first = part * uint64(slice_blocks)
+        end = ALL_BLOCKS
+        if part + _1 < uint64(slices):
+            end = first + uint64(slice_blocks)
+        state = hash_blocks(state, data, length, tag, chunk_size, first, end, schedules, compress_blocks, one)
+        chunk = chunk * uint64(one)  # as in `find_slot`
+        if part + _1 < uint64(slices):
+            store_state(states + _32 * chunk, state)
+            store_release(done + _4 * chunk, uint32(part + _1))
+        else:
+            store_u32(done + _4 * chunk, NOTHING)
+            store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state)
 
 
 if PAIRED:
@@ -1011,6 +1189,7 @@ if PAIRED:
         tagged: Any,
         partial_chunks: Any,
         chunks: Any,
+        schedules: Any,
         digests: Any,
         one: Any,
     ) -> None:
@@ -1070,13 +1249,13 @@ def find_tile(table: Any, segments: Any, slots: Any, level: Any, levels: Any, ti
 
 
 @device
-def join_nodes(left: Any, stride: Any, one: Any) -> None:
+def join_nodes(left: Any, stride: Any, schedules: Any, one: Any) -> None:
     """Replaces `left` by the parent of it and of the node `stride` bytes after it."""
-    store_digest(left, hash_node(left, left + stride, one))
+    store_digest(left, hash_node(left, left + stride, schedules, one))
 
 
 @kernel(NODE_BOUNDS)
-def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
+def hash_level(table: Any, segments: Any, slots: Any, level: Any, schedules: Any, digests: Any, one: Any) -> None:
     """One thread per node at `level` + 1 of any segment's tree, from its two children.
 
     No thread waits for another, which is faster if there are many nodes or segments.
@@ -1084,11 +1263,11 @@ def hash_level(table: Any, segments: Any, slots: Any, level: Any, digests: Any, 
     low = uint64(level)
     slot, width = find_tile(table, segments, slots, low, _1, thread())
     if width == _2:
-        join_nodes(digests + slot * DIGEST_BYTES, DIGEST_BYTES << low, one)
+        join_nodes(digests + slot * DIGEST_BYTES, DIGEST_BYTES << low, schedules, one)
 
 
 @kernel(NODE_BOUNDS)
-def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, digests: Any, one: Any) -> None:
+def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, schedules: Any, digests: Any, one: Any) -> None:
     """One group per tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree.
 
     It computes all levels above it in the tile, in place, in one launch.
@@ -1101,7 +1280,7 @@ def reduce_tiles(table: Any, segments: Any, slots: Any, level: Any, digests: Any
     stride = DIGEST_BYTES << low
     while width > _1:
         if _2 * pair + _1 < width:
-            join_nodes(tile + _2 * pair * stride, stride, one)
+            join_nodes(tile + _2 * pair * stride, stride, schedules, one)
         width = (width + _1) // _2
         stride += stride
         cuda.syncthreads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ from hashbench.kernels.contract import (
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.opencl_drivers import environment
-from hashbench.kernels.source import device_source, opencl_options
+from hashbench.kernels.source import BLOCKS, blocks, device_source, opencl_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _QUEUE_PRIORITY = 0x1096
@@ -50,6 +51,10 @@ def _load() -> opencl_drivers.Loaded:
         with suppress(pyopencl.Error):  # of a machine without platforms, which `devices` reports
             pyopencl.get_platforms()
     return opencl_drivers.Loaded(pyopencl, refused)
+
+
+_ENTRY = re.compile(rb"\.entry (\w+)\([^)]*\)\s*\.reqntid[^\n]*")
+"""The head of a kernel in PTX, up to the directives that bound its registers."""
 
 
 def sub_group_sizes(device: Any) -> list[int]:
@@ -90,11 +95,11 @@ class OpenCL(DeviceKernel):
     """SHA-2 in OpenCL C.
 
     A launch reaches one memory object, so segments in several buffers take one series of launches per buffer.
-    The variants above "plain" differ from it only on NVIDIA's devices.
+    The variants above "plain" are made for NVIDIA's devices.
     """
 
     name = "opencl"
-    variants = ("rotated", "paired", "prefetched", "balanced", "plain")
+    variants = ("sliced", "tabled", "early", "rotated", "paired", "prefetched", "balanced", "plain")
 
     @outside_working_directory(*opencl_drivers.READS)
     def __init__(
@@ -123,9 +128,23 @@ class OpenCL(DeviceKernel):
                 with suppress(cl.Error):  # of a driver that takes no such program any more
                     return cl.Program(self.context, [self._device], [binary]).build(options=options)
             program = cl.Program(self.context, source).build(options=options)
-        (binary,) = program.get_info(cl.program_info.BINARIES)
+            (binary,) = program.get_info(cl.program_info.BINARIES)
+            bounded = self._bounded(binary)
+            if bounded != binary:
+                binary = bounded
+                program = cl.Program(self.context, [self._device], [binary]).build(options=options)
         program_cache.store(key, binary)
         return program
+
+    def _bounded(self, ptx: bytes) -> bytes:
+        """NVIDIA's PTX with the number of blocks that must fit a multiprocessor, for which OpenCL C has no words."""
+        numbers = blocks(self.algorithm, self.variant)
+
+        def bound(found: re.Match[bytes]) -> bytes:
+            name = BLOCKS.get(found[1].decode())
+            return found[0] + (f"\n.minnctapersm {numbers[name]}".encode() if name else b"")
+
+        return _ENTRY.sub(bound, ptx)
 
     @classmethod
     @outside_working_directory(*opencl_drivers.READS)
@@ -157,7 +176,7 @@ class OpenCL(DeviceKernel):
 
     @classmethod
     def default_variant(cls, device: Device) -> str:
-        """The first on NVIDIA's devices, and "plain" elsewhere, where all are the same."""
+        """The first on NVIDIA's devices, which the others above "plain" are made for, and "plain" elsewhere."""
         return cls.variants[0] if "NVIDIA" in device.vendor else "plain"
 
     def free_memory(self) -> int:

@@ -83,6 +83,7 @@ class _Trees(Work):
         self._cupy_kernel, self._function, self._count = kernel, trees.function, len(counts)
         table = np.array([*zip(addresses, counts, strict=True)], dtype=np.uint64)
         self._table = kernel.put(table.view(np.uint8).reshape(-1))
+        self._schedules = kernel.schedules(1 + 2 * kernel.algorithm.digest_size)
         size = len(counts) * kernel.algorithm.digest_size
         self._roots = kernel.allocate(max(1, size))[:size]
 
@@ -94,7 +95,10 @@ class _Trees(Work):
         with kernel.cuda_device, queue:
             start, end = cupy.cuda.Event(block=True), cupy.cuda.Event(block=True)
             start.record(queue)
-            arguments = np.uint64(self._table.address), np.uint64(self._roots.address), np.uint32(1)
+            arguments = (
+                *(np.uint64(each.address) for each in (self._table, self._schedules, self._roots)),
+                np.uint32(1),
+            )
             self._function((self._count,), (GROUP_SIZE,), arguments)
             end.record(queue)
 

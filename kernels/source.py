@@ -13,7 +13,7 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
-_NOTHING_MOVED = dict.fromkeys(("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY"), 0)
+_NOTHING_MOVED = dict.fromkeys(("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY", "TABLED", "SLICED"), 0)
 
 _STEPS = {
     "bytewise": {"BYTEWISE": 1, "ROLLED": 1, **_NOTHING_MOVED},
@@ -24,11 +24,17 @@ _STEPS = {
     "paired": {"PAIRED": 1},
     "rotated": {"ROTATED": 1},
     "early": {"EARLY": 1},
+    "tabled": {"TABLED": 1},
+    "sliced": {"SLICED": 1},
 }
 
 VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=True)]))
 """The named versions of the device code and their macros in `kernels/device`. Each adds one step to the next.
 
+- "sliced": in calls of large chunks that are no multiple of what fits the GPU, SHA-256's chunks are divided into slices
+  that are;
+- "tabled": blocks with at most one unknown byte, those of padding and the second block of a node, are compressed with
+  message schedules from tables;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
 - "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;
@@ -43,13 +49,36 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 Without PTX, "balanced", "prefetched" and "rotated" are the same as "plain".
 """
 
-_OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY"}
+_OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY", "hash_chunks_sliced": "SLICED"}
 """Device functions that not all variants have, and their macros."""
 
 
-def functions(variant: str) -> tuple[str, ...]:
-    """The device functions that are launched in that variant."""
-    optional = (name for name, macro in _OPTIONAL.items() if VARIANTS[variant][macro])
+BLOCKS = {
+    "hash_chunks": "CHUNK_BLOCKS",
+    "hash_chunks_sliced": "CHUNK_BLOCKS",
+    "hash_chunks_early": "EARLY_BLOCKS",
+    "hash_chunks_paired": "PAIRED_BLOCKS",
+    "hash_level": "NODE_BLOCKS",
+    "reduce_tiles": "NODE_BLOCKS",
+}
+"""The names of what `blocks` says of device functions that need many registers."""
+
+
+def blocks(algorithm: Algorithm, variant: str) -> dict[str, int]:
+    """How many blocks (groups of threads) must fit the registers of a multiprocessor of NVIDIA's.
+
+    With too many, threads spill; with too few, the compiler saves registers nevertheless, by delaying loads.
+    """
+    if algorithm.name == "sha256":
+        return {"CHUNK_BLOCKS": 7, "EARLY_BLOCKS": 5, "PAIRED_BLOCKS": 3, "NODE_BLOCKS": 7}
+    chunk = 4 if VARIANTS[variant]["ROTATED"] else 3
+    return {"CHUNK_BLOCKS": chunk, "EARLY_BLOCKS": 3, "PAIRED_BLOCKS": 3, "NODE_BLOCKS": 3}
+
+
+def functions(algorithm: Algorithm, variant: str) -> tuple[str, ...]:
+    """The device functions that are launched in that variant. SHA-384 gains nothing from slices."""
+    macros = VARIANTS[variant] | ({"SLICED": 0} if algorithm.name == "sha384" else {})
+    optional = (name for name, macro in _OPTIONAL.items() if macros[macro])
     return ("hash_chunks", *optional, "gather_leaves", "hash_level", "reduce_tiles", "gather_roots", "fill_random")
 
 
@@ -60,7 +89,9 @@ def device_source(algorithm: Algorithm, variant: str) -> str:
         "SHA": int(algorithm.name.removeprefix("sha")),
         "GROUP_SIZE": GROUP_SIZE,
         "GROUP_SIZE_LOG2": GROUP_SIZE_LOG2,
-    } | VARIANTS[variant]
+        **VARIANTS[variant],
+        **blocks(algorithm, variant),
+    }
     folder = files("hashbench.kernels") / "device"
     lines = [f"#define {name} {value}\n" for name, value in macros.items()]
     for part in _PARTS:

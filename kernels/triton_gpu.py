@@ -44,6 +44,9 @@ _OLDEST = (3, 5)
 _REDUCTIONS = {"hash_level": 1, "reduce_tiles": TILE_LEVELS}
 """The launches that are one function here, and the levels that each goes up."""
 
+_SCHEDULES = {"hash_chunks": 7, **dict.fromkeys(_REDUCTIONS, 4)}
+"""Which of their arguments is a table of message schedules, which no function here reads."""
+
 _DLPACK_TYPES = {"cuda": (2, 10), "xpu": (14,)}  # kDLCUDA, kDLROCM; kDLOneAPI
 
 
@@ -92,6 +95,8 @@ def call_of(launch: Launch, constants: Buffer) -> tuple[str, list[int]]:
     """
     name = launch.function
     arguments = [a.address if isinstance(a, Buffer) else int(a) for a in launch.arguments]
+    if name in _SCHEDULES:
+        del arguments[_SCHEDULES[name]]
     if name in _REDUCTIONS:
         arguments.insert(4, _REDUCTIONS[name])
         name = "reduce"

@@ -17,10 +17,11 @@ DEVICE u32 claim_multiprocessor(u32* claims, u32 pairs) {
     return 0;
 }
 
-/* `table` has the address and the length in bytes of each segment. `control` has the number of the next segment, and
+/* `of_padding` and `of_nodes` are tables of message schedules. `table` has the address and the length in bytes of each segment. `control` has the number of the next segment, and
  * then the claims. */
-KERNEL(SHA == 256 ? 7 : 3)
-hash_confined(const u64* table, u32 segments, u64 chunk_size, u32* control, u32 pairs, u32* roots, u32 one) {
+KERNEL(NODE_BLOCKS)
+hash_confined(const u64* table, u32 segments, u64 chunk_size, const words* of_padding, const words* of_nodes,
+              u32* control, u32 pairs, u32* roots, u32 one) {
     __shared__ u32x4 tree[2 * GROUP_SIZE * DIGEST_WORDS32 / 4];
     __shared__ u32 shared;
     u32* digests = (u32*)tree;
@@ -40,10 +41,10 @@ hash_confined(const u64* table, u32 segments, u64 chunk_size, u32* control, u32 
             u64 begin = leaf * chunk_size;
             word state[8];
             hash_message(data + begin, length - begin < chunk_size ? length - begin : chunk_size, length != 0,
-                         chunk_size, 0, state, one);
+                         chunk_size, of_padding, 0, state, one);
             store_digest(digests + leaf * DIGEST_WORDS32, state);
         }
         __syncthreads();
-        reduce_short_tree(digests, width, roots + segment * DIGEST_WORDS32, one);
+        reduce_short_tree(digests, width, of_nodes, roots + segment * DIGEST_WORDS32, one);
     }
 }

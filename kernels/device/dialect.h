@@ -44,8 +44,8 @@ typedef unsigned long long u64;
 #define DEVICE static __device__ __forceinline__
 #define GLOBAL
 #define TABLE static __constant__ const
-/* `blocks`: the number of blocks per multiprocessor that must fit its registers. With too many, threads spill; with
- * too few, the compiler saves registers nevertheless, by delaying loads. HIP's second bound has another meaning. */
+/* `blocks`: the number of blocks per multiprocessor that must fit its registers. HIP's second bound has another
+ * meaning. */
 #if defined(__HIP__) || defined(__HIP_PLATFORM_AMD__)
 #define KERNEL(blocks) extern "C" __global__ RESOURCES void __launch_bounds__(GROUP_SIZE)
 #else
@@ -80,6 +80,21 @@ typedef ulonglong2 u64x2;
 #define LOCAL_BARRIER barrier(CLK_LOCAL_MEM_FENCE)
 #else
 #define LOCAL_BARRIER __syncthreads()
+#endif
+
+/* A word that one thread stores for another after all else that it stored, and loads before all else that it loads. */
+#if HAVE_PTX
+DEVICE u32 load_acquire(GLOBAL const u32* address) {
+    u32 value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+}
+#define LOAD_ACQUIRE(address) load_acquire(address)
+#define STORE_RELEASE(address, value) \
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" : : "l"(address), "r"(value) : "memory")
+#else
+#define LOAD_ACQUIRE(address) __atomic_load_n((address), __ATOMIC_ACQUIRE)
+#define STORE_RELEASE(address, value) __atomic_store_n((address), (value), __ATOMIC_RELEASE)
 #endif
 
 /* Whether the double-precision pipe is as fast as the others: A100, H100, H200, B200. */

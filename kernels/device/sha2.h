@@ -6,6 +6,8 @@
 #if SHA == 256
 
 typedef u32 word;
+typedef u32x4 words; /* 16 bytes of words */
+#define WORDS_OF_16_BYTES 4
 #define ROUNDS 64
 #define UNROLL_SCHEDULE UNROLL
 #define BLOCK_WORDS32 16
@@ -35,6 +37,8 @@ TABLE u32 INITIAL[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
 #elif SHA == 384
 
 typedef u64 word;
+typedef u64x2 words;
+#define WORDS_OF_16_BYTES 2
 #define ROUNDS 80
 #if ROLLED /* 80 rounds of 64-bit code do not fit into the instruction cache */
 #define UNROLL_SCHEDULE NO_UNROLL
@@ -232,6 +236,23 @@ DEVICE void initialise(word state[8]) {
     b = a;                      \
     a = (next_a)
 
+/* The rounds, each a ROUND or a SHORT_ROUND, over 16 bytes of W_t + K_t. */
+#if SHA == 256
+#define ROUNDS_OVER(these, EACH_ROUND) \
+    do {                               \
+        EACH_ROUND((these).x);         \
+        EACH_ROUND((these).y);         \
+        EACH_ROUND((these).z);         \
+        EACH_ROUND((these).w);         \
+    } while (0)
+#else
+#define ROUNDS_OVER(these, EACH_ROUND) \
+    do {                               \
+        EACH_ROUND((these).x);         \
+        EACH_ROUND((these).y);         \
+    } while (0)
+#endif
+
 /* Replaces W_(t - 16) by W_t; t is modulo 16. */
 #if HAVE_XAD && SHA == 256
 #define SCHEDULE(w, t)                                                               \
@@ -278,3 +299,28 @@ DEVICE void compress(word state[8], word w[16], u32 one) {
 #endif
     add_to_state(state, a, b, c, d, e, f, g, h, one);
 }
+
+#if TABLED
+#define LOADS_OF_16_WORDS (16 / WORDS_OF_16_BYTES)
+
+DEVICE void load_16_words(GLOBAL const words* source, words loaded[LOADS_OF_16_WORDS]) {
+    UNROLL for (int i = 0; i < LOADS_OF_16_WORDS; ++i) loaded[i] = source[i];
+}
+
+/* Like compress(), with a block whose W_t + K_t are in memory. If `early`, a constant, is 1, they are loaded 16 rounds
+ * before they are needed. */
+DEVICE void compress_tabled(word state[8], GLOBAL const words* schedule, int early, u32 one) {
+    word a = state[0], b = state[1], c = state[2], d = state[3];
+    word e = state[4], f = state[5], g = state[6], h = state[7];
+    words next[LOADS_OF_16_WORDS], these[LOADS_OF_16_WORDS];
+    if (early) load_16_words(schedule, next);
+    NO_UNROLL for (int turn = 0; turn < ROUNDS; turn += 16) {
+        if (!early) load_16_words(schedule, next);
+        UNROLL for (int i = 0; i < LOADS_OF_16_WORDS; ++i) these[i] = next[i];
+        schedule += LOADS_OF_16_WORDS;
+        if (early && turn < ROUNDS - 16) load_16_words(schedule, next);
+        UNROLL for (int i = 0; i < LOADS_OF_16_WORDS; ++i) ROUNDS_OVER(these[i], ROUND);
+    }
+    add_to_state(state, a, b, c, d, e, f, g, h, one);
+}
+#endif

@@ -33,7 +33,8 @@ DEVICE void store_digest(GLOBAL u32* slot, const word state[8]) {
 }
 
 /* The node hash H(0x01 || left || right). */
-DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, word state[8], u32 one) {
+DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, GLOBAL const words* schedules, word state[8],
+                      u32 one) {
     word w[16];
     u32 carry = 0x01000000u;
     initialise(state);
@@ -45,12 +46,16 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, word stat
 #if SHA == 256
     compress(state, w, one);
 #endif
+#if SHA == 256 && TABLED
+    compress_tabled(state, schedule_after(schedules, carry), 1, one);
+#else
     /* the last byte of `right`, the padding, and the length of 1 + 2 digests in bits */
     UNROLL for (int i = 2 * DIGEST_WORDS32 % BLOCK_WORDS32; i < BLOCK_WORDS32; ++i)
         set_word32(w, i, i == 2 * DIGEST_WORDS32 % BLOCK_WORDS32 ? (carry & 0xff000000u) | 0x00800000u
                        : i == BLOCK_WORDS32 - 1                  ? 8 * (1 + 8 * DIGEST_WORDS32)
                                                                  : 0);
     compress(state, w, one);
+#endif
 }
 
 /* The segment of chunk number `chunk` of a call; `index` becomes the chunk's number in the segment. Partial chunks
@@ -90,29 +95,22 @@ DEVICE GLOBAL u32* find_slot(GLOBAL u32* digests, GLOBAL const u64* table, u64 s
 }
 
 DEVICE void hash_one_chunk(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-                           u64 partial_chunks, u64 chunks, GLOBAL u32* digests, int early, u32 one) {
+                           u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, int early,
+                           u32 one) {
     u64 chunk = THREAD, length;
     if (chunk >= chunks) return;
     GLOBAL const u8* data =
         find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, &length, &tagged);
     word state[8];
-    hash_message(data, length, tagged, chunk_size, early, state, one);
+    hash_message(data, length, tagged, chunk_size, schedules, early, state, one);
     store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
 }
-
-#if SHA == 256
-#define CHUNK_BLOCKS 7
-#define EARLY_BLOCKS 5
-#else
-#define CHUNK_BLOCKS (3 + ROTATED)
-#define EARLY_BLOCKS 3
-#endif
 
 /* One thread per chunk: writes its digest, or its leaf hash if `tagged`, to its slot. */
 KERNEL(CHUNK_BLOCKS)
 hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-            u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
-    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, 0, one);
+            u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u32 one) {
+    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, schedules, digests, 0, one);
 }
 
 #if EARLY
@@ -120,8 +118,44 @@ hash_chunks(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 ch
  * faster if there are too few threads to hide the memory's latency. */
 KERNEL(EARLY_BLOCKS)
 hash_chunks_early(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-                  u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
-    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, digests, 1, one);
+                  u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u32 one) {
+    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, schedules, digests, 1, one);
+}
+#endif
+
+#if SLICED && SHA == 256 && !(defined(__OPENCL_VERSION__) && !HAVE_PTX) /* OpenCL C 1.2 has no such loads and stores */
+/* Like hash_chunks, with one thread for each slice of a chunk, of `slice_blocks` blocks: the last has the rest. So no
+ * multiprocessor waits for long for others that have one group more.
+ *
+ * The first slices of all chunks come first, then all the second ones. A slice begins with the state that the one before
+ * it leaves in `states`, once it has counted up the chunk's number in `done`. Devices start groups in order, so whoever
+ * waits for a slice waits for a thread that has started; if the chunks are more than the threads that fit the device,
+ * hardly any has to wait. `done` is all zero before and after. */
+KERNEL(CHUNK_BLOCKS)
+hash_chunks_sliced(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
+                   u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u32 slices,
+                   u32 slice_blocks, GLOBAL word* states, GLOBAL u32* done, u32 one) {
+    u32 groups = (u32)((chunks + GROUP_SIZE - 1) / GROUP_SIZE), slice = (u32)GROUP / groups;
+    u64 chunk = (GROUP - slice * groups) * GROUP_SIZE + THREAD_OF_GROUP, length;
+    if (chunk >= chunks) return;
+    GLOBAL const u8* data =
+        find_chunk(base, table, segments, chunk_size, partial_chunks, chunks, chunk, &length, &tagged);
+    word state[8];
+    initialise(state);
+    if (slice > 0) {
+        while (LOAD_ACQUIRE(done + chunk) != slice) continue;
+        UNROLL for (int i = 0; i < 8; ++i) state[i] = states[8 * chunk + i];
+    }
+    u64 from = slice * slice_blocks, to = slice + 1 < slices ? from + slice_blocks : ~(u64)0;
+    hash_blocks(data, length, tagged, chunk_size, from, to, schedules, 0, state, one);
+    chunk *= one; /* like in find_slot */
+    if (slice + 1 < slices) {
+        UNROLL for (int i = 0; i < 8; ++i) states[8 * chunk + i] = state[i];
+        STORE_RELEASE(done + chunk, slice + 1);
+    } else {
+        done[chunk] = 0;
+        store_digest(find_slot(digests, table, segments, partial_chunks, chunks, chunk, one), state);
+    }
 }
 #endif
 
@@ -132,25 +166,10 @@ hash_chunks_early(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, 
 #define STAGED (SHA == 256 ? 64 : 16) /* words of the schedule between two barriers */
 #define STAGE words stage[2][STAGED / WORDS_OF_16_BYTES][PAIRS]
 
-/* The unit of the stage: 16 bytes of W_t + K_t. */
 #if SHA == 256
-typedef u32x4 words;
-#define WORDS_OF_16_BYTES 4
-#define ROUNDS_OVER(these)      \
-    do {                        \
-        SHORT_ROUND((these).x); \
-        SHORT_ROUND((these).y); \
-        SHORT_ROUND((these).z); \
-        SHORT_ROUND((these).w); \
-    } while (0)
+#define STAGED_ROUND SHORT_ROUND
 #else
-typedef u64x2 words;
-#define WORDS_OF_16_BYTES 2
-#define ROUNDS_OVER(these) \
-    do {                   \
-        ROUND((these).x);  \
-        ROUND((these).y);  \
-    } while (0)
+#define STAGED_ROUND ROUND
 #endif
 
 DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage)[PAIRS], u32 pair, u32 one) {
@@ -213,7 +232,7 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
             LOCAL_BARRIER;
             UNROLL for (int i = 0; i < STAGED / WORDS_OF_16_BYTES; ++i) {
                 words these = stage[buffer][i][pair];
-                ROUNDS_OVER(these);
+                ROUNDS_OVER(these, STAGED_ROUND);
             }
             buffer ^= 1;
         }
@@ -224,9 +243,9 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
 
 /* Like hash_chunks with two threads per chunk, which is faster if there are too few chunks to occupy all schedulers
  * of a device. The two threads are in neighbouring warps, so on two schedulers of NVIDIA's multiprocessors. */
-KERNEL(3)
+KERNEL(PAIRED_BLOCKS)
 hash_chunks_paired(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments, u64 chunk_size, u32 tagged,
-                   u64 partial_chunks, u64 chunks, GLOBAL u32* digests, u32 one) {
+                   u64 partial_chunks, u64 chunks, GLOBAL const words* schedules, GLOBAL u32* digests, u32 one) {
     LOCAL STAGE;
     u32 warp = THREAD_OF_GROUP / 32, pair = warp / 2 * 32 + THREAD_OF_GROUP % 32;
     u64 chunk = GROUP * PAIRS + pair, length;
@@ -275,31 +294,33 @@ DEVICE u32 find_tile(GLOBAL const u64* table, u64 segments, u64 slots, u32 level
 }
 
 /* Replaces `left` by the parent of it and of the node `stride` words after it. */
-DEVICE void join_nodes(GLOBAL u32* left, u64 stride, u32 one) {
+DEVICE void join_nodes(GLOBAL u32* left, u64 stride, GLOBAL const words* schedules, u32 one) {
     word state[8];
-    hash_node(left, left + stride, state, one);
+    hash_node(left, left + stride, schedules, state, one);
     store_digest(left, state);
 }
 
 /* One thread per node at `level` + 1 of any segment's tree, from its two children. No thread waits for another,
  * which is faster if there are many nodes or segments. */
-KERNEL(SHA == 256 ? 7 : 3)
-hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u32* digests, u32 one) {
+KERNEL(NODE_BLOCKS)
+hash_level(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL const words* schedules, GLOBAL u32* digests,
+           u32 one) {
     u64 slot;
     if (find_tile(table, segments, slots, level, 1, THREAD, &slot) == 2)
-        join_nodes(digests + slot * DIGEST_WORDS32, (u64)DIGEST_WORDS32 << level, one);
+        join_nodes(digests + slot * DIGEST_WORDS32, (u64)DIGEST_WORDS32 << level, schedules, one);
 }
 
 /* One group per tile of 2 * GROUP_SIZE nodes at `level` of one segment's tree: all levels above it in the tile, in
  * place, in one launch. */
-KERNEL(SHA == 256 ? 7 : 3)
-reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL u32* digests, u32 one) {
+KERNEL(NODE_BLOCKS)
+reduce_tiles(GLOBAL const u64* table, u64 segments, u64 slots, u32 level, GLOBAL const words* schedules, GLOBAL u32* digests,
+             u32 one) {
     u64 slot;
     u32 width = find_tile(table, segments, slots, level, GROUP_SIZE_LOG2 + 1, GROUP, &slot);
     if (width == 0) return;
     u64 stride = (u64)DIGEST_WORDS32 << level;
     for (u32 pair = THREAD_OF_GROUP; width > 1; width = (width + 1) / 2, stride *= 2) {
-        if (2 * pair + 1 < width) join_nodes(digests + slot * DIGEST_WORDS32 + 2 * pair * stride, stride, one);
+        if (2 * pair + 1 < width) join_nodes(digests + slot * DIGEST_WORDS32 + 2 * pair * stride, stride, schedules, one);
         GROUP_BARRIER;
     }
 }

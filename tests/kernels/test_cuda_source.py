@@ -16,9 +16,9 @@ from build_cache import cached
 from cuda_on_host import CudaOnHost, compiled, compiler_version, host_source
 from kernel_sources import kernel_sources
 
-from hashbench.kernels import ALGORITHMS, Unavailable, confined, short_trees
+from hashbench.kernels import ALGORITHMS, Unavailable, short_trees
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source, functions
+from hashbench.kernels.source import blocks, device_source, functions
 from hashbench.limits import disassembly
 
 ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 86, 89, 100)))
@@ -46,7 +46,7 @@ RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) -> None:
     if reason := CudaOnHost.devices()[0].unavailable:
         pytest.skip(reason)
-    source, options = host_source(ALGORITHMS[algorithm], "early"), ["-g", "-O1", *SANITIZERS[sanitizer]]
+    source, options = host_source(ALGORITHMS[algorithm], "sliced"), ["-g", "-O1", *SANITIZERS[sanitizer]]
 
     def run() -> bytes:
         check_under_sanitizer(sanitizer, compiled(source, options), algorithm)
@@ -103,9 +103,9 @@ def reports(log: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 @pytest.mark.parametrize(
     ("algorithm", "variant"),
-    # "early" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
+    # "sliced" has every function. The other variants are in between, and SHA-256's "unrolled" is its "plain".
     [
-        *((algorithm, "early") for algorithm in ALGORITHMS),
+        *((algorithm, "sliced") for algorithm in ALGORITHMS),
         *(pytest.param(algorithm, "plain", marks=pytest.mark.thorough) for algorithm in ALGORITHMS),
         pytest.param("sha384", "unrolled", marks=pytest.mark.thorough),
     ],
@@ -113,7 +113,7 @@ def reports(log: str) -> list[tuple[str, ...]]:
 def test_the_source_compiles_without_spills(algorithm: str, variant: str, architecture: int) -> None:
     log = compiler_log(device_source(ALGORITHMS[algorithm], variant), architecture)
     found = reports(log)
-    assert {name for name, *_ in found} == set(functions(variant)), log
+    assert {name for name, *_ in found} == set(functions(ALGORITHMS[algorithm], variant)), log
     for name, stack, stores, loads, registers, rest in found:
         assert stack == stores == loads == "0", f"{name} uses local memory:\n{log}"
         assert "lmem" not in rest, f"{name} uses local memory:\n{log}"
@@ -127,11 +127,11 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
     ("file", "function"), [("confined.h", "hash_confined"), ("short_trees.h", "reduce_short_trees")]
 )
 def test_kernels_of_short_trees_compile_without_spills(algorithm: str, file: str, function: str) -> None:
-    log = compiler_log(short_trees.program(ALGORITHMS[algorithm], "paired", file), 90)
+    log = compiler_log(short_trees.program(ALGORITHMS[algorithm], "sliced", file), 90)
     (found,) = (report for report in reports(log) if report[0] == function)
     _, stack, stores, loads, registers, _ = found
     assert stack == stores == loads == "0", log
-    assert int(registers) * GROUP_SIZE * confined.GROUPS[algorithm] <= 1 << 16, log
+    assert int(registers) * GROUP_SIZE * blocks(ALGORITHMS[algorithm], "sliced")["NODE_BLOCKS"] <= 1 << 16, log
     assert "warning" not in log, log
 
 

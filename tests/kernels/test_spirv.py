@@ -83,7 +83,7 @@ def instructions(module: bytes) -> Iterator[tuple[int, ...]]:
 def test_every_kernel_gets_the_sub_group_size_and_nothing_else_changes(algorithm: Algorithm) -> None:
     before, after = (list(instructions(spirv.program(algorithm, size))) for size in (None, 32))
     kernels = [operands[1] for operation, *operands in before if operation & 0xFFFF == 15]
-    assert len(kernels) == len(functions("plain"))
+    assert len(kernels) == len(functions(algorithm, "plain"))
     added = [(2 << 16 | 17, 58), *((4 << 16 | 16, kernel, 35, 32) for kernel in kernels)]
     assert [one for one in after if one in added] == added
     assert [one for one in after if one not in added] == before
@@ -124,7 +124,7 @@ def test_intels_compiler_for_gpus_takes_the_program_and_has_room_in_the_register
         listings = intel_assembly.compile_program(spirv.program(algorithm, size), target, options)
     except Unavailable as error:
         pytest.skip(str(error))
-    assert listings.keys() >= set(functions("plain"))
+    assert listings.keys() >= set(functions(algorithm, "plain"))
     function = intel_assembly.parse(listings[FUNCTION], FUNCTION, target)
     assert intel_assembly.by_unit(intel_assembly.count_block(function, algorithm))["scratch"] == 0
 

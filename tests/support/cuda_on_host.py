@@ -31,7 +31,8 @@ _ERRORS = {
 def host_source(algorithm: Algorithm, variant: str) -> str:
     """The device code of one algorithm as a C++ program."""
     kernels = " ".join(
-        f"CUDA_ON_HOST_{'TOGETHER' if name in _WITH_BARRIERS else 'ALONE'}({name})" for name in functions(variant)
+        f"CUDA_ON_HOST_{'TOGETHER' if name in _WITH_BARRIERS else 'ALONE'}({name})"
+        for name in functions(algorithm, variant)
     )
     return f"{_SHIM.read_text()}\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS({kernels})\n"
 
@@ -69,7 +70,7 @@ class CudaOnHost(HostMemoryKernel):
     """
 
     name = "cuda-source-on-host"
-    variants = ("early", "paired", "plain", "bytewise")  # the other variants are the same without PTX
+    variants = ("sliced", "early", "paired", "plain", "bytewise")  # the other variants are the same without PTX
 
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
@@ -77,6 +78,7 @@ class CudaOnHost(HostMemoryKernel):
         super().__init__(device, algorithm, variant)
         self.paired_up_to = 1 << 14 if self.variant == "paired" else 0
         self.early_up_to = 1 << 14 if self.variant == "early" else 0
+        self.sliced = range(1 << 14 if "hash_chunks_sliced" in functions(self.algorithm, self.variant) else 0)
         self._library = ctypes.CDLL(str(library or compiled(host_source(self.algorithm, self.variant))))
 
     @classmethod

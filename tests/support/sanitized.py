@@ -12,7 +12,7 @@ from pathlib import Path
 from boundaries import ALIGNMENTS, LEAF_COUNTS, LENGTHS, TILE, painted, split_mix_64
 from cuda_on_host import CudaOnHost
 
-from hashbench.kernels import Kernel, layout
+from hashbench.kernels import Kernel, device_kernel, layout
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 
 
@@ -52,16 +52,20 @@ def check_random(kernel: Kernel) -> None:
 def main(sanitizer: str, library: Path, algorithm: str) -> None:
     """Runs what the sanitizer can find errors in: memory in all of it, races where threads of a block cooperate."""
     device = CudaOnHost.devices()[0]
-    plain, paired, early = (CudaOnHost(device, algorithm, name, library) for name in ("plain", "paired", "early"))
+    device_kernel.SLICE_SIZE, device_kernel.FEWEST_SLICES = 128, 2
+    plain, paired, early, sliced = (CudaOnHost(device, algorithm, "sliced", library) for _ in range(4))
+    plain.sliced = paired.sliced = early.sliced = range(0)
+    paired.paired_up_to = early.early_up_to = 1 << 14
     if sanitizer == "address":
         check_messages(plain)
         check_random(plain)
         check_trees(plain)
-        for other in (paired, early):
+        for other in (paired, early, sliced):
             check_messages(other, every=13)  # all lengths are still among them
     else:  # every barrier switches between all threads: few chunks, over every kind of launch
         check_trees(plain, most_leaves=4 * TILE + 1)
         check_messages(paired, every=50)
+        check_messages(sliced, every=50)
 
 
 if __name__ == "__main__":

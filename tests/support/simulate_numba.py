@@ -27,7 +27,7 @@ layout.TILE_LEVELS, layout.MANY_TILES = 3, 8
 
 from boundaries import painted, split_mix_64  # noqa: E402
 
-from hashbench.kernels import STRATEGIES, Buffer, Bytes, Device, Strategy, numba_dialect  # noqa: E402
+from hashbench.kernels import STRATEGIES, Buffer, Bytes, Device, Strategy, device_kernel, numba_dialect  # noqa: E402
 from hashbench.kernels.device_kernel import Launch  # noqa: E402
 from hashbench.kernels.numba_cuda import NumbaCuda, _argument, program  # noqa: E402
 from hashbench.merkle.rfc9162 import chunks_of, leaf_hash, merkle_tree_hash, root_of  # noqa: E402
@@ -49,12 +49,20 @@ BlockThread.is_alive = _is_alive
 class Simulated(NumbaCuda):
     """The launches and device code of `NumbaCuda`, over the host's memory."""
 
-    def __init__(self, algorithm: str, variant: str = "early", *, paired_up_to: int = 0, early_up_to: int = 0) -> None:
+    def __init__(
+        self,
+        algorithm: str,
+        variant: str = "sliced",
+        *,
+        paired_up_to: int = 0,
+        early_up_to: int = 0,
+        sliced: range = range(0),
+    ) -> None:
         super(NumbaCuda, self).__init__(Device(self.name), algorithm, variant)
         code = program(self.algorithm, variant, ARCHITECTURE)
         self._functions = {name: getattr(code, name) for name in code.SIGNATURES}
         self._allocations: list[Buffer] = []
-        self.paired_up_to, self.early_up_to = paired_up_to, early_up_to
+        self.paired_up_to, self.early_up_to, self.sliced = paired_up_to, early_up_to, sliced
 
     def _at(self, address: Any, c_type: Any) -> Any:
         first, size = int(address), ctypes.sizeof(c_type)
@@ -86,7 +94,8 @@ class Simulated(NumbaCuda):
         return lambda: 0.0
 
     def _watch(self) -> None:
-        """Restricts the device code to the memory of this kernel."""
+        """Restricts the device code to the memory of the next call of this kernel."""
+        self._schedules.clear()
         self._allocations = [Buffer(s, ctypes.addressof(s), ctypes.sizeof(s)) for s in numba_dialect.SHARED]
         numba_dialect._at = self._at
 
@@ -145,6 +154,11 @@ def main(algorithm: str) -> None:
     # chunks of whole blocks, a partial one, and half blocks of SHA-384
     for one, strategy, chunk_size in itertools.product((early, paired), STRATEGIES, (128, 192)):
         right += one.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], chunk_size)
+    # chunks in three slices, the last one of one block, or shorter than the others
+    device_kernel.SLICE_SIZE, device_kernel.FEWEST_SLICES = 128, 2
+    sliced = Simulated(algorithm, sliced=range(FEW_CHUNKS if algorithm == "sha256" else 0))
+    for strategy, chunk_size in itertools.product(STRATEGIES, (384, 448)):
+        right += sliced.check(strategy, [(0, 5 * 448), (16, 384), (3, 448 + 17), (1, 3 * 448)], chunk_size)
     # trees of one launch and of several, whose tiles and segments overlap
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)
     for leaves in (57, 64, 65):
