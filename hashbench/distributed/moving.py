@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle
+from itertools import chain
 from math import gcd
 from typing import NamedTuple
 
@@ -22,9 +22,6 @@ from hashbench.distributed.content import Contents, Extent, Range, bytes_of, des
 from hashbench.distributed.group import Ranks
 from hashbench.distributed.subtrees import Run, cut
 from hashbench.distributed.teams import Batch, Team
-
-STEPS_AT_ONCE = 3
-"""Steps that are under way on a GPU: each is many short launches, which wait for a busy GPU one after another."""
 
 
 class Moved(NamedTuple):
@@ -66,18 +63,14 @@ def move(
     if on_gpus and not memory:  # this rank has no rows, but takes part
         device = torch.device("cuda", torch.cuda.current_device())
     mover = _Mover(memory, ranks, device, on_gpus, chunk_size, algorithm)
-    for step, stream in zip(steps, cycle(mover.streams), strict=False):
-        with torch.cuda.stream(stream):
+    with torch.cuda.stream(mover.stream):
+        for step in steps:
             mover.take(step)
-    return mover.result()
+        return mover.result()
 
 
 class _Mover:
-    """One rank's side of `move`.
-
-    Attributes:
-        streams: on a GPU, what the steps are enqueued on in turn.
-    """
+    """One rank's side of `move`, in the order in which a GPU's stream does it."""
 
     def __init__(
         self,
@@ -98,13 +91,11 @@ class _Mover:
         self._failure: Exception | None = None
         self._running: deque[list[tuple[Sequence[str], Contents]]] = deque()  # by step
         self._kept: deque[list[torch.Tensor]] = deque()  # leaf hashes, until what reads them is done, by step
-        self.streams: list[torch.cuda.Stream | None] = [None]
+        self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             # Ahead of what else is hashed: other ranks wait for it.
-            gpu_streams = [torch.cuda.Stream(device, priority=-1) for _ in range(STEPS_AT_ONCE)]
-            for stream in gpu_streams:
-                stream.wait_stream(torch.cuda.current_stream(device))
-            self.streams = [*gpu_streams]
+            self.stream = torch.cuda.Stream(device, priority=-1)
+            self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def take(self, step: Sequence[Batch]) -> None:
         """Says what this rank holds of rows, and starts to hash and fold what it hears of those that it gets."""
@@ -131,14 +122,9 @@ class _Mover:
             parts = heard.to(self._device).split(list(chain.from_iterable(heard_of)))
             for place, batch in enumerate(batches):  # rank after rank, and batch after batch
                 self._hear(batch, dict(zip(numbers, parts[place :: len(batches)], strict=True)))
-            self._finish(all_but=STEPS_AT_ONCE - 1)
+            self._finish(all_but=1)
         except Exception as error:
             self._failure = error
-
-    @property
-    def _stream(self) -> torch.cuda.Stream | None:
-        """What the step is enqueued on."""
-        return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
 
     def result(self) -> Moved:
         """What came of all steps."""
@@ -146,8 +132,8 @@ class _Mover:
             self._finish(all_but=0)
         except Exception as error:
             self._failure = self._failure or error
-        for stream in filter(None, self.streams):  # other ranks may still read what is kept
-            stream.synchronize()
+        if self.stream:  # other ranks still read what is kept
+            self.stream.synchronize()
         return Moved({name: b"".join(contents) for name, contents in self._contents.items()}, self._failure)
 
     def _finish(self, all_but: int) -> None:
@@ -249,7 +235,7 @@ class _Mover:
             for run in batch.team.runs(*batch.rows[self._ranks.mine]):
                 items[-1].append(Extent(run, batch.team.any.nbytes, rows, offset))
                 offset += run[1] - run[0]
-        contents = describe(items, self._chunk_size, self._algorithm, self._stream)
+        contents = describe(items, self._chunk_size, self._algorithm, self.stream)
         self._running[-1].append((batch.names, contents))
 
     def _fold(self, batch: Batch, hashes: torch.Tensor) -> None:
@@ -261,7 +247,7 @@ class _Mover:
                 for _, count in cut(*run, batch.team.any.nbytes, self._chunk_size).blocks:
                     subtrees.append((place, place + count * batch.team.digest_size))
                     place = subtrees[-1][1]
-        roots = folded(hashes, subtrees, self._algorithm, self._stream)
+        roots = folded(hashes, subtrees, self._algorithm, self.stream)
         each = len(subtrees) // len(batch.names)
 
         def contents() -> list[bytes]:
@@ -273,7 +259,7 @@ class _Mover:
     # Hashing ----------------------------------------------------------------------------------------------------------
 
     def _leaves(self, ranges: Sequence[Range]) -> torch.Tensor:
-        digests = leaves(ranges, self._chunk_size, self._algorithm, self._stream)
+        digests = leaves(ranges, self._chunk_size, self._algorithm, self.stream)
         self._kept[-1].append(digests)
         return digests
 
