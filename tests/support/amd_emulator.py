@@ -84,15 +84,14 @@ def _teach_swaps_of_lanes(module: Any) -> None:
 
     def control(lane: Any, dpp: int, *rest: Any) -> tuple[Any, Any, Any]:
         broadcast, mask = {0x142: 15, 0x143: 31}.get(dpp), dpp - 0x160 if 0x160 <= dpp < 0x170 else None
-        if broadcast is None and mask is None:
-            return usual(lane, dpp, *rest)
-        source, enabled, valid = usual(lane, in_place, *rest)
+        source, enabled, valid = usual(lane, dpp if broadcast is None and mask is None else in_place, *rest)
         number = lane.cast(integer)
         if mask is not None:
-            return number ^ module._c(mask, integer), enabled, valid
-        assert broadcast is not None
-        source = (number & module._c(~broadcast, integer)) - module._c(1, integer)
-        return source, enabled, number >= module._c(broadcast + 1, integer)
+            source = number ^ module._c(mask, integer)
+        if broadcast is not None:
+            source = (number & module._c(~broadcast, integer)) - module._c(1, integer)
+            valid = number >= module._c(broadcast + 1, integer)
+        return source, enabled, valid
 
     module._dpp16_ctrl = control
 
