@@ -44,9 +44,6 @@ _OLDEST = (3, 5)
 _REDUCTIONS = {"hash_level": 1, "reduce_tiles": TILE_LEVELS}
 """The launches that are one function here, and the levels that each goes up."""
 
-_SCHEDULES = {"hash_chunks": 7, **dict.fromkeys(_REDUCTIONS, 4)}
-"""Which of their arguments is a table of message schedules, which no function here reads."""
-
 _DLPACK_TYPES = {"cuda": (2, 10), "xpu": (14,)}  # kDLCUDA, kDLROCM; kDLOneAPI
 
 
@@ -90,17 +87,16 @@ def call_of(launch: Launch, constants: Buffer) -> tuple[str, list[int]]:
     """The name of the function for a launch, and its arguments.
 
     Args:
-        launch: the launch.
+        launch: the launch. Tables of variants that Triton does not have, before the digests, are left out.
         constants: the bytes of `round_constants` on the device.
     """
     name = launch.function
     arguments = [a.address if isinstance(a, Buffer) else int(a) for a in launch.arguments]
-    if name in _SCHEDULES:
-        del arguments[_SCHEDULES[name]]
+    if name == "hash_chunks":
+        return name, [*arguments[:7], *arguments[-2:], constants.address]
     if name in _REDUCTIONS:
-        arguments.insert(4, _REDUCTIONS[name])
-        name = "reduce"
-    return name, [*arguments, constants.address] if name in ("hash_chunks", "reduce") else arguments
+        return "reduce", [*arguments[:4], _REDUCTIONS[name], *arguments[-2:], constants.address]
+    return name, arguments
 
 
 @contextmanager

@@ -72,21 +72,25 @@ def emulator() -> Any:
         sys.path.remove(folder)
         sys.modules.update(hidden)
     _teach_program_counter(module)
-    _teach_broadcasts(module)
+    _teach_swaps_of_lanes(module)
     return module
 
 
-def _teach_broadcasts(module: Any) -> None:
-    """Corrects row_bcast of DPP, with which CDNA reduces a wave: the lane before a row, or before two rows."""
+def _teach_swaps_of_lanes(module: Any) -> None:
+    """Corrects row_bcast of DPP, which is the lane before a row or before two, and adds row_xmask: with these CDNA and
+    RDNA reduce a wave."""
     usual, integer = module._dpp16_ctrl, module.dtypes.int
+    in_place = 0xE4  # quad_perm:[0,1,2,3]
 
     def control(lane: Any, dpp: int, *rest: Any) -> tuple[Any, Any, Any]:
-        source, enabled, valid = usual(lane, dpp, *rest)
-        operation, last = module.decode_dpp16(dpp)
-        if operation == "row_bcast":
-            number = lane.cast(integer)
-            source = (number & module._c(~last, integer)) - module._c(1, integer)
-            valid = number >= module._c(last + 1, integer)
+        broadcast, mask = {0x142: 15, 0x143: 31}.get(dpp), dpp - 0x160 if 0x160 <= dpp < 0x170 else None
+        source, enabled, valid = usual(lane, dpp if broadcast is None and mask is None else in_place, *rest)
+        number = lane.cast(integer)
+        if mask is not None:
+            source = number ^ module._c(mask, integer)
+        if broadcast is not None:
+            source = (number & module._c(~broadcast, integer)) - module._c(1, integer)
+            valid = number >= module._c(broadcast + 1, integer)
         return source, enabled, valid
 
     module._dpp16_ctrl = control
