@@ -15,8 +15,9 @@ run: names of kernels and of `covers` markers (see `required`). `profiles` has t
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 from kernels_here import Case, build, cases, edge_cases, frameworks, usual
@@ -39,6 +40,21 @@ CASES: dict[str, Callable[[], list[Case]]] = {
 def pytest_configure(config: pytest.Config) -> None:
     names = [name.strip() for name in os.environ.get("HASHBENCH_REQUIRED", "").split(",")]
     config.pluginmanager.register(Required([name for name in names if name]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
+    """Modules and tests stay until the end: the garbage collector, which many tests call, need not look at them again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # extensions count what is left at the end
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
