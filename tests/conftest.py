@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None]:
-    """Modules and tests stay until the end: the garbage collector, which many tests call, need not look at them again."""
+    """What was collected stays until the end: the garbage collector, which many tests call, need not look at it."""
     gc.disable()
     try:
         return (yield)

@@ -72,7 +72,7 @@ def some_segments(kernel: Any, chunk_size: int) -> list[Any]:
 def test_digests_are_those_of_the_kernel(cupy_kernel: Any, chunk_size: int, blocks: int, captured: bool) -> None:
     place = Portions(cupy_kernel, chunk_size, blocks, 64, patience=30.0)
     segments = some_segments(cupy_kernel, chunk_size)
-    parts = segments, segments[3:9], [], segments[::-1]
+    parts: list[list[Any]] = [segments, segments[3:9], [], segments[::-1]]
     expected = [cupy_kernel.leaves(part, chunk_size) for part in parts]
     works = [place.prepare(part, chunk_size) for part in parts]
     with Carrier(place, captured=captured):

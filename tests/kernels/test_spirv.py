@@ -12,7 +12,7 @@ import pytest
 from dpnp_spirv import DpnpSpirv
 
 from hashbench.kernels import ALGORITHMS, Device, Unavailable, dpnp_sycl, opencl_drivers, spirv, spirv_recipe
-from hashbench.kernels.contract import Algorithm
+from hashbench.kernels.contract import Algorithm, Strategy
 from hashbench.kernels.dpnp_sycl import DpnpSycl, from_spirv
 from hashbench.kernels.source import functions
 from hashbench.limits import intel_assembly
@@ -101,10 +101,11 @@ def test_a_cpu_hashes_right_with_every_sub_group_size_of_gpus(size: int, monkeyp
             pytest.skip(f"dpnp: {device.unavailable}")
         kernel = DpnpSpirv(device)
         assert {function.compile_sub_group_size for function in kernel._functions.values()} == {size}
-        for strategy, expected in (
-            ("batched", [hashlib.sha256(chunk).digest() for chunk in chunks]),
-            ("tree", [merkle_tree_hash(chunks, "sha256")]),
-        ):
+        results: dict[Strategy, list[bytes]] = {
+            "batched": [hashlib.sha256(chunk).digest() for chunk in chunks],
+            "tree": [merkle_tree_hash(chunks, "sha256")],
+        }
+        for strategy, expected in results.items():
             work = kernel.prepare(strategy, [kernel.put(message)], 1024)
             work.run()
             assert list(map(bytes, work.digests())) == expected
@@ -182,10 +183,14 @@ def test_level_zero_gets_the_smallest_sub_group_and_whole_addresses(monkeypatch:
 def test_opencl_gets_the_same_of_intels_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dpnp_sycl, "_compiled", lambda device_id, source, options: options)
     options = "-DSUB_GROUP_SIZE=8 -cl-intel-greater-than-4GB-buffer-required"
-    for vendor, kind, expected in (("Intel", "gpu", options), ("Intel", "cpu", ""), ("another", "gpu", "")):
+    gpu, cpu, other = (
+        Device("dpnp", vendor="Intel", kind="gpu"),
+        Device("dpnp", vendor="Intel", kind="cpu"),
+        Device("dpnp", vendor="another", kind="gpu"),
+    )
+    for its_device, expected in ((gpu, options), (cpu, ""), (other, "")):
         queue = SimpleNamespace(
             backend=SimpleNamespace(name="opencl"), sycl_device=device("opencl", sub_group_sizes=[8])
         )
-        its_device = Device("dpnp", vendor=vendor, kind=kind)
         kernel: Any = SimpleNamespace(queue=queue, device=its_device, algorithm=ALGORITHMS["sha256"])
         assert DpnpSycl.program(kernel) == expected

@@ -252,7 +252,11 @@ def test_what_was_read_is_compared_before_memory_is_looked_for_and_before_an_upd
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory._OnHost, "batch", 1000)
-    for stops in (lambda watch: watch.look(PERIOD), lambda watch: watch.suspend(["bias"], None)):
+    ways: list[Callable[[Any], object]] = [
+        lambda watch: watch.look(PERIOD),
+        lambda watch: watch.suspend(["bias"], None),
+    ]
+    for stops in ways:
         watched = model()
         clocked = Clocked(watched, seed=5)
         bytes_of(watched.bias)[0] ^= 4
