@@ -26,6 +26,7 @@ _CONSTANTS = constants(f"sha{SHA}")
 SIGNATURES = {
     "hash_chunks": ("u64", "u64", "u64", "u64", "u32", "u64", "u64", "u64", "u32", "u64"),
     "reduce": ("u64", "u64", "u64", "u32", "u32", "u64", "u32", "u64"),
+    "gather_leaves": ("u64", "u64", "u64", "u64", "u64"),
     "gather_roots": ("u64", "u64", "u64", "u64"),
     "fill_random": ("u64", "u64", "u64"),
 }
@@ -565,6 +566,22 @@ def digest_words(state: tl.tuple) -> tl.tuple:
 
 
 # Trees ---------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def gather_leaves(base: tl.tensor, table: tl.tensor, segments: tl.tensor, slots: tl.tensor, digests: tl.tensor) -> None:
+    """A lane for each 32-bit word of a leaf hash, for segments that consist of them: copies it to its slot."""
+    firsts = table + 16 * segments
+    thread, one = this_thread(), tl.full((), 1, tl.uint32)
+    i = tl.minimum(thread, slots * DIGEST_WORDS32 - 1)
+    segment = find_segment(firsts, segments, i // DIGEST_WORDS32, 0, 0, one)
+    start = load_u64(firsts + 8 * segment, one)
+    source = base + load_u64(table + 8 * segment, one) + 4 * (i - start * DIGEST_WORDS32)
+    # the aligned words that have its first and its last byte: one and the same if it is aligned
+    low = load_u32(source - (source & 3), one)
+    high = load_u32(source + 3 - (source + 3 & 3), one)
+    word = ((high.to(tl.uint64) << 32 | low) >> 8 * (source & 3)).to(tl.uint32)
+    store_u32(digests + 4 * i, word, thread < slots * DIGEST_WORDS32, one)
 
 
 @triton.jit

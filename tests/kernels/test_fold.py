@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from boundaries import painted
+from folding import check_fold, leaves_of
 from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
@@ -12,26 +13,10 @@ from hashbench.kernels import Kernel
 from hashbench.merkle.rfc9162 import root_of
 
 
-def leaves_of(kernel: Kernel, count: int, start: int = 0) -> list[bytes]:
-    """Any hashes will do."""
-    size = kernel.algorithm.digest_size
-    content = painted(size * count, start).tobytes()
-    return [content[at : at + size] for at in range(0, len(content), size)]
-
-
 @given(pieces=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 17)), max_size=20))
 @examples(20)
 def test_segments_of_one_buffer_at_any_alignment(any_kernel: Kernel, pieces: list[tuple[int, int]]) -> None:
-    content, parts, leaves = b"", [], []
-    for count, gap in pieces:
-        leaves.append(leaves_of(any_kernel, count, len(content)))
-        start = len(content) + gap
-        content += bytes(gap) + b"".join(leaves[-1])
-        parts.append(slice(start, len(content)))
-    buffer = any_kernel.put(content)
-    found = any_kernel.fold([buffer[part] for part in parts])
-    assert found.shape == (len(pieces), any_kernel.algorithm.digest_size)
-    assert list(map(bytes, found)) == [root_of(of_tree, any_kernel.algorithm.name) for of_tree in leaves]
+    check_fold(any_kernel, pieces)
 
 
 def test_segments_of_several_buffers(any_kernel: Kernel) -> None:

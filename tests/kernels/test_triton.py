@@ -9,22 +9,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from amd_emulator import AmdEmulated, CodeObject
 from boundaries import painted, split_mix_64
 from build_cache import cached_text
+from folding import check_fold
 from host_memory import HostMemoryKernel
 from kernel_sources import kernel_sources
 from reference import check
 from triton_programs import programs
 
-from hashbench.kernels import ALGORITHMS, STRATEGIES, Device, layout, triton_gpu
+from hashbench.kernels import ALGORITHMS, STRATEGIES, Buffer, Device, layout, triton_gpu
 from hashbench.kernels.device_kernel import Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.triton_gpu import call_of, program, round_constants
+from hashbench.kernels.triton_gpu import TritonGpu, call_of, program, round_constants
 from hashbench.limits import amd_assembly, disassembly
 
 pytest.importorskip("triton", reason="Triton is not installed: install hashbench[triton]")
@@ -59,12 +62,60 @@ def interpreted(*arguments: str) -> str:
     ],
 )
 def test_device_code_on_the_host(algorithm: str, form: list[str]) -> None:
-    sources = kernel_sources("interpret_triton.py", "boundaries.py", "host_memory.py", "reference.py")
+    sources = kernel_sources("interpret_triton.py", "boundaries.py", "folding.py", "host_memory.py", "reference.py")
     key: list[str | bytes] = [sys.version, version("triton"), algorithm, *form, *sources]
     output = cached_text("interpreted", *key, make=lambda: interpreted(algorithm, *form))
     digests, _, outcome = output.strip().partition(" ")
     assert outcome == "digests are right"
     assert int(digests) > 25
+
+
+# Its launches --------------------------------------------------------------------------------------------------------
+
+
+class OnAnH100(HostMemoryKernel, TritonGpu):
+    """What `TritonGpu` would be on an H100, without one: it keeps the launches of a call instead of running them."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.kept: list[Launch] = []
+        super().__init__(Device(self.name, "0", vendor="NVIDIA"), algorithm)
+
+    def launch(self, launches: Sequence[Launch], queue: None) -> Callable[[], float]:
+        self.kept += launches
+        return lambda: 0.0
+
+    def series(self, launches: Sequence[Launch]) -> Callable[[None], Callable[[], float]]:
+        self.kept += launches
+        return super(TritonGpu, self).series(launches)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_launch_is_of_a_function_that_is_compiled(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from triton.backends.compiler import GPUTarget
+
+    target = SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", 90, 32))
+    gpu = SimpleNamespace(__name__="torch.cuda", Stream=lambda **_: None, device=nullcontext)
+    monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=target))
+    monkeypatch.setattr(triton_gpu, "_gpu_module", lambda: gpu)
+    monkeypatch.setattr(triton_gpu, "compiled", lambda *_: {})
+    kernel = OnAnH100(algorithm)
+    size, signatures = kernel.algorithm.digest_size, program(kernel.algorithm, "cuda", 90).SIGNATURES
+    constants = kernel.put(round_constants(kernel.algorithm))
+
+    def segments(count: int, nbytes: int) -> list[Buffer]:
+        return [Buffer(None, nbytes * i, nbytes) for i in range(count)]  # nothing reads them
+
+    for chunks in (1, 300, 20_000, 200_000):  # for which CUDA C has other functions: paired, early, sliced, and none
+        for strategy in STRATEGIES:
+            kernel.prepare(strategy, segments(2, 16_384 * chunks), 16_384)
+        kernel.prepare_fold(segments(2, size * chunks))
+    kernel.random(9, 0)
+    for launch in kernel.kept:
+        name, arguments = call_of(launch, constants)
+        assert len(arguments) == len(signatures[name]), launch.function
+    assert {call_of(launch, constants)[0] for launch in kernel.kept} == set(signatures)
+    assert {"hash_level", "reduce_tiles"} < {launch.function for launch in kernel.kept}
 
 
 # Why there is no device ----------------------------------------------------------------------------------------------
@@ -210,5 +261,7 @@ def test_machine_code_of_amd_is_executed(algorithm: str, architecture: str, monk
     check(kernel, "tree", [kernel.put(leaves)], [leaves.tobytes()], 64)
     monkeypatch.setattr(layout, "MANY_TILES", 1)  # a launch per level
     check(kernel, "tree", [kernel.put(leaves)], [leaves.tobytes()], 64)
+
+    check_fold(kernel, [(1, 1), (3, 1), (20, 3), (257, 0), (2, 16)])
 
     assert kernel.get(kernel.random(1001, 3)).tobytes() == split_mix_64(126, 3)[:1001].tobytes()

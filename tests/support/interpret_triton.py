@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import triton.language as tl
 from boundaries import LENGTHS, painted, split_mix_64
+from folding import check_fold
 from host_memory import HostMemoryKernel
 from reference import check, expected
 from triton.runtime.interpreter import TensorHandle
@@ -22,6 +23,9 @@ from triton.runtime.interpreter import TensorHandle
 from hashbench.kernels import STRATEGIES, Device, Strategy
 from hashbench.kernels.device_kernel import Launch
 from hashbench.kernels.triton_gpu import call_of, program, round_constants
+
+FOLDED = [*((1, gap) for gap in (1, 0, 1, 0, 1, 1, 16, 0)), *((1, 0),) * 8, (2, 7)]
+"""Leaves of segments at every alignment, whose words take several groups; and gaps before them."""
 
 TYPES = {"u32": (np.uint32, tl.uint32), "u64": (np.uint64, tl.uint64)}
 
@@ -82,8 +86,10 @@ def main(algorithm: str, thorough: bool) -> None:
     block = kernel.algorithm.block_size
     right += kernel.check("batched", edges(block + 2), None)
     right += kernel.check("tree", [(16, 2 * block)], block)  # full and aligned chunks
+    right += check_fold(kernel, FOLDED)
     if thorough:
         right += kernel.check("batched", edges(600), None)
+        right += check_fold(kernel, [*FOLDED, (257, 3), (300, 0), (3, 15)])
         right += kernel.check("tree", [(5, 64 * 2 + 1), (16, 0)], 64)
         for strategy in STRATEGIES:
             right += kernel.check(strategy, [(0, 3 * 192 + 17), (1024, 2 * 192), (1504, 0), (1503, 193)], 192)
