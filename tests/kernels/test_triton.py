@@ -22,7 +22,7 @@ from folding import check_fold
 from host_memory import HostMemoryKernel
 from kernel_sources import kernel_sources
 from reference import check
-from triton_programs import programs
+from triton_programs import EMULATED, programs
 
 from hashbench.kernels import ALGORITHMS, STRATEGIES, Buffer, Device, layout, triton_gpu
 from hashbench.kernels.device_kernel import Launch
@@ -244,7 +244,7 @@ SEGMENTS = [
 @pytest.mark.thorough
 @pytest.mark.covers("triton-emulated")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("architecture", ["gfx942", "gfx1100"])
+@pytest.mark.parametrize("architecture", EMULATED)
 def test_machine_code_of_amd_is_executed(algorithm: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = next(device.unavailable for device in AmdEmulated.devices() if device.id == architecture)
     if missing is not None:

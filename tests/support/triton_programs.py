@@ -15,6 +15,9 @@ from kernel_sources import module_sources
 from hashbench.kernels import ALGORITHMS
 from hashbench.kernels.triton_gpu import compiled, private_cache
 
+EMULATED = ("gfx942", "gfx1100")
+"""The architectures whose programs AMD's emulator executes in tests."""
+
 BINARIES = {"cuda": "cubin", "hip": "hsaco"}
 
 
