@@ -46,6 +46,7 @@ KERNEL_COLOURS = {
     "numba-cuda": COLOURS["orange"],
     "dpnp": COLOURS["blue"],
     "opencl": COLOURS["vermilion"],
+    "triton": COLOURS["sky"],
     "hashlib": COLOURS["grey"],
 }
 """These colours mean these kernels in every figure, and nothing else."""

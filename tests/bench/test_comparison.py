@@ -102,12 +102,12 @@ def test_one_thread_is_compared_with_one_and_all_cores_with_all() -> None:
 
 
 def test_default_variants_are_compared_whatever_they_are_called() -> None:
-    nvidia = [row(variant=name) for name in ("rotated", "plain")]
+    nvidia = [row(variant=name) for name in ("sliced", "plain")]
     amd = row(variant="plain", device="1:0", device_name="AMD Instinct MI300X")
     (pair,) = pairs_of(nvidia, [amd])
-    assert (pair.variant, pair.variant_other, pair.device_name_other) == ("rotated", "plain", "AMD Instinct MI300X")
+    assert (pair.variant, pair.variant_other, pair.device_name_other) == ("sliced", "plain", "AMD Instinct MI300X")
     assert [(p.variant, p.variant_other) for p in pairs_of(nvidia, nvidia[::-1])] == [
-        (v, v) for v in ("rotated", "plain")
+        (v, v) for v in ("sliced", "plain")
     ]
     assert len(pairs_of([row(kernel="other")], [row(kernel="other")])) == 1  # a kernel that is not installed here
     with pytest.raises(NotComparableError, match="verified by 'sample'"):

@@ -65,7 +65,7 @@ PREDICTION = Prediction(
     target="sm_90",
     architecture="Hopper",
     algorithm="sha256",
-    variant="early",
+    variant="sliced",
     instructions=1651,
     alu_slots=1109,
     fma_slots=537,
@@ -235,7 +235,7 @@ def test_a_prediction_has_the_error_that_its_figure_has(results: Path) -> None:
     (results / "predictions.csv").write_bytes(FORMAT.text([replace(PREDICTION, predicted_gb_per_s=1056)]))
     path = ROWS.path(results / "nvidia-h200", "architectures")
     (row,) = (r for r in ROWS.file(path).records if r.algorithm == "sha256")
-    drawn = replace(row, kernel="cupy", variant="early")
+    drawn = replace(row, kernel="cupy", variant="sliced")
     ROWS.file(path).add(drawn)
     other = replace(drawn, experiment="throughput", gb_per_s=1100.0)
     ROWS.file(ROWS.path(results / "nvidia-h200", "throughput")).add(other)
