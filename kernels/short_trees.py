@@ -24,10 +24,10 @@ MOST_LEAVES = 2 * GROUP_SIZE
 
 
 @cache
-def program(algorithm: Algorithm, variant: str, name: str) -> str:
-    """The program of a file of `kernels/device` whose groups have a short tree each."""
+def program(algorithm: Algorithm, variant: str, *names: str) -> str:
+    """The program of files of `kernels/device` that go beyond the contract's kernels, on NVIDIA's GPUs."""
     folder = files("hashbench.kernels") / "device"
-    parts = [f'#line 1 "{part}"\n{(folder / part).read_text()}' for part in ("short_tree.h", name)]
+    parts = [f'#line 1 "{part}"\n{(folder / part).read_text()}' for part in ("short_tree.h", *names)]
     return device_source(algorithm, variant) + "".join(parts)
 
 

@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from hashbench.bench import measurement, output_check
@@ -112,11 +113,8 @@ def build(results: Path, left_out: LeftOut | None = None) -> str:
     predictions = _predictions(results / static_model.PREDICTIONS_FILE, together(measured.values()).rows, left_out)
     verdicts = Counter(section.finding.verdict for section in sections)
     every = together(measured.values())
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    ).from_string(_own("report.html"))
     style, script = _own("report.css"), _own("report.js")
-    return template.render(
+    return _template().render(
         zip=zip,
         style=Markup(style),
         script=Markup(script),
@@ -133,6 +131,13 @@ def build(results: Path, left_out: LeftOut | None = None) -> str:
         commits=sorted(set(every.rows["commit"])),
         commands=_commands(),
     )
+
+
+@cache
+def _template() -> Template:
+    return Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    ).from_string(_own("report.html"))
 
 
 def _own(name: str) -> str:

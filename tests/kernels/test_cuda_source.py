@@ -123,15 +123,15 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
 
 @pytest.mark.covers("nvrtc")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(
-    ("file", "function"), [("confined.h", "hash_confined"), ("short_trees.h", "reduce_short_trees")]
-)
-def test_kernels_of_short_trees_compile_without_spills(algorithm: str, file: str, function: str) -> None:
-    log = compiler_log(short_trees.program(ALGORITHMS[algorithm], "sliced", file), 90)
-    (found,) = (report for report in reports(log) if report[0] == function)
-    _, stack, stores, loads, registers, _ = found
-    assert stack == stores == loads == "0", log
-    assert int(registers) * GROUP_SIZE * blocks(ALGORITHMS[algorithm], "sliced")["NODE_BLOCKS"] <= 1 << 16, log
+def test_kernels_beyond_the_contract_compile_without_spills(algorithm: str) -> None:
+    files = ("confined.h", "short_trees.h", "portions.h")
+    log = compiler_log(short_trees.program(ALGORITHMS[algorithm], "sliced", *files), 90)
+    nodes = blocks(ALGORITHMS[algorithm], "sliced")["NODE_BLOCKS"]
+    for function, groups in {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": 3}.items():
+        (found,) = (report for report in reports(log) if report[0] == function)
+        _, stack, stores, loads, registers, _ = found
+        assert stack == stores == loads == "0", log
+        assert int(registers) * GROUP_SIZE * groups <= 1 << 16, log
     assert "warning" not in log, log
 
 
