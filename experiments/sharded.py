@@ -275,20 +275,7 @@ def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
 
 
 def _draw(panel: Axes, bars: pd.DataFrame, places: Sequence[float]) -> None:
-    """Horizontal bars, the first at the top."""
-    for place, bar in zip(places, lines(bars), strict=True):
-        spread = [getattr(bar, name) for name in VALUES]
-        style.bar(panel, place, spread, f"{bar.median:.3g}", look={"height": 0.74, **style.solid(bar.kernel)})
-    style.name_lanes(panel, places, bars["workers"], width=1.3)
-    unit = bars["unit"].iloc[0]
-    if style.is_linear(bars["median"]):
-        panel.set_xlim(0, 1.2 * bars["q3"].max())
-        panel.set_xlabel(unit)
-    else:
-        panel.set_xscale("log")
-        style.plain_numbers(panel.xaxis)
-        panel.set_xlim(0.5 * bars["median"].min(), 4 * bars["q3"].max())
-        panel.set_xlabel(f"{unit}, logarithmic")
+    style.bars_of_readings(panel, bars, places, bars["workers"], width=1.3)
 
 
 def _headline(readings: pd.DataFrame) -> str:

@@ -23,6 +23,7 @@ from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter
 
+from hashbench.bench.frames import VALUES, lines
 from hashbench.bench.records import check_writable
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.sizes import format_size
@@ -259,6 +260,33 @@ def name_lanes(panel: Axes, places: Sequence[float], names: Iterable[str], width
     panel.set_yticks(list(places), [wrapped(name, width) for name in names])
     panel.tick_params(axis="y", length=0)
     panel.grid(axis="y", visible=False)
+
+
+def bars_of_readings(
+    panel: Axes, bars: pd.DataFrame, places: Sequence[float], names: Iterable[str], width: float
+) -> None:
+    """Horizontal bars of readings of one unit, in the colours of their kernels, on an axis that shows all of them.
+
+    Args:
+        panel: where they are drawn.
+        bars: the readings.
+        places: the place of each.
+        names: the name of each, to the left.
+        width: of the names, in inches.
+    """
+    for place, one in zip(places, lines(bars), strict=True):
+        spread = [getattr(one, name) for name in VALUES]
+        bar(panel, place, spread, f"{one.median:.3g}", look={"height": 0.74, **solid(one.kernel)})
+    name_lanes(panel, places, names, width=width)
+    unit = bars["unit"].iloc[0]
+    if is_linear(bars["median"]):
+        panel.set_xlim(0, 1.2 * bars["q3"].max())
+        panel.set_xlabel(unit)
+    else:
+        panel.set_xscale("log")
+        plain_numbers(panel.xaxis)
+        panel.set_xlim(0.5 * bars["median"].min(), 4 * bars["q3"].max())
+        panel.set_xlabel(f"{unit}, logarithmic")
 
 
 def stacked(groups: Mapping[str, int], first: float = 1.0) -> tuple[list[float], dict[float, str]]:

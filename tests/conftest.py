@@ -26,7 +26,7 @@ from required import Required
 from hashbench.kernels import ALGORITHMS, Kernel
 from hashbench.kernels.device_kernel import DeviceKernel
 
-pytest_plugins = ["profiles", "cuda_compilers"]
+pytest_plugins = ["profiles", "cuda_compilers", "cupy_here"]
 
 CASES: dict[str, Callable[[], list[Case]]] = {
     "kernel": frameworks,

@@ -6,20 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cupy_here import ON_HIP
 
-from hashbench.kernels import ALGORITHMS, Unavailable, kernel_class
+from hashbench.kernels import Unavailable
 from hashbench.kernels.confined import MOST_CHUNKS, Confined
 
 CHUNK_SIZES = (64, 192, 4096)
-
-
-@pytest.fixture(params=ALGORITHMS)
-def cupy_kernel(request: pytest.FixtureRequest) -> Any:
-    kernel_type = kernel_class("cupy")
-    device = kernel_type.devices()[0]
-    if device.unavailable is not None:
-        pytest.skip(f"cupy: {device.unavailable}")
-    return kernel_type(device, request.param, priority="low")
 
 
 @pytest.mark.covers("cupy")
@@ -56,15 +48,5 @@ def test_what_is_not_accepted(cupy_kernel: Any) -> None:
 
 
 def test_other_vendors_are_refused() -> None:
-    class Runtime:
-        is_hip = True
-
-    class Framework:
-        class cuda:  # noqa: N801  # as CuPy has it
-            runtime = Runtime
-
-    class OnHip:
-        cupy = Framework
-
     with pytest.raises(Unavailable, match="NVIDIA"):
-        Confined(OnHip())  # type: ignore[arg-type]
+        Confined(ON_HIP)

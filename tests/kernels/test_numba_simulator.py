@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+from apart import run_apart
 from build_cache import cached_text
 from kernel_sources import kernel_sources
 
@@ -16,24 +14,10 @@ from hashbench.kernels import ALGORITHMS
 
 pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
 
-SUPPORT = Path(__file__).parent.parent / "support"
-
 
 def simulated(algorithm: str) -> str:
     """The output of the simulation."""
-    ran = subprocess.run(
-        [sys.executable, SUPPORT / "simulate_numba.py", algorithm],
-        env={
-            **os.environ,
-            "NUMBA_ENABLE_CUDASIM": "1",
-            "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    return run_apart("simulate_numba.py", algorithm, NUMBA_ENABLE_CUDASIM="1")
 
 
 @pytest.mark.covers("numba-cuda-simulator")

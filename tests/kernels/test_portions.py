@@ -7,21 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cupy_here import ON_HIP
 
-from hashbench.kernels import ALGORITHMS, Unavailable, kernel_class
+from hashbench.kernels import Unavailable
 from hashbench.kernels.portions import Portions
 from hashbench.kernels.short_trees import MOST_LEAVES
 
 CHUNK_SIZES = (64, 192, 4096)
-
-
-@pytest.fixture(params=ALGORITHMS)
-def cupy_kernel(request: pytest.FixtureRequest) -> Any:
-    kernel_type = kernel_class("cupy")
-    device = kernel_type.devices()[0]
-    if device.unavailable is not None:
-        pytest.skip(f"cupy: {device.unavailable}")
-    return kernel_type(device, request.param, priority="low")
 
 
 class Carrier:
@@ -133,15 +125,5 @@ def test_what_is_not_accepted(cupy_kernel: Any) -> None:
 
 
 def test_other_vendors_are_refused() -> None:
-    class Runtime:
-        is_hip = True
-
-    class Framework:
-        class cuda:  # noqa: N801  # as CuPy has it
-            runtime = Runtime
-
-    class OnHip:
-        cupy = Framework
-
     with pytest.raises(Unavailable, match="NVIDIA"):
-        Portions(OnHip(), 64, 2, 8)  # type: ignore[arg-type]
+        Portions(ON_HIP, 64, 2, 8)

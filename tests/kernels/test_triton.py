@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from amd_emulator import AmdEmulated, CodeObject
+from apart import run_apart
 from boundaries import painted, split_mix_64
 from build_cache import cached_text
 from folding import check_fold
@@ -32,24 +32,10 @@ from hashbench.limits import amd_assembly, disassembly
 
 pytest.importorskip("triton", reason="Triton is not installed: install hashbench[triton]")
 
-SUPPORT = Path(__file__).parent.parent / "support"
-
 
 def interpreted(*arguments: str) -> str:
     """The output of the interpreter."""
-    ran = subprocess.run(
-        [sys.executable, SUPPORT / "interpret_triton.py", *arguments],
-        env={
-            **os.environ,
-            "TRITON_INTERPRET": "1",
-            "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    return run_apart("interpret_triton.py", *arguments, TRITON_INTERPRET="1")
 
 
 @pytest.mark.covers("triton-interpreter")
