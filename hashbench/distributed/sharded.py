@@ -31,6 +31,7 @@ from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
 from hashbench.model.report import Report
 from hashbench.model.strict_json import quoted
+from hashbench.torch.modules import tensors_of
 
 FIRST_CALL, CALL = 256 << 20, 8 << 30
 """Bytes of the first call of a kernel, for which the device waits, and of the largest."""
@@ -169,14 +170,7 @@ def verify(
             hold of a tensor leaves a gap or overlaps.
         TypeError, TensorError, ValueError, Unavailable, OutOfDeviceMemory: this rank cannot go on, as for `part`.
     """
-    if not isinstance(manifest, Manifest):
-        raise TypeError(
-            f"{type(manifest).__name__} is not accepted: pass what hashbench.model.manifest.read_manifest() returns"
-        )
-    expected = manifest.of_component(component)
-    if not expected.entries:
-        named = f"the component {component!r}" if component else "a model at its top"
-        raise ValueError(f"the manifest has no tensors of {named}: name the component that the module is")
+    expected = tensors_of(manifest, component)
     terms = _Terms(manifest.algorithm, manifest.chunk_size, manifest.root.hex())
     with _without_collection():
         found = _together(module_or_shards, terms, group, expected)
