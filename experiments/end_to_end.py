@@ -40,7 +40,7 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import FASTEST_FIRST, fastest_first
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, Lane, Stage, kernel_class
 from hashbench.report.findings import Check, ClaimExperiment, Columns, Finding, titles, worst
 
 IN_PLACE_SHARE = 0.10
@@ -370,10 +370,27 @@ class _Idle(Stage):
     """A stage whose uploads copy nothing."""
 
     def __init__(self, stage: Stage) -> None:
-        self.host = stage.host
+        self.buffer, self._stage = stage.buffer, stage
+
+    @property
+    def host(self) -> Bytes:
+        return self._stage.host
 
     def upload(self, nbytes: int) -> Buffer:
-        return Buffer(self.host, 0, nbytes)
+        return self.buffer[:nbytes]
+
+
+class _IdleLane(Lane):
+    """A lane that copies nothing."""
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__(lane.blocks)
+
+    def copy(self, part: Bytes, target: Buffer) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
 
 class _Reader:
@@ -387,6 +404,10 @@ class _Reader:
 
     def stage(self, nbytes: int) -> Stage:
         return _Idle(self._kernel.stage(nbytes))
+
+    def lane(self, nbytes: int) -> Lane | None:
+        lane = self._kernel.lane(nbytes)
+        return lane and _IdleLane(lane)
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)

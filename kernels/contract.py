@@ -7,7 +7,7 @@ how data gets onto a device, and how work is prepared and run there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -150,13 +150,18 @@ class Buffer:
 
 
 class Stage(ABC):
-    """Host memory to fill, and the device memory that it is copied to: for data that streams through a device.
+    """Device memory for data that streams through it, and host memory to fill.
 
     Attributes:
-        host: the uint8 array to write to, page-locked if the framework supports it.
+        buffer: the device memory, which lanes may write to instead.
     """
 
-    host: Bytes
+    buffer: Buffer
+
+    @property
+    @abstractmethod
+    def host(self) -> Bytes:
+        """The uint8 array to write to, page-locked if the framework supports it. It may be allocated only now."""
 
     @abstractmethod
     def upload(self, nbytes: int) -> Buffer:
@@ -167,6 +172,44 @@ class Stage(ABC):
         Returns:
             The copy, valid until the next upload.
         """
+
+
+class Lane(ABC):
+    """Host memory through which one thread at a time brings bytes to a device: while one block is copied, the next is
+    filled.
+
+    Short blocks stay in the processor's cache: the device reads there what was just written, and the host's memory is
+    spared two of the three times that it would move each byte.
+
+    Args:
+        blocks: two uint8 arrays of one size, page-locked if the framework supports it.
+
+    Attributes:
+        blocks: the first is the one to fill. Nothing is copied from it any more.
+    """
+
+    def __init__(self, blocks: tuple[Bytes, Bytes]) -> None:
+        self.blocks = blocks
+
+    def send(self, parts: Iterable[tuple[int, Buffer]]) -> None:
+        """Starts to copy parts of the first block, and goes on to the other.
+
+        Args:
+            parts: for each its first byte in the block, and where on the device it goes.
+        """
+        self.finish()  # the other's copies have had time while this one was filled
+        block, other = self.blocks
+        for start, target in parts:
+            self.copy(block[start : start + target.nbytes], target)
+        self.blocks = other, block
+
+    @abstractmethod
+    def copy(self, part: Bytes, target: Buffer) -> None:
+        """Starts to copy part of a block, one byte or more, to `target`, of the same size."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Waits until all that was sent is there. Any thread may call it."""
 
 
 class Work(ABC):
@@ -370,6 +413,13 @@ class Kernel(ABC):
         Raises:
             OutOfDeviceMemory: the device is out of memory.
         """
+
+    def lane(self, nbytes: int) -> Lane | None:
+        """A way to the device, in blocks of `nbytes`.
+
+        None, unless overridden: what a stage's host memory has is uploaded then. A CPU reads it where it is.
+        """
+        return None
 
     @abstractmethod
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:

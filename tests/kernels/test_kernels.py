@@ -252,6 +252,26 @@ def test_stage(kernel: Kernel, nbytes: int) -> None:
         check(kernel, "tree", [buffer], [content.tobytes()], 64)
 
 
+@pytest.mark.parametrize("nbytes", [4096, 100_000])
+def test_a_lane_brings_blocks_to_wherever_they_go(kernel: Kernel, nbytes: int) -> None:
+    lane = kernel.lane(nbytes)
+    if lane is None:
+        assert kernel.device.kind == "cpu" or kernel.name == "dpnp"
+        return
+    content = painted(5 * nbytes)
+    buffer = kernel.put(bytes(len(content)))
+    for start in range(0, len(content), nbytes):
+        block, other = lane.blocks
+        assert block.size == other.size == nbytes
+        assert block.dtype == np.uint8
+        block[:] = content[start : start + nbytes]
+        part = buffer[start : start + nbytes]
+        lane.send([(0, part[:1000]), (1000, part[1000:1001]), (1001, part[1001:])])
+        assert lane.blocks[0] is other
+    lane.finish()
+    check(kernel, "tree", [buffer], [content.tobytes()], 64)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_work_runs_again(any_kernel: Kernel, strategy: Strategy) -> None:
     messages = [painted(n, start=n).tobytes() for n in (0, 5000, 64, 70_001)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Callable
+from mmap import mmap
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import psutil
 
-from hashbench.kernels import Buffer, Bytes, OutOfDeviceMemory, Stage
+from hashbench.kernels import Buffer, Bytes, Lane, OutOfDeviceMemory, Stage
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.device_kernel import DeviceKernel
 
@@ -31,11 +34,46 @@ class _Memory:
 
 class _HostStage(Stage):
     def __init__(self, buffer: Buffer) -> None:
-        self.host = _bytes_at(buffer)
-        self._buffer = buffer
+        self.buffer = buffer
+
+    @property
+    def host(self) -> Bytes:
+        return _bytes_at(self.buffer)
 
     def upload(self, nbytes: int) -> Buffer:
-        return self._buffer[:nbytes]
+        return self.buffer[:nbytes]
+
+
+class LateLane(Lane):
+    """A lane to memory of the host that copies nothing before it must, so that a block that is filled again too early
+    is seen.
+
+    Args:
+        nbytes: bytes of a block.
+        bytes_at: gives the bytes of a buffer.
+
+    Attributes:
+        sent: what is not copied yet.
+    """
+
+    def __init__(self, nbytes: int, bytes_at: Callable[[Buffer], Bytes]) -> None:
+        super().__init__((_pages(nbytes), _pages(nbytes)))
+        self._bytes_at = bytes_at
+        self.sent: list[tuple[Bytes, Buffer]] = []
+        self._finishing = Lock()
+
+    def copy(self, part: Bytes, target: Buffer) -> None:
+        self.sent.append((part, target))
+
+    def finish(self) -> None:
+        with self._finishing:
+            while self.sent:
+                part, target = self.sent.pop(0)
+                self._bytes_at(target)[:] = part
+
+
+def _pages(nbytes: int) -> Bytes:
+    return np.frombuffer(mmap(-1, nbytes), np.uint8)
 
 
 def _bytes_at(buffer: Buffer) -> Bytes:
@@ -70,6 +108,9 @@ class HostMemoryKernel(DeviceKernel):
 
     def stage(self, nbytes: int) -> Stage:
         return _HostStage(self.allocate(nbytes))
+
+    def lane(self, nbytes: int) -> Lane:
+        return LateLane(nbytes, _bytes_at)
 
     def queue_for(self, stream: Any) -> None:
         if stream is not None:
