@@ -38,7 +38,7 @@ class _HostStage(Stage):
 
     @property
     def host(self) -> Bytes:
-        return _bytes_at(self.buffer)
+        return bytes_at(self.buffer)
 
     def upload(self, nbytes: int) -> Buffer:
         return self.buffer[:nbytes]
@@ -76,7 +76,7 @@ def _pages(nbytes: int) -> Bytes:
     return np.frombuffer(mmap(-1, nbytes), np.uint8)
 
 
-def _bytes_at(buffer: Buffer) -> Bytes:
+def bytes_at(buffer: Buffer) -> Bytes:
     return np.ctypeslib.as_array((ctypes.c_uint8 * buffer.nbytes).from_address(buffer.address))
 
 
@@ -94,10 +94,10 @@ class HostMemoryKernel(DeviceKernel):
         return Buffer(memory, memory.address, nbytes)
 
     def upload(self, data: Bytes, buffer: Buffer) -> None:
-        _bytes_at(buffer)[:] = data
+        bytes_at(buffer)[:] = data
 
     def get_into(self, buffer: Buffer, host: Bytes) -> None:
-        host[:] = _bytes_at(buffer)
+        host[:] = bytes_at(buffer)
 
     def view(self, array: Any) -> Buffer:
         interface = getattr(array, "__array_interface__", None)
@@ -110,7 +110,7 @@ class HostMemoryKernel(DeviceKernel):
         return _HostStage(self.allocate(nbytes))
 
     def lane(self, nbytes: int) -> Lane:
-        return LateLane(nbytes, _bytes_at)
+        return LateLane(nbytes, bytes_at)
 
     def queue_for(self, stream: Any) -> None:
         if stream is not None:
