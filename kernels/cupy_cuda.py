@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,10 @@ class _PinnedStage(Stage):
 
 
 class _StreamLane(Lane):
-    """Page-locked blocks, copied on a stream of their own. Its calls are as few and as short as can be: threads that
-    read wait for each other's."""
+    """Page-locked blocks, copied on a stream of their own, by the two calls that give way to other Python threads while
+    they wait for the driver. What does not, as setting the device, is done once a thread."""
+
+    _thread = local()
 
     def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
         super().__init__((kernel.page_locked(nbytes), kernel.page_locked(nbytes)))
@@ -55,10 +58,11 @@ class _StreamLane(Lane):
             self._stream = kernel.cupy.cuda.Stream(non_blocking=True)
 
     def copy(self, part: Bytes, target: Buffer) -> None:
-        with self._device:
-            self._runtime.memcpyAsync(
-                target.address, part.ctypes.data, part.size, self._runtime.memcpyHostToDevice, self._stream.ptr
-            )
+        if getattr(self._thread, "device", None) != self._device.id:
+            self._device.use()  # a copy needs none, but would make a context on the first
+            self._thread.device = self._device.id
+        kind = self._runtime.memcpyHostToDevice
+        self._runtime.memcpyAsync(target.address, part.ctypes.data, part.size, kind, self._stream.ptr)
 
     def finish(self) -> None:
         self._runtime.streamSynchronize(self._stream.ptr)
