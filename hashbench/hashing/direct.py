@@ -6,9 +6,10 @@ only its bounds in the file must be multiples of a block.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from functools import cached_property
-from mmap import mmap
+from mmap import ACCESS_READ, ALLOCATIONGRANULARITY, PAGESIZE, mmap
 
 import numpy as np
 
@@ -20,16 +21,25 @@ _READ_SIZE = 4 << 20
 
 
 def is_cached(descriptor: int, offset: int) -> bool:
-    """Whether the page cache has the byte there. If the system does not say, it counts as cached."""
-    if not hasattr(os, "RWF_NOWAIT"):
-        return True
+    """Whether the page cache has the byte there. If the system does not say, it counts as cached.
+
+    To ask by a read that must not wait (RWF_NOWAIT) would bring the page in.
+    """
+    return hasattr(os, "O_DIRECT") and cached_pages(descriptor, offset, 1) != 0
+
+
+def cached_pages(descriptor: int, offset: int, nbytes: int) -> int | None:
+    """How many of the pages that have a range of a file are in the page cache, by mincore(2); None if the system does
+    not say. Linux calls all pages cached to whoever may neither write to the file nor owns it."""
+    before = offset % ALLOCATIONGRANULARITY
     try:
-        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system in memory, for one, has no such reads
-        return True
-    return True
+        mapped = np.frombuffer(mmap(descriptor, before + nbytes, offset=offset - before, access=ACCESS_READ), np.uint8)
+        mincore = ctypes.CDLL(None).mincore
+    except (OSError, ValueError, AttributeError):  # files that cannot be mapped, as empty ones, and other systems
+        return None
+    pages = np.empty(-(-mapped.size // PAGESIZE), np.uint8)
+    status = mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages.ctypes)
+    return None if status else int((pages[before // PAGESIZE :] & 1).sum())
 
 
 class DirectFile:
