@@ -40,7 +40,7 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import FASTEST_FIRST, fastest_first
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Buffer, Bytes, Device, Kernel, Lane, Stage, kernel_class
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, Lane, Part, Stage, kernel_class
 from hashbench.report.findings import Check, ClaimExperiment, Columns, Finding, titles, worst
 
 IN_PLACE_SHARE = 0.10
@@ -383,10 +383,7 @@ class _Idle(Stage):
 class _IdleLane(Lane):
     """A lane that copies nothing."""
 
-    def __init__(self, lane: Lane) -> None:
-        super().__init__(lane.blocks)
-
-    def copy(self, part: Bytes, target: Buffer) -> None:
+    def copy(self, number: int, part: Part) -> None:
         pass
 
     def finish(self) -> None:
@@ -406,8 +403,9 @@ class _Reader:
         return _Idle(self._kernel.stage(nbytes))
 
     def lane(self, nbytes: int) -> Lane | None:
-        lane = self._kernel.lane(nbytes)
-        return lane and _IdleLane(lane)
+        if self._kernel.lane(nbytes) is None:
+            return None
+        return _IdleLane((self._kernel.stage(nbytes).host, self._kernel.stage(nbytes).host))
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -174,38 +174,44 @@ class Stage(ABC):
         """
 
 
+Part: TypeAlias = tuple[int, int, Buffer, int]
+"""Of a block, its first byte there and how many bytes; of a buffer on the device, that and the first byte there."""
+
+
 class Lane(ABC):
     """Host memory through which one thread at a time brings bytes to a device: while one block is copied, the next is
     filled.
 
     Short blocks stay in the processor's cache: the device reads there what was just written, and the host's memory is
-    spared two of the three times that it would move each byte.
+    spared two of the three times that it would move each byte. Many threads then take many blocks, and wait for each
+    other's Python, so that there is little of it for a block.
 
     Args:
         blocks: two uint8 arrays of one size, page-locked if the framework supports it.
 
     Attributes:
-        blocks: the first is the one to fill. Nothing is copied from it any more.
+        nbytes: the size of a block.
+        block: the one to fill. Nothing is copied from it any more.
     """
 
     def __init__(self, blocks: tuple[Bytes, Bytes]) -> None:
-        self.blocks = blocks
+        self.nbytes = blocks[0].size
+        self._blocks = blocks
+        self._views = [block.data for block in blocks]
+        self._filled = 0
+        self.block = self._views[0]
 
-    def send(self, parts: Iterable[tuple[int, Buffer]]) -> None:
-        """Starts to copy parts of the first block, and goes on to the other.
-
-        Args:
-            parts: for each its first byte in the block, and where on the device it goes.
-        """
+    def send(self, parts: Iterable[Part]) -> None:
+        """Starts to copy parts of the block, and goes on to the other."""
         self.finish()  # the other's copies have had time while this one was filled
-        block, other = self.blocks
-        for start, target in parts:
-            self.copy(block[start : start + target.nbytes], target)
-        self.blocks = other, block
+        for part in parts:
+            self.copy(self._filled, part)
+        self._filled ^= 1
+        self.block = self._views[self._filled]
 
     @abstractmethod
-    def copy(self, part: Bytes, target: Buffer) -> None:
-        """Starts to copy part of a block, one byte or more, to `target`, of the same size."""
+    def copy(self, number: int, part: Part) -> None:
+        """Starts to copy a part, one byte or more, of the first or second block."""
 
     @abstractmethod
     def finish(self) -> None:

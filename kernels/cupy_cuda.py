@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.contract import Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
@@ -47,25 +47,33 @@ class _PinnedStage(Stage):
 
 class _StreamLane(Lane):
     """Page-locked blocks, copied on a stream of their own, by the two calls that give way to other Python threads while
-    they wait for the driver. What does not, as setting the device, is done once a thread."""
+    they wait for the driver."""
 
     _thread = local()
 
     def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
-        super().__init__((kernel.page_locked(nbytes), kernel.page_locked(nbytes)))
-        self._device, self._runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
+        blocks = kernel.page_locked(nbytes), kernel.page_locked(nbytes)
+        super().__init__(blocks)
+        self._addresses = [block.ctypes.data for block in blocks]
+        self._device, runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
+        self._start, self._synchronize, self._kind = (
+            runtime.memcpyAsync,
+            runtime.streamSynchronize,
+            runtime.memcpyHostToDevice,
+        )
         with self._device:
             self._stream = kernel.cupy.cuda.Stream(non_blocking=True)
+        self._handle = self._stream.ptr
 
-    def copy(self, part: Bytes, target: Buffer) -> None:
+    def copy(self, number: int, part: Part) -> None:
         if getattr(self._thread, "device", None) != self._device.id:
             self._device.use()  # a copy needs none, but would make a context on the first
             self._thread.device = self._device.id
-        kind = self._runtime.memcpyHostToDevice
-        self._runtime.memcpyAsync(target.address, part.ctypes.data, part.size, kind, self._stream.ptr)
+        start, nbytes, target, place = part
+        self._start(target.address + place, self._addresses[number] + start, nbytes, self._kind, self._handle)
 
     def finish(self) -> None:
-        self._runtime.streamSynchronize(self._stream.ptr)
+        self._synchronize(self._handle)
 
 
 class _Handle:

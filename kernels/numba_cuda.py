@@ -16,7 +16,7 @@ import numpy as np
 
 from hashbench.kernels import programs
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
@@ -158,9 +158,10 @@ class _StreamLane(Lane):
         self._gpu = kernel.gpu
         self._stream = _Stream(self._gpu)
 
-    def copy(self, part: Bytes, target: Buffer) -> None:
+    def copy(self, number: int, part: Part) -> None:
+        start, nbytes, target, place = part
         with self._gpu:
-            self._stream.start_to_device(target.address, part)
+            self._stream.start_to_device(target.address + place, self._blocks[number][start : start + nbytes])
 
     def finish(self) -> None:
         with self._gpu:

@@ -22,6 +22,7 @@ from hashbench.kernels.contract import (
     Device,
     Lane,
     OutOfDeviceMemory,
+    Part,
     Priority,
     Stage,
     Strategy,
@@ -99,8 +100,10 @@ class _QueueLane(Lane):
         self._queue = self._cl.CommandQueue(kernel.context)
         super().__init__((kernel.mapped(self._queue, nbytes), kernel.mapped(self._queue, nbytes)))
 
-    def copy(self, part: Bytes, target: Buffer) -> None:
-        self._cl.enqueue_copy(self._queue, target.owner, part, dst_offset=target.address, is_blocking=False)
+    def copy(self, number: int, part: Part) -> None:
+        start, nbytes, target, place = part
+        data = self._blocks[number][start : start + nbytes]
+        self._cl.enqueue_copy(self._queue, target.owner, data, dst_offset=target.address + place, is_blocking=False)
         self._queue.flush()
 
     def finish(self) -> None:

@@ -27,6 +27,7 @@ from hashbench.kernels.contract import (
     Device,
     Lane,
     OutOfDeviceMemory,
+    Part,
     Priority,
     Stage,
     Unavailable,
@@ -166,8 +167,10 @@ class _StreamLane(Lane):
         super().__init__((kernel.page_locked(nbytes), kernel.page_locked(nbytes)))
         self._kernel, self._stream = kernel, kernel.gpu.Stream(device=kernel.place)
 
-    def copy(self, part: Bytes, target: Buffer) -> None:
-        self._kernel.start_upload(part, target, self._stream)
+    def copy(self, number: int, part: Part) -> None:
+        start, nbytes, target, place = part
+        data = self._blocks[number][start : start + nbytes]
+        self._kernel.start_upload(data, target[place : place + nbytes], self._stream)
 
     def finish(self) -> None:
         self._stream.synchronize()

@@ -8,15 +8,16 @@ several files at once, for those who must go through each of them from its begin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import chain, groupby
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from threading import Event, get_ident
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,16 +26,15 @@ from hashbench.hashing.lanes import Lanes
 from hashbench.hashing.packing import packed
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
-from hashbench.kernels import Buffer, Bytes
+from hashbench.kernels import Buffer, Bytes, Part
 
 _READ_SIZE = 16 << 20  # bytes of one read: enough for any storage, and a stage has work for all threads
 _ALIGNMENT = 16  # bytes: kernels read fastest at multiples of it
 _SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a piece counts as at least, to bound the pieces of a stage
 
 
-Targets = Callable[[int, int], Iterable[tuple[int, Buffer]]]
-"""Gives for the first byte of a stage's range and the byte after its last, for each part of the range where it begins
-there and where it goes on the device."""
+Targets: TypeAlias = Sequence[tuple[int, Buffer]]
+"""For each part of a stage, in their order, its first byte and where it goes on the device."""
 
 
 def reading_threads() -> int:
@@ -224,24 +224,50 @@ def _runs(stage: StagePlan) -> Iterator[Sequence[Read]]:
     return (stage.reads[run] for run in packed([read.nbytes for read in stage.reads], _READ_SIZE))
 
 
-def _windows(reads: Sequence[Read], size: int) -> Iterator[list[Read]]:
-    """Reads cut, and put together, so that each group takes no more than `size` bytes of the stage from its first byte
-    to its last."""
-    window: list[Read] = []
+_Reading: TypeAlias = tuple[str | Bytes, int, int, int]
+"""Origin, offset, place and size of what is read at once."""
+
+
+def _blocks(reads: Sequence[Read], size: int) -> Iterator[tuple[int, int, list[_Reading]]]:
+    """Reads cut, and put together, to take no more than `size` bytes of the stage from first to last.
+
+    Yields:
+        The first byte in the stage, the byte after the last, and what to read.
+    """
+    start = stop = 0
+    block: list[_Reading] = []
     for read in reads:
-        done = 0
-        while done < read.nbytes:
-            place = read.place + done
-            room = size - (place - window[0].place) if window else size
-            if room <= 0:
-                yield window
-                window = []
-                continue
-            nbytes = min(room, read.nbytes - done)
-            window.append(replace(read, offset=read.offset + done, place=place, nbytes=nbytes))
-            done += nbytes
-    if window:
-        yield window
+        origin, offset, place, left = read.origin, read.offset, read.place, read.nbytes
+        while left:
+            if block and place - start >= size:
+                yield start, stop, block
+                block = []
+            if not block:
+                start = place
+            nbytes = min(left, start + size - place)
+            block.append((origin, offset, place, nbytes))
+            offset, place, left = offset + nbytes, place + nbytes, left - nbytes
+            stop = place
+    if block:
+        yield start, stop, block
+
+
+def _parts(targets: Targets, first: int, start: int, stop: int, skipped: int) -> Iterator[Part]:
+    """Where the bytes of a block go.
+
+    Args:
+        targets: of the stage.
+        first: the index of the one that has the block's first byte.
+        start: the block's first byte in the stage.
+        stop: the byte after its last.
+        skipped: bytes of the block before its first.
+    """
+    for place, buffer in islice(targets, first, None):
+        if place >= stop:
+            break
+        begin, end = max(start, place), min(stop, place + buffer.nbytes)
+        if begin < end:
+            yield skipped + begin - start, end - begin, buffer, begin - place
 
 
 def _in_one_file(first: str | Bytes, second: str | Bytes) -> bool:
@@ -314,10 +340,7 @@ class Reader:
             OSError, ChangedWhileReadError: as for `fill`.
             OutOfDeviceMemory: as for `Lanes.one`.
         """
-
-        def targets(start: int, stop: int) -> list[tuple[int, Buffer]]:
-            return [(0, buffer[start:stop])]
-
+        targets = [(0, buffer)]
         try:
             return self._brought(stage, [self._pool.submit(self.send, run, lanes, targets) for run in _runs(stage)])
         finally:
@@ -335,7 +358,10 @@ class Reader:
         Raises:
             OSError, ChangedWhileReadError: as for `fill`.
         """
-        self._read(reads, host)
+        for read in reads:
+            if self._unwanted.is_set():
+                return
+            self._read(read.origin, read.offset, host[read.place : read.place + read.nbytes])
         self._check_files(reads)
 
     def send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
@@ -349,45 +375,41 @@ class Reader:
         Raises:
             OSError, ChangedWhileReadError, OutOfDeviceMemory: as for `carry`.
         """
+        places = [place for place, _ in targets]
         with lanes.one() as lane:
-            for window in _windows(reads, lane.blocks[0].size - (PAGE if self._direct else 0)):
-                first, skipped = window[0].place, self._read_window(window, lane.blocks[0].data)
+            for start, stop, reads_of_block in _blocks(reads, lane.nbytes - (PAGE if self._direct else 0)):
+                skipped = self._fill_block(start, reads_of_block, lane.block)
                 if self._unwanted.is_set():
                     return
-                last = window[-1]
-                lane.send((skipped + start, part) for start, part in targets(first, last.place + last.nbytes))
+                lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
         self._check_files(reads)
 
-    def _read_window(self, window: Sequence[Read], block: memoryview) -> int:
+    def _fill_block(self, start: int, reads: Sequence[_Reading], block: memoryview) -> int:
         """Reads what takes no more than one block. Returns where in the block it begins."""
-        first = window[0]
-        if self._direct and len(window) == 1 and isinstance(first.origin, str):
-            with suppress(OSError):  # reading through the page cache says why, if it cannot be read at all
-                file = self._past_cache(first.origin, first.offset)
-                if file and file.read_pages(first.offset, first.nbytes, block) == first.nbytes:
-                    return first.offset % PAGE
-        self._read([replace(read, place=read.place - first.place) for read in window], block)
+        if self._direct and len(reads) == 1:
+            ((origin, offset, _, nbytes),) = reads
+            if isinstance(origin, str):
+                with suppress(OSError):  # reading through the page cache says why, if it cannot be read at all
+                    file = self._past_cache(origin, offset)
+                    if file and file.read_pages(offset, nbytes, block) == nbytes:
+                        return offset % PAGE
+        for origin, offset, place, nbytes in reads:
+            self._read(origin, offset, block[place - start : place - start + nbytes])
         return 0
 
-    def _read(self, reads: Sequence[Read], host: memoryview) -> None:
-        for read in reads:
-            if self._unwanted.is_set():
-                return
-            target = host[read.place : read.place + read.nbytes]
-            if isinstance(read.origin, str):
-                with self._failure_of(read.origin):
-                    self._read_file(read.origin, read.offset, target)
-            else:
-                np.frombuffer(target, np.uint8)[:] = read.origin[read.offset : read.offset + read.nbytes]
+    def _read(self, origin: str | Bytes, offset: int, target: memoryview) -> None:
+        if isinstance(origin, str):
+            try:
+                self._read_file(origin, offset, target)
+            except OSError as error:
+                self._fail(origin, error)
+        else:
+            np.frombuffer(target, np.uint8)[:] = origin[offset : offset + len(target)]
 
-    @contextmanager
-    def _failure_of(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if self._failed is None:
-                raise
-            self._failed.setdefault(path, error)
+    def _fail(self, path: str, error: OSError) -> None:
+        if self._failed is None:
+            raise error
+        self._failed.setdefault(path, error)
 
     def stop(self) -> None:
         """Ends a `fill` that runs in another thread."""
@@ -407,8 +429,10 @@ class Reader:
     def _check_files(self, reads: Sequence[Read]) -> None:
         """Checks, after reads, that their files are still what they were."""
         for path in dict.fromkeys(read.origin for read in reads if isinstance(read.origin, str)):
-            with self._failure_of(path):
+            try:
                 self._check(path, os.stat(path))  # noqa: PTH116  # for each piece
+            except OSError as error:
+                self._fail(path, error)
 
     def _check(self, path: str, now: os.stat_result) -> None:
         before = self._seen.setdefault(path, now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,6 @@ from hashbench.hashing.packing import packed
 from hashbench.hashing.reading import Read, Reader, StagePlan, plan, reading_threads
 from hashbench.hashing.sources import FileRange, Source
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Buffer
 from hashbench.model.dtypes import GGML_BLOCKS, TORCH_NAMES
 from hashbench.model.hints import did_you_mean
 from hashbench.model.located import locate
@@ -350,18 +348,11 @@ class _CudaMemory(_Memory):
         return wait
 
     def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
-        places = [piece.place for piece in stage.pieces]
-
-        def targets_of(start: int, stop: int) -> Iterator[tuple[int, Buffer]]:
-            for piece in stage.pieces[bisect_right(places, start) - 1 :]:
-                begin, end = max(start, piece.place), min(stop, piece.place + piece.nbytes)
-                if piece.place >= stop:
-                    break
-                if begin < end:
-                    at = piece.start - piece.place
-                    yield begin - start, device_buffer(targets[piece.source].flat)[at + begin : at + end]
-
-        self._reader.send(stage.reads, self._lanes, targets_of)
+        places = [
+            (piece.place, device_buffer(targets[piece.source].flat)[piece.start : piece.start + piece.nbytes])
+            for piece in stage.pieces
+        ]
+        self._reader.send(stage.reads, self._lanes, places)
 
     def arrived(self) -> None:
         self._lanes.finish()

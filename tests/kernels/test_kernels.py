@@ -261,13 +261,12 @@ def test_a_lane_brings_blocks_to_wherever_they_go(kernel: Kernel, nbytes: int) -
     content = painted(5 * nbytes)
     buffer = kernel.put(bytes(len(content)))
     for start in range(0, len(content), nbytes):
-        block, other = lane.blocks
-        assert block.size == other.size == nbytes
-        assert block.dtype == np.uint8
-        block[:] = content[start : start + nbytes]
-        part = buffer[start : start + nbytes]
-        lane.send([(0, part[:1000]), (1000, part[1000:1001]), (1001, part[1001:])])
-        assert lane.blocks[0] is other
+        block = lane.block
+        assert block.nbytes == lane.nbytes == nbytes
+        block[:] = content[start : start + nbytes].tobytes()
+        rest = nbytes - 1001
+        lane.send([(0, 1000, buffer, start), (1000, 1, buffer[start:], 1000), (1001, rest, buffer, start + 1001)])
+        assert lane.block is not block
     lane.finish()
     check(kernel, "tree", [buffer], [content.tobytes()], 64)
 

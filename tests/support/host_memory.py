@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hashbench.kernels import Buffer, Bytes, Lane, OutOfDeviceMemory, Stage
+from hashbench.kernels import Buffer, Bytes, Lane, OutOfDeviceMemory, Part, Stage
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.device_kernel import DeviceKernel
 
@@ -59,17 +59,19 @@ class LateLane(Lane):
     def __init__(self, nbytes: int, bytes_at: Callable[[Buffer], Bytes]) -> None:
         super().__init__((_pages(nbytes), _pages(nbytes)))
         self._bytes_at = bytes_at
-        self.sent: list[tuple[Bytes, Buffer]] = []
+        self.sent: list[tuple[int, Part]] = []
         self._finishing = Lock()
 
-    def copy(self, part: Bytes, target: Buffer) -> None:
-        self.sent.append((part, target))
+    def copy(self, number: int, part: Part) -> None:
+        self.sent.append((number, part))
 
     def finish(self) -> None:
         with self._finishing:
             while self.sent:
-                part, target = self.sent.pop(0)
-                self._bytes_at(target)[:] = part
+                number, (start, nbytes, target, place) = self.sent[0]
+                block = self._blocks[number]
+                self._bytes_at(target)[place : place + nbytes] = block[start : start + nbytes]
+                del self.sent[0]
 
 
 def _pages(nbytes: int) -> Bytes:
