@@ -27,6 +27,7 @@ Progress = Callable[[int, int | None], object]
 
 _SMALLEST_PIECE = 1 << 20  # bytes to which pieces are made smaller, for a stage to take from more files at once
 _STAGES_FILLED = 2  # at once: while a stage's last reads are under way, the other threads go on with the next
+_STAGES_CARRIED = 3  # likewise; none is filled in host memory and waits to be copied
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Hasher:
                 yield from staging.stream(fills, reader.stop, len(plans), at_once=_STAGES_FILLED, follows=follows)
         else:
             carries = (partial(reader.carry, stage, lanes) for stage in plans)
-            yield from staging.carried(carries, reader.stop, len(plans), at_once=_STAGES_FILLED)
+            yield from staging.carried(carries, reader.stop, len(plans), at_once=_STAGES_CARRIED)
 
     def _plan(self, sources: Sequence[Source], lanes: int) -> list[StagePlan]:
         """Stages that take from as many files at once, if they have room for pieces of all of them."""

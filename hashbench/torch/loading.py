@@ -36,7 +36,7 @@ from hashbench.torch.tensors import TensorError, described
 AHEAD = 1 << 30
 """Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
 
-PIECE_SIZE = 16 << 20
+PIECE_SIZE = 32 << 20
 """Bytes that a thread takes at a time."""
 
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together

@@ -40,7 +40,7 @@ class LateMemory(loading._CudaMemory):
     """The host's memory, which tensors come to as they come to a GPU's."""
 
     def __init__(self, reader: Reader) -> None:
-        super().__init__(reader, Lanes(ByLateLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)  # type: ignore[arg-type]
+        super().__init__(reader, Lanes(ByLateLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)
 
     def usable(self) -> Callable[[], object]:
         return lambda: None
