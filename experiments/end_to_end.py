@@ -7,7 +7,7 @@ is, in the device's memory; or copy it back and hash it on the host. All must gi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -383,10 +383,7 @@ class _Idle(Stage):
 class _IdleLane(Lane):
     """A lane that copies nothing."""
 
-    def copy(self, number: int, part: Part) -> None:
-        pass
-
-    def finish(self) -> None:
+    def send(self, parts: Iterable[Part]) -> None:
         pass
 
 
@@ -403,9 +400,8 @@ class _Reader:
         return _Idle(self._kernel.stage(nbytes))
 
     def lane(self, nbytes: int) -> Lane | None:
-        if self._kernel.lane(nbytes) is None:
-            return None
-        return _IdleLane((self._kernel.stage(nbytes).host, self._kernel.stage(nbytes).host))
+        lane = self._kernel.lane(nbytes)
+        return lane and _IdleLane(np.frombuffer(lane.block, np.uint8))
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)

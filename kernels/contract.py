@@ -179,43 +179,26 @@ Part: TypeAlias = tuple[int, int, Buffer, int]
 
 
 class Lane(ABC):
-    """Host memory through which one thread at a time brings bytes to a device: while one block is copied, the next is
-    filled.
+    """A block of host memory through which one thread at a time brings bytes to a device, page-locked if the framework
+    supports it.
 
-    Short blocks stay in the processor's cache: the device reads there what was just written, and the host's memory is
-    spared two of the three times that it would move each byte. Many threads then take many blocks, and wait for each
-    other's Python, so that there is little of it for a block.
+    While it is copied, other threads fill theirs. Blocks that are few and short stay in the processor's cache: the
+    device reads there what was just written, and the host's memory is spared two of the three times that it would move
+    each byte.
 
     Args:
-        blocks: two uint8 arrays of one size, page-locked if the framework supports it.
+        block: the uint8 array to write to.
 
     Attributes:
-        nbytes: the size of a block.
-        block: the one to fill. Nothing is copied from it any more.
+        block: the bytes of it.
     """
 
-    def __init__(self, blocks: tuple[Bytes, Bytes]) -> None:
-        self.nbytes = blocks[0].size
-        self._blocks = blocks
-        self._views = [block.data for block in blocks]
-        self._filled = 0
-        self.block = self._views[0]
+    def __init__(self, block: Bytes) -> None:
+        self.block = block.data
 
+    @abstractmethod
     def send(self, parts: Iterable[Part]) -> None:
-        """Starts to copy parts of the block, and goes on to the other."""
-        self.finish()  # the other's copies have had time while this one was filled
-        for part in parts:
-            self.copy(self._filled, part)
-        self._filled ^= 1
-        self.block = self._views[self._filled]
-
-    @abstractmethod
-    def copy(self, number: int, part: Part) -> None:
-        """Starts to copy a part, one byte or more, of the first or second block."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Waits until all that was sent is there. Any thread may call it."""
+        """Copies parts of the block to the device."""
 
 
 class Work(ABC):
@@ -421,7 +404,7 @@ class Kernel(ABC):
         """
 
     def lane(self, nbytes: int) -> Lane | None:
-        """A way to the device, in blocks of `nbytes`.
+        """A way to the device, with a block of `nbytes`.
 
         None, unless overridden: what a stage's host memory has is uploaded then. A CPU reads it where it is.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from threading import local
 from typing import Any
@@ -46,34 +46,27 @@ class _PinnedStage(Stage):
 
 
 class _StreamLane(Lane):
-    """Page-locked blocks, copied on a stream of their own, by the two calls that give way to other Python threads while
-    they wait for the driver."""
+    """A page-locked block, copied on a stream of its own. The two calls give way to other Python threads while they
+    wait for the driver; what does not, as setting the device, is done once a thread."""
 
     _thread = local()
 
     def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
-        blocks = kernel.page_locked(nbytes), kernel.page_locked(nbytes)
-        super().__init__(blocks)
-        self._addresses = [block.ctypes.data for block in blocks]
-        self._device, runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
-        self._start, self._synchronize, self._kind = (
-            runtime.memcpyAsync,
-            runtime.streamSynchronize,
-            runtime.memcpyHostToDevice,
-        )
+        block = kernel.page_locked(nbytes)
+        super().__init__(block)
+        self._address = block.ctypes.data
+        self._device, self._runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
         with self._device:
             self._stream = kernel.cupy.cuda.Stream(non_blocking=True)
-        self._handle = self._stream.ptr
 
-    def copy(self, number: int, part: Part) -> None:
+    def send(self, parts: Iterable[Part]) -> None:
         if getattr(self._thread, "device", None) != self._device.id:
             self._device.use()  # a copy needs none, but would make a context on the first
             self._thread.device = self._device.id
-        start, nbytes, target, place = part
-        self._start(target.address + place, self._addresses[number] + start, nbytes, self._kind, self._handle)
-
-    def finish(self) -> None:
-        self._synchronize(self._handle)
+        copy, kind, stream = self._runtime.memcpyAsync, self._runtime.memcpyHostToDevice, self._stream.ptr
+        for start, nbytes, target, place in parts:
+            copy(target.address + place, self._address + start, nbytes, kind, stream)
+        self._runtime.streamSynchronize(stream)
 
 
 class _Handle:

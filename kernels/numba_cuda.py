@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -151,20 +151,17 @@ class _PinnedStage(Stage):
 
 
 class _StreamLane(Lane):
-    """Page-locked blocks, copied on a stream of their own."""
+    """A page-locked block, copied on a stream of its own."""
 
     def __init__(self, kernel: NumbaCuda, nbytes: int) -> None:
-        super().__init__((kernel.page_locked(nbytes), kernel.page_locked(nbytes)))
-        self._gpu = kernel.gpu
+        self._host, self._gpu = kernel.page_locked(nbytes), kernel.gpu
+        super().__init__(self._host)
         self._stream = _Stream(self._gpu)
 
-    def copy(self, number: int, part: Part) -> None:
-        start, nbytes, target, place = part
+    def send(self, parts: Iterable[Part]) -> None:
         with self._gpu:
-            self._stream.start_to_device(target.address + place, self._blocks[number][start : start + nbytes])
-
-    def finish(self) -> None:
-        with self._gpu:
+            for start, nbytes, target, place in parts:
+                self._stream.start_to_device(target.address + place, self._host[start : start + nbytes])
             self._stream.finish()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property
@@ -93,20 +93,18 @@ class _MappedStage(Stage):
 
 
 class _QueueLane(Lane):
-    """Mapped blocks, copied in a queue of their own."""
+    """A mapped block, copied in a queue of its own."""
 
     def __init__(self, kernel: OpenCL, nbytes: int) -> None:
         self._cl = _load().module
         self._queue = self._cl.CommandQueue(kernel.context)
-        super().__init__((kernel.mapped(self._queue, nbytes), kernel.mapped(self._queue, nbytes)))
+        self._host = kernel.mapped(self._queue, nbytes)
+        super().__init__(self._host)
 
-    def copy(self, number: int, part: Part) -> None:
-        start, nbytes, target, place = part
-        data = self._blocks[number][start : start + nbytes]
-        self._cl.enqueue_copy(self._queue, target.owner, data, dst_offset=target.address + place, is_blocking=False)
-        self._queue.flush()
-
-    def finish(self) -> None:
+    def send(self, parts: Iterable[Part]) -> None:
+        for start, nbytes, target, place in parts:
+            data, offset = self._host[start : start + nbytes], target.address + place
+            self._cl.enqueue_copy(self._queue, target.owner, data, dst_offset=offset, is_blocking=False)
         self._queue.finish()
 
 

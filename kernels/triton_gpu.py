@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -161,18 +161,17 @@ class _PinnedStage(Stage):
 
 
 class _StreamLane(Lane):
-    """Page-locked blocks, copied on a stream of their own."""
+    """A page-locked block, copied on a stream of its own."""
 
     def __init__(self, kernel: TritonGpu, nbytes: int) -> None:
-        super().__init__((kernel.page_locked(nbytes), kernel.page_locked(nbytes)))
+        self._host = kernel.page_locked(nbytes)
+        super().__init__(self._host)
         self._kernel, self._stream = kernel, kernel.gpu.Stream(device=kernel.place)
 
-    def copy(self, number: int, part: Part) -> None:
-        start, nbytes, target, place = part
-        data = self._blocks[number][start : start + nbytes]
-        self._kernel.start_upload(data, target[place : place + nbytes], self._stream)
-
-    def finish(self) -> None:
+    def send(self, parts: Iterable[Part]) -> None:
+        for start, nbytes, target, place in parts:
+            data = self._host[start : start + nbytes]
+            self._kernel.start_upload(data, target[place : place + nbytes], self._stream)
         self._stream.synchronize()
 
 

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 
 from hashbench.kernels import Kernel, Lane
 
-BLOCK_SIZE = 4 << 20
-"""Bytes of a lane's block. On a host of 16 cores with an H100, twelve threads with two blocks each brought 52 GB/s from
-the page cache to the GPU, of the 55 that its bus moves. With 16 MiB they made 33, because blocks no longer stay in the
-processor's cache, and with 1 MiB 26 to 39, because each copy takes its time in the driver."""
+BLOCK_SIZE = 8 << 20
+"""Bytes of a lane's block: short enough that those of all threads stay in the processor's cache, and long enough that
+the threads do not wait for each other's Python, or for the driver."""
 
 
 class Lanes:
@@ -40,11 +39,6 @@ class Lanes:
         with self._taken() as lane:
             assert lane is not None, "the device has no lanes"
             yield lane
-
-    def finish(self) -> None:
-        """Waits until all that was sent before is on the device."""
-        for lane in list(self._made):
-            lane.finish()
 
     @contextmanager
     def _taken(self) -> Iterator[Lane | None]:

@@ -39,8 +39,8 @@ Targets: TypeAlias = Sequence[tuple[int, Buffer]]
 
 def reading_threads() -> int:
     """How many threads read for one device. One neither copies from the page cache as fast as a GPU takes it, nor keeps
-    storage busy; more than twelve wait for each other's Python on a host of 16 cores."""
-    return min(12, os.cpu_count() or 1)
+    storage busy; more than these wait for each other's Python on a host of 16 cores."""
+    return min(14, os.cpu_count() or 1)
 
 
 class Piece(NamedTuple):
@@ -341,10 +341,7 @@ class Reader:
             OutOfDeviceMemory: as for `Lanes.one`.
         """
         targets = [(0, buffer)]
-        try:
-            return self._brought(stage, [self._pool.submit(self.send, run, lanes, targets) for run in _runs(stage)])
-        finally:
-            lanes.finish()
+        return self._brought(stage, [self._pool.submit(self.send, run, lanes, targets) for run in _runs(stage)])
 
     def _brought(self, stage: StagePlan, parts: Sequence[Future[None]]) -> int:
         # Wait for all, even if one fails: none may write to the stage when another plan uses it.
@@ -365,11 +362,11 @@ class Reader:
         self._check_files(reads)
 
     def send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
-        """Reads, and starts to copy what was read to a device, in the calling thread.
+        """Reads, and copies what was read to a device, in the calling thread.
 
         Args:
             reads: their places are those in the stage.
-            lanes: to the device. `lanes.finish()` waits for the copies, which must not outlive the device's memory.
+            lanes: to the device.
             targets: where the stage's bytes go.
 
         Raises:
@@ -377,7 +374,7 @@ class Reader:
         """
         places = [place for place, _ in targets]
         with lanes.one() as lane:
-            for start, stop, reads_of_block in _blocks(reads, lane.nbytes - (PAGE if self._direct else 0)):
+            for start, stop, reads_of_block in _blocks(reads, lane.block.nbytes - (PAGE if self._direct else 0)):
                 skipped = self._fill_block(start, reads_of_block, lane.block)
                 if self._unwanted.is_set():
                     return

@@ -62,7 +62,7 @@ def load(
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
 
     Each tensor is read straight into host memory, or through page-locked memory into that of a GPU, and hashed where it
-    stays. There is no second copy of the model, and no more than 96 MiB of page-locked memory, which are kept for
+    stays. There is no second copy of the model, and no more than 112 MiB of page-locked memory, which are kept for
     the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
 
     Args:
@@ -294,10 +294,6 @@ class _Memory(ABC):
             OSError, ChangedWhileReadError: a file cannot be read, or changed.
         """
 
-    @abstractmethod
-    def arrived(self) -> None:
-        """Waits until all is there that `bring` has returned for."""
-
 
 class _HostMemory(_Memory):
     """The host's memory, into which files are read directly."""
@@ -318,9 +314,6 @@ class _HostMemory(_Memory):
                 assert isinstance(source, np.ndarray)  # what was gathered from a checkpoint
                 read = Read(source, piece.start, 0, piece.nbytes)
             self._reader.read([read], host)
-
-    def arrived(self) -> None:
-        pass
 
 
 class _CudaMemory(_Memory):
@@ -353,9 +346,6 @@ class _CudaMemory(_Memory):
             for piece in stage.pieces
         ]
         self._reader.send(stage.reads, self._lanes, places)
-
-    def arrived(self) -> None:
-        self._lanes.finish()
 
 
 # The pipeline ---------------------------------------------------------------------------------------------------------
@@ -446,7 +436,6 @@ class _Pipeline:
         self._stop()
         self._readers.shutdown(cancel_futures=True)
         self._hasher.shutdown(cancel_futures=True)
-        self._memory.arrived()  # so that nothing is written to memory that is freed now
 
     def start(self, wanted: Sequence[_Wanted]) -> _Group:
         """Starts to bring and hash tensors."""
@@ -464,5 +453,4 @@ class _Pipeline:
     def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
         for future in brought:
             future.result()
-        self._memory.arrived()
         return self._roots_of([target.tensor for target in targets])

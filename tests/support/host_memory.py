@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from mmap import mmap
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -44,34 +43,22 @@ class _HostStage(Stage):
         return self.buffer[:nbytes]
 
 
-class LateLane(Lane):
-    """A lane to memory of the host that copies nothing before it must, so that a block that is filled again too early
-    is seen.
+class HostLane(Lane):
+    """A lane to memory of the host.
 
     Args:
-        nbytes: bytes of a block.
+        nbytes: bytes of the block.
         bytes_at: gives the bytes of a buffer.
-
-    Attributes:
-        sent: what is not copied yet.
     """
 
     def __init__(self, nbytes: int, bytes_at: Callable[[Buffer], Bytes]) -> None:
-        super().__init__((_pages(nbytes), _pages(nbytes)))
-        self._bytes_at = bytes_at
-        self.sent: list[tuple[int, Part]] = []
-        self._finishing = Lock()
+        self._host, self._bytes_at = _pages(nbytes), bytes_at
+        super().__init__(self._host)
 
-    def copy(self, number: int, part: Part) -> None:
-        self.sent.append((number, part))
-
-    def finish(self) -> None:
-        with self._finishing:
-            while self.sent:
-                number, (start, nbytes, target, place) = self.sent[0]
-                block = self._blocks[number]
-                self._bytes_at(target)[place : place + nbytes] = block[start : start + nbytes]
-                del self.sent[0]
+    def send(self, parts: Iterable[Part]) -> None:
+        for start, nbytes, target, place in parts:
+            self._bytes_at(target)[place : place + nbytes] = self._host[start : start + nbytes]
+        self._host[:] = 0x5A  # what is sent is not used again
 
 
 def _pages(nbytes: int) -> Bytes:
@@ -112,7 +99,7 @@ class HostMemoryKernel(DeviceKernel):
         return _HostStage(self.allocate(nbytes))
 
     def lane(self, nbytes: int) -> Lane:
-        return LateLane(nbytes, bytes_at)
+        return HostLane(nbytes, bytes_at)
 
     def queue_for(self, stream: Any) -> None:
         if stream is not None:

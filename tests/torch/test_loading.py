@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf_files import Tensor as GgufTensor
 from gguf_files import gguf_file, header
-from host_memory import LateLane, bytes_at
+from host_memory import HostLane, bytes_at
 from model_folders import index_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
@@ -36,19 +36,19 @@ ON_CUDA = pytest.param("cuda", marks=[CUDA_SKIP, pytest.mark.covers("torch-cuda"
 PIECE = 4096
 
 
-class LateMemory(loading._CudaMemory):
+class MemoryByLanes(loading._CudaMemory):
     """The host's memory, which tensors come to as they come to a GPU's."""
 
     def __init__(self, reader: Reader) -> None:
-        super().__init__(reader, Lanes(ByLateLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)
+        super().__init__(reader, Lanes(ByHostLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)
 
     def usable(self) -> Callable[[], object]:
         return lambda: None
 
 
-class ByLateLanes(HashlibCpu):
+class ByHostLanes(HashlibCpu):
     def lane(self, nbytes: int) -> Lane:
-        return LateLane(nbytes, bytes_at)
+        return HostLane(nbytes, bytes_at)
 
 
 @pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.covers("torch")), "cpu by lanes", ON_CUDA])
@@ -58,7 +58,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(loading, "_BATCH", 4 * PIECE)
     monkeypatch.setattr(lanes, "BLOCK_SIZE", 2 * PIECE)
     if request.param == "cpu by lanes":
-        monkeypatch.setattr(loading, "_HostMemory", LateMemory)
+        monkeypatch.setattr(loading, "_HostMemory", MemoryByLanes)
     return str(request.param).removesuffix(" by lanes")
 
 
