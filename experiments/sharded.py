@@ -206,8 +206,8 @@ def _files(pool: Ranks, gpus: Sequence[Device], quick: bool) -> Outcomes:
     counts = _counts(len(gpus))
     with TemporaryDirectory(prefix="hashbench-sharded-", dir="/dev/shm") as folder:
         first = Path(folder) / "0.bin"
-        kernel = choose("cupy", gpus[0].id, ALGORITHM)
-        piece = 256 << 20
+        kernel = choose(gpus[0].kernel, gpus[0].id, ALGORITHM)
+        piece = min(256 << 20, nbytes)
         with first.open("wb") as file:
             for number in range(nbytes // piece):
                 file.write(kernel.get(kernel.random(piece, SEED + number)).data)
@@ -220,20 +220,19 @@ def _files(pool: Ranks, gpus: Sequence[Device], quick: bool) -> Outcomes:
         seconds: dict[tuple[int, str], list[float]] = {way: [] for way in ways}
         for _ in range(FILE_RUNS + 1):  # in turn, so that what changes on the machine meets all
             for count, subject in ways:
-                ids = tuple(gpu.id for gpu in gpus[:count])
+                case = Files(folder, expected.text(), kernel.name, tuple(gpu.id for gpu in gpus[:count]))
                 if subject == ONE_PROCESS:
-                    seconds[count, subject].append(_in_one_process(Path(folder), expected, ids))
+                    seconds[count, subject].append(_in_one_process(case, expected))
                 else:
-                    answers = pool.measure(Files(folder, expected.text(), "cupy", ids))
-                    seconds[count, subject] += _slowest([answer.seconds for answer in answers])
+                    seconds[count, subject] += _slowest([answer.seconds for answer in pool.measure(case)])
         for count, subject in ways:
             yield reading(gpus[:count], subject, seconds[count, subject][1:])
 
 
-def _in_one_process(folder: Path, expected: Manifest, gpus: Sequence[str]) -> float:
+def _in_one_process(case: Files, expected: Manifest) -> float:
     """The seconds of one run."""
     begin = perf_counter()
-    report = verify(folder, expected, kernel="cupy", device=",".join(gpus))
+    report = verify(case.folder, expected, kernel=case.kernel, device=",".join(case.devices))
     seconds = perf_counter() - begin
     if not report.ok:
         raise VerificationError(f"the files are what they were, but the verdict is: {report}")
@@ -247,7 +246,7 @@ def _of_files(gpus: Sequence[Device], subject: str, seconds: Sequence[float], *,
         subject=subject,
         quantity=THROUGHPUT,
         unit="GB/s",
-        kernel="cupy",
+        kernel=gpus[0].kernel,
         workers=_workers(len(gpus), "gpu"),
         files=links,
         conditions=f"{links} names of one file of {format_size(nbytes)}",

@@ -6,15 +6,18 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from drawings import check_legible
 from matplotlib.figure import Figure
 from rows import READING
 
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS
+from hashbench.bench.readings import Reading
 from hashbench.experiments import sharded
 from hashbench.experiments.sharded import EXPERIMENT, NAMED, ONE_PROCESS, PROCESSES, SENT, THROUGHPUT, VERDICT
-from hashbench.experiments.sharded_ranks import FSDP, TP, sharded_dimension
+from hashbench.experiments.sharded_ranks import FSDP, TP, Ranks, sharded_dimension
+from hashbench.kernels import kernel_class
 
 
 def test_layouts_shard_what_they_shard() -> None:
@@ -36,6 +39,22 @@ def test_the_largest_models_that_fit_are_measured() -> None:
         (4, "llama-3.1-70b", FSDP),
         (4, "llama-3.1-70b", TP),
     ]
+
+
+def test_files_are_verified_by_one_process_and_by_a_process_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded, "FILE_BYTES", {"gpu": 100_000})
+    monkeypatch.setattr(sharded, "LINKS", {"gpu": 3})
+    monkeypatch.setattr(sharded, "FILE_RUNS", 2)
+    device = kernel_class("hashlib").devices()[0]
+    pool = Ranks(2, "cpu")
+    try:
+        found = [one for one in sharded._files(pool, [device, device], quick=False) if isinstance(one, Reading)]
+    finally:
+        pool.close()
+    assert [(one.workers, one.subject) for one in found] == [
+        (workers, subject) for workers in ("1 GPU", "2 GPUs") for subject in (ONE_PROCESS, PROCESSES)
+    ]
+    assert all(one.repeats == 2 and one.median > 0 for one in found)
 
 
 def test_the_slowest_rank_counts() -> None:
