@@ -25,6 +25,7 @@ from hashbench.bench.measurement import make_inputs, measure
 from hashbench.bench.output_check import check_output
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import style
 from hashbench.experiments.programs import throughput
 from hashbench.experiments.roofline import KERNEL, of_pipe
@@ -33,15 +34,7 @@ from hashbench.kernels import Device
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.limits.microbenchmarks import Microbenchmarks, Pipe, source
 from hashbench.limits.roofline import RATE
-from hashbench.report.findings import (
-    GPU,
-    ClaimExperiment,
-    Columns,
-    Finding,
-    fastest,
-    number,
-    worst,
-)
+from hashbench.report.findings import GPU, ClaimExperiment, Finding, fastest, worst
 
 ALGORITHM = "sha256"
 """SHA-384's shifts use the double-precision pipe already, whose unit DMMA shares."""
@@ -178,13 +171,12 @@ class MatrixUnits(ClaimExperiment):
             at_least=nextafter(GAIN, inf),
         )
         columns: Columns = {
-            "GPU": variants["device_name"],
-            "variant": variants["variant"],
-            "measured, GB/s": variants["gb_per_s"].map(number),
-            "against the fastest without": variants["gain"].map("{:+.1f} %".format),
+            "GPU": "device_name",
+            "variant": "variant",
+            "measured, GB/s": ("gb_per_s", number),
+            "against the fastest without": ("gain", "{:+.1f} %".format),
         }
-        numeric = ("measured, GB/s", "against the fastest without")
-        return Finding.of([check], variants, columns, numeric)
+        return Finding.of([check], variants, columns)
 
 
 EXPERIMENT = MatrixUnits()

@@ -6,10 +6,13 @@ from textwrap import fill
 
 import pandas as pd
 
-from hashbench.bench.frames import LANE, Line, lines
+from hashbench.bench.frames import LANE, Line, highest, lines
 
 Lane = tuple[str, str, str]
 """The values of the columns `LANE`."""
+
+NEAR = 0.10
+"""Lines of a figure lie on one another if they are nowhere further apart than this share of the higher one."""
 
 
 def lane_of(row: Line) -> Lane:
@@ -46,3 +49,28 @@ def labels(rows: pd.DataFrame) -> dict[Lane, str]:
         variant = f" ({row.variant})" if several else ""
         named[lane_of(row)] = fill(f"{row.kernel}{variant}, {device}", 26)
     return named
+
+
+def apart(rows: pd.DataFrame, named: dict[Lane, str], point: list[str]) -> tuple[dict[Lane, str], list[str]]:
+    """The lanes that get a line in a figure, and in words those whose lines would lie on that of the fastest lane.
+
+    Args:
+        rows: of one panel.
+        named: the lanes, as `labels` names them, of this panel and perhaps others.
+        point: the columns that tell the points of a line.
+    """
+    if rows.empty:
+        return {}, []
+    speeds = rows.pivot_table("gb_per_s", point, LANE)
+    change = speeds.div(speeds[lane_of(highest(rows, "gb_per_s"))], axis="index") - 1
+    drawn, words = {}, []
+    for lane, name in named.items():
+        if lane not in change:
+            continue
+        least, most = change[lane].min(), change[lane].max()
+        if least == most == 0 or not max(abs(least), abs(most)) <= NEAR:
+            drawn[lane] = name
+        else:
+            changes = " to ".join(dict.fromkeys(f"{share:+.0%}" for share in (least, most)))
+            words.append(" ".join(f"{name}: {changes}".split()))
+    return drawn, words

@@ -38,7 +38,7 @@ _path = click.Path(path_type=Path)
     metavar="MODULE:NAME",
     help="Verify in memory what this function of an installed Python module returns: a torch module or its tensors.",
 )
-@click.option("--component", default="", help="Of --module: the component of the model that it is.")
+@click.option("--component", default="", help="With --module: the component of the model that it is.")
 @click.option("--signature", type=_path, help="The model's signature, which then goes with the evidence.")
 @click.option(
     "--provider",
@@ -46,11 +46,17 @@ _path = click.Path(path_type=Path)
     help="The platform; default: the one that this machine is.",
 )
 @click.option("--no-gpu", "without_gpu", is_flag=True, help="Do not ask NVIDIA's driver for evidence of GPUs.")
-@click.option("--collateral", type=_path, help="Of tdx: a file of collateral, which the verifier may also have itself.")
-@click.option("--pccs", metavar="URL", help="Of tdx: get the collateral from this service, over the network.")
-@click.option("--certificates", type=_path, help="Of snp: the chain in PEM; default: what the platform gives.")
-@click.option("--platform", type=_path, help="Of simulated: the folder of its root and key, made if it is not there.")
-@click.option("--extend-register", is_flag=True, help="Of tdx: first extend RTMR3 with the root. It cannot be undone.")
+@click.option(
+    "--collateral", type=_path, help="For TDX: a file of collateral, which the verifier may also have itself."
+)
+@click.option("--pccs", metavar="URL", help="For TDX: get the collateral from this service, over the network.")
+@click.option("--certificates", type=_path, help="For SEV-SNP: the chain in PEM; default: what the platform gives.")
+@click.option(
+    "--platform",
+    type=_path,
+    help="For the simulated platform: the folder of its root and key, made if it is not there.",
+)
+@click.option("--extend-register", is_flag=True, help="For TDX: first extend RTMR3 with the root. It cannot be undone.")
 @json_option
 @quiet_option
 @kernel_option
@@ -83,7 +89,7 @@ def attest(
     verifier's nonce, and the platform that this machine runs on signs it: Intel TDX or AMD SEV-SNP, and GPUs in
     confidential mode. All of it goes to the folder --output, for `hashbench appraise`.
 
-    --provider simulated is for tests: it is trusted by those alone who name its root.
+    --provider simulated is for tests: only those who name its root trust it.
 
     Exit codes: 0 the model is verified, and attested; 1 it is not what the manifest says, which is attested; 2 there is
     no such platform here, or the call is not usable.

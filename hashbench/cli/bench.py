@@ -39,7 +39,8 @@ from hashbench.bench.results import (
     machine_folders,
     write_machine,
 )
-from hashbench.bench.tables import print_table, readings_table, rows_table
+from hashbench.bench.tables import readings_table, rows_table
+from hashbench.bench.text_table import print_table
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.hashing import selection
 from hashbench.hashing.verification_error import VerificationError

@@ -87,7 +87,7 @@ def check_export(
     DOCUMENT must be signed by who is trusted, and be of the file MANIFEST. The model is not read: verify it against
     MANIFEST.
 
-    Exit codes: 0 it is; 1 it is not; 2 a file or the call is not usable.
+    Exit codes: 0 the document is valid; 1 it is not; 2 a file or the call is not usable.
     """
     if (kind == "atlas") != (key_path is not None) or (kind == "c2pa") != (anchor_path is not None):
         raise click.UsageError("atlas needs --public-key alone, and c2pa --anchor alone")

@@ -176,12 +176,16 @@ def write_manifest(
 )
 @click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to show which chunks are damaged.")
 @click.option("--signature", type=_path, help="The model's signature (OpenSSF Model Signing).")
-@click.option("--public-key", type=_path, help="Of --signature: the signer's public key in PEM.")
-@click.option("--certificate-chain", "chain", type=_path, help="Of --signature: the trusted root certificates in PEM.")
-@click.option("--identity", help="Of --signature: the signer's identity, which Sigstore vouches for.")
-@click.option("--identity-provider", "provider", help="Of --signature: the URL of the identity's provider.")
-@click.option("--trust-root", type=_path, help="Of --identity: a file with Sigstore's roots; default: built in.")
-@click.option("--fetch-trust-root", "fetch", is_flag=True, help="Of --identity: get Sigstore's roots from the network.")
+@click.option("--public-key", type=_path, help="With --signature: the signer's public key in PEM.")
+@click.option(
+    "--certificate-chain", "chain", type=_path, help="With --signature: the trusted root certificates in PEM."
+)
+@click.option("--identity", help="With --signature: the signer's identity, which Sigstore vouches for.")
+@click.option("--identity-provider", "provider", help="With --signature: the URL of the identity's provider.")
+@click.option("--trust-root", type=_path, help="With --identity: a file with Sigstore's roots; default: built in.")
+@click.option(
+    "--fetch-trust-root", "fetch", is_flag=True, help="With --identity: get Sigstore's roots from the network."
+)
 @click.option(
     "--fs-verity", metavar="LIST", help="A file of the model with the digests by which the kernel protects all others."
 )
@@ -225,8 +229,8 @@ def verify_model(
 
     With --signature, the signature is verified first, by --public-key, --certificate-chain or --identity. It says which
     of the files is MANIFEST, if it was made by `hashbench sign`. Files that are signed but not in MANIFEST, or all if
-    there is none, are verified by the SHA-256 in the signature. What it does not cover is told. Nothing is fetched from
-    the network but with --fetch-trust-root.
+    there is none, are verified by the SHA-256 in the signature. What it does not cover is printed. Nothing is fetched
+    from the network but with --fetch-trust-root.
 
     With --fs-verity, LIST is a file of MODEL with lines of `hashbench digest --format fs-verity`. It is verified, and
     the other files are not read: the kernel must check every read of them against the digests in LIST.

@@ -57,7 +57,9 @@ ROOT = _HexType("a root")
 SALT = _HexType("a salt")
 """A salt of blocks."""
 
-kernel_option = click.option("--kernel", help="The kernel; default: the fastest available.")
+kernel_option = click.option(
+    "--kernel", help="The kernel; default: hashlib for less than 640 MiB, else the fastest available."
+)
 device_option = click.option("--device", help="The device's id, as `hashbench devices` lists it.")
 devices_option = click.option(
     "--device",

@@ -17,10 +17,10 @@ import sharded_cases
 import torch
 import torch.distributed.checkpoint as dcp
 from hypothesis import given
-from rank_pool import RankPool
 from safetensors.torch import save_file
 
 import hashbench
+from hashbench.experiments.rank_pool import RankPool
 from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.model.boxes import BoxError, FileBox, JoinedBoxes
 from hashbench.model.contents import ModelError
