@@ -52,25 +52,26 @@ def labels(rows: pd.DataFrame) -> dict[Lane, str]:
 
 
 def apart(rows: pd.DataFrame, named: dict[Lane, str], point: list[str]) -> tuple[dict[Lane, str], list[str]]:
-    """The lanes that get a line in a figure, and in words those whose lines would lie on that of the fastest lane.
+    """The lanes that get a line in a figure: if all lines would lie on one another, that of the fastest lane alone.
 
     Args:
         rows: of one panel.
         named: the lanes, as `labels` names them, of this panel and perhaps others.
         point: the columns that tell the points of a line.
+
+    Returns:
+        The lanes, with their names; and in words how far the others are from the fastest.
     """
     if rows.empty:
         return {}, []
     speeds = rows.pivot_table("gb_per_s", point, LANE)
-    change = speeds.div(speeds[lane_of(highest(rows, "gb_per_s"))], axis="index") - 1
-    drawn, words = {}, []
-    for lane, name in named.items():
-        if lane not in change:
-            continue
-        least, most = change[lane].min(), change[lane].max()
-        if least == most == 0 or not max(abs(least), abs(most)) <= NEAR:
-            drawn[lane] = name
-        else:
-            changes = " to ".join(dict.fromkeys(f"{share:+.0%}" for share in (least, most)))
-            words.append(" ".join(f"{name}: {changes}".split()))
-    return drawn, words
+    best = lane_of(highest(rows, "gb_per_s"))
+    change = speeds.div(speeds[best], axis="index") - 1
+    here = {lane: name for lane, name in named.items() if lane in change}
+    if not all(change[lane].abs().max() <= NEAR for lane in here):
+        return here, []
+    if len({kernel for kernel, _, _ in here}) == len(here):
+        named = {lane: lane[0] for lane in here}  # which tells them apart
+    others = (lane for lane in here if lane != best)
+    words = [f"{named[lane]}: {100 * change[lane].min():+z.0f} to {change[lane].max():+z.0%}" for lane in others]
+    return {best: here[best]}, [" ".join(line.split()) for line in words]

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rows import row
 
 from hashbench.bench.frames import Results
 from hashbench.bench.lanes import apart, labels
+from hashbench.bench.results import Row
+
+SIZE = 1 << 20
 
 
-def test_a_lane_that_is_nowhere_far_from_the_fastest_is_told_in_words() -> None:
-    size = 1 << 20
-    rows = [
-        *(row(0.1, kernel="cupy", bytes=size), row(0.2, kernel="cupy", bytes=2 * size)),
-        *(row(0.1 / 0.98, kernel="opencl", bytes=size), row(0.2 / 0.91, kernel="opencl", bytes=2 * size)),
-        *(row(0.1, kernel="dpnp", bytes=size), row(0.2 / 0.89, kernel="dpnp", bytes=2 * size)),
-        row(0.1, kernel="triton", bytes=4 * size),  # has no point in common with the others
-    ]
+def of(kernel: str, first: float, second: float) -> list[Row]:
+    """The rows of a kernel over two sizes, at these shares of a speed."""
+    return [row(0.1 / first, kernel=kernel, bytes=SIZE), row(0.2 / second, kernel=kernel, bytes=2 * SIZE)]
+
+
+def drawn(*rows: Row) -> tuple[list[str], list[str]]:
+    """The names of the lanes that get a line, and what is said of the others."""
     frame = Results.of(rows).rows
-    drawn, others = apart(frame[frame["bytes"] < 4 * size], labels(frame), ["bytes"])
-    assert list(drawn.values()) == ["cupy, GPU", "dpnp, GPU"]
-    assert others == ["opencl, GPU: -9% to -2%"]
-    drawn, others = apart(frame, labels(frame), ["bytes"])
-    assert (len(drawn), others) == (4, [])
+    lanes, others = apart(frame, labels(frame), ["bytes"])
+    return list(lanes.values()), others
+
+
+def test_of_lines_on_one_another_one_is_drawn_and_the_others_are_told_in_words() -> None:
+    near = [*of("cupy", 1, 1), *of("opencl", 0.98, 0.91), *of("triton", 0.999, 1)]
+    assert drawn(*near) == (["cupy, GPU"], ["triton: +0 to +0%", "opencl: -9 to -2%"])
+    twins = [*near, *(replace(one, device="1:0") for one in of("opencl", 1, 1))]
+    assert drawn(*twins)[1][-1] == "opencl, GPU 0:0: -9 to -2%"
+    assert drawn(*near, *of("dpnp", 1, 0.89)) == (["cupy, GPU", "triton, GPU", "dpnp, GPU", "opencl, GPU"], [])
+
+
+def test_a_lane_that_has_no_point_in_common_with_the_fastest_is_drawn() -> None:
+    names, others = drawn(*of("cupy", 1, 1), row(0.1, kernel="triton", bytes=4 * SIZE))
+    assert (sorted(names), others) == (["cupy, GPU", "triton, GPU"], [])
 
 
 def test_a_panel_without_rows_has_no_lines() -> None:
