@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from hashbench.bench.experiment import Point
-from hashbench.bench.frames import LANE, SECONDS, SPEED, WALL_SECONDS, Line, Results, highest, lines, where
+from hashbench.bench.frames import LANE, SECONDS, SPEED, WALL_SECONDS, Line, Results, highest, joined, lines, where
 from hashbench.bench.lanes import Lane, labels, lane_of, largest, of_lane
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, KiB, MiB
 from hashbench.bench.text_table import Columns, number
@@ -179,7 +179,7 @@ def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
     large, small = largest(rows[~is_small]), rows[is_small]
     lane = _shown(small if large.empty else large)
     shown, tensors = _over_batched(of_lane(large, lane)), of_lane(small, lane)
-    both = pd.concat([part for part in (shown, tensors) if not part.empty])
+    both = joined(shown, tensors)
     algorithms = style.algorithms(both["algorithm"])
     with style.style():
         figure, grid = style.panels([1.1] * 3, len(algorithms), sharex="row", sharey="row")
@@ -197,7 +197,7 @@ def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
         subject = f"Batched against tree over {size} in one buffer, and trees of small tensors"
         style.headline(figure, _headline(shown), f"{subject}: {label}: {both['device_name'].iloc[0]}")
         style.legend_of_panels(figure)
-    table = _over_batched(pd.concat([part for part in (large, small) if not part.empty]))
+    table = _over_batched(joined(large, small))
     ratios = table["over_batched"].map(lambda ratio: "" if pd.isna(ratio) else f"{ratio:.4f}")
     return style.save(figure, path, table[_COLUMNS].assign(seconds_over_batched=ratios))
 

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import SEED, Point, Skip
-from hashbench.bench.frames import SPEED, VALUES, Results, lines, where
+from hashbench.bench.frames import SPEED, Line, Results, as_speeds, joined, lines, where
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.lanes import labels, lane_of
 from hashbench.bench.measurement import make_inputs, measure
@@ -162,22 +162,22 @@ def _fastest_programs(results: Results) -> pd.DataFrame:
     """The fastest program on one core and on all cores of each machine: `program`, its name and how it was run;
     `program_gb_per_s`; and `cores`. The time of some programs includes the start of their processes: since the fastest
     counts, that does no harm."""
-    rows, readings = results.rows, results.readings
-    rows = rows[(rows["device_kind"] == "cpu") & (rows["strategy"] == "tree")]
-    readings = readings[(readings["device_kind"] == "cpu") & (readings["unit"] == "GB/s")]
-    inputs = [phrase(row.model, format_size(row.bytes)) for row in lines(rows)]
-    kernels = [phrase(row.kernel, row.device, f"tree of {of}") for row, of in zip(lines(rows), inputs, strict=True)]
-    others = [phrase(reading.subject, reading.how) for reading in lines(readings)]
-    common = ["machine", "algorithm", "device"]
-    programs = pd.concat(
-        [
-            rows[common].assign(program=kernels, program_gb_per_s=rows["wall_gb_per_s"]),
-            readings[common].assign(program=others, program_gb_per_s=readings["median"]),
-        ]
+    rows = results.rows.query("device_kind == 'cpu' and strategy == 'tree'")
+    rows = rows.assign(program=[_tree_named(row) for row in lines(rows)], program_gb_per_s=rows["wall_gb_per_s"])
+    readings = results.readings.query("device_kind == 'cpu' and unit == 'GB/s'")
+    readings = readings.assign(
+        program=[phrase(reading.subject, reading.how) for reading in lines(readings)],
+        program_gb_per_s=readings["median"],
     )
+    columns = ["machine", "algorithm", "device", "program", "program_gb_per_s"]
+    programs = joined(rows[columns], readings[columns])
     programs["cores"] = (programs["device"] == REFERENCE[1]).map({True: "one core", False: "all cores"})
     best = findings.fastest(programs, "machine", "algorithm", "cores", speed="program_gb_per_s").drop(columns="device")
     return best.sort_values("cores", ascending=False, kind="stable")
+
+
+def _tree_named(row: Line) -> str:
+    return phrase(row.kernel, row.device, f"tree of {phrase(row.model, format_size(row.bytes))}")
 
 
 # Readings ------------------------------------------------------------------------------------------------------------
@@ -309,18 +309,12 @@ def _bars(results: Results) -> pd.DataFrame:
     """
     rows, readings = results.rows[results.rows["model"] != ""], results.readings
     named = labels(rows)
-    every = [
-        readings.assign(
-            kernel="",  # another program, or hashlib's processes
-            label=[
-                _label(subject, workers)
-                for subject, workers in zip(readings["subject"], readings["workers"], strict=True)
-            ],
-            **{name: readings[column] for name, column in zip(SPEED, VALUES, strict=True)},
-        ),
-        rows.assign(label=[" ".join(named[lane_of(row)].split()) for row in lines(rows)]),
-    ]
-    bars = pd.concat([frame[[*_PLACE, *SPEED, "date"]] for frame in every if not frame.empty] or [every[1][:0]])
+    programs = as_speeds(readings).assign(
+        kernel="",  # another program, or hashlib's processes
+        label=[_label(reading.subject, reading.workers) for reading in lines(readings)],
+    )
+    kernels = rows.assign(label=[" ".join(named[lane_of(row)].split()) for row in lines(rows)])
+    bars = joined(*(frame[[*_PLACE, *SPEED, "date"]] for frame in (programs, kernels)))
     bars = bars.sort_values("date", kind="stable").drop_duplicates(["model", "algorithm", "label"], keep="last")
     bars = bars.assign(nbytes=[MODELS[name].nbytes for name in bars["model"]])
     referenced = bars.merge(_references(bars), on="algorithm", suffixes=("", "_reference"))

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from hashbench.bench.experiment import SEED, Point, Skip, room
-from hashbench.bench.frames import SPEED, VALUES, Results, lines
+from hashbench.bench.frames import SPEED, VALUES, Results, as_speeds, joined, lines
 from hashbench.bench.measurement import make_inputs, measure
 from hashbench.bench.output_check import check_output
 from hashbench.bench.readings import Reading
@@ -283,14 +283,9 @@ def _variants(results: Results) -> pd.DataFrame:
     rows = results.rows[(results.rows["kernel"] == KERNEL) & (results.rows["device_kind"] == "gpu")]
     rows = rows[(rows["algorithm"] == ALGORITHM) & (rows["strategy"] == "batched") & (rows["chunk_size"] == CHUNK_SIZE)]
     readings = results.readings[results.readings["subject"].isin(FORMS)]
-    with_units = readings.assign(
-        variant=readings["subject"],
-        matrix=True,
-        **{name: readings[column] for name, column in zip(SPEED, VALUES, strict=True)},
-    )
+    with_units = as_speeds(readings).assign(variant=readings["subject"], matrix=True)
     without = rows.assign(matrix=False, conditions=[_conditions(nbytes) for nbytes in rows["bytes"]])
-    parts = [part[_OF_VARIANT] for part in (without, with_units) if not part.empty]
-    every = pd.concat(parts or [without[_OF_VARIANT]])
+    every = joined(without[_OF_VARIANT], with_units[_OF_VARIANT])
     best = fastest(every[~every["matrix"].astype(bool)], *GPU, "conditions")
     best = best[[*GPU, "conditions", "gb_per_s"]].rename(columns={"gb_per_s": "without"})
     both = every.merge(best, on=[*GPU, "conditions"])
