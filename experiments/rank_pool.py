@@ -125,10 +125,8 @@ def _serve(
         os.environ.setdefault(f"{name}_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     if begin:
         begin(rank)
-    import torch
     import torch.distributed as dist
 
-    torch.set_num_threads(1)  # more would wait for each other, and for those of other ranks
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count, timeout=timeout)
     while True:
         try:

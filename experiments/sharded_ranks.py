@@ -159,6 +159,9 @@ def _take_gpu(rank: int) -> None:
 def _take_core(rank: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    import torch
+
+    torch.set_num_threads(1)  # others would wait for each other on the rank's core
 
 
 def _answer(rank: int, case: Case | Files, kind: str) -> Answer:

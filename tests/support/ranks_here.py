@@ -20,4 +20,10 @@ def ranks_here(count: int, timeout: timedelta = TIMEOUT) -> RankPool:
     context.set_forkserver_preload(["sharded_cases"])
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # the server has no other way to find it
         forkserver.ensure_running()
-    return RankPool(count, context, timeout=timeout)
+    return RankPool(count, context, begin=_one_thread, timeout=timeout)
+
+
+def _one_thread(rank: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
