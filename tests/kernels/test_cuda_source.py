@@ -121,14 +121,14 @@ def registers_of(groups: int) -> int:
 
 
 @pytest.mark.covers("nvrtc")
-@pytest.mark.parametrize(("algorithm", "variant", "architecture"), programs())
+@pytest.mark.parametrize(("algorithm", "variant", "architecture"), list(programs()))
 def test_the_source_compiles_without_spills(algorithm: str, variant: str, architecture: int) -> None:
     """With the kernels beyond the contract where these are used as they are: "sliced" for sm_90."""
     groups = dict.fromkeys(functions(ALGORITHMS[algorithm], variant), 3)
     source = device_source(ALGORITHMS[algorithm], variant)
     if (variant, architecture) == ("sliced", 90):
         nodes = blocks(ALGORITHMS[algorithm], variant)["NODE_BLOCKS"]
-        groups |= {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": 3}
+        groups |= {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": 3, "let_pass": 3}
         source = short_trees.program(ALGORITHMS[algorithm], variant, "confined.h", "short_trees.h", "portions.h")
     log = compiler_log(source, architecture)
     found = reports(log)
