@@ -15,19 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from hashbench.kernels.contract import Buffer, Bytes, Unavailable, Work, check_call
+from hashbench.kernels.beyond import build
+from hashbench.kernels.contract import Buffer, Bytes, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.kernels.layout import GROUP_SIZE, WARP_SIZE
-from hashbench.kernels.short_trees import MOST_LEAVES, program
-from hashbench.kernels.working_directory import outside_working_directory
+from hashbench.kernels.short_trees import MOST_LEAVES
 
-_POSTED, _DONE, _ACTIVE, _PORTION, _ARRIVED, _INSIDE, _STOPPED, _WORDS = range(8)
+_POSTED, _DONE, _ACTIVE, _PORTION, _ARRIVED, _INSIDE, _STOPPED, _LAUNCHES, _WORDS = range(9)
 
 _QUEUE = 2
 """Pieces that are posted at a time."""
 
 _LOOK = 1e-4
 """Seconds between two looks whether something is done."""
+
+_RESTED = 0.7
+"""The share of the time for which something was last waited for, in which nobody looks."""
 
 _KEPT: list[Portions] = []
 """All of them: graphs that captured launches refer to their memory."""
@@ -41,7 +44,7 @@ class Portions:
         chunk_size: bytes of a chunk.
         blocks: how many blocks of each chunk a portion compresses.
         groups: of threads in a launch, an even number.
-        patience: seconds that the workload has for something to end.
+        patience: seconds from one portion to the next after which the workload is taken to be idle.
 
     Attributes:
         capacity: how many segments are hashed at a time.
@@ -52,38 +55,44 @@ class Portions:
         Unavailable: the GPU is not one of NVIDIA's.
     """
 
-    @outside_working_directory()
-    def __init__(self, kernel: CupyCuda, chunk_size: int, blocks: int, groups: int, patience: float = 1.0) -> None:
-        cupy = kernel.cupy
-        if cupy.cuda.runtime.is_hip:
-            raise Unavailable("work can be carried in portions on NVIDIA's GPUs alone")
+    def __init__(self, kernel: CupyCuda, chunk_size: int, blocks: int, groups: int, patience: float = 0.1) -> None:
+        self._hash, self._let_pass = build(kernel, "portions.h", "hash_portion", "let_pass")
         check_call("leaves", [], chunk_size)
         if blocks < 1 or groups < 2 or groups % 2:
-            raise ValueError(f"portions of {blocks} blocks in {groups} groups are not accepted")
+            raise ValueError(
+                f"portions of {blocks!r} blocks in {groups!r} groups are not accepted: pass at least one block, and an "
+                "even number of groups"
+            )
         self.kernel, self.chunk_size, self.patience = kernel, chunk_size, patience
         self._groups, self.capacity = groups, groups // 2
         with kernel.cuda_device:
-            module = cupy.RawModule(code=program(kernel.algorithm, kernel.variant, "portions.h"))
-            self._hash, self._let_pass = module.get_function("hash_portion"), module.get_function("let_pass")
-            self._branch = cupy.cuda.Stream(non_blocking=True)
-            pinned = cupy.cuda.alloc_pinned_memory(4)
-        self._told = np.frombuffer(pinned, np.uint32, 1)
-        self._told[0] = self._posted = 0
+            self._branch = kernel.cupy.cuda.Stream(non_blocking=True)
+            pinned = kernel.cupy.cuda.alloc_pinned_memory(8)
+        self._told = np.frombuffer(pinned, np.uint32, 2)  # the last piece that was hashed, and the launches
+        self._told[:] = self._posted = 0
         self._lost: set[int] = set()
+        self._idle_at: int | None = None
+        self._waited = 0.0
+        self._to_join = False
         self.withdrawn = 0
         self._progress = kernel.put(np.zeros(_WORDS, np.uint32).view(np.uint8))
         self._tables = kernel.put(np.zeros((_QUEUE, 1 + 3 * self.capacity), np.uint64).view(np.uint8).reshape(-1))
         self._states = kernel.allocate(groups * GROUP_SIZE * kernel.algorithm.block_size // 2)
+        self._schedules = kernel.schedules(chunk_size + 1)
         self._arguments = (
             np.uint64(self._progress.address),
             np.uint64(self._tables.address),
             np.uint64(chunk_size),
             np.uint32(blocks),
+            np.uint64(self._schedules.address),
             np.uint64(self._states.address),
             np.uint64(pinned.ptr),
             np.uint32(1),
         )
         _KEPT.append(self)
+        self.carry(None, 1e-9)  # loads both functions, which may be forbidden while a stream is captured
+        self.join(None)
+        self._branch.synchronize()
 
     def carry(self, stream: Any, after: float = 0.0) -> None:
         """Enqueues a portion that runs beside what is enqueued on the stream next, or captures it into its graph.
@@ -91,7 +100,7 @@ class Portions:
         Portions run one after another: streams and graphs that carry them may not run at the same time.
 
         Args:
-            stream: the workload's.
+            stream: the workload's; None for the kernel's own.
             after: seconds that pass before.
         """
         cupy, stream = self.kernel.cupy, self.kernel.queue_for(stream)
@@ -99,18 +108,27 @@ class Portions:
             here = cupy.cuda.Event(disable_timing=True)
             here.record(stream)
             self._branch.wait_event(here)
+            self._to_join = True
             with self._branch:
                 if after:
                     self._let_pass((1,), (WARP_SIZE,), (np.uint32(1e9 * after),))
                 self._hash((self._groups,), (GROUP_SIZE,), self._arguments)
 
     def join(self, stream: Any) -> None:
-        """Makes the stream wait for the portions up to now. A capture must end so."""
+        """Makes the stream wait for the portions since the last call. A capture must end so."""
+        if not self._to_join:
+            return
+        self._to_join = False
         cupy, stream = self.kernel.cupy, self.kernel.queue_for(stream)
         with self.kernel.cuda_device:
             here = cupy.cuda.Event(disable_timing=True)
             here.record(self._branch)
             stream.wait_event(here)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the workload has carried nothing since something had to be taken back."""
+        return self._idle_at == int(self._told[1])
 
     def prepare(self, segments: Sequence[Buffer], chunk_size: int) -> Work:
         """Prepares the digests of segments' leaves, as the strategy "leaves". The caller keeps the segments alive.
@@ -146,12 +164,18 @@ class Portions:
         return not lost
 
     def _wait(self, piece: int) -> None:
-        end = monotonic() + self.patience
+        begin = since = monotonic()
+        launches = int(self._told[1])
+        rest = _RESTED * self._waited
         while self._left(piece):
-            if monotonic() > end:
+            now = monotonic()
+            if launches != (launches := int(self._told[1])):
+                since = now
+            elif now - since > self.patience:
                 self._withdraw()
                 return
-            sleep(_LOOK)
+            sleep(max(_LOOK, rest))
+            rest, self._waited = 0.0, monotonic() - begin
 
     def _left(self, piece: int) -> bool:
         """Whether a piece was not told yet."""
@@ -166,7 +190,7 @@ class Portions:
         self._lost |= {piece for piece in pieces if self._left(piece)}
         for word, value in ((_ACTIVE, 0), (_PORTION, 0), (_DONE, self._posted)):
             self._write(word, value)
-        self._told[0] = self._posted
+        self._told[0], self._idle_at = self._posted, int(self._told[1])
         self._write(_STOPPED, 0)
 
     def _write(self, word: int, value: int) -> None:

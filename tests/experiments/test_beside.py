@@ -141,4 +141,7 @@ def test_pieces_are_the_weights_in_order() -> None:
 
 
 def test_a_schedule_says_what_it_is() -> None:
-    assert Schedule(multiprocessors=4, rate=14, free=8).name == "4 SMs, 56MiB at 14 GB/s, products leave 8 free"
+    assert Schedule(multiprocessors=4, rate=14).name == "4 SMs, 56MiB at 14 GB/s"
+    (carried,) = beside._carried((66, 9), rate=14, behind=True)
+    assert carried.name == "in the workload's graph, 66 groups, 9 blocks, behind values, at 14 GB/s"
+    assert carried.piece == 33 * beside.SLICE

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cupy_here import ON_HIP
+from cupy_on_host import cupy_on_host
 
-from hashbench.kernels import Unavailable
+from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.portions import Portions
 from hashbench.kernels.short_trees import MOST_LEAVES
 
@@ -104,9 +105,53 @@ def test_what_is_taken_back_is_not_read_again_and_the_next_is_right(cupy_kernel:
                 np.testing.assert_array_equal(work.digests(), expected)
         assert place.withdrawn
         place.patience, place.withdrawn = 30.0, 0
+        assert not place.idle or carries_again(place)
         works[0].run()
         np.testing.assert_array_equal(works[0].digests(), expected)
     assert place.withdrawn == 0
+
+
+@pytest.mark.covers("cuda-source-on-host")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_source_on_the_host_too(algorithm: str) -> None:
+    kernel = cupy_on_host(algorithm)
+    data = kernel.random(300 * 192, 5)
+    segments = [data[3:3], data[1:], data[: 129 * 192], data[3 : 3 + 192]]
+    segments = [segment[: MOST_LEAVES * 192] for segment in segments]
+    expected = kernel.leaves(segments, 192)
+    for blocks in (1, 2, 100):
+        place = Portions(kernel, 192, blocks, 8, patience=30.0)
+        works = [place.prepare(segments, 192), place.prepare(segments[2:], 192)]
+        with Carrier(place):
+            for work in works:
+                work.start()
+            for work, right in zip(works, (expected, expected[-130:]), strict=True):
+                work.wait()
+                np.testing.assert_array_equal(work.digests(), right)
+        assert (place.withdrawn, place.idle) == (0, False)
+
+
+@pytest.mark.covers("cuda-source-on-host")
+def test_an_idle_workload_is_waited_for_in_vain_and_noticed_when_it_works_again() -> None:
+    kernel = cupy_on_host("sha256")
+    segments = [kernel.random(200, 5)]
+    place = Portions(kernel, 64, 1, 2, patience=0.01)
+    work = place.prepare(segments, 64)
+    work.start()
+    place.carry(None)  # decides that the next hashes
+    place.carry(None)  # the first of two portions
+    work.wait()
+    np.testing.assert_array_equal(work.digests(), kernel.leaves(segments, 64))
+    assert (place.withdrawn, place.idle) == (1, True)
+    place.carry(None)
+    assert not place.idle
+    place.patience = 30.0
+    work.start()
+    for _ in range(3):
+        place.carry(None)
+    work.wait()
+    np.testing.assert_array_equal(work.digests(), kernel.leaves(segments, 64))
+    assert place.withdrawn == 1
 
 
 @pytest.mark.covers("cupy")
