@@ -417,7 +417,7 @@ class Bench:
     ) -> Iterator[tuple[Steps, Steps, float]]:
         with ExitStack() as stack:
             start, carrying = self._starter(schedule, stack)
-            beside = alone if carrying is None else self._carrying(step, schedule, carrying)
+            beside = alone if carrying is None else self._carrying_graph(step, schedule, carrying)
             for _ in range(self._rounds):
                 before = alone.run(SECONDS)
                 with start() as hashing:
@@ -442,7 +442,7 @@ class Bench:
         carrying = None if place is None else partial(_carrying, place, self._stream)
         return lambda: Hashing(self._works[schedule], schedule.piece, rate), carrying
 
-    def _carrying(self, step: Callable[[], None], schedule: Schedule, carrying: _Carrying) -> Graph:
+    def _carrying_graph(self, step: Callable[[], None], schedule: Schedule, carrying: _Carrying) -> Graph:
         """The workload's graph, which carries portions."""
         after = 0.0 if schedule.behind else AFTER
 

@@ -26,11 +26,8 @@ _POSTED, _DONE, _ACTIVE, _PORTION, _ARRIVED, _INSIDE, _STOPPED, _LAUNCHES, _WORD
 _QUEUE = 2
 """Pieces that are posted at a time."""
 
-_LOOK = 1e-4
+_LOOK = 2e-4
 """Seconds between two looks whether something is done."""
-
-_RESTED = 0.7
-"""The share of the time for which something was last waited for, in which nobody looks."""
 
 _KEPT: list[Portions] = []
 """All of them: graphs that captured launches refer to their memory."""
@@ -72,7 +69,6 @@ class Portions:
         self._told[:] = self._posted = 0
         self._lost: set[int] = set()
         self._idle_at: int | None = None
-        self._waited = 0.0
         self._to_join = False
         self.withdrawn = 0
         self._progress = kernel.put(np.zeros(_WORDS, np.uint32).view(np.uint8))
@@ -164,9 +160,7 @@ class Portions:
         return not lost
 
     def _wait(self, piece: int) -> None:
-        begin = since = monotonic()
-        launches = int(self._told[1])
-        rest = _RESTED * self._waited
+        launches, since = int(self._told[1]), monotonic()
         while self._left(piece):
             now = monotonic()
             if launches != (launches := int(self._told[1])):
@@ -174,8 +168,7 @@ class Portions:
             elif now - since > self.patience:
                 self._withdraw()
                 return
-            sleep(max(_LOOK, rest))
-            rest, self._waited = 0.0, monotonic() - begin
+            sleep(_LOOK)
 
     def _left(self, piece: int) -> bool:
         """Whether a piece was not told yet."""
