@@ -67,9 +67,6 @@ SLICE = MiB
 PIECES = 24
 """Launches that are prepared, over different weights."""
 
-TOGETHER = 800 * MiB
-"""Bytes over which the trees are computed together, where the workload's graph carries portions."""
-
 
 @dataclass(frozen=True)
 class Goal:
@@ -95,9 +92,9 @@ class Schedule:
         rate: GB/s that are aimed at; None launches without rest.
         together: of how many launches one launch more computes the trees; 1 computes them with each.
         kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
-        blocks: of each chunk in a portion.
         groups: of threads in a portion, which the workload's own graph carries; 0 if it carries none.
-        behind: whether a portion begins behind the product that makes values, not `AFTER` its beginning.
+        blocks: of each chunk in a portion.
+        products: beside which of each layer's matrix products a portion begins; of `PRODUCTS`.
     """
 
     piece: int = PIECE
@@ -105,9 +102,9 @@ class Schedule:
     rate: float | None = None
     together: int = 1
     kind: str = "thread"
-    blocks: int = 0
     groups: int = 0
-    behind: bool = False
+    blocks: int = 0
+    products: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -115,8 +112,8 @@ class Schedule:
         who = {"thread": "", "process": "another process, ", "monitor": "Monitor, "}[self.kind]
         if self.groups:
             aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
-            place = ", behind values" if self.behind else ""
-            return f"{who}in the workload's graph, {self.groups} groups, {self.blocks} blocks{place}{aim}"
+            place = " and ".join(self.products)
+            return f"{who}in the workload's graph, {self.groups} groups, {self.blocks} blocks, beside {place}{aim}"
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
         trees = ", trees of many together" if self.together > 1 else ""
@@ -134,30 +131,28 @@ def _few(*counts: int, rate: float | None = None) -> tuple[Schedule, ...]:
 
 
 def _carried(
-    *portions: tuple[int, int], rate: float | None = None, behind: bool = False, kind: str = "thread"
+    *portions: tuple[int, int], beside: Sequence[str], rate: float | None = None, kind: str = "thread"
 ) -> tuple[Schedule, ...]:
-    """The workload's graph carries portions of so many groups and blocks; a piece has half a slice for each group."""
+    """The workload's graph carries portions of so many groups and blocks; a piece has two slices for each group."""
     return tuple(
-        Schedule(piece, None, rate, max(1, TOGETHER // piece), kind, blocks, groups, behind)
+        Schedule(2 * groups * SLICE, rate=rate, kind=kind, groups=groups, blocks=blocks, products=tuple(beside))
         for groups, blocks in portions
-        for piece in [groups // 2 * SLICE]
     )
 
 
+PRODUCTS = {"values": "self_attn.v_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+"""Modules of a layer, by what they compute or do."""
+
 AFTER = 5e-6
-"""Seconds from where a portion could begin, before the product that makes values, until it does: the product has its
-multiprocessors then, and the portion takes others, and goes on beside the small kernels before attention."""
+"""Seconds from where a product could begin until a portion does: the product has its multiprocessors then, and the
+portion takes others."""
 
 _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *_carried((66, 9), (132, 4), (132, 13), (264, 7)),
-        *_carried((132, 4), (264, 2), (528, 3), (792, 2), behind=True),
-        *_carried((66, 8), (132, 8), (132, 11), (132, 17), (198, 9), (198, 11), (264, 8)),
-        *_carried((66, 9), rate=14),
-        *_carried((132, 13), rate=1),
-        *_carried((132, 8), rate=14, kind="monitor"),
+        *_carried((32, 9), (44, 11), beside=["down"]),
+        *_carried((32, 9), beside=["down"], rate=14, kind="monitor"),
         _MONITOR,
         *_all(14, 16, 24, together=PIECES),
         *_all(50, 16, 24, together=PIECES),
@@ -169,7 +164,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
-        *_carried((66, 9), (132, 13)),
+        *_carried((32, 9), beside=["down"]),
         *_all(14, 16, together=PIECES),
         *_all(50, 16, together=PIECES),
         *_all(14, 16),
@@ -177,7 +172,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_few(4, rate=14),
         _MONITOR,
     ),
-    PREFILL: (*_carried((132, 13)), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
+    PREFILL: (*_carried((32, 9), beside=["down"]), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
 }
 """The schedules beside each workload: those that lose least or were near to it, the cheapest first."""
 
@@ -301,27 +296,25 @@ class Startable(Protocol):
 
 
 @dataclass
-class _WithTrees:
-    """A work, and then the trees over what it and others have computed, whose roots are compared.
+class _Checked:
+    """Works of which the first is started, and the others follow; and whether the last one's result is right.
 
     Attributes:
-        work: the last before the trees.
-        trees: over the leaves.
-        expected: the roots.
-        wrong: whether they were others.
+        works: in order.
+        expected: what the last computes.
+        wrong: whether it was another.
     """
 
-    work: Work
-    trees: Work
+    works: Sequence[Work]
     expected: Any
     wrong: bool = False
 
     def start(self) -> None:
-        self.work.start()
+        self.works[0].start()
 
     def wait(self) -> float:
-        seconds = self.work.wait() + self.trees.run()
-        self.wrong |= bool((self.trees.digests() != self.expected).any())
+        seconds = self.works[0].wait() + sum(work.run() for work in self.works[1:])
+        self.wrong |= bool((self.works[-1].digests() != self.expected).any())
         return seconds
 
 
@@ -424,7 +417,7 @@ class Bench:
                     sleep(0.02)
                     yield before, beside.run(SECONDS), hashing.speed()
         for work in self._works.get(schedule, ()):
-            if isinstance(work, _WithTrees) and work.wrong:
+            if isinstance(work, _Checked) and work.wrong:
                 raise VerificationError(f"{schedule.name}: wrong roots")
 
     def _starter(self, schedule: Schedule, stack: ExitStack) -> tuple[_Start, _Carrying | None]:
@@ -444,10 +437,10 @@ class Bench:
 
     def _carrying_graph(self, step: Callable[[], None], schedule: Schedule, carrying: _Carrying) -> Graph:
         """The workload's graph, which carries portions."""
-        after = 0.0 if schedule.behind else AFTER
+        products = [PRODUCTS[name] for name in schedule.products]
 
         def carried() -> None:
-            with carrying() as portion, self._decoder.calling(lambda: portion(after), behind=schedule.behind):
+            with carrying() as portion, self._decoder.calling(lambda: portion(AFTER), products):
                 step()
 
         return Graph(carried, self._stream)
@@ -457,12 +450,16 @@ class Bench:
         from hashbench.kernels.portions import Portions
 
         assert isinstance(self._kernel, CupyCuda)
-        return Portions(self._kernel, CHUNK_SIZE, schedule.blocks, schedule.groups)
+        return Portions(self._kernel, CHUNK_SIZE, schedule.groups, schedule.blocks)
 
     def _prepared(self, schedule: Schedule) -> Sequence[Startable]:
-        """Works over the weights, of which the first is checked."""
+        """Works over the weights: each result is checked, or the first one's before anything is timed."""
         of = _whole_slices if schedule.groups else _pieces
         pieces = list(islice(of(self._decoder.model, schedule.piece), PIECES))
+        if (place := self._portions.get(schedule)) is not None:
+            return [
+                _Checked([place.prepare(piece, CHUNK_SIZE)], self._kernel.tree(piece, CHUNK_SIZE)) for piece in pieces
+            ]
         if schedule.together > 1:
             return self._trees_together(schedule, pieces)
         if schedule.multiprocessors is None:
@@ -486,11 +483,9 @@ class Bench:
 
         assert isinstance(self._kernel, CupyCuda)
         works: list[Startable] = []
-        place = self._portions.get(schedule)
         for start in range(0, len(pieces), schedule.together):
             these = pieces[start : start + schedule.together]
-            prepare = place.prepare if place else partial(self._kernel.prepare, "leaves")
-            leaves = [prepare(piece, CHUNK_SIZE) for piece in these]
+            leaves = [self._kernel.prepare("leaves", piece, CHUNK_SIZE) for piece in these]
             digests = [
                 each
                 for work, piece in zip(leaves, these, strict=True)
@@ -498,7 +493,7 @@ class Bench:
             ]
             trees = ShortTrees(self._kernel).prepare(digests)
             expected = self._kernel.tree([segment for piece in these for segment in piece], CHUNK_SIZE)
-            works += [*leaves[:-1], _WithTrees(leaves[-1], trees, expected)]
+            works += [*leaves[:-1], _Checked([leaves[-1], trees], expected)]
         return works
 
     def _reading(self, workload: str, conditions: str, quantity: str, unit: str, values: Sequence[float]) -> Reading:

@@ -119,15 +119,10 @@ class Decoder:
         return step
 
     @contextmanager
-    def calling(self, call: Callable[[], None], *, behind: bool) -> Iterator[None]:
-        """A context in which each layer calls that before or behind the matrix product that makes values."""
-        products = [layer.self_attn.v_proj for layer in self.model.model.layers]
-        hooks = [
-            product.register_forward_hook(lambda *_: call())
-            if behind
-            else product.register_forward_pre_hook(lambda *_: call())
-            for product in products
-        ]
+    def calling(self, call: Callable[[], None], products: Sequence[str]) -> Iterator[None]:
+        """A context in which each layer calls that before it computes those matrix products, by the modules' names."""
+        modules = [layer.get_submodule(name) for layer in self.model.model.layers for name in products]
+        hooks = [module.register_forward_pre_hook(lambda *_: call()) for module in modules]
         try:
             yield
         finally:

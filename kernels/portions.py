@@ -1,10 +1,10 @@
-"""Digests of leaves in portions that a workload's own launches carry along, on an NVIDIA GPU.
+"""Roots of short segments in portions that a workload's own launches carry along, on an NVIDIA GPU.
 
 The workload, mostly a captured CUDA graph, has a launch of a portion at each place where it leaves much of the GPU
 idle: `Portions.carry`. A work posts what is to be hashed, and waits until the workload has carried it to its end. If
 the workload does nothing, the kernel hashes it as usual.
 
-Like `Confined` and `ShortTrees`, it stands beside the contract.
+It stands beside the contract: what it prepares is a `Work`, but it accepts only segments of up to `MOST_CHUNKS` chunks.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ import numpy as np
 from hashbench.kernels.beyond import build
 from hashbench.kernels.contract import Buffer, Bytes, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
-from hashbench.kernels.layout import GROUP_SIZE, WARP_SIZE
+from hashbench.kernels.layout import WARP_SIZE
 from hashbench.kernels.short_trees import MOST_LEAVES
+
+MOST_CHUNKS = MOST_LEAVES
+"""Chunks of a segment, each of which has a thread."""
+
+THREADS = 512
+"""Threads of a group: so many keep a multiprocessor busy, and leave others to the workload."""
 
 _POSTED, _DONE, _ACTIVE, _PORTION, _ARRIVED, _INSIDE, _STOPPED, _LAUNCHES, _WORDS = range(9)
 
@@ -39,48 +45,54 @@ class Portions:
     Args:
         kernel: hashes there.
         chunk_size: bytes of a chunk.
+        groups: of `THREADS` threads in a launch.
         blocks: how many blocks of each chunk a portion compresses.
-        groups: of threads in a launch, an even number.
         patience: seconds from one portion to the next after which the workload is taken to be idle.
 
     Attributes:
         capacity: how many segments are hashed at a time.
         withdrawn: how many pieces the workload did not carry to their end.
+        root_of_nothing: of an empty segment.
 
     Raises:
         ValueError: an argument is not accepted.
         Unavailable: the GPU is not one of NVIDIA's.
     """
 
-    def __init__(self, kernel: CupyCuda, chunk_size: int, blocks: int, groups: int, patience: float = 0.1) -> None:
-        self._hash, self._let_pass = build(kernel, "portions.h", "hash_portion", "let_pass")
-        check_call("leaves", [], chunk_size)
-        if blocks < 1 or groups < 2 or groups % 2:
+    def __init__(self, kernel: CupyCuda, chunk_size: int, groups: int, blocks: int, patience: float = 0.1) -> None:
+        self._hash, self._let_pass = build(kernel, "portions.h", "hash_portion", "let_pass", PORTION_THREADS=THREADS)
+        check_call("tree", [], chunk_size)
+        if blocks < 1 or groups < 1:
             raise ValueError(
-                f"portions of {blocks!r} blocks in {groups!r} groups are not accepted: pass at least one block, and an "
-                "even number of groups"
+                f"portions of {blocks!r} blocks in {groups!r} groups are not accepted: pass at least one of each"
             )
         self.kernel, self.chunk_size, self.patience = kernel, chunk_size, patience
-        self._groups, self.capacity = groups, groups // 2
+        self._groups, self._threads = groups, THREADS
+        self.capacity = groups * THREADS // MOST_CHUNKS
         with kernel.cuda_device:
             self._branch = kernel.cupy.cuda.Stream(non_blocking=True)
             pinned = kernel.cupy.cuda.alloc_pinned_memory(8)
         self._told = np.frombuffer(pinned, np.uint32, 2)  # the last piece that was hashed, and the launches
         self._told[:] = self._posted = 0
+        self.root_of_nothing = kernel.tree([Buffer(None, 0, 0)], chunk_size)[0]
         self._lost: set[int] = set()
         self._idle_at: int | None = None
         self._to_join = False
         self.withdrawn = 0
         self._progress = kernel.put(np.zeros(_WORDS, np.uint32).view(np.uint8))
-        self._tables = kernel.put(np.zeros((_QUEUE, 1 + 3 * self.capacity), np.uint64).view(np.uint8).reshape(-1))
-        self._states = kernel.allocate(groups * GROUP_SIZE * kernel.algorithm.block_size // 2)
-        self._schedules = kernel.schedules(chunk_size + 1)
+        self._tables = kernel.put(np.zeros((_QUEUE, 2 * self.capacity + 1), np.uint64).view(np.uint8).reshape(-1))
+        self._states = kernel.allocate(groups * THREADS * kernel.algorithm.block_size // 2)
+        of_padding, of_nodes = self._schedules = (
+            kernel.schedules(chunk_size + 1),
+            kernel.schedules(1 + 2 * kernel.algorithm.digest_size),
+        )
         self._arguments = (
             np.uint64(self._progress.address),
             np.uint64(self._tables.address),
             np.uint64(chunk_size),
             np.uint32(blocks),
-            np.uint64(self._schedules.address),
+            np.uint64(of_padding.address),
+            np.uint64(of_nodes.address),
             np.uint64(self._states.address),
             np.uint64(pinned.ptr),
             np.uint32(1),
@@ -108,7 +120,7 @@ class Portions:
             with self._branch:
                 if after:
                     self._let_pass((1,), (WARP_SIZE,), (np.uint32(1e9 * after),))
-                self._hash((self._groups,), (GROUP_SIZE,), self._arguments)
+                self._hash((self._groups,), (self._threads,), self._arguments)
 
     def join(self, stream: Any) -> None:
         """Makes the stream wait for the portions since the last call. A capture must end so."""
@@ -127,18 +139,18 @@ class Portions:
         return self._idle_at == int(self._told[1])
 
     def prepare(self, segments: Sequence[Buffer], chunk_size: int) -> Work:
-        """Prepares the digests of segments' leaves, as the strategy "leaves". The caller keeps the segments alive.
+        """Prepares the roots of segments, which the caller keeps alive.
 
         Raises:
-            TypeError, ValueError: as for `Kernel.prepare`; or there are more segments than `capacity`, or leaves of one
-                than `MOST_LEAVES`.
+            TypeError, ValueError: as for `Kernel.prepare`; or there are more segments than `capacity`, or more chunks
+                in one than `MOST_CHUNKS`.
             OutOfDeviceMemory: as for `Kernel.prepare`.
         """
-        check_call("leaves", segments, chunk_size)
+        check_call("tree", segments, chunk_size)
         if chunk_size != self.chunk_size or len(segments) > self.capacity:
             raise ValueError(f"accepted are up to {self.capacity} segments in chunks of {self.chunk_size} bytes")
-        if any(segment.nbytes > MOST_LEAVES * chunk_size for segment in segments):
-            raise ValueError(f"a segment has more than {MOST_LEAVES} chunks, which is not accepted")
+        if any(segment.nbytes > MOST_CHUNKS * chunk_size for segment in segments):
+            raise ValueError(f"a segment has more than {MOST_CHUNKS} chunks, which is not accepted")
         return _Carried(self, segments)
 
     def post(self, table: Bytes) -> int:
@@ -195,14 +207,11 @@ class _Carried(Work):
         kernel = place.kernel
         super().__init__(kernel)
         self._place, self._segments = place, segments
-        table = np.zeros(1 + 3 * place.capacity, np.uint64)
-        leaves = 0
-        for number, segment in enumerate(segments):
-            table[1 + 3 * number : 4 + 3 * number] = segment.address, segment.nbytes, leaves
-            leaves += -(-segment.nbytes // place.chunk_size)
-        size = leaves * kernel.algorithm.digest_size
-        self._digests = kernel.allocate(max(1, size))[:size]
-        table[0] = self._digests.address
+        roots = np.tile(place.root_of_nothing, max(1, len(segments)))  # which no thread computes
+        self._roots = kernel.put(roots)[: len(segments) * kernel.algorithm.digest_size]
+        table = np.zeros(2 * place.capacity + 1, np.uint64)
+        table[: 2 * len(segments)] = [number for each in segments for number in (each.address, each.nbytes)]
+        table[-1] = self._roots.address
         self._table = table.view(np.uint8)
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
@@ -211,12 +220,12 @@ class _Carried(Work):
 
         def finish() -> float:
             if not place.ended(piece):
-                usual = place.kernel.prepare("leaves", self._segments, place.chunk_size)
+                usual = place.kernel.prepare("tree", self._segments, place.chunk_size)
                 usual.run()
-                place.kernel.upload(usual.digests().reshape(-1), self._digests)
+                place.kernel.upload(usual.digests().reshape(-1), self._roots)
             return monotonic() - begin
 
         return finish
 
     def output(self) -> Buffer:
-        return self._digests
+        return self._roots

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from hashbench.hashing.packing import packed
 from hashbench.hashing.selection import devices_of
 from hashbench.kernels import Buffer, Kernel, Unavailable, Work, kernel_class
 from hashbench.merkle.rfc9162 import merkle_tree_hash
@@ -35,6 +36,9 @@ _HOST_KERNELS = ("numba-cpu", "hashlib")
 """Those that can hash in one thread of low priority, the faster first."""
 
 
+_SHORT = 16 << 20
+"""Bytes of a launch so short that what the workload launches next hardly waits."""
+
 LARGEST_CONFINED_CHUNK = 16 << 10
 """Larger chunks are too few in a slice to occupy a group of threads."""
 
@@ -43,17 +47,16 @@ LARGEST_CONFINED_CHUNK = 16 << 10
 class Portion:
     """How much of what is read the workload carries at a time, for `hashbench.torch.Monitor`.
 
-    A group hashes half a slice, 128 chunks of 4 KiB: 132 groups hash 66 MiB in 9 portions of 8 blocks.
-
     Attributes:
-        groups: of 128 threads, an even number.
-        blocks: of each chunk, 64 bytes with SHA-256 and 128 with SHA-384.
+        groups: of 512 threads, each of which hashes two slices and occupies a multiprocessor.
+        blocks: of each chunk, 64 bytes with SHA-256 and 128 with SHA-384; a chunk of 4 KiB has 65, or 33. The last
+            portion of a piece also takes the time of some 15 blocks for the trees.
         patience: seconds without a portion after which the workload is taken to be idle, and short launches read as
             usual, until it carries portions again.
     """
 
-    groups: int = 132
-    blocks: int = 8
+    groups: int = 32
+    blocks: int = 9
     patience: float = 0.1
 
 
@@ -255,7 +258,7 @@ class _OnGpu(Reader):
         self, kernel: Kernel, chunk_size: int, multiprocessors: int | None = None, portion: Portion | None = None
     ) -> None:
         self.kernel, self.chunk_size = kernel, chunk_size
-        self.piece_size = 16 << 20  # short enough that what the workload launches next hardly waits
+        self.piece_size = _SHORT
         self.confined: Confined | None = None
         self.trees: ShortTrees | None = None
         self._seconds_per_byte = 0.0
@@ -276,12 +279,13 @@ class _OnGpu(Reader):
             self.confined = Confined(kernel, multiprocessors)
             self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
             return
-        self.trees = ShortTrees(kernel)
-        self.batch = 32
         if short and portion is not None:
-            self.portions = Portions(kernel, self.chunk_size, portion.blocks, portion.groups, portion.patience)
+            self.portions = Portions(kernel, self.chunk_size, portion.groups, portion.blocks, portion.patience)
             self.piece_slices = self.portions.capacity
             self.piece_size = self.piece_slices * MOST_LEAVES * self.chunk_size
+            return
+        self.trees = ShortTrees(kernel)
+        self.batch = 32
 
     def prepare(self, ranges: Sequence[Range]) -> Reading:
         return self.once(ranges) if self.portions is None else _CarriedReading(self, ranges, self.portions)
@@ -325,7 +329,7 @@ class _GpuReading(Reading):
         self._work: Work | None = None
 
     def read(self) -> None:
-        self.roots = [root.tobytes() for root in self.run().digests()]
+        self.roots = _rows(self.run())
 
     def run(self) -> Work:
         """Hashes the ranges as they are now."""
@@ -338,6 +342,10 @@ class _GpuReading(Reading):
     def segments(self, held: Mapping[Location, torch.Tensor]) -> list[Buffer]:
         """The ranges of tensors, which the caller holds."""
         return [Buffer(None, held[place].data_ptr() + a, b - a) for place, a, b in self.ranges]
+
+
+def _rows(work: Work) -> list[bytes]:
+    return [root.tobytes() for root in work.digests()]
 
 
 class _LeavesReading(_GpuReading):
@@ -356,23 +364,23 @@ class _LeavesReading(_GpuReading):
         return leaves_of(self._digests, lengths, self.reader.chunk_size, self.reader.kernel.algorithm)
 
 
-class _CarriedReading(_LeavesReading):
-    """Reads digests of leaves in portions that the workload carries; while that is idle, in a launch of its own."""
+class _CarriedReading(_GpuReading):
+    """Reads roots in portions that the workload carries; while that is idle, in short launches."""
 
     def __init__(self, reader: _OnGpu, ranges: Sequence[Range], place: Portions) -> None:
         super().__init__(reader, ranges)
         self._place = place
 
-    def run(self) -> Work:
+    def read(self) -> None:
+        if self._place.idle:
+            parts = [self.ranges[run] for run in packed([stop - start for _, start, stop in self.ranges], _SHORT)]
+            self.roots = [root for part in parts for root in self.reader.now(part)]
+            return
         held = _hold(self.ranges)
-        if self._place.idle:  # often for long: so this work is not kept, and its memory neither
-            work = self.reader.work(self.segments(held))
-            self.reader.run(work, self.nbytes)
-            return work
         if self._work is None:
             self._work = self._place.prepare(self.segments(held), self.reader.chunk_size)
         self._work.run()
-        return self._work
+        self.roots = _rows(self._work)
 
 
 class _Gathering(Reader):

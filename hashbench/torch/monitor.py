@@ -224,8 +224,7 @@ class Monitor:
             RuntimeError: the monitor reads nothing in portions, on any device or on the current one; or it reads while
                 the stream is captured; or the capture ends before the context.
         """
-        with self._lock:
-            places = self._watch.portions
+        places = self._watch.portions  # without the lock: its owner may be waiting for a portion
         if not places:
             raise RuntimeError(
                 f"the monitor of {self.name} reads nothing in portions: pass portion=hashbench.torch.Portion(), and a "

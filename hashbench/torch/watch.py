@@ -216,8 +216,8 @@ class Watch:
 
     @property
     def portions(self) -> dict[torch.device, Portions]:
-        """What the workload carries, by device."""
-        return {device: reader.portions for (device, _), reader in self._readers.items() if reader.portions}
+        """What the workload carries, by device. Any thread may ask."""
+        return {device: reader.portions for (device, _), reader in [*self._readers.items()] if reader.portions}
 
     def oldest(self, now: float) -> float:
         """Seconds since the slice was read that has waited longest; 0 if nothing is watched."""

@@ -110,11 +110,11 @@ inline unsigned atomicInc(unsigned* word, unsigned last) {  // of one launch at 
 #endif
 #define CUDA_ON_HOST_TOGETHER(kernel) CUDA_ON_HOST_KERNEL(kernel, launch_together)
 #define CUDA_ON_HOST_KERNEL(kernel, how) \
-    if (!std::strcmp(name, #kernel)) return cuda_on_host::how(kernel, GROUP_SIZE, blocks, arguments);
+    if (!std::strcmp(name, #kernel)) return cuda_on_host::how(kernel, threads, blocks, arguments);
 
 // Defines the library's one function, which runs the kernel called `name` and returns a status. `kernels` lists them
 // all, each as CUDA_ON_HOST_ALONE(kernel), or as CUDA_ON_HOST_TOGETHER(kernel) if it has barriers.
-#define CUDA_ON_HOST_KERNELS(kernels)                                                    \
-    extern "C" int launch(const char* name, unsigned long blocks, void** arguments) {    \
-        kernels return cuda_on_host::NO_SUCH_KERNEL;                                     \
+#define CUDA_ON_HOST_KERNELS(kernels)                                                                   \
+    extern "C" int launch(const char* name, unsigned threads, unsigned long blocks, void** arguments) { \
+        kernels return cuda_on_host::NO_SUCH_KERNEL;                                                    \
     }

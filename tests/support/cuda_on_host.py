@@ -17,6 +17,7 @@ from host_memory import HostMemoryKernel
 
 from hashbench.kernels import Algorithm, Buffer, Device
 from hashbench.kernels.device_kernel import Launch
+from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
 
 _COMPILER = "g++"
@@ -62,11 +63,13 @@ def compiler_version() -> str:
     return subprocess.run([_COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
 
 
-def launch(library: ctypes.CDLL, function: str, groups: int, arguments: Iterable[Any]) -> None:
+def launch(
+    library: ctypes.CDLL, function: str, groups: int, arguments: Iterable[Any], threads: int = GROUP_SIZE
+) -> None:
     """Launches a function of a library that `compiled` returned. The arguments are NumPy's scalars."""
     values = [np.ctypeslib.as_ctypes_type(a.dtype)(int(a)) for a in arguments]  # of its own width
     pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-    if status := library.launch(function.encode(), ctypes.c_ulong(groups), pointers):
+    if status := library.launch(function.encode(), threads, ctypes.c_ulong(groups), pointers):
         raise RuntimeError(f"{function}: {_ERRORS[status]}")
 
 

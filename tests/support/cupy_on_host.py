@@ -14,7 +14,7 @@ from typing import Any
 
 from cuda_on_host import CudaOnHost, compiled, host_program, launch
 
-_KERNEL = re.compile(r"^KERNEL\(.*\)\s+(\w+)\(", re.MULTILINE)
+_KERNEL = re.compile(r"^(?:KERNEL|extern \"C\" __global__ void __launch_bounds__)\(.*\)\s+(\w+)\(", re.MULTILINE)
 
 
 class _Pinned(bytearray):
@@ -45,7 +45,7 @@ class _Module:
         self._library = ctypes.CDLL(str(compiled(host_program(code, kernels, with_barriers=kernels))))
 
     def get_function(self, name: str) -> Callable[[Sequence[int], Sequence[int], Sequence[Any]], None]:
-        return lambda groups, _, arguments: launch(self._library, name, groups[0], arguments)
+        return lambda groups, threads, arguments: launch(self._library, name, groups[0], arguments, threads[0])
 
 
 def _event(**options: Any) -> Any:
