@@ -64,6 +64,9 @@ PIECE = 56 * MiB
 """Bytes of a launch on few multiprocessors, and of their slices."""
 SLICE = MiB
 
+HALF = SLICE // 2
+"""Bytes of a slice where the workload carries portions: 128 chunks."""
+
 PIECES = 24
 """Launches that are prepared, over different weights."""
 
@@ -93,7 +96,7 @@ class Schedule:
         together: of how many launches one launch more computes the trees; 1 computes them with each.
         kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
         groups: of threads in a portion, which the workload's own graph carries; 0 if it carries none.
-        blocks: of each chunk in a portion.
+        blocks: of each chunk in a portion; None for all.
         products: beside which of each layer's matrix products a portion begins; of `PRODUCTS`.
     """
 
@@ -103,7 +106,7 @@ class Schedule:
     together: int = 1
     kind: str = "thread"
     groups: int = 0
-    blocks: int = 0
+    blocks: int | None = None
     products: tuple[str, ...] = ()
 
     @property
@@ -112,8 +115,10 @@ class Schedule:
         who = {"thread": "", "process": "another process, ", "monitor": "Monitor, "}[self.kind]
         if self.groups:
             aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
-            place = " and ".join(self.products)
-            return f"{who}in the workload's graph, {self.groups} groups, {self.blocks} blocks, beside {place}{aim}"
+            blocks = "" if self.blocks is None else f", {self.blocks} blocks"
+            return (
+                f"{who}in the workload's graph, {self.groups} groups{blocks}, beside {' and '.join(self.products)}{aim}"
+            )
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
         trees = ", trees of many together" if self.together > 1 else ""
@@ -131,12 +136,16 @@ def _few(*counts: int, rate: float | None = None) -> tuple[Schedule, ...]:
 
 
 def _carried(
-    *portions: tuple[int, int], beside: Sequence[str], rate: float | None = None, kind: str = "thread"
+    *groups: int,
+    beside: Sequence[str] = ("down",),
+    blocks: int | None = None,
+    rate: float | None = None,
+    kind: str = "thread",
 ) -> tuple[Schedule, ...]:
-    """The workload's graph carries portions of so many groups and blocks; a piece has two slices for each group."""
+    """The workload's graph carries portions of so many groups; a piece has four slices for each group."""
     return tuple(
-        Schedule(2 * groups * SLICE, rate=rate, kind=kind, groups=groups, blocks=blocks, products=tuple(beside))
-        for groups, blocks in portions
+        Schedule(4 * count * HALF, rate=rate, kind=kind, groups=count, blocks=blocks, products=tuple(beside))
+        for count in groups
     )
 
 
@@ -151,8 +160,13 @@ _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *_carried((32, 9), (44, 11), beside=["down"]),
-        *_carried((32, 9), beside=["down"], rate=14, kind="monitor"),
+        *_carried(8, 26, 27, 28),
+        *_carried(8, 26, 28, beside=["up"]),
+        *_carried(26, rate=14, kind="monitor"),
+        *_carried(52, 56, blocks=33),
+        *_carried(14, 20, 32),
+        *_carried(26, rate=14),
+        *_carried(26, rate=1),
         _MONITOR,
         *_all(14, 16, 24, together=PIECES),
         *_all(50, 16, 24, together=PIECES),
@@ -164,7 +178,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
-        *_carried((32, 9), beside=["down"]),
+        *_carried(8, 26),
         *_all(14, 16, together=PIECES),
         *_all(50, 16, together=PIECES),
         *_all(14, 16),
@@ -172,7 +186,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_few(4, rate=14),
         _MONITOR,
     ),
-    PREFILL: (*_carried((32, 9), beside=["down"]), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
+    PREFILL: (*_carried(26), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
 }
 """The schedules beside each workload: those that lose least or were near to it, the cheapest first."""
 
@@ -533,9 +547,9 @@ def _pieces(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
 
 
 def _whole_slices(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
-    """Slices of the weights in pieces of that many bytes, without those that are shorter."""
-    whole = (one for piece in _pieces(model, SLICE) for one in piece if len(one) == SLICE)
-    while len(piece := list(islice(whole, nbytes // SLICE))) == nbytes // SLICE:
+    """Slices of `HALF` of the weights in pieces of that many bytes, without those that are shorter."""
+    whole = (one for piece in _pieces(model, HALF) for one in piece if len(one) == HALF)
+    while len(piece := list(islice(whole, nbytes // HALF))) == nbytes // HALF:
         yield piece
 
 

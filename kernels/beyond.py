@@ -13,23 +13,21 @@ from hashbench.kernels.working_directory import outside_working_directory
 
 
 @cache
-def program(algorithm: Algorithm, variant: str, *names: str, **macros: int) -> str:
-    """The program with files of `kernels/device` that go beyond the contract's kernels, and with macros of theirs."""
+def program(algorithm: Algorithm, variant: str, *names: str) -> str:
+    """The program with files of `kernels/device` that go beyond the contract's kernels."""
     folder = files("hashbench.kernels") / "device"
-    lines = [f"#define {name} {value}\n" for name, value in macros.items()]
     parts = [f'#line 1 "{part}"\n{(folder / part).read_text()}' for part in ("short_tree.h", *names)]
-    return "".join([device_source(algorithm, variant), *lines, *parts])
+    return "".join([device_source(algorithm, variant), *parts])
 
 
 @outside_working_directory()
-def build(kernel: CupyCuda, name: str, *functions: str, **macros: int) -> list[Any]:
+def build(kernel: CupyCuda, name: str, *functions: str) -> list[Any]:
     """Builds device functions.
 
     Args:
         kernel: hashes on the GPU.
         name: the file in `kernels/device`.
         functions: what is launched.
-        macros: what the file needs.
 
     Returns:
         Each function, as CuPy launches it.
@@ -40,5 +38,5 @@ def build(kernel: CupyCuda, name: str, *functions: str, **macros: int) -> list[A
     if kernel.cupy.cuda.runtime.is_hip:
         raise Unavailable(f"what {name} does is for NVIDIA's GPUs alone")
     with kernel.cuda_device:
-        module = kernel.cupy.RawModule(code=program(kernel.algorithm, kernel.variant, name, **macros))
+        module = kernel.cupy.RawModule(code=program(kernel.algorithm, kernel.variant, name))
         return [module.get_function(function) for function in functions]

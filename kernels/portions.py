@@ -18,14 +18,13 @@ import numpy as np
 from hashbench.kernels.beyond import build
 from hashbench.kernels.contract import Buffer, Bytes, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
-from hashbench.kernels.layout import WARP_SIZE
-from hashbench.kernels.short_trees import MOST_LEAVES
+from hashbench.kernels.layout import GROUP_SIZE, WARP_SIZE
 
-MOST_CHUNKS = MOST_LEAVES
+MOST_CHUNKS = GROUP_SIZE
 """Chunks of a segment, each of which has a thread."""
 
-THREADS = 512
-"""Threads of a group: so many keep a multiprocessor busy, and leave others to the workload."""
+_ROUNDS = 4
+"""Segments of a piece that a group has, one after another: so many that the host has time to post the next piece."""
 
 _POSTED, _DONE, _ACTIVE, _PORTION, _ARRIVED, _INSIDE, _STOPPED, _LAUNCHES, _WORDS = range(9)
 
@@ -45,8 +44,8 @@ class Portions:
     Args:
         kernel: hashes there.
         chunk_size: bytes of a chunk.
-        groups: of `THREADS` threads in a launch.
-        blocks: how many blocks of each chunk a portion compresses.
+        groups: of threads in a launch. Each hashes a segment at a time.
+        blocks: how many blocks of each chunk a portion compresses; None for all.
         patience: seconds from one portion to the next after which the workload is taken to be idle.
 
     Attributes:
@@ -59,16 +58,17 @@ class Portions:
         Unavailable: the GPU is not one of NVIDIA's.
     """
 
-    def __init__(self, kernel: CupyCuda, chunk_size: int, groups: int, blocks: int, patience: float = 0.1) -> None:
-        self._hash, self._let_pass = build(kernel, "portions.h", "hash_portion", "let_pass", PORTION_THREADS=THREADS)
+    def __init__(
+        self, kernel: CupyCuda, chunk_size: int, groups: int, blocks: int | None = None, patience: float = 0.1
+    ) -> None:
+        self._hash, self._let_pass = build(kernel, "portions.h", "hash_portion", "let_pass")
         check_call("tree", [], chunk_size)
-        if blocks < 1 or groups < 1:
+        if groups < 1 or (blocks is not None and blocks < 1):
             raise ValueError(
                 f"portions of {blocks!r} blocks in {groups!r} groups are not accepted: pass at least one of each"
             )
         self.kernel, self.chunk_size, self.patience = kernel, chunk_size, patience
-        self._groups, self._threads = groups, THREADS
-        self.capacity = groups * THREADS // MOST_CHUNKS
+        self._groups, self.capacity = groups, groups * _ROUNDS
         with kernel.cuda_device:
             self._branch = kernel.cupy.cuda.Stream(non_blocking=True)
             pinned = kernel.cupy.cuda.alloc_pinned_memory(8)
@@ -81,7 +81,7 @@ class Portions:
         self.withdrawn = 0
         self._progress = kernel.put(np.zeros(_WORDS, np.uint32).view(np.uint8))
         self._tables = kernel.put(np.zeros((_QUEUE, 2 * self.capacity + 1), np.uint64).view(np.uint8).reshape(-1))
-        self._states = kernel.allocate(groups * THREADS * kernel.algorithm.block_size // 2)
+        self._states = kernel.allocate(groups * GROUP_SIZE * kernel.algorithm.block_size // 2)
         of_padding, of_nodes = self._schedules = (
             kernel.schedules(chunk_size + 1),
             kernel.schedules(1 + 2 * kernel.algorithm.digest_size),
@@ -90,7 +90,8 @@ class Portions:
             np.uint64(self._progress.address),
             np.uint64(self._tables.address),
             np.uint64(chunk_size),
-            np.uint32(blocks),
+            np.uint32(_ROUNDS),
+            np.uint32(blocks or chunk_size // kernel.algorithm.block_size + 1),
             np.uint64(of_padding.address),
             np.uint64(of_nodes.address),
             np.uint64(self._states.address),
@@ -120,7 +121,7 @@ class Portions:
             with self._branch:
                 if after:
                     self._let_pass((1,), (WARP_SIZE,), (np.uint32(1e9 * after),))
-                self._hash((self._groups,), (self._threads,), self._arguments)
+                self._hash((self._groups,), (GROUP_SIZE,), self._arguments)
 
     def join(self, stream: Any) -> None:
         """Makes the stream wait for the portions since the last call. A capture must end so."""

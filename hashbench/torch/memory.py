@@ -48,15 +48,14 @@ class Portion:
     """How much of what is read the workload carries at a time, for `hashbench.torch.Monitor`.
 
     Attributes:
-        groups: of 512 threads, each of which hashes two slices and occupies a multiprocessor.
-        blocks: of each chunk, 64 bytes with SHA-256 and 128 with SHA-384; a chunk of 4 KiB has 65, or 33. The last
-            portion of a piece also takes the time of some 15 blocks for the trees.
+        groups: of 128 threads. Each hashes a slice of as many chunks, and mostly has a multiprocessor of its own.
+        blocks: of each chunk, 64 bytes with SHA-256 and 128 with SHA-384; None for all, 65 or 33 of 4 KiB.
         patience: seconds without a portion after which the workload is taken to be idle, and short launches read as
             usual, until it carries portions again.
     """
 
-    groups: int = 32
-    blocks: int = 9
+    groups: int = 26
+    blocks: int | None = None
     patience: float = 0.1
 
 
@@ -271,8 +270,8 @@ class _OnGpu(Reader):
     def _read_beyond(self, kernel: CupyCuda, multiprocessors: int | None, portion: Portion | None) -> None:
         """Reads by what goes beyond the contract."""
         from hashbench.kernels.confined import Confined
-        from hashbench.kernels.portions import Portions
-        from hashbench.kernels.short_trees import MOST_LEAVES, ShortTrees
+        from hashbench.kernels.portions import MOST_CHUNKS, Portions
+        from hashbench.kernels.short_trees import ShortTrees
 
         short = self.chunk_size <= LARGEST_CONFINED_CHUNK
         if short and multiprocessors is not None:
@@ -282,7 +281,7 @@ class _OnGpu(Reader):
         if short and portion is not None:
             self.portions = Portions(kernel, self.chunk_size, portion.groups, portion.blocks, portion.patience)
             self.piece_slices = self.portions.capacity
-            self.piece_size = self.piece_slices * MOST_LEAVES * self.chunk_size
+            self.piece_size = self.piece_slices * MOST_CHUNKS * self.chunk_size
             return
         self.trees = ShortTrees(kernel)
         self.batch = 32

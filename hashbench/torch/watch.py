@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 SLICE_SIZE = 1 << 20
 """The most bytes that a finding names, except that a slice has at least one chunk."""
 
-SLICE_CHUNKS = 256
-"""The most chunks of a slice: as many as `hashbench.kernels.confined` accepts."""
+SLICE_CHUNKS, PORTION_CHUNKS = 256, 128
+"""The most chunks of a slice: as many as `hashbench.kernels.confined` and `.portions` accept."""
 
 SETTLED_AFTER = 1.0
 """Seconds after which what was read is compared, if it did not happen before because there was much."""
@@ -166,7 +166,8 @@ class Watch:
         )
         self._names, self._ignored = names, matcher(ignore)
         self._algorithm, self._chunk_size = expected.algorithm, expected.chunk_size
-        self._slice_size = slice_size(expected.chunk_size, min(SLICE_SIZE, SLICE_CHUNKS * expected.chunk_size))
+        chunks = SLICE_CHUNKS if portion is None else PORTION_CHUNKS
+        self._slice_size = slice_size(expected.chunk_size, min(SLICE_SIZE, chunks * expected.chunk_size))
         self._on_finding, self._multiprocessors, self._portion = on_finding, multiprocessors, portion
         self._schedule: Schedule[_Piece] = Schedule(period, order)
         self._readers: dict[tuple[torch.device, bool], Reader] = {}

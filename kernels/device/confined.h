@@ -45,6 +45,6 @@ hash_confined(const u64* table, u32 segments, u64 chunk_size, const words* of_pa
             store_digest(digests + leaf * DIGEST_WORDS32, state);
         }
         __syncthreads();
-        reduce_short_tree(digests, THREAD_OF_GROUP, width, width, of_nodes, roots + segment * DIGEST_WORDS32, one);
+        reduce_short_tree(digests, width, of_nodes, roots + segment * DIGEST_WORDS32, one);
     }
 }

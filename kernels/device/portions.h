@@ -1,9 +1,9 @@
 /* Roots of short segments in portions, each of which a launch beside another workload's brings: CUDA alone.
  *
- * Each SEGMENT_THREADS neighbouring threads have a segment of at most as many chunks, a chunk a thread; a group has
- * PORTION_THREADS. Each launch compresses some blocks of every chunk, from a state that is kept between launches; the
- * last also reduces the trees, in shared memory. What a launch does is decided by the last group of the one before, so
- * that all groups of a launch do the same, whenever the host writes.
+ * Each group has a segment of at most GROUP_SIZE chunks, a chunk a thread, and then the next of a few rounds. A launch
+ * compresses some blocks of every chunk, from a state that is kept between launches; the last one of a round also
+ * reduces the trees, in shared memory. What a launch does is decided by the last group of the one before, so that all
+ * groups of a launch do the same, whenever the host writes.
  *
  * `progress` has these words. The host writes POSTED, and STOPPED before it writes others. */
 #define POSTED 0   /* the number of the last piece that is to be hashed */
@@ -14,8 +14,6 @@
 #define INSIDE 5   /* how many groups may be reading, or deciding */
 #define STOPPED 6  /* nothing may be read */
 #define LAUNCHES 7 /* how many launches came to their end */
-
-#define SEGMENT_THREADS (2 * GROUP_SIZE)
 
 /* Decides what the next launch does, at the end of this one. `told` is in the host's memory: DONE, and LAUNCHES. */
 DEVICE void turn_over(volatile u32* progress, u32 portions, volatile u32* told) {
@@ -37,13 +35,13 @@ DEVICE void turn_over(volatile u32* progress, u32 portions, volatile u32* told) 
 /* `tables` has two tables, of which piece n has number n % 2: the address of each segment and its length in bytes, which
  * is 0 where there is none, and then where the roots go. `of_padding` and `of_nodes` are tables of message schedules.
  * `states` has room for a state of every thread. */
-extern "C" __global__ void __launch_bounds__(PORTION_THREADS, 1)
-hash_portion(u32* progress, const u64* tables, u64 chunk_size, u32 blocks, const words* of_padding, const words* of_nodes,
-             word* states, u32* told, u32 one) {
+KERNEL(SHA == 256 ? 5 : 3)
+hash_portion(u32* progress, const u64* tables, u64 chunk_size, u32 rounds, u32 blocks, const words* of_padding,
+             const words* of_nodes, word* states, u32* told, u32 one) {
     __shared__ u32 active, portion, piece;
-    __shared__ u32x4 trees[PORTION_THREADS * DIGEST_WORDS32 / 4];
-    const u32 portions = (u32)((block_count(chunk_size, 1) - 1) / blocks + 1);
-    if (threadIdx.x == 0) {
+    __shared__ u32x4 tree[GROUP_SIZE * DIGEST_WORDS32 / 4];
+    const u32 of_round = (u32)((block_count(chunk_size, 1) - 1) / blocks + 1);
+    if (THREAD_OF_GROUP == 0) {
         volatile u32* now = progress;
         atomicAdd(progress + INSIDE, 1);
         __threadfence();
@@ -53,35 +51,34 @@ hash_portion(u32* progress, const u64* tables, u64 chunk_size, u32 blocks, const
     }
     __syncthreads();
     if (active) {
-        const u64 threads = (u64)gridDim.x * PORTION_THREADS, thread = (u64)blockIdx.x * PORTION_THREADS + threadIdx.x;
-        const u64 segments = threads / SEGMENT_THREADS, segment = thread / SEGMENT_THREADS;
+        const u64 threads = (u64)gridDim.x * GROUP_SIZE, segments = (u64)gridDim.x * rounds;
         const u64* table = tables + piece % 2 * (2 * segments + 1);
-        u64 length = table[2 * segment + 1], begin = thread % SEGMENT_THREADS * chunk_size;
-        u32 leaf = threadIdx.x % SEGMENT_THREADS, width = (u32)((length + chunk_size - 1) / chunk_size);
-        u32* digests = (u32*)trees + (threadIdx.x - leaf) * DIGEST_WORDS32;
-        if (leaf < width) {
-            u64 rest = length - begin < chunk_size ? length - begin : chunk_size, from = (u64)portion * blocks;
+        u64 segment = portion / of_round * gridDim.x + GROUP, from = (u64)(portion % of_round) * blocks;
+        u64 length = table[2 * segment + 1], begin = THREAD_OF_GROUP * chunk_size;
+        u32 last = portion % of_round + 1 == of_round, width = (u32)((length + chunk_size - 1) / chunk_size);
+        u32* digests = (u32*)tree;
+        if (THREAD_OF_GROUP < width) {
+            u64 rest = length - begin < chunk_size ? length - begin : chunk_size;
             word state[8];
             initialise(state);
-            if (from > 0) UNROLL for (int i = 0; i < 8; ++i) state[i] = states[i * threads + thread];
+            if (from > 0) UNROLL for (int i = 0; i < 8; ++i) state[i] = states[i * threads + THREAD];
             if (from < block_count(rest, 1))
-                hash_blocks((const u8*)table[2 * segment] + begin, rest, 1, chunk_size, from, from + blocks, of_padding, 1,
-                            state, one);
-            if (portion + 1 < portions)
-                UNROLL for (int i = 0; i < 8; ++i) states[i * threads + thread] = state[i];
+                hash_blocks((const u8*)table[2 * segment] + begin, rest, 1, chunk_size, from, from + blocks, of_padding,
+                            1, state, one);
+            if (last)
+                store_digest(digests + THREAD_OF_GROUP * DIGEST_WORDS32, state);
             else
-                store_digest(digests + leaf * DIGEST_WORDS32, state);
+                UNROLL for (int i = 0; i < 8; ++i) states[i * threads + THREAD] = state[i];
         }
-        if (portion + 1 == portions) {
+        if (last && width > 0) {
             __syncthreads();
-            reduce_short_tree(digests, leaf, width, SEGMENT_THREADS, of_nodes,
-                              (u32*)table[2 * segments] + segment * DIGEST_WORDS32, one);
+            reduce_short_tree(digests, width, of_nodes, (u32*)table[2 * segments] + segment * DIGEST_WORDS32, one);
         }
     }
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) {
-        if (atomicInc(progress + ARRIVED, gridDim.x - 1) == gridDim.x - 1) turn_over(progress, portions, told);
+    if (THREAD_OF_GROUP == 0) {
+        if (atomicInc(progress + ARRIVED, gridDim.x - 1) == gridDim.x - 1) turn_over(progress, rounds * of_round, told);
         __threadfence();
         atomicSub(progress + INSIDE, 1);
     }

@@ -8,5 +8,5 @@ KERNEL(NODE_BLOCKS) reduce_short_trees(const u64* table, const words* of_nodes, 
     u32 width = (u32)table[2 * GROUP + 1];
     for (u32 i = THREAD_OF_GROUP; i < width * (DIGEST_WORDS32 / 4); i += GROUP_SIZE) tree[i] = leaves[i];
     __syncthreads();
-    reduce_short_tree((u32*)tree, THREAD_OF_GROUP, width, width, of_nodes, roots + GROUP * DIGEST_WORDS32, one);
+    reduce_short_tree((u32*)tree, width, of_nodes, roots + GROUP * DIGEST_WORDS32, one);
 }

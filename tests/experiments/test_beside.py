@@ -142,6 +142,6 @@ def test_pieces_are_the_weights_in_order() -> None:
 
 def test_a_schedule_says_what_it_is() -> None:
     assert Schedule(multiprocessors=4, rate=14).name == "4 SMs, 56MiB at 14 GB/s"
-    (carried,) = beside._carried((32, 9), beside=["values", "down"], rate=14)
+    (carried,) = beside._carried(32, blocks=9, beside=["values", "down"], rate=14)
     assert carried.name == "in the workload's graph, 32 groups, 9 blocks, beside values and down, at 14 GB/s"
-    assert carried.piece == 64 * beside.SLICE
+    assert carried.piece == 128 * beside.HALF

@@ -16,7 +16,7 @@ from build_cache import cached
 from cuda_on_host import CudaOnHost, compiled, compiler_version, host_source
 from kernel_sources import kernel_sources
 
-from hashbench.kernels import ALGORITHMS, Unavailable, beyond, portions
+from hashbench.kernels import ALGORITHMS, Unavailable, beyond
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import blocks, device_source, functions
 from hashbench.limits import disassembly
@@ -125,10 +125,10 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_kernels_beyond_the_contract_compile_without_spills(algorithm: str) -> None:
     files = ("confined.h", "short_trees.h", "portions.h")
-    log = compiler_log(beyond.program(ALGORITHMS[algorithm], "sliced", *files, PORTION_THREADS=portions.THREADS), 90)
+    log = compiler_log(beyond.program(ALGORITHMS[algorithm], "sliced", *files), 90)
     nodes = blocks(ALGORITHMS[algorithm], "sliced")["NODE_BLOCKS"]
-    whole = portions.THREADS // GROUP_SIZE
-    for function, groups in {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": whole}.items():
+    portions = {"sha256": 5, "sha384": 3}[algorithm]
+    for function, groups in {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": portions}.items():
         (found,) = (report for report in reports(log) if report[0] == function)
         _, stack, stores, loads, registers, _ = found
         assert stack == stores == loads == "0", log

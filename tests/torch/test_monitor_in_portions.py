@@ -19,7 +19,6 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: install h
 
 import hashbench.torch.memory as memory  # noqa: E402  # after what it needs is known to be there
 import hashbench.torch.watch as watching  # noqa: E402
-from hashbench.kernels import portions  # noqa: E402
 from hashbench.torch import Monitor, Portion, manifest  # noqa: E402
 
 pytestmark = pytest.mark.covers("cuda-source-on-host")
@@ -40,7 +39,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     if reason := CupyOnHost.devices()[0].unavailable:
         pytest.skip(reason)
     kernel, device = cupy_on_host("sha256"), Device()
-    monkeypatch.setattr(portions, "THREADS", 256)  # the host switches them at every barrier
     monkeypatch.setattr(watching, "SLICE_SIZE", SLICE)
     monkeypatch.setattr("hashbench.kernels.cupy_cuda.CupyCuda", CupyOnHost)
     monkeypatch.setattr(
@@ -70,7 +68,7 @@ def model() -> Any:
 
 
 def watch(watched: Any, **options: Any) -> Monitor:
-    given = {"period": 0.05, "budget": 1.0, "order": random.Random(0), "portion": Portion(2, 1, 30.0), **options}
+    given = {"period": 0.05, "budget": 1.0, "order": random.Random(0), "portion": Portion(1, 1, 30.0), **options}
     expected = manifest(deepcopy(watched), chunk_size=CHUNK)  # which looks at tensors through NumPy
     return Monitor(watched, expected, **given)
 
@@ -144,12 +142,12 @@ def test_a_piece_has_no_more_slices_than_a_portion_hashes() -> None:
     watched = model()
     monitor = watch(watched)
     sizes = [len(piece.slices) for piece in monitor._watch._schedule]
-    assert max(sizes) == place_of(monitor).capacity == 2
+    assert max(sizes) == place_of(monitor).capacity == 4
 
 
 def test_while_the_workload_pauses_it_is_read_nevertheless() -> None:
     watched = model()
-    with watch(watched, portion=Portion(2, 1, patience=0.01)) as monitor:
+    with watch(watched, portion=Portion(1, 1, patience=0.01)) as monitor:
         finish_sweeps(monitor, 2)
         assert place_of(monitor).idle
         bytes_of(watched.embedding)[0] ^= 1
@@ -193,7 +191,7 @@ def test_what_cannot_be_carried_is_refused_in_words(device: Device) -> None:
     watched = model()
     with pytest.raises(ValueError, match="not accepted together"):
         watch(watched, multiprocessors=4)
-    for portion in (Portion(0, 1), Portion(2, 0)):
+    for portion in (Portion(0, 1), Portion(1, 0)):
         with pytest.raises(ValueError, match="at least one of each"):
             watch(watched, portion=portion)
     with pytest.raises(RuntimeError, match="pass portion="), watch(watched, portion=None).carrying():
@@ -210,7 +208,7 @@ def test_what_cannot_be_carried_is_refused_in_words(device: Device) -> None:
 
 def test_a_capture_needs_a_monitor_that_does_not_read_and_ends_after_carrying(device: Device) -> None:
     watched = model()
-    monitor = watch(watched, portion=Portion(2, 1, 0.01))
+    monitor = watch(watched, portion=Portion(1, 1, 0.01))
     device.capturing = True
     with monitor:
         with pytest.raises(RuntimeError, match=r"call pause\(\) before"), monitor.carrying() as portion:

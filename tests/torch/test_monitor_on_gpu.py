@@ -23,7 +23,7 @@ pytestmark = pytest.mark.covers("torch-cuda")
 WAYS: dict[str, dict[str, Any]] = {
     "short launches": {},
     "few multiprocessors": {"multiprocessors": 4},
-    "carried": {"portion": Portion(4, 9)},
+    "carried": {"portion": Portion(4, 33)},
 }
 
 
