@@ -32,9 +32,9 @@ DEVICE void turn_over(volatile u32* progress, u32 portions, volatile u32* told) 
     progress[ACTIVE] = progress[POSTED] != progress[DONE];
 }
 
-/* `tables` has two tables, of which piece n has number n % 2: the address of each segment and its length in bytes, which
- * is 0 where there is none, and then where the roots go. `of_padding` and `of_nodes` are tables of message schedules.
- * `states` has room for a state of every thread. */
+/* `tables` has two tables, of which piece n has number n % 2: the address of each segment and its length in bytes, 0
+ * where there is none; then where the roots go. `of_padding` and `of_nodes` are tables of message schedules. `states` has
+ * room for a state of every thread. */
 KERNEL(SHA == 256 ? 5 : 3)
 hash_portion(u32* progress, const u64* tables, u64 chunk_size, u32 rounds, u32 blocks, const words* of_padding,
              const words* of_nodes, word* states, u32* told, u32 one) {
