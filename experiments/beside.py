@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, lines
 from hashbench.bench.readings import Reading
-from hashbench.bench.sweeps import CHUNK_SIZE, MiB
+from hashbench.bench.sweeps import CHUNK_SIZE, KiB, MiB
 from hashbench.experiments import beside_program, style
 from hashbench.experiments.decoder import CONTEXT, LLAMA_8B, Decoder, Graph, Steps, by_cublaslt
 from hashbench.experiments.programs import Outcomes
@@ -64,8 +64,8 @@ PIECE = 56 * MiB
 """Bytes of a launch on few multiprocessors, and of their slices."""
 SLICE = MiB
 
-HALF = SLICE // 2
-"""Bytes of a slice where the workload carries portions: 128 chunks."""
+CARRIED_CHUNKS = 128
+"""Chunks of a slice where the workload carries portions."""
 
 PIECES = 24
 """Launches that are prepared, over different weights."""
@@ -98,6 +98,7 @@ class Schedule:
         groups: of threads in a portion, which the workload's own graph carries; 0 if it carries none.
         blocks: of each chunk in a portion; None for all.
         products: beside which of each layer's matrix products a portion begins; of `PRODUCTS`.
+        chunk_size: bytes of a leaf.
     """
 
     piece: int = PIECE
@@ -108,6 +109,7 @@ class Schedule:
     groups: int = 0
     blocks: int | None = None
     products: tuple[str, ...] = ()
+    chunk_size: int = CHUNK_SIZE
 
     @property
     def name(self) -> str:
@@ -116,9 +118,9 @@ class Schedule:
         if self.groups:
             aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
             blocks = "" if self.blocks is None else f", {self.blocks} blocks"
-            return (
-                f"{who}in the workload's graph, {self.groups} groups{blocks}, beside {' and '.join(self.products)}{aim}"
-            )
+            chunks = "" if self.chunk_size == CHUNK_SIZE else f" of chunks of {format_size(self.chunk_size)}"
+            place = " and ".join(self.products)
+            return f"{who}in the workload's graph, {self.groups} groups{blocks}{chunks}, beside {place}{aim}"
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
         trees = ", trees of many together" if self.together > 1 else ""
@@ -137,15 +139,16 @@ def _few(*counts: int, rate: float | None = None) -> tuple[Schedule, ...]:
 
 def _carried(
     *groups: int,
-    beside: Sequence[str] = ("down",),
     blocks: int | None = None,
+    beside: Sequence[str] = ("down",),
+    chunk_size: int = 8 * KiB,
     rate: float | None = None,
     kind: str = "thread",
 ) -> tuple[Schedule, ...]:
     """The workload's graph carries portions of so many groups; a piece has four slices for each group."""
+    piece = 4 * CARRIED_CHUNKS * chunk_size
     return tuple(
-        Schedule(4 * count * HALF, rate=rate, kind=kind, groups=count, blocks=blocks, products=tuple(beside))
-        for count in groups
+        Schedule(count * piece, None, rate, 1, kind, count, blocks, tuple(beside), chunk_size) for count in groups
     )
 
 
@@ -160,13 +163,16 @@ _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *_carried(8, 26, 27, 28),
-        *_carried(8, 26, 28, beside=["up"]),
-        *_carried(26, rate=14, kind="monitor"),
         *_carried(52, 56, blocks=33),
-        *_carried(14, 20, 32),
-        *_carried(26, rate=14),
-        *_carried(26, rate=1),
+        *_carried(15, blocks=33),
+        *_carried(52, blocks=36),
+        *_carried(66, 72, blocks=28),
+        *_carried(44, blocks=33),
+        *_carried(52, blocks=33, rate=14, kind="monitor"),
+        *_carried(30, 52, blocks=33, chunk_size=CHUNK_SIZE),
+        *_carried(60, blocks=9, beside=["values"], chunk_size=CHUNK_SIZE),
+        *_carried(52, blocks=33, rate=14),
+        *_carried(52, blocks=33, rate=1),
         _MONITOR,
         *_all(14, 16, 24, together=PIECES),
         *_all(50, 16, 24, together=PIECES),
@@ -178,7 +184,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
-        *_carried(8, 26),
+        *_carried(15, 52, blocks=33),
         *_all(14, 16, together=PIECES),
         *_all(50, 16, together=PIECES),
         *_all(14, 16),
@@ -186,7 +192,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_few(4, rate=14),
         _MONITOR,
     ),
-    PREFILL: (*_carried(26), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
+    PREFILL: (*_carried(52, blocks=33), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
 }
 """The schedules beside each workload: those that lose least or were near to it, the cheapest first."""
 
@@ -464,12 +470,16 @@ class Bench:
         from hashbench.kernels.portions import Portions
 
         assert isinstance(self._kernel, CupyCuda)
-        return Portions(self._kernel, CHUNK_SIZE, schedule.groups, schedule.blocks)
+        return Portions(self._kernel, schedule.chunk_size, schedule.groups, schedule.blocks)
 
     def _prepared(self, schedule: Schedule) -> Sequence[Startable]:
         """Works over the weights: each result is checked, or the first one's before anything is timed."""
-        of = _whole_slices if schedule.groups else _pieces
-        pieces = list(islice(of(self._decoder.model, schedule.piece), PIECES))
+        model, chunk_size = self._decoder.model, schedule.chunk_size
+        if schedule.groups:
+            every = _whole_slices(model, CARRIED_CHUNKS * chunk_size, schedule.piece)
+        else:
+            every = _pieces(model, schedule.piece)
+        pieces = list(islice(every, PIECES))
         if (place := self._portions.get(schedule)) is not None:
             return [
                 _Checked([place.prepare(piece, CHUNK_SIZE)], self._kernel.tree(piece, CHUNK_SIZE)) for piece in pieces
@@ -546,11 +556,11 @@ def _pieces(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
                 piece, filled = [], 0
 
 
-def _whole_slices(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
-    """Slices of `HALF` of the weights in pieces of that many bytes, without those that are shorter."""
-    whole = (one for piece in _pieces(model, HALF) for one in piece if len(one) == HALF)
-    while len(piece := list(islice(whole, nbytes // HALF))) == nbytes // HALF:
-        yield piece
+def _whole_slices(model: Any, nbytes: int, piece: int) -> Iterator[list[Buffer]]:
+    """Slices of so many bytes of the weights in pieces of so many, without those that are shorter."""
+    whole = (one for part in _pieces(model, nbytes) for one in part if len(one) == nbytes)
+    while len(slices := list(islice(whole, piece // nbytes))) == piece // nbytes:
+        yield slices
 
 
 @contextmanager
@@ -568,7 +578,7 @@ def _monitored(model: Any, schedule: Schedule) -> Iterator[tuple[_Start, _Carryi
     nbytes = sum(weight.nbytes for weight in model.parameters())
     monitor = Monitor(
         model,
-        manifest(model, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE),
+        manifest(model, algorithm=ALGORITHM, chunk_size=schedule.chunk_size),
         period=1e-9 * nbytes / (schedule.rate or 1),
         budget=1.0,
         multiprocessors=schedule.multiprocessors,

@@ -54,8 +54,8 @@ class Portion:
             usual, until it carries portions again.
     """
 
-    groups: int = 26
-    blocks: int | None = None
+    groups: int = 52
+    blocks: int | None = 33
     patience: float = 0.1
 
 

@@ -153,8 +153,8 @@ def capture(monitor: Monitor, x: Any) -> Any:
     graph = torch.cuda.CUDAGraph()
     # In the usual mode, the memory that the monitor's thread allocates would end the capture before it is refused.
     with torch.cuda.graph(graph, capture_error_mode="relaxed"), monitor.carrying() as portion:
+        x.add_(1)  # before, since PyTorch warns of graphs that are empty
         portion()
-        x.add_(1)
     return graph
 
 
