@@ -18,7 +18,7 @@ from build_cache import cached
 from cuda_on_host import CudaOnHost, compiled, compiler_version, host_source
 from kernel_sources import kernel_sources
 
-from hashbench.kernels import ALGORITHMS, Unavailable, short_trees
+from hashbench.kernels import ALGORITHMS, Unavailable, beyond
 from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import blocks, device_source, functions
 from hashbench.limits import disassembly
@@ -127,9 +127,9 @@ def test_the_source_compiles_without_spills(algorithm: str, variant: str, archit
     groups = dict.fromkeys(functions(ALGORITHMS[algorithm], variant), 3)
     source = device_source(ALGORITHMS[algorithm], variant)
     if (variant, architecture) == ("sliced", 90):
-        nodes = blocks(ALGORITHMS[algorithm], variant)["NODE_BLOCKS"]
-        groups |= {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": 3, "let_pass": 3}
-        source = short_trees.program(ALGORITHMS[algorithm], variant, "confined.h", "short_trees.h", "portions.h")
+        nodes, portions = blocks(ALGORITHMS[algorithm], variant)["NODE_BLOCKS"], {"sha256": 5, "sha384": 3}[algorithm]
+        groups |= {"hash_confined": nodes, "reduce_short_trees": nodes, "hash_portion": portions, "let_pass": 1}
+        source = beyond.program(ALGORITHMS[algorithm], variant, "confined.h", "short_trees.h", "portions.h")
     log = compiler_log(source, architecture)
     found = reports(log)
     assert {name for name, *_ in found} == groups.keys(), log
