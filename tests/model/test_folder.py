@@ -44,12 +44,11 @@ def test_defaults_leave_out_what_tools_leave_behind(tmp_path: Path) -> None:
         ".cache/huggingface/x",
         ".cache/other",
         ".DS_Store",
-        "sub/._model",
-        "x._y",
+        "sub/._model.safetensors",  # a loader may find it
     )
     listing = list_folder(tmp_path, Exclusions(DEFAULT))
-    assert [file.name for file in listing.files] == [".cache/other", "x._y"]
-    assert listing.excluded == (".DS_Store", ".cache/huggingface", ".git", "sub/._model", "sub/.git")
+    assert [file.name for file in listing.files] == [".cache/other", "sub/._model.safetensors"]
+    assert listing.excluded == (".DS_Store", ".cache/huggingface", ".git", "sub/.git")
 
 
 @pytest.mark.parametrize(
