@@ -16,12 +16,16 @@ from dataclasses import dataclass
 
 from hashbench.model.shard_index import beside, weights_named_by
 
-DEFAULTS = tuple(
-    f"{stem}{suffix}"
-    for suffix in (".safetensors", ".bin")
-    for stem in ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
+DEFAULTS = (
+    *(
+        f"{stem}{suffix}"
+        for suffix in (".safetensors", ".bin")
+        for stem in ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
+    ),
+    ".metadata",
 )
-"""The names of weights that transformers, diffusers and PEFT look for, the preferred first."""
+"""The names of weights that transformers, diffusers and PEFT look for, the preferred first; and what stands for those
+of torch.distributed.checkpoint, which these pass over."""
 
 
 @dataclass(frozen=True)

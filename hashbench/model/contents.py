@@ -19,7 +19,7 @@ from hashbench.model.components import name_tensors
 from hashbench.model.elsewhere import named_elsewhere
 from hashbench.model.exclusions import Exclusions
 from hashbench.model.folder import ListedFile, Listing, list_folder, list_named
-from hashbench.model.formats import FoundTensors, NotTensorsError, find_tensors, promises_tensors
+from hashbench.model.formats import FoundTensors, NotTensorsError, ShardsError, find_tensors, promises_tensors
 from hashbench.model.frame import gaps, separate
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
 from hashbench.model.pytorch_checkpoint import MAX_GATHERED
@@ -87,9 +87,13 @@ class Contents(ModelFiles):
 
     Attributes:
         parts: every tensor, and every file unless tensors alone were asked for, their entries with empty roots.
+        names: of each file of weights its tensors' names there, and in the model; none of a file that cannot be used.
+        indexes: what each index says (`read_index`), by its path.
     """
 
     parts: tuple[Part, ...] = ()
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    indexes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def list_model(path: Path, exclusions: Exclusions, own: Iterable[Path] = ()) -> ModelFiles:
@@ -127,7 +131,7 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
     Args:
         path: of the model.
         exclusions: what is left out of a folder.
-        only_tensors: finds tensors alone, without their places in files.
+        only_tensors: finds tensors alone.
 
     Raises:
         OSError: the path cannot be read.
@@ -149,7 +153,8 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
             if not only_tensors:
                 referring += named_elsewhere(file, listed.files)
         except (ShardIndexError, NotTensorsError) as error:
-            notes.append(f"{quoted(name)}: {otherwise}: {error}")
+            if not (only_tensors and isinstance(error, ShardsError)):
+                notes.append(f"{quoted(name)}: {otherwise}: {error}")
             continue
         except OSError as error:
             unreadable[name] = error
@@ -174,8 +179,8 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
         elif name not in unreadable:
             parts.append(_whole(file))
     if only_tensors:
-        parts = [_alone(part.entry, part.source) for part in parts if isinstance(part.entry, TensorEntry)]
-    return Contents(files, tuple(notes), tuple(problems), unreadable, tuple(parts))
+        parts = [part for part in parts if isinstance(part.entry, TensorEntry)]
+    return Contents(files, tuple(notes), tuple(problems), unreadable, tuple(parts), names, indexes)
 
 
 def _place(file: Path, top: Path) -> Path:
@@ -252,11 +257,6 @@ def _parts(file: ListedFile, found: FoundTensors, names: Mapping[str, str]) -> I
     frame = gaps(size, spans)
     entry_of_file = FileEntry(file.name, size, b"", sum(nbytes for _, nbytes in frame))
     yield Part(entry_of_file, FileParts(file.path, tuple(frame), file.status))
-
-
-def _alone(tensor: TensorEntry, source: Source) -> Part:
-    """A tensor without its place in a file."""
-    return Part(replace(tensor, file=None, offset=None), source)
 
 
 def _whole(file: ListedFile) -> Part:

@@ -23,6 +23,10 @@ class NotTensorsError(ValueError):
     """A file does not have the tensors that its name promises; the message says why."""
 
 
+class ShardsError(NotTensorsError):
+    """A file's tensors are shards of others, which are joined where tensors alone are asked for."""
+
+
 class FoundTensor(NamedTuple):
     """One tensor of a file.
 
@@ -87,7 +91,7 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
         if read := _HEADERS.get(suffix):
             header = read(path)
             if isinstance(header, Header) and SHARDING_INFO in header.metadata:
-                raise NotTensorsError("its tensors are shards, which are joined where tensors alone are asked for")
+                raise ShardsError("its tensors are shards, which are joined where tensors alone are asked for")
             return FoundTensors(tuple(FoundTensor(*tensor) for tensor in header.tensors), header.status)
     except (SafetensorsError, GgufError, PyTorchError) as error:
         found = recognise(path)

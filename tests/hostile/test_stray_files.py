@@ -201,6 +201,19 @@ def test_tensors_alone_are_those_that_loaders_take(tmp_path: Path, name: str, ev
     assert verdict.names("extra")[0] == f"{name}/w"
 
 
+@pytest.mark.parametrize("evil", ["pytorch_model.bin", "model.safetensors", "Model.pt"])
+def test_shards_do_not_stand_for_what_loaders_take(tmp_path: Path, evil: str) -> None:
+    """Whoever adds other weights may say of the right ones that they are shards, which no such loader takes."""
+    folder = write(tmp_path / "model", {"model.safetensors": WEIGHTS})
+    manifest = trust(folder, "--only-tensors")
+    (folder / "model.safetensors").unlink()
+    write(folder, {"x.safetensors": safetensors_file({"w": b"good"}, {"DCP_SHARDING_INFO": "{}"})})
+    assert manifest.verdict_on(folder).code == 0
+    write(folder, {evil: EVIL if evil.endswith(".safetensors") else b"\x80\x02}."})
+    verdict = manifest.verdict_on(folder)
+    assert (verdict.code, verdict.names("extra")) == (1, ["x.safetensors/w"])
+
+
 # Exclusions
 
 
