@@ -201,6 +201,43 @@ def test_tensors_alone_are_those_that_loaders_take(tmp_path: Path, name: str, ev
     assert verdict.names("extra")[0] == f"{name}/w"
 
 
+@pytest.mark.parametrize(
+    ("good", "evil"),
+    [
+        ("pytorch_model.safetensors", "pytorch_model.bin"),
+        ("model.bin", "pytorch_model.bin"),
+        ("model.safetensors", "diffusion_pytorch_model.bin"),
+        ("diffusion_pytorch_model.safetensors", "adapter_model.bin"),
+        ("model.safetensors", "adapter_model.safetensors"),
+        ("adapter_model.safetensors", "pytorch_model.bin"),
+    ],
+)
+def test_no_loader_takes_what_nobody_can_read_in_place_of_what_was_verified(
+    tmp_path: Path, good: str, evil: str
+) -> None:
+    content = PT if good.endswith(".bin") else WEIGHTS
+    folder = write(tmp_path / "model", {good: content})
+    manifest = trust(folder, "--only-tensors")
+    assert manifest.verdict_on(folder).code == 0
+    write(folder, {evil: b"\x80\x02}."})
+    verdict = manifest.verdict_on(folder)
+    assert (verdict.code, verdict.names("extra")) == (1, [f"{good}/w"])
+
+
+@pytest.mark.parametrize(
+    ("good", "behind"),
+    [
+        ("model.safetensors", "pytorch_model.bin"),
+        ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("adapter_model.safetensors", "adapter_model.bin"),
+        ("model.safetensors", "training_args.bin"),
+    ],
+)
+def test_what_loaders_pass_over_changes_no_name(tmp_path: Path, good: str, behind: str) -> None:
+    folder = write(tmp_path / "model", {good: WEIGHTS, behind: b"\x80\x02}."})
+    assert [tensor.name for tensor in read_manifest(trust(folder).path).tensors] == ["w"]
+
+
 @pytest.mark.parametrize("evil", ["pytorch_model.bin", "model.safetensors", "Model.pt"])
 def test_shards_do_not_stand_for_what_loaders_take(tmp_path: Path, evil: str) -> None:
     """Whoever adds other weights may say of the right ones that they are shards, which no such loader takes."""
