@@ -33,6 +33,8 @@ _TAKEN_BEFORE = {
 }
 """What the loader that looks for a file takes instead, if it is there."""
 
+_LOOKED_FOR = {*_TAKEN_BEFORE, *_TAKEN_BEFORE.values()}
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -155,7 +157,7 @@ def _default(groups: list[_Group], tensors: Mapping[str, Collection[str]]) -> _G
         return None
     name = alike[0].weights
     unknown = {group.weights for group in groups if not any(tensors[file] for file in group.files)}
-    if any(other in DEFAULTS and _TAKEN_BEFORE.get(other) != name for other in unknown - {name}):
+    if any(other in _LOOKED_FOR and _TAKEN_BEFORE.get(other) != name for other in unknown - {name}):
         return None
     return min(alike, key=lambda group: (group.path.rpartition("/")[2] != name, group.path))
 

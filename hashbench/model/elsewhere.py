@@ -21,7 +21,8 @@ from hashbench.model.shard_index import beside
 from hashbench.model.strict_json import StrictJsonError, loads, quoted
 
 _MAX_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
-_MAX_CONFIG = 16 << 20  # bytes of a configuration that is read
+_MAX_CONFIG = 4 << 20  # bytes of a configuration that is read
+_MAX_VALUES = 1 << 18
 _MAX_DEPTH = 64
 _SHOWN = 8  # names in one line
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
@@ -53,7 +54,7 @@ def _of_configuration(name: str, path: Path) -> Iterator[str]:
     if b'"auto_map"' not in data and b'"base_model_name_or_path"' not in data:
         return
     try:
-        content = loads(data, max_depth=_MAX_DEPTH, floats=True)
+        content = loads(data, max_depth=_MAX_DEPTH, floats=True, max_values=_MAX_VALUES)
     except StrictJsonError:
         return
     if not isinstance(content, dict):

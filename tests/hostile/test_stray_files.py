@@ -231,6 +231,7 @@ def test_no_loader_takes_what_nobody_can_read_in_place_of_what_was_verified(
         ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
         ("adapter_model.safetensors", "adapter_model.bin"),
         ("model.safetensors", "training_args.bin"),
+        ("model.safetensors", "model.bin"),  # of CTranslate2
     ],
 )
 def test_what_loaders_pass_over_changes_no_name(tmp_path: Path, good: str, behind: str) -> None:
