@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +15,13 @@ import hashbench
 from hashbench.cli.exit_codes import CHECK_FAILED
 from hashbench.cli.messages import say
 from hashbench.cli.options import device_option, json_option, kernel_option, quiet_option
+from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
 from hashbench.model.manifest import Manifest, read_manifest
 from hashbench.model.report import Report, bounded
+from hashbench.model.strict_json import loads
 
 if TYPE_CHECKING:
     from hashbench.trust.attestation import Provider, Verdict
@@ -97,7 +99,7 @@ def attest(
     from hashbench.trust import nvidia, tsm
     from hashbench.trust.attestation import attest as make
     from hashbench.trust.bundles import MAX_SIZE as MAX_SIGNATURE
-    from hashbench.trust.evidence import parse_nonce, write_evidence
+    from hashbench.trust.evidence import check_folder, parse_nonce, write_evidence
     from hashbench.trust.trust_error import TrustError
 
     if model and factory:
@@ -107,6 +109,7 @@ def attest(
     if extend_register and provider == "simulated":
         raise click.UsageError("--extend-register is for a trust domain of Intel TDX")
     verifiers_nonce = parse_nonce(nonce)
+    check_folder(output)
     platform_evidence = _provider(provider, collateral, pccs, certificates, platform)
     if provider != "simulated" and (reason := tsm.unavailable()):
         raise TrustError(f"{reason}; --provider simulated makes evidence for tests")
@@ -180,6 +183,8 @@ def appraise(
 
     if svr_key and not svr:
         raise click.UsageError("--svr-key is of --svr")
+    if svr:
+        check_output(svr, "verification result", _is_result)
     key = read_private_key(svr_key) if svr_key else None
     root = read_certificates(simulated_root)[0] if simulated_root else None
     files = read_evidence(folder)
@@ -197,6 +202,22 @@ def appraise(
             say(line)
     if not found.ok:
         context.exit(CHECK_FAILED)
+
+
+def _is_result(path: Path) -> bool:
+    """Whether an existing file is a simple verification result, signed or not: it may be replaced."""
+    from hashbench.trust.dsse import envelope_of
+    from hashbench.trust.statements import MAX_SIZE, SVR, parse_statement
+    from hashbench.trust.trust_error import TrustError
+
+    data = read_regular(path, MAX_SIZE + 1)
+    with suppress(KeyError, TypeError, ValueError):  # it is no envelope
+        data = envelope_of(loads(data, max_depth=4)).payload
+    try:
+        parse_statement(data, SVR)
+    except TrustError:
+        return False
+    return True
 
 
 def _provider(
@@ -245,7 +266,15 @@ def _verified(
         return None, None
     tensors = _made(factory)
     report = hashbench.torch.verify(tensors, manifest, component=component)
-    return Verdict(report.ok, "gpu memory" if _on_gpu(tensors) else "host memory"), report
+    return Verdict(report.ok, _place(tensors, report.expected), component), report
+
+
+def _place(tensors: Any, expected: Manifest) -> str:
+    """Where the tensors are that were compared: by their memory, whatever a state dict would say."""
+    from hashbench.torch.held import held
+
+    kinds = {found.device.type for found in held(tensors, expected=expected.by_name.keys()).tensors.values()}
+    return "gpu memory" if kinds == {"cuda"} else "host memory"
 
 
 def _made(factory: str) -> Any:
@@ -258,10 +287,3 @@ def _made(factory: str) -> Any:
     except (ModuleNotFoundError, AttributeError) as error:
         raise click.UsageError(f"{factory} cannot be imported: {error}") from None
     return function()
-
-
-def _on_gpu(tensors: Any) -> bool:
-    """Whether all tensors of a model are in GPU memory."""
-    state = tensors.state_dict() if hasattr(tensors, "state_dict") else tensors
-    kinds: Sequence[str] = [value.device.type for value in state.values() if hasattr(value, "device")]
-    return bool(kinds) and all(kind == "cuda" for kind in kinds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,8 @@ def _roots(top: Path) -> list[Path]:
 
 def _problem_of_name(name: str) -> str | None:
     """What is wrong with a name; None if nothing is."""
+    if not name.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
+        return f"its name would be read as {encoding}, as this locale has it: set PYTHONUTF8=1"
     try:
         name.encode()
     except UnicodeEncodeError:

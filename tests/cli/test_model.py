@@ -189,7 +189,7 @@ def test_what_is_left_out_is_recorded_and_printed(run: Run, folder: Path) -> Non
     code, output, errors = run("manifest", folder, "-o", path, "--ignore", "notes*.txt")
     assert (code, errors) == (0, "excluded: '.DS_Store', '.git', 'notes[1].txt', 'sub/notes.txt'\n")
     manifest = read_manifest(path)
-    assert manifest.exclusions == (".DS_Store", "._*", ".cache/huggingface", ".git", "notes*.txt")
+    assert manifest.exclusions == (".DS_Store", ".cache/huggingface", ".git", "notes*.txt")
     assert [file.path for file in manifest.files] == sorted(FILES)
     assert run("verify", folder, path) == (0, f"verified: {output}", errors)
     assert "the pattern '../x' is not accepted" in the_error(run("manifest", folder, "--ignore", "../x"))

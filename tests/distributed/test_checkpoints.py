@@ -84,6 +84,16 @@ def test_a_flipped_bit_is_found(saved: Path) -> None:
     assert hashbench.verify(saved, expected, kernel="hashlib").differs == ("a",)
 
 
+@pytest.mark.parametrize(
+    ("name", "named"), [("model.safetensors", {"other", ".metadata/a", ".metadata/b"}), ("x.pt", {"a", "b"})]
+)
+def test_a_checkpoint_does_not_stand_for_other_weights_of_its_folder(saved: Path, name: str, named: set[str]) -> None:
+    expected = tensors_of(saved)
+    save_file({"other": torch.ones(2)}, saved / name)  # x.pt is no checkpoint, and no loader's default
+    assert {tensor.name for tensor in tensors_of(saved).tensors} == named
+    assert hashbench.verify(saved, expected, kernel="hashlib").ok == (name == "x.pt")
+
+
 def test_all_bytes_of_a_checkpoint_are_covered_as_files(saved: Path) -> None:
     whole = hashbench.manifest(saved, kernel="hashlib")
     assert {entry.path for entry in whole.files} == {path.name for path in saved.iterdir()}

@@ -53,7 +53,8 @@ def test_a_kernel_that_does_not_start_is_replaced_by_the_next(monkeypatch: pytes
         choose()
 
 
-def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     model, output = tmp_path / "model", tmp_path / "output"
     output.mkdir()
     model.write_bytes(b"content")
@@ -73,8 +74,8 @@ def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> N
         assert process.stdout.readline() == b"hashing\n"
         assert list(output.iterdir())  # the leaf hashes, under a temporary name
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         process.wait(30)
         assert time.monotonic() - began < 30
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     assert list(output.iterdir()) == []
