@@ -36,6 +36,8 @@ LENGTH_BYTES = 2 * WORD_BYTES
 LANES, LANE_STRIDE = METHOD.lanes, WORD_BYTES * METHOD.lane_stride
 _PLACES = [WORD_BYTES * place for place in METHOD.places]
 
+LINE, FETCHED = sha2_llvm.LINE, sha2_llvm.AHEAD + sha2_llvm.LINE
+
 LEAF_TAG, NODE_TAG, PADDING = 0, 1, 0x80
 MADE_BYTES = 2 * BLOCK_BYTES
 
@@ -84,6 +86,17 @@ def _store(typing_context: Any, address: Any, number: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(int64, int64), generate
+
+
+@_intrinsic
+def _prefetch(typing_context: Any, address: Any) -> Any:
+    """Brings the line at an address, which need not exist, to the processor's first cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sha2_llvm.prefetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(int64), generate
 
 
 @_intrinsic
@@ -302,7 +315,10 @@ def hash_slots(
                 start = (slot - _load(firsts + 8 * segment)) * chunk_size
                 nbytes = min(chunk_size, _load(lengths + 8 * segment) - start)
                 tag = tagged if nbytes else 0  # the root of the empty tree has no tag
-                _begin_chunk(lane, made, _load(addresses + 8 * segment) + start, nbytes, tag)
+                data = _load(addresses + 8 * segment) + start
+                _begin_chunk(lane, made, data, nbytes, tag)
+                for line in range(0, FETCHED, LINE):  # of the chunk that the lane is likely to get next
+                    _prefetch(data + LANES * chunk_size + line)
             elif slot + (step >> 1) < following:
                 _begin_node(lane, made, digest, digest + (step >> 1) * DIGEST_BYTES)
             else:
