@@ -586,4 +586,4 @@ def _draw_bar(panel: Axes, place: float, way: Line, stages: dict[str, Any]) -> N
     if alone:
         panel.plot([max(alone)] * 2, [place - 0.45, place + 0.45], **_BOUND)
     style.error_bar(panel, place, [getattr(way, name) for name in VALUES])
-    style.write_value(panel, place, _seconds(way.median), end=max(left, way.q3))
+    style.write_value(panel, place, _seconds(way.median), end=max(left, way.q3, *alone))

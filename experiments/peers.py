@@ -100,7 +100,11 @@ class Quote:
     source: str
 
 
-QUOTES = (Quote("cuPQC-Hash", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"),)
+_CUPQC = "NVIDIA, cuPQC SDK 0.4.1, messages of 8 KB, 7 April 2026: nvidia.github.io/cuPQC/blogs/hash-rates"
+QUOTES = (
+    Quote("cuPQC-Hash", "sha256", "RTX PRO 6000", 672.0, _CUPQC),
+    Quote("cuPQC SHA-512", "sha384", "RTX PRO 6000", 646.0, _CUPQC),  # which differs in constants alone
+)
 
 QUICK = Effort(openssl_runs=3, openssl_seconds=1, file_runs=3, file_size=256 * MiB, hashcat_runs=1)
 FULL = Effort(openssl_runs=5, openssl_seconds=3, file_runs=5, file_size=1 * GiB, hashcat_runs=3)

@@ -68,7 +68,7 @@ results_option = click.option(
     help="Measure rows of only this algorithm. Readings are taken of both.",
 )
 @click.option("--again", is_flag=True, help="Measure points again that have rows of this commit.")
-@click.option("--machine", "machine_name", help="Name of the machine's folder.  [default: after its main device]")
+@click.option("--machine", "machine_name", help="Name of the machine's folder.  [default: after its GPU or processor]")
 @results_option
 @click.pass_context
 def bench(

@@ -229,9 +229,10 @@ def _facts(description: Mapping[str, Any]) -> Facts:
     """What a reader wants to know about a machine, leaving out what its description lacks."""
     cpu = description.get("cpu", {})
     facts = [
-        ("processor", cpu.get("name")),
+        ("processor", _processor(cpu)),
         ("cores", _cores(cpu)),
         ("SHA instructions", ", ".join(cpu.get("sha_instructions", ())) or "none"),
+        ("vector instructions", ", ".join(cpu.get("vector_instructions", ())) or "none"),
         ("memory", _gigabytes(description.get("memory_bytes"))),
         *(fact for gpu in description.get("gpus", ()) for fact in _gpu_facts(gpu)),
         ("system", description.get("os")),
@@ -239,6 +240,13 @@ def _facts(description: Mapping[str, Any]) -> Facts:
         ("packages", ", ".join(f"{name} {version}" for name, version in description.get("packages", {}).items())),
     ]
     return [(name, str(value)) for name, value in facts if value]
+
+
+def _processor(cpu: Mapping[str, Any]) -> str | None:
+    """Its name, and what tells it from others of that name."""
+    parts = [f"{part} {cpu[part]}" for part in ("family", "model", "stepping") if cpu.get(part) is not None]
+    name = cpu.get("name")
+    return f"{name} ({', '.join(parts)})" if name and parts else name
 
 
 def _cores(cpu: Mapping[str, Any]) -> str | None:

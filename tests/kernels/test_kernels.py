@@ -318,6 +318,8 @@ def test_memory_is_one_digest_a_leaf(
 ) -> None:
     whole = device_kernel.put(painted(64 * sum(counts)))
     segments = [whole[64 * sum(counts[:i]) :][: 64 * n] for i, n in enumerate(counts)]
+    for nbytes in (64, 0):  # makes the tables that a kernel keeps
+        device_kernel._hashed(strategy, [device_kernel.put(painted(nbytes))], 64)
     allocated: list[int] = []
     allocate = device_kernel.allocate
 
