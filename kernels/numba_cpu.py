@@ -187,7 +187,7 @@ class _NumbaWork(Work):
         if len(self._cuts) > 1:
             parts = pairwise(self._cuts)
             run = map if self._kernel.workers is None or len(self._cuts) == 2 else self._kernel.workers.map
-            for _ in run(lambda part: self._hash_part(*part, int(self._of_leaves), self._within), parts):
+            for _ in run(lambda part: self._hash_part(part[0], part[1], int(self._of_leaves), self._within), parts):
                 pass
             if self._levels > self._within:
                 self._hash_part(0, self._cuts[-1], self._within + 1, self._levels)

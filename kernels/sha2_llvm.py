@@ -371,7 +371,7 @@ class _Avx512Zen5(_Avx512):
     """For AMD's Zen 5, which begins four operations in a clock and takes two clocks for each."""
 
     def _round(self, b: Any, state: Values, sum_of_two: Any) -> Values:
-        """A round with an operation more. From one e or a to the next, three operations wait for each other, not four."""
+        """A round with an operation more. From one e or a to the next, three wait for each other instead of four."""
         a, bb, c, d, e, f, g, h = state
         early = b.add(b.add(b.add(h, sum_of_two), d), self._choice(b, e, f, g))
         next_e = b.add(early, self._big_sigma(b, e, self.sha.big_sigma_1))
