@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, change
 from hashbench.model.components import name_tensors
-from hashbench.model.elsewhere import named_elsewhere
+from hashbench.model.elsewhere import named_elsewhere, whole_cache
 from hashbench.model.exclusions import Exclusions
 from hashbench.model.folder import ListedFile, Listing, list_folder, list_named
 from hashbench.model.formats import FoundTensors, NotTensorsError, ShardsError, find_tensors, promises_tensors
@@ -165,6 +165,7 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
             files[name] = replace(file, status=tensors.status or file.status)
     if path.is_dir():
         problems += islice(_missing_shards(indexes, files), _SHOWN)
+        notes += filter(None, [whole_cache(files)])
     elif not only_tensors:
         notes += _of_one_file(indexes, referring)
     notes += referring

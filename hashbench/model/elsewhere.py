@@ -49,6 +49,14 @@ def named_elsewhere(file: ListedFile, files: Collection[str]) -> Iterator[str]:
         yield from _of_split(file.name, split, files)
 
 
+def whole_cache(files: Collection[str]) -> str | None:
+    """What is to be said if files are those of a repository in a Hugging Face cache, with all its revisions."""
+    inside = {name.partition("/")[0] for name in files}
+    if inside >= {"blobs", "snapshots"}:
+        return "this is a repository in a Hugging Face cache, with all its revisions: name the folder of a snapshot"
+    return None
+
+
 def _of_configuration(name: str, path: Path) -> Iterator[str]:
     data = read_regular(path, _MAX_CONFIG)
     if b'"auto_map"' not in data and b'"base_model_name_or_path"' not in data:

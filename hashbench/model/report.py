@@ -96,18 +96,21 @@ class Report:
 
     def _differing(self) -> Iterator[str]:
         """Lines of what differs. Many tensors of the same other dtype, as after a conversion, have one."""
-        expected = self.expected.by_name
-        texts = {name: self._difference(expected[name], self.found[name]) for name in self.differs}
+
+        def text(name: str) -> str:
+            return self._difference(self.expected.by_name[name], self.found[name])
+
         converted: defaultdict[str, list[str]] = defaultdict(list)
-        for name, text in texts.items():
-            if text.startswith("dtype "):
-                converted[text].append(name)
-        together = {text: names for text, names in converted.items() if len(names) >= _GROUP}
+        for name in self.differs:
+            if (how := text(name)).startswith("dtype "):
+                converted[how].append(name)
+        together = {how: names for how, names in converted.items() if len(names) >= _GROUP}
         yield from bounded(
-            [f"differs: {len(names):,} tensors, such as {_shown(names[0])}: {text}" for text, names in together.items()]
+            [f"differs: {len(names):,} tensors, such as {_shown(names[0])}: {how}" for how, names in together.items()]
         )
-        single = [name for name, text in texts.items() if text not in together]
-        yield from _up_to("differs", single, lambda name: f"{_shown(name)}: {texts[name]}")
+        told = set().union(*together.values())
+        single = [name for name in self.differs if name not in told]
+        yield from _up_to("differs", single, lambda name: f"{_shown(name)}: {text(name)}")
 
     def _with_tensors(self, name: str) -> str:
         """How many tensors a file has, for which there are no lines of their own."""

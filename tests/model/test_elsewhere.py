@@ -59,6 +59,10 @@ CASES: dict[str, tuple[Files, list[str]]] = {
             for name in ("config.json", "spiece.model")
         ],
     ),
+    "a whole cache": (
+        {"blobs/1": b"1", "refs/main": b"1", "snapshots/1/config.json": b"{}"},
+        ["this is a repository in a Hugging Face cache"],
+    ),
     "nothing": (
         {
             "config.json": config(auto_map={"AutoModel": "modeling.Model"}, base_model_name_or_path="x"),
@@ -76,6 +80,6 @@ CASES: dict[str, tuple[Files, list[str]]] = {
 def test_what_is_elsewhere_is_told(tmp_path: Path, case: str) -> None:
     files, expected = CASES[case]
     write(tmp_path, files)
-    notes = [note for note in read_contents(tmp_path, Exclusions(DEFAULT)).notes if note.startswith("not ")]
+    notes = [note for note in read_contents(tmp_path, Exclusions(DEFAULT)).notes if not note.startswith("'")]
     assert len(notes) == len(expected)
     assert all(note.startswith(said) for note, said in zip(notes, expected, strict=True))
