@@ -14,7 +14,7 @@ import click
 import hashbench
 from hashbench.cli.exit_codes import CHECK_FAILED
 from hashbench.cli.messages import say
-from hashbench.cli.options import device_option, json_option, kernel_option, quiet_option
+from hashbench.cli.options import PATH, device_option, json_option, kernel_option, quiet_option
 from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
@@ -26,14 +26,12 @@ from hashbench.model.strict_json import loads
 if TYPE_CHECKING:
     from hashbench.trust.attestation import Provider, Verdict
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("attest")
-@click.option("--manifest", "manifest_path", type=_path, required=True, help="The model's manifest.")
+@click.option("--manifest", "manifest_path", type=PATH, required=True, help="The model's manifest.")
 @click.option("--nonce", required=True, help="The verifier's nonce: 16 to 64 bytes in hexadecimal digits.")
-@click.option("-o", "--output", type=_path, required=True, help="The folder to write the evidence to.")
-@click.option("--model", type=_path, help="Verify this model on disk.")
+@click.option("-o", "--output", type=PATH, required=True, help="The folder to write the evidence to.")
+@click.option("--model", type=PATH, help="Verify this model on disk.")
 @click.option(
     "--module",
     "factory",
@@ -41,21 +39,19 @@ _path = click.Path(path_type=Path)
     help="Verify in memory what this function of an installed Python module returns: a torch module or its tensors.",
 )
 @click.option("--component", default="", help="With --module: the component of the model that it is.")
-@click.option("--signature", type=_path, help="The model's signature, which then goes with the evidence.")
+@click.option("--signature", type=PATH, help="The model's signature, which then goes with the evidence.")
 @click.option(
     "--provider",
     type=click.Choice(["tdx", "snp", "simulated"]),
     help="The platform; default: the one that this machine is.",
 )
 @click.option("--no-gpu", "without_gpu", is_flag=True, help="Do not ask NVIDIA's driver for evidence of GPUs.")
-@click.option(
-    "--collateral", type=_path, help="For TDX: a file of collateral, which the verifier may also have itself."
-)
+@click.option("--collateral", type=PATH, help="For TDX: a file of collateral, which the verifier may also have itself.")
 @click.option("--pccs", metavar="URL", help="For TDX: get the collateral from this service, over the network.")
-@click.option("--certificates", type=_path, help="For SEV-SNP: the chain in PEM; default: what the platform gives.")
+@click.option("--certificates", type=PATH, help="For SEV-SNP: the chain in PEM; default: what the platform gives.")
 @click.option(
     "--platform",
-    type=_path,
+    type=PATH,
     help="For the simulated platform: the folder of its root and key, made if it is not there.",
 )
 @click.option("--extend-register", is_flag=True, help="For TDX: first extend RTMR3 with the root. It cannot be undone.")
@@ -140,14 +136,14 @@ def attest(
 
 
 @click.command("appraise")
-@click.argument("folder", type=_path)
+@click.argument("folder", type=PATH)
 @click.option("--nonce", required=True, help="The nonce that the attester was given, in hexadecimal digits.")
-@click.option("--policy", "policy_path", type=_path, required=True, help="What is asked (policy.schema.json).")
+@click.option("--policy", "policy_path", type=PATH, required=True, help="What is asked (policy.schema.json).")
 @click.option("--at", metavar="TIME", help="The time for which to answer, such as 2026-11-26T12:00:00Z; default: now.")
-@click.option("--collateral", type=_path, help="Collateral of TDX that the verifier has itself.")
-@click.option("--simulated-root", type=_path, help="The root of a simulated platform, to accept it. For tests.")
-@click.option("--svr", type=_path, help="Also write a simple verification result (in-toto) to this file.")
-@click.option("--svr-key", type=_path, help="Sign it with this private key: the file is then a DSSE envelope.")
+@click.option("--collateral", type=PATH, help="Collateral of TDX that the verifier has itself.")
+@click.option("--simulated-root", type=PATH, help="The root of a simulated platform, to accept it. For tests.")
+@click.option("--svr", type=PATH, help="Also write a simple verification result (in-toto) to this file.")
+@click.option("--svr-key", type=PATH, help="Sign it with this private key: the file is then a DSSE envelope.")
 @json_option
 @quiet_option
 @click.pass_context

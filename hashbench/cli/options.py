@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -47,6 +48,19 @@ class _HexType(click.ParamType):  # type: ignore[type-arg]  # generic only in so
             self.fail(f"{quoted(value)} is not {self._what}: write hexadecimal digits", param, ctx)
         return bytes.fromhex(value)
 
+
+class _PathType(click.Path):
+    """A path, which is not empty: an unset variable of a script must not mean the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "":
+            self.fail("an empty path is not accepted: write . for the working directory", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _PathType(path_type=Path)
+"""A path of any kind."""
 
 SIZE = _SizeType()
 """A size in bytes, such as 4KiB."""

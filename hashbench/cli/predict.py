@@ -19,6 +19,7 @@ from hashbench.bench.frames import Line, Results, together
 from hashbench.bench.records import check_writable
 from hashbench.bench.results import ROWS, found_machine_folders, rows_files
 from hashbench.bench.text_table import Columns, Table, print_table
+from hashbench.cli.options import PATH
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
@@ -47,7 +48,7 @@ from hashbench.limits.static_model import FORMAT, Prediction
 )
 @click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("results"),
     show_default=True,
     help="The folder of results. Its rows check the predictions.",

@@ -5,6 +5,8 @@ Nothing of a model is executed. Headers, indexes and descriptions of tensors are
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -34,6 +36,17 @@ Files = Mapping[str, ListedFile]
 
 class ModelError(ValueError):
     """A model cannot be used as it is on disk; the message names the file and says why."""
+
+
+def named_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a caller names a model by.
+
+    Raises:
+        FileNotFoundError: it is empty, which `Path` would take for the working directory.
+    """
+    if not os.fspath(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
+    return Path(path)
 
 
 def check_same_files(before: Files, now: Files) -> None:
