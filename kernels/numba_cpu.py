@@ -83,7 +83,7 @@ class NumbaCpu(HostKernel):
 
     The variants are the processor's own instructions, its vectors, and plain code. Where a processor has no
     instructions for an algorithm, the first is the same as the second; where it has no vectors, as the third. Vectors
-    of 512 bits leave the few messages that cannot fill half of them to the instructions.
+    of 512 bits leave up to four messages to the instructions.
     """
 
     name = "numba-cpu"
