@@ -7,7 +7,7 @@ is, in the device's memory; or copy it back and hash it on the host. All must gi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -41,7 +41,7 @@ from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import FASTEST_FIRST
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, Lane, Part, Stage, kernel_class
 from hashbench.report.findings import Check, ClaimExperiment, Finding, algorithm_title, worst
 
 IN_PLACE_SHARE = 0.10
@@ -369,10 +369,21 @@ class _Idle(Stage):
     """A stage whose uploads copy nothing."""
 
     def __init__(self, stage: Stage) -> None:
-        self.host = stage.host
+        self.buffer, self._stage = stage.buffer, stage
+
+    @property
+    def host(self) -> Bytes:
+        return self._stage.host
 
     def upload(self, nbytes: int) -> Buffer:
-        return Buffer(self.host, 0, nbytes)
+        return self.buffer[:nbytes]
+
+
+class _IdleLane(Lane):
+    """A lane that copies nothing."""
+
+    def send(self, parts: Iterable[Part]) -> None:
+        pass
 
 
 class _Reader:
@@ -386,6 +397,10 @@ class _Reader:
 
     def stage(self, nbytes: int) -> Stage:
         return _Idle(self._kernel.stage(nbytes))
+
+    def lane(self, nbytes: int) -> Lane | None:
+        lane = self._kernel.lane(nbytes)
+        return lane and _IdleLane(np.frombuffer(lane.block, np.uint8))
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -134,26 +134,32 @@ class _SharedStage(Stage):
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
         dpctl = _load().module
-        self._memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
-        self.host = np.frombuffer(self._memory, dtype=np.uint8)
+        memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
+        self.buffer = Buffer(memory, memory._pointer, nbytes)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return np.frombuffer(self.buffer.owner, dtype=np.uint8)
 
     def upload(self, nbytes: int) -> Buffer:
-        return Buffer(self._memory, self._memory._pointer, nbytes)
+        return self.buffer[:nbytes]
 
 
 class _CopyStage(Stage):
     """Host USM, which the device's copy engine reads at full speed, and device USM."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
-        dpctl = _load().module
         self._queue = kernel.queue
-        self._memory = dpctl.memory.MemoryUSMHost(nbytes, queue=self._queue)
-        self._buffer = kernel.allocate(nbytes)
-        self.host = np.frombuffer(self._memory, dtype=np.uint8)
+        self._memory = _load().module.memory.MemoryUSMHost(nbytes, queue=self._queue)
+        self.buffer = kernel.allocate(nbytes)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return np.frombuffer(self._memory, dtype=np.uint8)
 
     def upload(self, nbytes: int) -> Buffer:
-        self._queue.memcpy(self._buffer.owner, self._memory, nbytes)
-        return self._buffer[:nbytes]
+        self._queue.memcpy(self.buffer.owner, self._memory, nbytes)
+        return self.buffer[:nbytes]
 
 
 class DpnpSycl(DeviceKernel):

@@ -253,6 +253,22 @@ def test_stage(kernel: Kernel, nbytes: int) -> None:
         check(kernel, "tree", [buffer], [content.tobytes()], 64)
 
 
+@pytest.mark.parametrize("nbytes", [4096, 100_000])
+def test_a_lane_brings_blocks_to_wherever_they_go(kernel: Kernel, nbytes: int) -> None:
+    lane = kernel.lane(nbytes)
+    if lane is None:
+        assert kernel.device.kind == "cpu" or kernel.name == "dpnp"
+        return
+    content = painted(5 * nbytes)
+    buffer = kernel.put(bytes(len(content)))
+    for start in range(0, len(content), nbytes):
+        assert lane.block.nbytes == nbytes
+        lane.block[:] = content[start : start + nbytes].tobytes()
+        rest = nbytes - 1001
+        lane.send([(0, 1000, buffer, start), (1000, 1, buffer[start:], 1000), (1001, rest, buffer, start + 1001)])
+    check(kernel, "tree", [buffer], [content.tobytes()], 64)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_work_runs_again(any_kernel: Kernel, strategy: Strategy) -> None:
     messages = [painted(n, start=n).tobytes() for n in (0, 5000, 64, 70_001)]
