@@ -114,8 +114,11 @@ def list_named(folder: str | os.PathLike[str], names: Iterable[str]) -> Listing:
     files: list[ListedFile] = []
     refused: dict[str, str] = {}
     for name in sorted(set(names)):
+        # A path keeps its parts for as long as Python runs, and an index may have a million names of nothing.
+        if not os.path.lexists(os.path.join(top, name)):  # noqa: PTH118
+            continue
         path = top / name
-        if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+        if path.is_dir() and not path.is_symlink():
             continue
         found = _file(name, path, roots)
         if isinstance(found, ListedFile):
