@@ -297,10 +297,10 @@ def test_a_program_that_cannot_be_started_is_skipped(programs: Path) -> None:
 
 
 def test_a_hanging_program_is_killed_with_what_it_started(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "HASHCAT_SECONDS", 1.0)
+    monkeypatch.setattr(peers, "HASHCAT_SECONDS", 0.5)
     hang = f'[ "$1" = --version ] && echo v1 && exit\nsleep 600 &\necho $! >> {programs}/started\nwait'
     make(programs, "hashcat", hang)
-    assert reasons("hashcat") == {"hashcat timed out after 1 s"}
+    assert reasons("hashcat") == {"hashcat timed out after 0.5 s"}
     started = [int(line) for line in (programs / "started").read_text().split()]
     assert len(started) == 2
     for process in started:
