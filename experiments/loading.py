@@ -105,7 +105,7 @@ class Loading(Experiment):
         shown = shown.assign(bytes=size).sort_values([*order], ascending=[*order.values()])
         parts = [part for _, part in shown.groupby(["device_kind", "model", "storage"], sort=False)]
         with style.style():
-            figure, grid = style.panels([style.LANE * (len(part) + 1) for part in parts])
+            figure, grid = style.panels([1.2 * style.LANE * (len(part) + 1) for part in parts])
             for panel, part in zip(grid.flat, parts, strict=True):
                 _draw(panel, part)
             grid[-1, 0].set_xlabel("seconds, median and quartiles")
@@ -405,9 +405,9 @@ def _draw(panel: Any, part: pd.DataFrame) -> None:
     for place, line in enumerate(lines(part)):
         style.bar(panel, place, _spread(line), _seconds(line), look=_LOOKS[line.conditions])
     first = next(lines(part))
-    style.name_lanes(panel, range(len(part)), [line.subject for line in lines(part)], 1.0)
+    style.name_lanes(panel, range(len(part)), [line.subject for line in lines(part)], 1.35)
     panel.set_ylim(len(part) - 0.4, -0.6)
-    panel.set_xlim(0, 1.6 * part["q3"].max())
+    panel.set_xlim(0, 2.1 * part["q3"].max())
     model = MODELS[first.model]
     panel.set_title(f"{model.title}, from {first.storage.removesuffix(' with a cold cache')}", loc="left")
 

@@ -141,12 +141,16 @@ def _cases(kind: str, counts: Sequence[int], room: int, quick: bool) -> Iterator
                 yield case(model, TP, ranks)
 
 
-def _of_case(pool: Ranks, kind: str, devices: Sequence[Device], case: Case) -> Iterator[Reading]:
+def _of_case(pool: Ranks, kind: str, devices: Sequence[Device], case: Case) -> Outcomes:
     answers = pool.measure(case)
     if len({answer.root for answer in answers}) > 1:
         raise VerificationError(f"ranks found several roots of {case.model}")
     name, _, _ = answers[0].kernel.partition(" ")
-    device = next((device for device in devices if device.kernel == name), devices[0])
+    device = next((device for device in devices if device.kernel == name), None)
+    if device is None:
+        workers = _workers(case.ranks, kind)
+        yield Skip(f"sharded: {case.model}, {case.layout} layout, {workers}", f"{name} hashed, which was not asked for")
+        return
     reading = partial(_reading, case, kind, name, device, answers)
     yield reading(VERDICT, "s", _slowest([answer.seconds for answer in answers]))
     yield reading(NAMED, "s", _slowest([answer.flips for answer in answers]))

@@ -221,7 +221,7 @@ class CupyCuda(DeviceKernel):
             return self.cupy.cuda.Stream.from_external(_Handle(handle))
 
     def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
-        return self._timed(lambda: self._submit(launches), queue)
+        return self.timed(lambda: self._submit(launches), queue)
 
     def series(self, launches: Sequence[Launch]) -> Callable[[Any], Callable[[], float]]:
         """As one CUDA graph from the second time on, since there are pauses between launches, and a graph takes longer
@@ -232,7 +232,7 @@ class CupyCuda(DeviceKernel):
 
         def enqueue(queue: Any) -> Callable[[], float]:
             if graphs:
-                return self._timed(lambda: graphs[0].launch(queue), queue)
+                return self.timed(lambda: graphs[0].launch(queue), queue)
             finish = self.launch(launches, queue)
             graphs.append(self._graph(launches))
             return finish
@@ -252,9 +252,19 @@ class CupyCuda(DeviceKernel):
                 (launch.groups,), (GROUP_SIZE,), tuple(_argument(a) for a in launch.arguments)
             )
 
-    def _timed(self, submit: Callable[[], None], queue: Any) -> Callable[[], float]:
+    def timed(self, submit: Callable[[], None], queue: Any, *, sleeping: bool = False) -> Callable[[], float]:
+        """Calls `submit`, which enqueues work on the current stream.
+
+        Args:
+            submit: what to call.
+            queue: becomes the current stream meanwhile.
+            sleeping: whether the thread that waits sleeps. By default the driver waits in a loop.
+
+        Returns:
+            What waits for the end of the work, and returns its seconds by the device's clock.
+        """
         with self.cuda_device, queue:
-            start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
+            start, end = self.cupy.cuda.Event(block=sleeping), self.cupy.cuda.Event(block=sleeping)
             start.record(queue)
             submit()
             end.record(queue)

@@ -6,7 +6,9 @@ Zero, and has not run on one yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -38,9 +40,20 @@ _IN_LEVEL_ZERO = {
 """The names of its options there."""
 
 
+@contextmanager
+def _programs_started_as_before() -> Iterator[None]:
+    """Keeps how Python starts programs: dpctl makes it copy the process first, which takes 40 ms for one of 1 GB."""
+    before = {name: getattr(subprocess, name) for name in ("_USE_POSIX_SPAWN", "_USE_VFORK")}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(subprocess, name, value)
+
+
 @cache
 def _load() -> opencl_drivers.Loaded:
-    with opencl_drivers.announced_to_sycl() as refused:
+    with opencl_drivers.announced_to_sycl() as refused, _programs_started_as_before():
         import dpctl
         import dpctl.memory
         import dpctl.program

@@ -23,6 +23,7 @@ from hashbench.hashing.packing import packed
 from hashbench.hashing.reading import Read, Reader, StagePlan, plan, reading_threads
 from hashbench.hashing.sources import FileRange, Source
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.contents import named_path
 from hashbench.model.dtypes import GGML_BLOCKS, TORCH_NAMES
 from hashbench.model.hints import did_you_mean
 from hashbench.model.located import locate
@@ -381,7 +382,7 @@ def _iterate(
     past_cache: bool,
 ) -> Generator[Named, None, None]:
     """What `iterate` yields; `ahead` None is no bound."""
-    wanted = _wanted(Path(path), manifest, names, component)
+    wanted = _wanted(named_path(path), manifest, names, component)
     where = indexed(torch.device(device))
     place = place_of(where, manifest.algorithm)
     roots_of = place.roots_over(manifest.chunk_size)

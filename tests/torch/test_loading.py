@@ -165,7 +165,7 @@ def test_a_component_is_loaded_under_its_own_names(tmp_path: Path) -> None:
     trusted = hashbench.manifest(tmp_path, kernel="hashlib")
     found = load(tmp_path, trusted, component="vae")
     assert same(found, {"w": of_bytes(torch.float32, (9,), 1)})
-    with pytest.raises(ValueError, match="no tensors of a model at its top"):
+    with pytest.raises(ValueError, match="no tensors of a model at its top, but of 'unet', 'vae': name the comp"):
         load(tmp_path, trusted)
 
 
