@@ -9,7 +9,8 @@ from hashbench.kernels import Kernel, Lane
 
 BLOCK_SIZE = 8 << 20
 """Bytes of a lane's block: short enough that those of all threads stay in the processor's cache, and long enough that
-the threads do not wait for each other's Python, or for the driver."""
+the threads do not wait for each other's Python. On a host of 32 cores with an H100, fourteen threads loaded 35 GB/s
+from the page cache; with two blocks of 4 MiB each, which take twice as many calls, twelve loaded 27.5."""
 
 
 class Lanes:
