@@ -46,18 +46,18 @@ def program(algorithm: Algorithm, method: Method) -> ModuleType:
 
 
 @cache
-def _features() -> frozenset[str]:
-    """What LLVM knows the processor to have, and Numba compiles for; nothing where Numba is not installed."""
+def _processor() -> tuple[str, frozenset[str]]:
+    """LLVM's name of the processor, and of what it has that Numba compiles for; nothing where there is no Numba."""
     try:
         from numba.core.registry import cpu_target
     except ImportError:  # rows that were measured elsewhere name a default variant too
-        return frozenset()
+        return "", frozenset()
 
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
+    _, processor, features = cpu_target.target_context.codegen().magic_tuple()
+    return processor, frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
 
 
-def method_of(variant: str, algorithm: Algorithm, features: frozenset[str]) -> Method:
+def method_of(variant: str, algorithm: Algorithm, processor: str, features: frozenset[str]) -> Method:
     """How a variant compresses on a processor with those features, by LLVM's names. It needs none but them."""
     from hashbench.kernels import sha2_llvm
 
@@ -70,7 +70,7 @@ def method_of(variant: str, algorithm: Algorithm, features: frozenset[str]) -> M
     if variant != "scalar":
         word_bytes = algorithm.block_size // 16
         if {"avx512f", "avx512bw"} <= features:
-            return sha2_llvm.avx512(algorithm, instructions=x86_instructions)
+            return sha2_llvm.avx512(algorithm, instructions=x86_instructions, zen5=processor == "znver5")
         if "avx2" in features:
             return sha2_llvm.vectors(32 // word_bytes)
         if {"ssse3", "neon"} & features:
@@ -83,7 +83,7 @@ class NumbaCpu(HostKernel):
 
     The variants are the processor's own instructions, its vectors, and plain code. Where a processor has no
     instructions for an algorithm, the first is the same as the second; where it has no vectors, as the third. Vectors
-    of 512 bits leave the few messages that cannot fill half of them to the instructions.
+    of 512 bits leave up to four messages to the instructions.
     """
 
     name = "numba-cpu"
@@ -94,7 +94,7 @@ class NumbaCpu(HostKernel):
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        code = program(self.algorithm, method_of(self.variant, self.algorithm, _features()))
+        code = program(self.algorithm, method_of(self.variant, self.algorithm, *_processor()))
         self.memory_bytes: int = code.MEMORY_BYTES
         self.hash_slots: Callable[..., None] = code.hash_slots
         code.hash_slots.compile(code.SIGNATURE)
@@ -102,7 +102,7 @@ class NumbaCpu(HostKernel):
     @classmethod
     def default_variant(cls, device: Device) -> str:
         """Vectors of 512 bits are faster than SHA instructions, of Intel and of AMD; narrower ones are not."""
-        return "vectors" if "avx512bw" in _features() else "instructions"
+        return "vectors" if "avx512bw" in _processor()[1] else "instructions"
 
     @classmethod
     @outside_working_directory(_READS)
@@ -187,7 +187,7 @@ class _NumbaWork(Work):
         if len(self._cuts) > 1:
             parts = pairwise(self._cuts)
             run = map if self._kernel.workers is None or len(self._cuts) == 2 else self._kernel.workers.map
-            for _ in run(lambda part: self._hash_part(*part, int(self._of_leaves), self._within), parts):
+            for _ in run(lambda part: self._hash_part(part[0], part[1], int(self._of_leaves), self._within), parts):
                 pass
             if self._levels > self._within:
                 self._hash_part(0, self._cuts[-1], self._within + 1, self._levels)
@@ -200,8 +200,7 @@ class _NumbaWork(Work):
     def _hash_part(self, begin: int, end: int, lowest: int, highest: int) -> None:
         segment = int(np.searchsorted(self._firsts, begin, side="right")) - 1
         memory = np.empty(self._kernel.memory_bytes, np.uint8)
-        for level in range(lowest, highest + 1):
-            self._kernel.hash_slots(*self._arguments, segment, begin, end, level, _address_of(memory))
+        self._kernel.hash_slots(*self._arguments, segment, begin, end, lowest, highest, _address_of(memory))
 
 
 def _address(buffer: Buffer) -> int:

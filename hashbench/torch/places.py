@@ -15,7 +15,7 @@ import torch
 
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.packing import packed
-from hashbench.hashing.selection import choose, devices_of, fastest_first
+from hashbench.hashing.selection import FASTEST_FIRST, choose, devices_of
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable
 from hashbench.merkle.rfc9162 import root_of
 from hashbench.torch.tensors import InMemory, Memory
@@ -155,7 +155,7 @@ def _cuda_kernel(device: str, algorithm: str) -> Kernel:
 
 def _host_kernel(algorithm: str) -> Kernel:
     """The fastest CPU kernel; GPU frameworks are not imported for it."""
-    listed = (device for name in fastest_first("cpu") for device in reversed(devices_of(name)))
+    listed = (device for name in FASTEST_FIRST["cpu"] for device in reversed(devices_of(name)))
     device = next(device for device in listed if device.kind == "cpu" and device.unavailable is None)
     return choose(device.kernel, device.id, algorithm)
 

@@ -112,14 +112,14 @@ def test_scalar(algorithm: str) -> None:
     check_on_host(algorithm, sha2_llvm.scalar())
 
 
-@pytest.mark.parametrize("instructions", [False, True])
+@pytest.mark.parametrize(("instructions", "zen5"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
-def test_avx512(algorithm: str, instructions: bool) -> None:
+def test_avx512(algorithm: str, instructions: bool, zen5: bool) -> None:
     """Every number of messages, of which few are left to the SHA instructions or to plain code."""
     features = binding.get_host_cpu_features()
     if not features.get("avx512f") or (instructions and not features.get("sha")):
         pytest.skip("this processor has no AVX-512, or no SHA instructions beside it")
-    check_on_host(algorithm, sha2_llvm.avx512(ALGORITHMS[algorithm], instructions=instructions))
+    check_on_host(algorithm, sha2_llvm.avx512(ALGORITHMS[algorithm], instructions=instructions, zen5=zen5))
 
 
 @pytest.mark.parametrize("widths", [(1,), (1, 2), (3,), (1, 2, 4)], ids=str)
@@ -226,8 +226,13 @@ def test_armv8_hashes_under_emulation(algorithm: str, method: Method, tmp_path: 
 def test_a_variant_uses_what_the_processor_has(
     variant: str, algorithm: str, features: set[str], name: str, lanes: int
 ) -> None:
-    method = method_of(variant, ALGORITHMS[algorithm], frozenset(features))
+    method = method_of(variant, ALGORITHMS[algorithm], "", frozenset(features))
     assert (method.name, method.lanes) == (name, lanes)
+
+
+@pytest.mark.parametrize(("features", "name"), [(AVX512, "avx512-zen5"), (X86, "vectors")])
+def test_zen_5_has_its_own_order_of_avx512(features: set[str], name: str) -> None:
+    assert method_of("vectors", ALGORITHMS["sha384"], "znver5", frozenset(features)).name == name
 
 
 @pytest.mark.parametrize(
@@ -242,13 +247,13 @@ def test_a_variant_uses_what_the_processor_has(
 def test_only_wide_vectors_go_before_instructions(
     monkeypatch: pytest.MonkeyPatch, features: set[str], variant: str
 ) -> None:
-    monkeypatch.setattr(numba_cpu, "_features", lambda: features)
+    monkeypatch.setattr(numba_cpu, "_processor", lambda: ("", features))
     assert NumbaCpu.default_variant(NumbaCpu.devices_of("", "")[0]) == variant
 
 
 def test_without_numba_rows_of_other_machines_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba.core.registry", None)  # what importing it finds
-    assert numba_cpu._features.__wrapped__() == frozenset()
+    assert numba_cpu._processor.__wrapped__() == ("", frozenset())
 
 
 # Parts for threads ---------------------------------------------------------------------------------------------------
