@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from itertools import chain, count, islice
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,14 +27,15 @@ from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, lines
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, KiB, MiB
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import beside_program, style
-from hashbench.experiments.decoder import CONTEXT, LLAMA_8B, Decoder, Graph, Steps, leaving_free
+from hashbench.experiments.decoder import CONTEXT, LLAMA_8B, Decoder, Graph, Steps, by_cublaslt
 from hashbench.experiments.programs import Outcomes
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Device, Kernel, kernel_class
 from hashbench.kernels.contract import Work
-from hashbench.report.findings import MARGIN, Check, ClaimExperiment, Columns, Finding, number
+from hashbench.report.findings import GPU, MARGIN, Check, ClaimExperiment, Finding
 
 if TYPE_CHECKING:
     from hashbench.kernels.portions import Portions
@@ -54,7 +55,7 @@ VERIFIED, KEPT, LONGER = (
 NOTHING = "nothing"
 """The conditions of readings without hashing."""
 
-ROUNDS = {"full": 3, "quick": 2}
+ROUNDS = {"full": 5, "quick": 2}
 SECONDS = 0.25
 """Windows without and with hashing, and the length of each."""
 
@@ -63,6 +64,9 @@ WARMUP_SECONDS = 5.0
 PIECE = 56 * MiB
 """Bytes of a launch on few multiprocessors, and of their slices."""
 SLICE = MiB
+
+CARRIED_CHUNKS = 128
+"""Chunks of a slice where the workload carries portions."""
 
 PIECES = 24
 """Launches that are prepared, over different weights."""
@@ -90,94 +94,108 @@ class Schedule:
         piece: bytes of a launch.
         multiprocessors: how many hash; None means all.
         rate: GB/s that are aimed at; None launches without rest.
-        free: how many multiprocessors the workload's matrix products leave free.
-        chunk_size: bytes of a leaf.
         together: of how many launches one launch more computes the trees; 1 computes them with each.
-        kind: "thread", "process", "monitor" for `hashbench.torch.Monitor`, or "graph": the workload's own graph carries
-            portions.
-        blocks: of each chunk in a portion.
-        groups: of threads in a portion.
+        kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
+        groups: of threads in a portion, which the workload's own graph carries; 0 if it carries none.
+        blocks: of each chunk in a portion; None for all.
+        products: beside which of each layer's matrix products a portion begins; of `PRODUCTS`.
+        chunk_size: bytes of a leaf.
     """
 
     piece: int = PIECE
     multiprocessors: int | None = None
     rate: float | None = None
-    free: int = 0
-    chunk_size: int = CHUNK_SIZE
     together: int = 1
     kind: str = "thread"
-    blocks: int = 0
     groups: int = 0
+    blocks: int | None = None
+    products: tuple[str, ...] = ()
+    chunk_size: int = CHUNK_SIZE
 
     @property
     def name(self) -> str:
         """In words, unlike any other's."""
-        if self.kind == "graph":
-            aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
-            return f"in the workload's graph, {self.groups} groups, {self.blocks} blocks{aim}"
         who = {"thread": "", "process": "another process, ", "monitor": "Monitor, "}[self.kind]
+        if self.groups:
+            aim = "" if self.rate is None else f", at {self.rate:g} GB/s"
+            blocks = "" if self.blocks is None else f", {self.blocks} blocks"
+            chunks = "" if self.chunk_size == CHUNK_SIZE else f" of chunks of {format_size(self.chunk_size)}"
+            place = " and ".join(self.products)
+            return f"{who}in the workload's graph, {self.groups} groups{blocks}{chunks}, beside {place}{aim}"
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
-        left = f", products leave {self.free} free" if self.free else ""
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
-        chunks = "" if self.chunk_size == CHUNK_SIZE else f", chunks of {format_size(self.chunk_size)}"
         trees = ", trees of many together" if self.together > 1 else ""
-        return f"{who}{where}, {format_size(self.piece)} {aim}{chunks}{left}{trees}"
+        return f"{who}{where}, {format_size(self.piece)} {aim}{trees}"
 
 
-def _all(rate: float | None, *mebibytes: int, chunk_size: int = CHUNK_SIZE, together: int = 1) -> tuple[Schedule, ...]:
+def _all(rate: float | None, *mebibytes: int, together: int = 1) -> tuple[Schedule, ...]:
     """Launches on all multiprocessors, of several sizes."""
-    return tuple(Schedule(size * MiB, rate=rate, chunk_size=chunk_size, together=together) for size in mebibytes)
+    return tuple(Schedule(size * MiB, rate=rate, together=together) for size in mebibytes)
 
 
-_FEW = (
-    *(Schedule(multiprocessors=count) for count in (2, 4, 8)),
-    Schedule(multiprocessors=4, rate=14),
-)
-_MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
+def _few(*counts: int, rate: float | None = None) -> tuple[Schedule, ...]:
+    """Launches on a few multiprocessors."""
+    return tuple(Schedule(multiprocessors=count, rate=rate) for count in counts)
 
 
-def _carried(groups: int, blocks: int, rate: float | None = None) -> Schedule:
-    """The workload's graph carries portions; a piece has half a slice for each group."""
-    return Schedule(groups // 2 * SLICE, rate=rate, together=PIECES, kind="graph", blocks=blocks, groups=groups)
+def _carried(
+    *groups: int,
+    blocks: int | None = None,
+    beside: Sequence[str] = ("down",),
+    chunk_size: int = 8 * KiB,
+    rate: float | None = None,
+    kind: str = "thread",
+) -> tuple[Schedule, ...]:
+    """The workload's graph carries portions of so many groups; a piece has four slices for each group."""
+    piece = 4 * CARRIED_CHUNKS * chunk_size
+    return tuple(
+        Schedule(count * piece, None, rate, 1, kind, count, blocks, tuple(beside), chunk_size) for count in groups
+    )
 
+
+PRODUCTS = {"values": "self_attn.v_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+"""Modules of a layer, by what they compute or do."""
 
 AFTER = 5e-6
-"""Seconds from where a portion could begin, before the product that makes values, until it does: the product has its
-multiprocessors then, and the portion takes others, and goes on beside the small kernels before attention."""
+"""Seconds from where a product could begin until a portion does: the product has its multiprocessors then, and the
+portion takes others."""
+
+_MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *_all(14, 12, 16, 20, 24, together=PIECES),
-        *_all(50, 16, 24, 32, 64, together=PIECES),
-        *_all(None, 16, together=PIECES),
-        *_all(14, 4, 8, 16, 32, 480),
-        *_all(50, 16, 32, 480),
-        *_all(None, 8, 16, 32),
-        *_all(14, 8, 16, chunk_size=2 * KiB),
-        *_all(None, 8, chunk_size=2 * KiB),
-        *_all(14, 4, 16, chunk_size=KiB),
-        *_all(None, 8, chunk_size=KiB),
-        *_FEW,
-        Schedule(multiprocessors=8, free=8),
+        *_carried(52, 56, blocks=33),
+        *_carried(15, blocks=33),
+        *_carried(52, blocks=36),
+        *_carried(66, 72, blocks=28),
+        *_carried(44, blocks=33),
+        *_carried(52, blocks=33, rate=14, kind="monitor"),
+        *_carried(30, 52, blocks=33, chunk_size=CHUNK_SIZE),
+        *_carried(60, blocks=9, beside=["values"], chunk_size=CHUNK_SIZE),
+        *_carried(52, blocks=33, rate=14),
+        *_carried(52, blocks=33, rate=1),
         _MONITOR,
+        *_all(14, 16, 24, together=PIECES),
+        *_all(50, 16, 24, together=PIECES),
+        *_all(None, 16, together=PIECES),
+        *_all(14, 4, 16, 480),
+        *_all(50, 16),
+        *_few(2, 4),
+        *_few(4, rate=14),
         Schedule(480 * MiB, rate=14, kind="process"),
-        *(_carried(groups, blocks) for groups, blocks in ((66, 8), (132, 4), (132, 8), (132, 13), (132, 17))),
-        _carried(66, 8, 14),
     ),
     DECODE_8: (
+        *_carried(15, 52, blocks=33),
         *_all(14, 16, together=PIECES),
-        *_all(50, 16, 32, together=PIECES),
-        *_all(14, 16, 480),
-        *_all(50, 16),
-        *_all(None, 16),
-        *_all(14, 8, chunk_size=KiB),
-        *_all(None, 8, chunk_size=KiB),
-        *_FEW,
+        *_all(50, 16, together=PIECES),
+        *_all(14, 16),
+        *_few(4),
+        *_few(4, rate=14),
         _MONITOR,
     ),
-    PREFILL: (*_all(14, 16, together=PIECES), *_all(14, 16, 480), *_all(14, 8, chunk_size=KiB), *_FEW[:2], _MONITOR),
+    PREFILL: (*_carried(52, blocks=33), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
 }
-"""The schedules beside each workload."""
+"""The schedules beside each workload: those that lose least or were near to it, the cheapest first."""
 
 
 class Beside(ClaimExperiment):
@@ -212,12 +230,13 @@ class Beside(ClaimExperiment):
         points = points_of(results.readings)
         points = points[points["subject"] == DECODE_64]
         checks = [check for goal in GOALS for check in _checks(goal, points)]
-        numbers: Columns = {
-            "GB/s verified": points["verified"].map(number),
-            "throughput lost": points["lost"].map("{:.2%}".format),
-            "p99 step time gained": points["slower"].map("{:.2%}".format),
+        columns: Columns = {
+            "schedule": "conditions",
+            "GB/s verified": ("verified", number),
+            "throughput lost": ("lost", "{:.2%}".format),
+            "p99 step time gained": ("slower", "{:.2%}".format),
         }
-        return Finding.of(checks, points, {"schedule": points["conditions"], **numbers}, numbers)
+        return Finding.of(checks, points, columns)
 
 
 EXPERIMENT = Beside()
@@ -229,7 +248,7 @@ EXPERIMENT = Beside()
 COLUMNS = {VERIFIED: "verified", KEPT: "kept", LONGER: "longer"}
 """The columns of `points_of`, by quantity."""
 
-_POINT = ["machine", "device_name", "subject", "conditions"]
+_POINT = [*GPU, "subject", "conditions"]
 
 
 def points_of(readings: pd.DataFrame) -> pd.DataFrame:
@@ -247,9 +266,9 @@ def _checks(goal: Goal, points: pd.DataFrame) -> Iterator[Check]:
         f"Is {goal.gb_per_s:g} GB/s verified beside decoding in batches of 64 at no more than {goal.lost:.0%} of its "
         "throughput?"
     )
-    gpus = points[["machine", "device_name"]].drop_duplicates()
+    gpus = points[GPU].drop_duplicates()
     reached = points[points["verified"] >= (1 - MARGIN) * goal.gb_per_s].sort_values("lost", kind="stable")
-    best = reached.drop_duplicates(["machine", "device_name"])
+    best = reached.drop_duplicates(GPU)
     if gpus.empty:
         yield Check(question, "No decoder was measured on a GPU.", None)
     elif len(best) < len(gpus):
@@ -271,13 +290,21 @@ def _on(device: Device, quick: bool) -> Outcomes:
     import torch
 
     place = torch.device("cuda", int(device.id))
-    with torch.cuda.device(place), leaving_free(0):
+    with torch.cuda.device(place), by_cublaslt():
         decoder = Decoder(LLAMA_8B, place)
         bench = Bench(device, decoder, torch.cuda.Stream(priority=-5), ROUNDS["quick" if quick else "full"])
-        steps = {} if quick else {DECODE_8: decoder.decoding(8), PREFILL: decoder.prefilling(4096)}
-        steps[DECODE_64] = decoder.decoding(64)
+        steps = {DECODE_64: decoder.decoding(64)}
+        if not quick:
+            steps |= {DECODE_8: decoder.decoding(8), PREFILL: decoder.prefilling(4096)}
         for workload, step in steps.items():
             yield from bench.readings(workload, step, SCHEDULES[workload])
+
+
+_Start: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Begins a window with hashing; the context has its `speed`."""
+
+_Carrying: TypeAlias = Callable[[], AbstractContextManager[Callable[[float], None]]]
+"""Begins a step that carries portions; what the context yields carries one, so many seconds later."""
 
 
 class Startable(Protocol):
@@ -291,27 +318,25 @@ class Startable(Protocol):
 
 
 @dataclass
-class _WithTrees:
-    """A work, and then the trees over what it and others have computed, whose roots are compared.
+class _Checked:
+    """Works of which the first is started, and the others follow; and whether the last one's result is right.
 
     Attributes:
-        work: the last before the trees.
-        trees: over the leaves.
-        expected: the roots.
-        wrong: whether they were others.
+        works: in order.
+        expected: what the last computes.
+        wrong: whether it was another.
     """
 
-    work: Work
-    trees: Work
+    works: Sequence[Work]
     expected: Any
     wrong: bool = False
 
     def start(self) -> None:
-        self.work.start()
+        self.works[0].start()
 
     def wait(self) -> float:
-        seconds = self.work.wait() + self.trees.run()
-        self.wrong |= bool((self.trees.digests() != self.expected).any())
+        seconds = self.works[0].wait() + sum(work.run() for work in self.works[1:])
+        self.wrong |= bool((self.works[-1].digests() != self.expected).any())
         return seconds
 
 
@@ -392,8 +417,7 @@ class Bench:
         reading = partial(self._reading, workload)
         alone: list[Steps] = []
         for schedule in schedules:
-            graph = self._graph(step, schedule) if schedule.free or schedule.kind == "graph" else usual
-            pairs = list(self._rounds_of(usual, graph, schedule))
+            pairs = list(self._rounds_of(step, usual, schedule))
             before, beside = [a for a, _, _ in pairs], [b for _, b, _ in pairs]
             alone += before
             yield reading(schedule.name, VERIFIED, "GB/s", [speed for _, _, speed in pairs])
@@ -403,56 +427,65 @@ class Bench:
         yield reading(NOTHING, "step time", "ms", [one.mean for one in alone])
         yield reading(NOTHING, "p99 step time", "ms", [one.p99 for one in alone])
 
-    def _rounds_of(self, alone: Graph, beside: Graph, schedule: Schedule) -> Iterator[tuple[Steps, Steps, float]]:
+    def _rounds_of(
+        self, step: Callable[[], None], alone: Graph, schedule: Schedule
+    ) -> Iterator[tuple[Steps, Steps, float]]:
         with ExitStack() as stack:
-            start = self._starter(schedule, stack)
+            start, carrying = self._starter(schedule, stack)
+            beside = alone if carrying is None else self._carrying_graph(step, schedule, carrying)
             for _ in range(self._rounds):
                 before = alone.run(SECONDS)
                 with start() as hashing:
                     sleep(0.02)
                     yield before, beside.run(SECONDS), hashing.speed()
         for work in self._works.get(schedule, ()):
-            if isinstance(work, _WithTrees) and work.wrong:
+            if isinstance(work, _Checked) and work.wrong:
                 raise VerificationError(f"{schedule.name}: wrong roots")
 
-    def _starter(self, schedule: Schedule, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
-        """What hashes by a schedule, each time that it is called, as a context."""
+    def _starter(self, schedule: Schedule, stack: ExitStack) -> tuple[_Start, _Carrying | None]:
+        """What hashes by a schedule, each time that it is called, as a context; and what carries portions of it."""
         rate = schedule.rate and 1e9 * schedule.rate
         if schedule.kind == "process":
-            return stack.enter_context(_other_process(self.device, schedule.piece, 1e9 * (schedule.rate or 1)))
+            return stack.enter_context(_other_process(self.device, schedule.piece, 1e9 * (schedule.rate or 1))), None
         if schedule.kind == "monitor":
             return stack.enter_context(_monitored(self._decoder.model, schedule))
         if schedule not in self._works:
+            if schedule.groups:
+                self._portions[schedule] = self._place(schedule)
             self._works[schedule] = self._prepared(schedule)
-        return lambda: Hashing(self._works[schedule], schedule.piece, rate)
+        place = self._portions.get(schedule)
+        carrying = None if place is None else partial(_carrying, place, self._stream)
+        return lambda: Hashing(self._works[schedule], schedule.piece, rate), carrying
 
-    def _graph(self, step: Callable[[], None], schedule: Schedule) -> Graph:
-        """The workload's graph for a schedule."""
-        if schedule.kind != "graph":
-            with leaving_free(schedule.free):
-                return Graph(step, self._stream)
-        if schedule not in self._portions:
-            self._portions[schedule] = self._place(schedule)
-        place = self._portions[schedule]
+    def _carrying_graph(self, step: Callable[[], None], schedule: Schedule, carrying: _Carrying) -> Graph:
+        """The workload's graph, which carries portions."""
+        products = [PRODUCTS[name] for name in schedule.products]
 
-        def carrying() -> None:
-            step()
-            place.join(self._stream)
+        def carried() -> None:
+            with carrying() as portion, self._decoder.calling(lambda: portion(AFTER), products):
+                step()
 
-        with self._decoder.calling_before_values(lambda: place.carry(self._stream, AFTER)):
-            return Graph(carrying, self._stream)
+        return Graph(carried, self._stream)
 
     def _place(self, schedule: Schedule) -> Portions:
         from hashbench.kernels.cupy_cuda import CupyCuda
         from hashbench.kernels.portions import Portions
 
         assert isinstance(self._kernel, CupyCuda)
-        return Portions(self._kernel, schedule.chunk_size, schedule.blocks, schedule.groups, patience=0.1)
+        return Portions(self._kernel, schedule.chunk_size, schedule.groups, schedule.blocks)
 
     def _prepared(self, schedule: Schedule) -> Sequence[Startable]:
-        """Works over the weights, of which the first is checked."""
-        of = _whole_slices if schedule.kind == "graph" else _pieces
-        pieces = list(islice(of(self._decoder.model, schedule.piece), PIECES))
+        """Works over the weights: each result is checked, or the first one's before anything is timed."""
+        model, chunk_size = self._decoder.model, schedule.chunk_size
+        if schedule.groups:
+            every = _whole_slices(model, CARRIED_CHUNKS * chunk_size, schedule.piece)
+        else:
+            every = _pieces(model, schedule.piece)
+        pieces = list(islice(every, PIECES))
+        if (place := self._portions.get(schedule)) is not None:
+            return [
+                _Checked([place.prepare(piece, CHUNK_SIZE)], self._kernel.tree(piece, CHUNK_SIZE)) for piece in pieces
+            ]
         if schedule.together > 1:
             return self._trees_together(schedule, pieces)
         if schedule.multiprocessors is None:
@@ -463,9 +496,9 @@ class Bench:
 
             assert isinstance(self._kernel, CupyCuda)
             prepare = Confined(self._kernel, schedule.multiprocessors).prepare
-        works = [prepare(piece, schedule.chunk_size) for piece in pieces]
+        works = [prepare(piece, CHUNK_SIZE) for piece in pieces]
         works[0].run()
-        if (works[0].digests() != self._kernel.tree(pieces[0], schedule.chunk_size)).any():
+        if (works[0].digests() != self._kernel.tree(pieces[0], CHUNK_SIZE)).any():
             raise VerificationError(f"{schedule.name}: wrong roots")
         return works
 
@@ -476,19 +509,17 @@ class Bench:
 
         assert isinstance(self._kernel, CupyCuda)
         works: list[Startable] = []
-        place = self._portions.get(schedule)
         for start in range(0, len(pieces), schedule.together):
             these = pieces[start : start + schedule.together]
-            prepare = place.prepare if place else partial(self._kernel.prepare, "leaves")
-            leaves = [prepare(piece, schedule.chunk_size) for piece in these]
+            leaves = [self._kernel.prepare("leaves", piece, CHUNK_SIZE) for piece in these]
             digests = [
                 each
                 for work, piece in zip(leaves, these, strict=True)
-                for each in leaves_of(work.output(), map(len, piece), schedule.chunk_size, self._kernel.algorithm)
+                for each in leaves_of(work.output(), map(len, piece), CHUNK_SIZE, self._kernel.algorithm)
             ]
             trees = ShortTrees(self._kernel).prepare(digests)
-            expected = self._kernel.tree([segment for piece in these for segment in piece], schedule.chunk_size)
-            works += [*leaves[:-1], _WithTrees(leaves[-1], trees, expected)]
+            expected = self._kernel.tree([segment for piece in these for segment in piece], CHUNK_SIZE)
+            works += [*leaves[:-1], _Checked([leaves[-1], trees], expected)]
         return works
 
     def _reading(self, workload: str, conditions: str, quantity: str, unit: str, values: Sequence[float]) -> Reading:
@@ -527,25 +558,33 @@ def _pieces(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
                 piece, filled = [], 0
 
 
-def _whole_slices(model: Any, nbytes: int) -> Iterator[list[Buffer]]:
-    """Slices of the weights in pieces of that many bytes, without those that are shorter."""
-    whole = (one for piece in _pieces(model, SLICE) for one in piece if len(one) == SLICE)
-    while len(piece := list(islice(whole, nbytes // SLICE))) == nbytes // SLICE:
-        yield piece
+def _whole_slices(model: Any, nbytes: int, piece: int) -> Iterator[list[Buffer]]:
+    """Slices of so many bytes of the weights in pieces of so many, without those that are shorter."""
+    whole = (one for part in _pieces(model, nbytes) for one in part if len(one) == nbytes)
+    while len(slices := list(islice(whole, piece // nbytes))) == piece // nbytes:
+        yield slices
 
 
 @contextmanager
-def _monitored(model: Any, schedule: Schedule) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+def _carrying(place: Portions, stream: Any) -> Iterator[Callable[[float], None]]:
+    """A context in which a stream gets portions."""
+    yield partial(place.carry, stream)
+    place.join(stream)
+
+
+@contextmanager
+def _monitored(model: Any, schedule: Schedule) -> Iterator[tuple[_Start, _Carrying | None]]:
     """The library's own monitor of the model, started and closed for each window."""
-    from hashbench.torch import Monitor, manifest
+    from hashbench.torch import Monitor, Portion, manifest
 
     nbytes = sum(weight.nbytes for weight in model.parameters())
     monitor = Monitor(
         model,
-        manifest(model, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE),
+        manifest(model, algorithm=ALGORITHM, chunk_size=schedule.chunk_size),
         period=1e-9 * nbytes / (schedule.rate or 1),
         budget=1.0,
         multiprocessors=schedule.multiprocessors,
+        portion=Portion(schedule.groups, schedule.blocks) if schedule.groups else None,
     )
 
     @contextmanager
@@ -556,7 +595,7 @@ def _monitored(model: Any, schedule: Schedule) -> Iterator[Callable[[], Abstract
         if monitor.findings or monitor.status().ended:
             raise VerificationError(f"the monitor found {monitor.findings} or ended: {monitor.status().ended}")
 
-    yield window
+    yield window, monitor.carrying if schedule.groups else None
 
 
 @dataclass(frozen=True)
@@ -567,7 +606,7 @@ class _Speed:
 
 
 @contextmanager
-def _other_process(device: Device, piece: int, rate: float) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+def _other_process(device: Device, piece: int, rate: float) -> Iterator[_Start]:
     """A process that hashes memory of its own, for as long as each window asks."""
     program = [sys.executable, "-P", "-m", beside_program.__name__, device.id, str(piece), str(rate)]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
@@ -608,7 +647,6 @@ _LOOKS = (
     ("Monitor", {"marker": "*", "color": style.COLOURS["vermilion"]}),
     ("workload's graph", {"marker": "P", "color": style.COLOURS["sky"]}),
     ("trees of many together", {"marker": "^", "color": style.COLOURS["black"]}),
-    ("products leave", {"marker": "D", "color": style.COLOURS["purple"]}),
     ("all SMs", {"marker": "o", "color": style.COLOURS["orange"]}),
     ("few SMs", {"marker": "s", "color": style.COLOURS["green"]}),
 )

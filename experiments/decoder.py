@@ -119,10 +119,10 @@ class Decoder:
         return step
 
     @contextmanager
-    def calling_before_values(self, call: Callable[[], None]) -> Iterator[None]:
-        """A context in which each layer calls that before the matrix product that makes values."""
-        layers = self.model.model.layers
-        hooks = [layer.self_attn.v_proj.register_forward_pre_hook(lambda *_: call()) for layer in layers]
+    def calling(self, call: Callable[[], None], products: Sequence[str]) -> Iterator[None]:
+        """A context in which each layer calls that before it computes those matrix products, by the modules' names."""
+        modules = [layer.get_submodule(name) for layer in self.model.model.layers for name in products]
+        hooks = [module.register_forward_pre_hook(lambda *_: call()) for module in modules]
         try:
             yield
         finally:
@@ -154,17 +154,15 @@ def _compile(llama: Any) -> None:
 
 
 @contextmanager
-def leaving_free(multiprocessors: int) -> Iterator[None]:
-    """A context in which matrix products are told to leave multiprocessors free; by cuBLASLt, also if it is none."""
+def by_cublaslt() -> Iterator[None]:
+    """A context in which cuBLASLt computes matrix products."""
     import torch
 
     usual = torch.backends.cuda.preferred_blas_library()
     torch.backends.cuda.preferred_blas_library("cublaslt")
-    torch._C._set_sm_carveout_experimental(multiprocessors or None)
     try:
         yield
     finally:
-        torch._C._set_sm_carveout_experimental(None)
         torch.backends.cuda.preferred_blas_library(usual)
 
 

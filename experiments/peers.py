@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import Experiment, Point, Skip
-from hashbench.bench.frames import Line, Results, lines
+from hashbench.bench.frames import Line, Results, joined, lines
 from hashbench.bench.readings import Reading, files_phrase
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
 from hashbench.experiments import style
@@ -348,7 +348,7 @@ def _bars(results: Results) -> pd.DataFrame:
         gb_per_s=readings["median"],
         conditions=readings["how"],
     )
-    bars = pd.concat([frame for frame in (of_rows, of_readings) if not frame.empty])
+    bars = joined(of_rows, of_readings)
     alike = ["program", "kernel", "where", "algorithm", "device", "device_name"]
     newest = bars.drop_duplicates(alike, keep="last")
     return newest.sort_values("gb_per_s", kind="stable", ignore_index=True)

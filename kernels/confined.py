@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hashbench.kernels.contract import Buffer, Unavailable, Work, check_call
+from hashbench.kernels.beyond import build
+from hashbench.kernels.contract import Buffer, Work, check_call
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.short_trees import MOST_LEAVES, program
+from hashbench.kernels.short_trees import MOST_LEAVES
 from hashbench.kernels.source import blocks
-from hashbench.kernels.working_directory import outside_working_directory
 
 MOST_CHUNKS = MOST_LEAVES
 """Chunks of a segment."""
@@ -45,11 +45,8 @@ class Confined:
         Unavailable: the GPU is not one of NVIDIA's.
     """
 
-    @outside_working_directory()
     def __init__(self, kernel: CupyCuda, multiprocessors: int = 2) -> None:
-        cupy = kernel.cupy
-        if cupy.cuda.runtime.is_hip:
-            raise Unavailable("multiprocessors can be chosen on NVIDIA's GPUs alone")
+        (self.function,) = build(kernel, "confined.h", "hash_confined")
         self.all = int(kernel.cuda_device.attributes["MultiProcessorCount"])
         if multiprocessors % 2 or not 0 < multiprocessors <= self.all:
             raise ValueError(
@@ -57,8 +54,6 @@ class Confined:
             )
         self.kernel, self.pairs = kernel, multiprocessors // 2
         with kernel.cuda_device:
-            module = cupy.RawModule(code=program(kernel.algorithm, kernel.variant, "confined.h"))
-            self.function = module.get_function("hash_confined")
             part = _stream_of_a_part(kernel.cuda_device.id, -(-multiprocessors // _SHARE) * _SHARE)
         self.divided = part is not None
         self.stream = kernel.queue_for(part)
@@ -100,26 +95,18 @@ class _ConfinedWork(Work):
         )
 
     def enqueue(self, stream: Any) -> Callable[[], float]:
-        place, cupy, device = self._place, self._place.kernel.cupy, self._place.kernel.cuda_device
+        place, kernel = self._place, self._place.kernel
         if not self._count:
             return lambda: 0.0
-        queue = place.stream if stream is None else place.kernel.queue_for(stream)
-        with device, queue:
-            # Who waits for them sleeps. By default the driver would wait in a loop.
-            start, end = cupy.cuda.Event(block=True), cupy.cuda.Event(block=True)
-            start.record(queue)
+        queue = place.stream if stream is None else kernel.queue_for(stream)
+        # Enough groups to fill the GPU, so that some come to every multiprocessor that is idle.
+        groups = place.all * blocks(kernel.algorithm, kernel.variant)["NODE_BLOCKS"]
+
+        def submit() -> None:
             self._control.owner.memset_async(0, self._control.nbytes, queue)
-            # Enough groups to fill the GPU, so that some come to every multiprocessor that is idle.
-            groups = place.all * blocks(place.kernel.algorithm, place.kernel.variant)["NODE_BLOCKS"]
             place.function((groups,), (GROUP_SIZE,), self._arguments)
-            end.record(queue)
 
-        def finish() -> float:
-            with device:
-                end.synchronize()
-                return 1e-3 * float(cupy.cuda.get_elapsed_time(start, end))
-
-        return finish
+        return kernel.timed(submit, queue, sleeping=True)
 
     def output(self) -> Buffer:
         return self._roots

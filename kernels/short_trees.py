@@ -7,28 +7,17 @@ launches, one after another, and the trees over all of them in one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from hashbench.kernels.contract import Algorithm, Buffer, Unavailable, Work
+from hashbench.kernels.beyond import build
+from hashbench.kernels.contract import Algorithm, Buffer, Work
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.source import device_source
-from hashbench.kernels.working_directory import outside_working_directory
 
 MOST_LEAVES = 2 * GROUP_SIZE
 """Leaves of a tree, which one group keeps in its shared memory."""
-
-
-@cache
-def program(algorithm: Algorithm, variant: str, *names: str) -> str:
-    """The program of files of `kernels/device` that go beyond the contract's kernels, on NVIDIA's GPUs."""
-    folder = files("hashbench.kernels") / "device"
-    parts = [f'#line 1 "{part}"\n{(folder / part).read_text()}' for part in ("short_tree.h", *names)]
-    return device_source(algorithm, variant) + "".join(parts)
 
 
 def leaves_of(digests: Buffer, lengths: Iterable[int], chunk_size: int, algorithm: Algorithm) -> Iterator[Buffer]:
@@ -50,15 +39,9 @@ class ShortTrees:
         Unavailable: the GPU is not one of NVIDIA's.
     """
 
-    @outside_working_directory()
     def __init__(self, kernel: CupyCuda) -> None:
-        cupy = kernel.cupy
-        if cupy.cuda.runtime.is_hip:
-            raise Unavailable("short trees are reduced on NVIDIA's GPUs alone")
+        (self.function,) = build(kernel, "short_trees.h", "reduce_short_trees")
         self.kernel = kernel
-        with kernel.cuda_device:
-            module = cupy.RawModule(code=program(kernel.algorithm, kernel.variant, "short_trees.h"))
-            self.function = module.get_function("reduce_short_trees")
 
     def prepare(self, leaves: Sequence[Buffer]) -> Work:
         """Prepares the roots over digests of leaves.
@@ -90,24 +73,12 @@ class _Trees(Work):
     def enqueue(self, stream: Any) -> Callable[[], float]:
         if not self._count:
             return lambda: 0.0
-        kernel, cupy = self._cupy_kernel, self._cupy_kernel.cupy
-        queue = kernel.queue_for(stream)
-        with kernel.cuda_device, queue:
-            start, end = cupy.cuda.Event(block=True), cupy.cuda.Event(block=True)
-            start.record(queue)
-            arguments = (
-                *(np.uint64(each.address) for each in (self._table, self._schedules, self._roots)),
-                np.uint32(1),
-            )
-            self._function((self._count,), (GROUP_SIZE,), arguments)
-            end.record(queue)
-
-        def finish() -> float:
-            with kernel.cuda_device:
-                end.synchronize()
-                return 1e-3 * float(cupy.cuda.get_elapsed_time(start, end))
-
-        return finish
+        arguments = *(np.uint64(each.address) for each in (self._table, self._schedules, self._roots)), np.uint32(1)
+        return self._cupy_kernel.timed(
+            lambda: self._function((self._count,), (GROUP_SIZE,), arguments),
+            self._cupy_kernel.queue_for(stream),
+            sleeping=True,
+        )
 
     def output(self) -> Buffer:
         return self._roots

@@ -39,15 +39,17 @@ from hashbench.bench.results import (
     machine_folders,
     write_machine,
 )
-from hashbench.bench.tables import print_table, readings_table, rows_table
+from hashbench.bench.tables import readings_table, rows_table
+from hashbench.bench.text_table import print_table
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
+from hashbench.cli.options import PATH
 from hashbench.hashing import selection
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, KERNELS, Device, Unavailable
 
 results_option = click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("results"),
     show_default=True,
     help="The folder of results, with one folder per machine.",

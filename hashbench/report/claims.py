@@ -114,8 +114,8 @@ CLAIMS: Sequence[Claim] = (
         "It runs beside the model without hurting it.",
         "beside",
         "The share of a decoder's throughput that is lost over what is verified meanwhile, for many schedules.",
-        "One decoder, which works without rest: in the pauses of an engine hashing costs nothing. Where the products "
-        "leave multiprocessors free, the engine was told to, by an experimental setting of PyTorch. Other engines have "
+        "One decoder, which works without rest: in the pauses of an engine hashing costs nothing. The portions that "
+        "its graph carries lie beside the product that was seen to leave most of the GPU idle. Other engines have "
         "other kernels, and other GPUs other multiprocessors.",
     ),
     Claim(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from hashbench.hashing.packing import packed
 from hashbench.hashing.selection import devices_of
 from hashbench.kernels import Buffer, Kernel, Unavailable, Work, kernel_class
 from hashbench.merkle.rfc9162 import merkle_tree_hash
@@ -27,14 +28,35 @@ from hashbench.torch.tensors import InMemory, Memory
 
 if TYPE_CHECKING:
     from hashbench.kernels.confined import Confined
+    from hashbench.kernels.cupy_cuda import CupyCuda
+    from hashbench.kernels.portions import Portions
     from hashbench.kernels.short_trees import ShortTrees
 
 _HOST_KERNELS = ("numba-cpu", "hashlib")
 """Those that can hash in one thread of low priority, the faster first."""
 
 
+_SHORT = 16 << 20
+"""Bytes of a launch so short that what the workload launches next hardly waits."""
+
 LARGEST_CONFINED_CHUNK = 16 << 10
 """Larger chunks are too few in a slice to occupy a group of threads."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """How much of what is read the workload carries at a time, for `hashbench.torch.Monitor`.
+
+    Attributes:
+        groups: of 128 threads. Each hashes a slice of as many chunks, and mostly has a multiprocessor of its own.
+        blocks: of each chunk, 64 bytes with SHA-256 and 128 with SHA-384; None for all, 65 or 33 of 4 KiB.
+        patience: seconds without a portion after which the workload is taken to be idle, and short launches read as
+            usual, until it carries portions again.
+    """
+
+    groups: int = 52
+    blocks: int | None = 33
+    patience: float = 0.1
 
 
 class Elsewhere(Exception):
@@ -113,15 +135,34 @@ class Reader(ABC):
 
     Attributes:
         piece_size: how many bytes should be read at a time.
+        piece_slices: how many ranges can be read at a time; None for any number.
         batch: of how many readings the roots should be asked for at a time.
+        portions: what the workload carries, if it does.
     """
 
     piece_size: int
+    piece_slices: int | None = None
     batch = 1
+    portions: Portions | None = None
 
     @abstractmethod
     def prepare(self, ranges: Sequence[Range]) -> Reading:
-        """Prepares reading those ranges."""
+        """Prepares reading those ranges again and again."""
+
+    def once(self, ranges: Sequence[Range]) -> Reading:
+        """Prepares reading those ranges once, without regard to what runs beside it."""
+        return self.prepare(ranges)
+
+    def now(self, ranges: Sequence[Range]) -> list[bytes]:
+        """The roots of ranges as they are now.
+
+        Raises:
+            Elsewhere: a tensor is no longer where it was.
+        """
+        reading = self.once(ranges)
+        reading.read()
+        (roots,) = self.roots([reading])
+        return roots
 
     def roots(self, readings: Sequence[Reading]) -> list[list[bytes]]:
         """The roots of readings of this reader, as their memory was when each was last read."""
@@ -146,7 +187,9 @@ class Reading(ABC):
         """
 
 
-def reader_for(location: Location, algorithm: str, chunk_size: int, multiprocessors: int | None) -> Reader:
+def reader_for(
+    location: Location, algorithm: str, chunk_size: int, multiprocessors: int | None, portion: Portion | None
+) -> Reader:
     """What reads a tensor there.
 
     Args:
@@ -154,9 +197,10 @@ def reader_for(location: Location, algorithm: str, chunk_size: int, multiprocess
         algorithm: "sha256" or "sha384".
         chunk_size: bytes of a leaf.
         multiprocessors: of a GPU, how many read where that can be chosen; None for all.
+        portion: what the workload carries at a time where it can; None if it carries nothing.
 
     Raises:
-        ValueError: the number of multiprocessors is not accepted.
+        ValueError: the number of multiprocessors or the portion is not accepted.
         Unavailable: nothing can.
     """
     if not location.contiguous:
@@ -164,7 +208,7 @@ def reader_for(location: Location, algorithm: str, chunk_size: int, multiprocess
     if location.device.type == "cpu":
         return _OnHost(_host_kernel(algorithm), chunk_size)
     usual = kernel_for(location.device, algorithm)
-    return _OnGpu(type(usual)(usual.device, algorithm, priority="low"), chunk_size, multiprocessors)
+    return _OnGpu(type(usual)(usual.device, algorithm, priority="low"), chunk_size, multiprocessors, portion)
 
 
 def _host_kernel(algorithm: str) -> Kernel:
@@ -202,33 +246,51 @@ def _in_host_memory(address: int, nbytes: int) -> Buffer:
 
 
 class _OnGpu(Reader):
-    """Reads in short launches of the lowest priority, or on a few multiprocessors; the thread sleeps meanwhile.
+    """Reads in short launches of the lowest priority, on a few multiprocessors, or in portions that the workload
+    carries; the thread sleeps meanwhile.
 
     Each launch delays what the workload launches next. So where they can, readings hash leaves alone, and one launch
     computes the trees of many.
     """
 
-    def __init__(self, kernel: Kernel, chunk_size: int, multiprocessors: int | None) -> None:
+    def __init__(
+        self, kernel: Kernel, chunk_size: int, multiprocessors: int | None = None, portion: Portion | None = None
+    ) -> None:
         self.kernel, self.chunk_size = kernel, chunk_size
-        self.piece_size = 16 << 20  # short enough that what the workload launches next hardly waits
-        self.seconds_per_byte = 0.0
+        self.piece_size = _SHORT
         self.confined: Confined | None = None
         self.trees: ShortTrees | None = None
-        from hashbench.kernels.confined import Confined
+        self._seconds_per_byte = 0.0
         from hashbench.kernels.cupy_cuda import CupyCuda
-        from hashbench.kernels.short_trees import ShortTrees
 
         if isinstance(kernel, CupyCuda):
             with suppress(Unavailable):
-                if multiprocessors is None or chunk_size > LARGEST_CONFINED_CHUNK:
-                    self.trees = ShortTrees(kernel)
-                    self.batch = 32
-                else:
-                    self.confined = Confined(kernel, multiprocessors)
-                    self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
+                self._read_beyond(kernel, multiprocessors, portion)
+
+    def _read_beyond(self, kernel: CupyCuda, multiprocessors: int | None, portion: Portion | None) -> None:
+        """Reads by what goes beyond the contract."""
+        from hashbench.kernels.confined import Confined
+        from hashbench.kernels.portions import MOST_CHUNKS, Portions
+        from hashbench.kernels.short_trees import ShortTrees
+
+        short = self.chunk_size <= LARGEST_CONFINED_CHUNK
+        if short and multiprocessors is not None:
+            self.confined = Confined(kernel, multiprocessors)
+            self.piece_size = 56 << 20  # four rounds of two multiprocessors' groups
+            return
+        if short and portion is not None:
+            self.portions = Portions(kernel, self.chunk_size, portion.groups, portion.blocks, portion.patience)
+            self.piece_slices = self.portions.capacity
+            self.piece_size = self.piece_slices * MOST_CHUNKS * self.chunk_size
+            return
+        self.trees = ShortTrees(kernel)
+        self.batch = 32
 
     def prepare(self, ranges: Sequence[Range]) -> Reading:
-        return _LeavesReading(self, ranges) if self.trees is not None else _GpuReading(self, ranges)
+        return self.once(ranges) if self.portions is None else _CarriedReading(self, ranges, self.portions)
+
+    def once(self, ranges: Sequence[Range]) -> Reading:
+        return _GpuReading(self, ranges) if self.trees is None else _LeavesReading(self, ranges)
 
     def roots(self, readings: Sequence[Reading]) -> list[list[bytes]]:
         if self.trees is None:
@@ -242,37 +304,47 @@ class _OnGpu(Reader):
         return [[next(roots) for _ in reading.ranges] for reading in readings if isinstance(reading, _LeavesReading)]
 
     def work(self, segments: Sequence[Buffer]) -> Work:
-        """Prepares reading segments."""
+        """Prepares reading segments in launches of its own."""
         if self.confined is not None:
             return self.confined.prepare(segments, self.chunk_size)
         return self.kernel.prepare("tree" if self.trees is None else "leaves", segments, self.chunk_size)
+
+    def run(self, work: Work, nbytes: int) -> None:
+        """Runs what `work` prepared."""
+        work.start()
+        if self.confined is None:  # whose wait() would be a loop of the driver's
+            sleep(0.8 * self._seconds_per_byte * nbytes)
+        seconds = work.wait()
+        if nbytes:
+            self._seconds_per_byte = seconds / nbytes
 
 
 class _GpuReading(Reading):
     """Reads roots."""
 
     def __init__(self, reader: _OnGpu, ranges: Sequence[Range]) -> None:
-        self.ranges = ranges
-        self._reader = reader
-        self._nbytes = sum(stop - start for _, start, stop in ranges)
+        self.ranges, self.reader = ranges, reader
+        self.nbytes = sum(stop - start for _, start, stop in ranges)
         self._work: Work | None = None
 
     def read(self) -> None:
-        self.roots = [root.tobytes() for root in self.run().digests()]
+        self.roots = _rows(self.run())
 
     def run(self) -> Work:
         """Hashes the ranges as they are now."""
-        reader, held = self._reader, _hold(self.ranges)
+        held = _hold(self.ranges)
         if self._work is None:
-            segments = [Buffer(None, held[place].data_ptr() + a, b - a) for place, a, b in self.ranges]
-            self._work = reader.work(segments)
-        self._work.start()
-        if reader.confined is None:  # whose wait() would be a loop of the driver's
-            sleep(0.8 * reader.seconds_per_byte * self._nbytes)
-        seconds = self._work.wait()
-        if self._nbytes:
-            reader.seconds_per_byte = seconds / self._nbytes
+            self._work = self.reader.work(self.segments(held))
+        self.reader.run(self._work, self.nbytes)
         return self._work
+
+    def segments(self, held: Mapping[Location, torch.Tensor]) -> list[Buffer]:
+        """The ranges of tensors, which the caller holds."""
+        return [Buffer(None, held[place].data_ptr() + a, b - a) for place, a, b in self.ranges]
+
+
+def _rows(work: Work) -> list[bytes]:
+    return [root.tobytes() for root in work.digests()]
 
 
 class _LeavesReading(_GpuReading):
@@ -288,7 +360,26 @@ class _LeavesReading(_GpuReading):
         from hashbench.kernels.short_trees import leaves_of
 
         lengths = (stop - start for _, start, stop in self.ranges)
-        return leaves_of(self._digests, lengths, self._reader.chunk_size, self._reader.kernel.algorithm)
+        return leaves_of(self._digests, lengths, self.reader.chunk_size, self.reader.kernel.algorithm)
+
+
+class _CarriedReading(_GpuReading):
+    """Reads roots in portions that the workload carries; while that is idle, in short launches."""
+
+    def __init__(self, reader: _OnGpu, ranges: Sequence[Range], place: Portions) -> None:
+        super().__init__(reader, ranges)
+        self._place = place
+
+    def read(self) -> None:
+        if self._place.idle:
+            parts = [self.ranges[run] for run in packed([stop - start for _, start, stop in self.ranges], _SHORT)]
+            self.roots = [root for part in parts for root in self.reader.now(part)]
+            return
+        held = _hold(self.ranges)
+        if self._work is None:
+            self._work = self._place.prepare(self.segments(held), self.reader.chunk_size)
+        self._work.run()
+        self.roots = _rows(self._work)
 
 
 class _Gathering(Reader):

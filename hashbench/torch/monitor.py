@@ -1,7 +1,8 @@
 """A model in memory, watched while it runs: every byte is read again and again, and every change of it is found.
 
 A thread of low priority reads a piece at a time, when `hashbench.torch.watch` says that it is due. On a GPU it only
-launches work that was prepared before, at the lowest priority of streams, and sleeps until that is done.
+launches work that was prepared before, at the lowest priority of streams, and sleeps until that is done; or it posts
+what the workload's own launches carry along.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from hashbench.model.manifest import Manifest
+from hashbench.torch.carrying import Carrying
 from hashbench.torch.held import Model, Names
+from hashbench.torch.memory import Portion
 from hashbench.torch.modules import tensors_of
 from hashbench.torch.schedule import Order
 from hashbench.torch.watch import Finding, ModelGone, Watch
@@ -99,6 +102,8 @@ class Monitor:
         multiprocessors: how many of a GPU's multiprocessors read, an even number, without rest while a piece is read;
             None, the usual, for all of them, a short piece at a time. On NVIDIA's GPUs, with CuPy and chunks of up to
             16 KiB: elsewhere it has no effect.
+        portion: what the workload carries at a time, which costs it less than any launch of the monitor's: see
+            `carrying`. None if it carries nothing. Where `multiprocessors` has no effect, it has none either.
         on_finding: is called with each finding, in the monitor's thread or that of `updating`. What it raises is
             logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
@@ -126,12 +131,15 @@ class Monitor:
         budget: float = 0.25,
         order: Order = "random",
         multiprocessors: int | None = None,
+        portion: Portion | None = None,
         on_finding: Callable[[Finding], object] | None = None,
         registry: CollectorRegistry | None = None,
         name: str = "",
     ) -> None:
         if not 0 < budget <= 1:
             raise ValueError(f"a budget of {budget!r} is not accepted: it is a share of time, above 0 and up to 1")
+        if multiprocessors is not None and portion is not None:
+            raise ValueError("multiprocessors and a portion are not accepted together: pass one of them")
         self.name = name or component or "model"
         self.findings: tuple[Finding, ...] = ()
         self._rest = (1 - budget) / budget
@@ -144,7 +152,9 @@ class Monitor:
         self._stop = threading.Event()
         self._lock = threading.RLock()  # whoever has it may use the watch
         expected = tensors_of(manifest, component)
-        self._watch = Watch(model, expected, names, ignore, period, order, monotonic(), self._found, multiprocessors)
+        self._watch = Watch(
+            model, expected, names, ignore, period, order, monotonic(), self._found, multiprocessors, portion
+        )
         if registry is not None:
             from hashbench.torch.metrics import publish
 
@@ -192,6 +202,43 @@ class Monitor:
         with self._lock:
             self._paused = False
             self._watch.look_soon()
+
+    @contextmanager
+    def carrying(self) -> Iterator[Callable[..., None]]:
+        """A context in which the workload is enqueued, or captured as a CUDA graph, and carries portions of reading.
+
+        Call what it yields where the workload leaves much of the GPU idle, as in each layer: a portion runs beside what
+        the current stream gets next, `after` seconds later if that is given. Each time that the workload runs, its
+        portions read on from one to the next. If it pauses, the monitor launches what it reads as usual.
+
+        The context ends within the capture, and the monitor does not read meanwhile: it is paused, or started later.
+        Graphs and streams that carry portions of one monitor run one after another. Those of a monitor that was closed,
+        or no longer exists, carry nothing, at next to no cost.
+
+            with torch.cuda.graph(graph), monitor.carrying() as portion:
+                for layer in layers:
+                    portion()
+                    hidden = layer(hidden)
+
+        Raises:
+            RuntimeError: the monitor reads nothing in portions, on any device or on the current one; or it reads while
+                the stream is captured; or the capture ends before the context.
+        """
+        places = self._watch.portions  # without the lock: its owner may be waiting for a portion
+        if not places:
+            raise RuntimeError(
+                f"the monitor of {self.name} reads nothing in portions: pass portion=hashbench.torch.Portion(), and a "
+                "model on a GPU of NVIDIA's, with CuPy and chunks of up to 16 KiB"
+            )
+        carrying = Carrying(self.name, places, lambda: self._reads)
+        try:
+            yield carrying.portion
+        finally:
+            carrying.end()
+
+    @property
+    def _reads(self) -> bool:
+        return self._thread is not None and self._thread.is_alive() and not self._paused
 
     @contextmanager
     def updating(self, names: Collection[str] | None = None, manifest: Manifest | None = None) -> Iterator[None]:

@@ -36,6 +36,8 @@ def slices_of(tensor: str, nbytes: int, size: int) -> list[Slice]:
     return [Slice(tensor, start, min(start + size, nbytes)) for start in range(0, nbytes or 1, size)]
 
 
-def pieces_of(slices: Sequence[Slice], size: int) -> Iterator[Sequence[Slice]]:
-    """The slices in their order, in pieces of at most `size` bytes, except that a piece has at least one slice."""
-    return (slices[run] for run in packed([one.nbytes for one in slices], size))
+def pieces_of(slices: Sequence[Slice], size: int, most: int | None = None) -> Iterator[Sequence[Slice]]:
+    """The slices in their order, in pieces of at most `size` bytes and `most` slices. A piece has at least one."""
+    for run in packed([one.nbytes for one in slices], size):
+        step = most or run.stop - run.start
+        yield from (slices[start : min(start + step, run.stop)] for start in range(run.start, run.stop, step))

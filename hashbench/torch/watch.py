@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -17,16 +17,19 @@ from hashbench.merkle.rfc9162 import root_of
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.report import compare
 from hashbench.torch.held import Model, Names, held, matcher
-from hashbench.torch.memory import Elsewhere, Location, Range, Reader, Reading, reader_for
+from hashbench.torch.memory import Elsewhere, Location, Portion, Range, Reader, Reading, reader_for
 from hashbench.torch.schedule import Order, Schedule
 from hashbench.torch.slices import Slice, pieces_of, slice_size, slices_of
 from hashbench.torch.tensors import Memory
 
+if TYPE_CHECKING:
+    from hashbench.kernels.portions import Portions
+
 SLICE_SIZE = 1 << 20
 """The most bytes that a finding names, except that a slice has at least one chunk."""
 
-SLICE_CHUNKS = 256
-"""The most chunks of a slice: as many as `hashbench.kernels.confined` accepts."""
+SLICE_CHUNKS, PORTION_CHUNKS = 256, 128
+"""The most chunks of a slice: as many as `hashbench.kernels.confined` and `.portions` accept."""
 
 SETTLED_AFTER = 1.0
 """Seconds after which what was read is compared, if it did not happen before because there was much."""
@@ -135,7 +138,7 @@ class Watch:
         period, order: as for `Schedule`.
         now: the time, in seconds.
         on_finding: is called with every finding.
-        multiprocessors: as for `Monitor`.
+        multiprocessors, portion: as for `Monitor`.
 
     Attributes:
         tally: what was done.
@@ -156,14 +159,16 @@ class Watch:
         now: float,
         on_finding: Callable[[Finding], object],
         multiprocessors: int | None = None,
+        portion: Portion | None = None,
     ) -> None:
         self._model: Callable[[], Model | None] = (
             weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: model
         )
         self._names, self._ignored = names, matcher(ignore)
         self._algorithm, self._chunk_size = expected.algorithm, expected.chunk_size
-        self._slice_size = slice_size(expected.chunk_size, min(SLICE_SIZE, SLICE_CHUNKS * expected.chunk_size))
-        self._on_finding, self._multiprocessors = on_finding, multiprocessors
+        chunks = SLICE_CHUNKS if portion is None else PORTION_CHUNKS
+        self._slice_size = slice_size(expected.chunk_size, min(SLICE_SIZE, chunks * expected.chunk_size))
+        self._on_finding, self._multiprocessors, self._portion = on_finding, multiprocessors, portion
         self._schedule: Schedule[_Piece] = Schedule(period, order)
         self._readers: dict[tuple[torch.device, bool], Reader] = {}
         self._trusted = {entry.name: _Trusted(entry) for entry in expected.tensors if not self._ignored(entry.name)}
@@ -209,6 +214,11 @@ class Watch:
     def slices(self) -> int:
         """The number of slices that are watched."""
         return sum(len(piece.slices) for piece in self._schedule)
+
+    @property
+    def portions(self) -> dict[torch.device, Portions]:
+        """What the workload carries, by device. Any thread may ask."""
+        return {device: reader.portions for (device, _), reader in [*self._readers.items()] if reader.portions}
 
     def oldest(self, now: float) -> float:
         """Seconds since the slice was read that has waited longest; 0 if nothing is watched."""
@@ -497,7 +507,7 @@ class Watch:
             watched.names.append(name)
             self._watched[name] = watched
         for reader, parts in slices.items():
-            for piece_slices in pieces_of(parts, reader.piece_size):
+            for piece_slices in pieces_of(parts, reader.piece_size, reader.piece_slices):
                 piece = _Piece(piece_slices, self._prepare(piece_slices))
                 for part in piece_slices:
                     self._watched[part.tensor].pieces.add(piece)
@@ -529,7 +539,7 @@ class Watch:
         reader = self._reader(location)
         roots: dict[int, bytes] = {}
         for piece in pieces_of(slices, reader.piece_size):
-            values = _read(reader, [(location, part.start, part.stop) for part in piece])
+            values = reader.now([(location, part.start, part.stop) for part in piece])
             roots.update(zip((part.start for part in piece), values, strict=True))
         return roots
 
@@ -540,7 +550,9 @@ class Watch:
     def _reader(self, location: Location) -> Reader:
         key = location.device, location.contiguous
         if key not in self._readers:
-            self._readers[key] = reader_for(location, self._algorithm, self._chunk_size, self._multiprocessors)
+            self._readers[key] = reader_for(
+                location, self._algorithm, self._chunk_size, self._multiprocessors, self._portion
+            )
         return self._readers[key]
 
     def _reader_of(self, piece: _Piece) -> Reader:
@@ -558,22 +570,10 @@ class Watch:
             Elsewhere: a tensor is no longer where it was.
         """
         ranges = self._ranges(slices)
-        return _read(self._reader(ranges[0][0]), ranges)
+        return self._reader(ranges[0][0]).now(ranges)
 
     def _ranges(self, slices: Sequence[Slice]) -> list[Range]:
         return [(self._watched[part.tensor].location, part.start, part.stop) for part in slices]
-
-
-def _read(reader: Reader, ranges: Sequence[Range]) -> list[bytes]:
-    """The roots of ranges as they are now.
-
-    Raises:
-        Elsewhere: a tensor is no longer where it was.
-    """
-    reading = reader.prepare(ranges)
-    reading.read()
-    (roots,) = reader.roots([reading])
-    return roots
 
 
 def _difference(expected: TensorEntry, found: TensorEntry) -> str:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, together
+from hashbench.bench.sweeps import MiB
 from hashbench.experiments import beside
 from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
@@ -141,4 +142,16 @@ def test_pieces_are_the_weights_in_order() -> None:
 
 
 def test_a_schedule_says_what_it_is() -> None:
-    assert Schedule(multiprocessors=4, rate=14, free=8).name == "4 SMs, 56MiB at 14 GB/s, products leave 8 free"
+    assert Schedule(multiprocessors=4, rate=14).name == "4 SMs, 56MiB at 14 GB/s"
+    (carried,) = beside._carried(32, blocks=9, beside=["values", "down"], rate=14)
+    assert carried.name == (
+        "in the workload's graph, 32 groups, 9 blocks of chunks of 8KiB, beside values and down, at 14 GB/s"
+    )
+    assert carried.piece == 128 * MiB
+
+
+def test_whole_slices_are_those_of_the_weights() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
+    model = SimpleNamespace(parameters=lambda: iter([torch.zeros(5 << 20, dtype=torch.uint8), torch.zeros(700 << 10)]))
+    pieces = list(beside._whole_slices(model, 1 << 20, 2 << 20))
+    assert [[len(part) for part in piece] for piece in pieces] == [[1 << 20] * 2] * 3

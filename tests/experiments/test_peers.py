@@ -216,11 +216,12 @@ def test_openssl_on_one_core_and_on_all(programs: Path) -> None:
 def test_openssl_itself(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (programs / "openssl").unlink()
     monkeypatch.setattr(peers, "QUICK", replace(peers.QUICK, openssl_runs=1))
+    monkeypatch.setattr(peers, "ALGORITHMS", {"sha384": ALGORITHMS["sha384"]})  # every run takes a second
     if shutil.which("openssl") is None:
         pytest.skip("OpenSSL: there is no program openssl on the path")
     found = readings_of("OpenSSL")
     rates = {(r.algorithm, r.workers): r.median for r in found if isinstance(r, Reading)}
-    assert len(rates) == len(found) == 2 * len(CORES)
+    assert len(rates) == len(found) == len(CORES)
     assert all(0.001 < rate < 1000 for rate in rates.values())  # GB/s, not bytes or blocks
 
 
@@ -296,10 +297,10 @@ def test_a_program_that_cannot_be_started_is_skipped(programs: Path) -> None:
 
 
 def test_a_hanging_program_is_killed_with_what_it_started(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "HASHCAT_SECONDS", 1.0)
+    monkeypatch.setattr(peers, "HASHCAT_SECONDS", 0.5)
     hang = f'[ "$1" = --version ] && echo v1 && exit\nsleep 600 &\necho $! >> {programs}/started\nwait'
     make(programs, "hashcat", hang)
-    assert reasons("hashcat") == {"hashcat timed out after 1 s"}
+    assert reasons("hashcat") == {"hashcat timed out after 0.5 s"}
     started = [int(line) for line in (programs / "started").read_text().split()]
     assert len(started) == 2
     for process in started:

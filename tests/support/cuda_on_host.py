@@ -6,9 +6,10 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from build_cache import cached_file
@@ -16,6 +17,7 @@ from host_memory import HostMemoryKernel
 
 from hashbench.kernels import Algorithm, Buffer, Device
 from hashbench.kernels.device_kernel import Launch
+from hashbench.kernels.layout import GROUP_SIZE
 from hashbench.kernels.source import device_source, functions
 
 _COMPILER = "g++"
@@ -30,11 +32,13 @@ _ERRORS = {
 
 def host_source(algorithm: Algorithm, variant: str) -> str:
     """The device code of one algorithm as a C++ program."""
-    kernels = " ".join(
-        f"CUDA_ON_HOST_{'TOGETHER' if name in _WITH_BARRIERS else 'ALONE'}({name})"
-        for name in functions(algorithm, variant)
-    )
-    return f"{_SHIM.read_text()}\n{device_source(algorithm, variant)}\nCUDA_ON_HOST_KERNELS({kernels})\n"
+    return host_program(device_source(algorithm, variant), functions(algorithm, variant), _WITH_BARRIERS)
+
+
+def host_program(source: str, kernels: Iterable[str], with_barriers: Container[str]) -> str:
+    """Device code as a C++ program."""
+    listed = " ".join(f"CUDA_ON_HOST_{'TOGETHER' if name in with_barriers else 'ALONE'}({name})" for name in kernels)
+    return f"{_SHIM.read_text()}\n{source}\nCUDA_ON_HOST_KERNELS({listed})\n"
 
 
 def compiled(source: str, options: Sequence[str] = ("-O2",)) -> Path:
@@ -57,6 +61,16 @@ def compiled(source: str, options: Sequence[str] = ("-O2",)) -> Path:
 def compiler_version() -> str:
     """The first line that the compiler prints of itself."""
     return subprocess.run([_COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def launch(
+    library: ctypes.CDLL, function: str, groups: int, arguments: Iterable[Any], threads: int = GROUP_SIZE
+) -> None:
+    """Launches a function of a library that `compiled` returned. The arguments are NumPy's scalars."""
+    values = [np.ctypeslib.as_ctypes_type(a.dtype)(int(a)) for a in arguments]  # of its own width
+    pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+    if status := library.launch(function.encode(), threads, ctypes.c_ulong(groups), pointers):
+        raise RuntimeError(f"{function}: {_ERRORS[status]}")
 
 
 class CudaOnHost(HostMemoryKernel):
@@ -98,15 +112,7 @@ class CudaOnHost(HostMemoryKernel):
         ]
 
     def launch(self, launches: Sequence[Launch], queue: None) -> Callable[[], float]:
-        for launch in launches:
-            values = [
-                ctypes.c_uint64(a.address)
-                if isinstance(a, Buffer)
-                else np.ctypeslib.as_ctypes_type(a.dtype)(int(a))  # of its own width
-                for a in launch.arguments
-            ]
-            pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-            status = self._library.launch(launch.function.encode(), ctypes.c_ulong(launch.groups), pointers)
-            if status:
-                raise RuntimeError(f"{launch.function}: {_ERRORS[status]}")
+        for one in launches:
+            arguments = (np.uint64(a.address) if isinstance(a, Buffer) else a for a in one.arguments)
+            launch(self._library, one.function, one.groups, arguments)
         return lambda: 0.0

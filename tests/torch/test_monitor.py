@@ -86,12 +86,22 @@ def bytes_of(tensor: Any) -> Any:
 # Slices and times ----------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 3000), st.sampled_from([64, 192]), st.integers(1, 700), st.integers(1, 900))
-def test_the_roots_of_slices_fold_to_the_tensors(nbytes: int, chunk: int, at_most: int, piece: int) -> None:
+@given(
+    st.integers(0, 3000),
+    st.sampled_from([64, 192]),
+    st.integers(1, 700),
+    st.integers(1, 900),
+    st.integers(1, 9) | st.none(),
+)
+def test_the_roots_of_slices_fold_to_the_tensors(
+    nbytes: int, chunk: int, at_most: int, piece: int, count: int | None
+) -> None:
     data = np.random.default_rng(nbytes).bytes(nbytes)
     slices = slices_of("t", nbytes, slice_size(chunk, at_most))
     assert b"".join(data[one.start : one.stop] for one in slices) == data
-    assert [one for part in pieces_of(slices, piece) for one in part] == slices
+    pieces = list(pieces_of(slices, piece, count))
+    assert [one for part in pieces for one in part] == slices
+    assert all(1 <= len(part) <= (count or len(slices)) for part in pieces)
     roots = [merkle_tree_hash(chunks_of(data[one.start : one.stop], chunk), "sha256") for one in slices]
     assert root_of(roots, "sha256") == merkle_tree_hash(chunks_of(data, chunk), "sha256")
 
