@@ -38,7 +38,7 @@ from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.programs import Outcomes
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
 from hashbench.hashing.hasher import Hasher
-from hashbench.hashing.selection import FASTEST_FIRST
+from hashbench.hashing.selection import FASTEST_FIRST, fastest_first
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Bytes, Device, Kernel, Lane, Part, Stage, kernel_class
@@ -180,7 +180,8 @@ def _saves(way: str, pairs: pd.DataFrame) -> Check:
 def _one_of_each_kind(devices: Sequence[Device]) -> list[Device]:
     """The available device of each kind whose kernel is expected to be the fastest."""
     chosen = []
-    for kind, order in FASTEST_FIRST.items():
+    for kind in FASTEST_FIRST:
+        order = fastest_first(kind)
         usable = [device for device in devices if device.unavailable is None and device.kind == kind]
         if usable:
             chosen.append(min(usable, key=lambda d: order.index(d.kernel) if d.kernel in order else len(order)))

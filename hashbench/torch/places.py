@@ -163,7 +163,10 @@ def _cuda_kernel(device: str, algorithm: str) -> Kernel:
 
 
 def _host_kernel(algorithm: str) -> Kernel:
-    """The fastest CPU kernel; GPU frameworks are not imported for it."""
+    """The fastest CPU kernel; GPU frameworks are not imported for it.
+
+    On every processor it is one that hashes in place: tensors would be copied to the memory of OpenCL's devices.
+    """
     listed = (device for name in FASTEST_FIRST["cpu"] for device in reversed(devices_of(name)))
     device = next(device for device in listed if device.kind == "cpu" and device.unavailable is None)
     return choose(device.kernel, device.id, algorithm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,9 +52,20 @@ def test_the_first_gpu_and_the_most_threads_are_taken(machine: Callable[..., Non
     assert _best() == ("cupy", "0")
 
 
-def test_processors_own_instructions_go_before_hashlib(machine: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("processor", "order"),
+    [
+        ("AuthenticAMD\nflags\t: fpu avx2 avx512f sha_ni\n", ["numba-cpu", "opencl", "dpnp", "hashlib", "hashlib"]),
+        ("GenuineIntel\nflags\t: fpu avx2 sha_ni\n", ["numba-cpu", "opencl", "dpnp", "hashlib", "hashlib"]),
+        ("GenuineIntel\nflags\t: fpu avx2 avx512f sha_ni\n", ["opencl", "dpnp", "numba-cpu", "hashlib", "hashlib"]),
+    ],
+)
+def test_vector_units_go_before_hashlib(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, processor: str, order: list[str]
+) -> None:
+    monkeypatch.setattr(selection, "Path", lambda _: SimpleNamespace(read_text=lambda: processor))
+    monkeypatch.setattr(selection, "_is_intel_with_avx512", selection._is_intel_with_avx512.__wrapped__)
     machine(*CPU)
-    order = ["numba-cpu", "opencl", "dpnp", "hashlib", "hashlib"]
     assert [device.kernel for device in selection.available()] == order
 
 
