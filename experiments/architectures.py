@@ -23,6 +23,7 @@ from hashbench.bench.experiment import Point, Skip
 from hashbench.bench.frames import SPEED, Line, Results, lines, where
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import roofline, style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
@@ -32,18 +33,7 @@ from hashbench.limits.hashcat import Published, published
 from hashbench.limits.microbenchmarks import PIPES, Microbenchmarks
 from hashbench.limits.roofline import BANDWIDTH_UNIT, Rates, balanced
 from hashbench.limits.static_model import Prediction
-from hashbench.report.findings import (
-    MARGIN,
-    ONE_IS_WRONG,
-    ClaimExperiment,
-    Columns,
-    Finding,
-    by_algorithm,
-    number,
-    of_each_gpu,
-    titles,
-    worst,
-)
+from hashbench.report import findings
 
 LIMIT_SHARE = 0.90
 """The least share of its limit that a GPU must reach."""
@@ -77,14 +67,14 @@ COLUMNS = (
 """The columns of the figure's table. A share and an error are fractions, empty unless both of their numbers exist."""
 
 
-class Architectures(ClaimExperiment):
+class Architectures(findings.ClaimExperiment):
     """Each GPU kernel's default variant and the plain one, and the limit that the GPU's own pipes set."""
 
     name = "architectures"
     question = "Which share of its limit does each GPU reach, and what would others reach?"
     rule = (
         f"For each algorithm: every GPU reaches {LIMIT_SHARE:.0%} or more of the limit that its own pipes set, as "
-        f"computed from instruction rates measured on it. If a share is over {1 + MARGIN:.0%}, a "
+        f"computed from instruction rates measured on it. If a share is over {1 + findings.MARGIN:.0%}, a "
         "measurement is wrong, and the check has no answer."
     )
 
@@ -131,32 +121,32 @@ class Architectures(ClaimExperiment):
         lanes = [*_predicted(predictions, rows), *_unpredicted(predictions, rows)]
         return _draw(lanes, path, "predicted from the machine code, and measured where there is such a GPU")
 
-    def finding(self, results: Results) -> Finding:
+    def finding(self, results: Results) -> findings.Finding:
         """The share of its own limit that each GPU reaches."""
         rows = _with_limits(results).query("device_kind == 'gpu' and strategy == 'batched' and limit.notna()")
-        best = of_each_gpu(rows, lambda gpu: gpu.nlargest(1, "gb_per_s"))
+        best = findings.of_each_gpu(rows, lambda gpu: gpu.nlargest(1, "gb_per_s"))
         checks = [
-            worst(
+            findings.worst(
                 part,
                 "share",
                 f"{title}: does every GPU reach {LIMIT_SHARE:.0%} or more of its limit?",
                 lambda row: f"{row.share:.1%} at least, by {where(row)}.",
                 "No GPU was measured with its limit.",
                 at_least=LIMIT_SHARE,
-                impossible=lambda row: f"{row.share:.1%} by {where(row)}. A limit cannot be passed: {ONE_IS_WRONG}",
+                impossible=lambda row: f"{row.share:.1%} by {where(row)}. A limit cannot be passed",
             )
-            for title, part in by_algorithm(best)
+            for title, part in findings.by_algorithm(best)
         ]
         columns: Columns = {
-            "GPU": best["device_name"],
-            **titles(best),
-            "limit": best["limit_conditions"],
-            "limit, GB/s": best["limit"].map(number),
-            "measured, GB/s": best["gb_per_s"].map(number),
-            "share": best["share"].map("{:.1%}".format),
-            "kernel and variant": best["kernel"] + " " + best["variant"],
+            "GPU": "device_name",
+            "algorithm": findings.algorithm_title,
+            "limit": "limit_conditions",
+            "limit, GB/s": ("limit", number),
+            "measured, GB/s": ("gb_per_s", number),
+            "share": ("share", "{:.1%}".format),
+            "kernel and variant": lambda row: f"{row.kernel} {row.variant}",
         }
-        return Finding.of(checks, best, columns, ("limit, GB/s", "measured, GB/s", "share"))
+        return findings.Finding.of(checks, best, columns)
 
 
 EXPERIMENT = Architectures()
@@ -363,7 +353,11 @@ def _draw_lane(panel: Axes, place: float, lane: _Lane) -> None:
             text,
             look={"height": 0.78, **style.OTHER_PROGRAM},
             error={"color": _PREDICTED} if high > low else None,
-            label={"end": max(high, quoted, (lane.limit or 0.0) if both else 0.0), "fontstyle": "italic"},
+            label={
+                "end": max(high, quoted, (lane.limit or 0.0) if both else 0.0),
+                "fontstyle": "italic",
+                "xytext": (5, 0),  # beyond the diamond
+            },
         )
     if quoted:
         panel.plot([quoted], [place - 0.45 if both else place], **_PUBLISHED)

@@ -12,27 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from hashbench.bench.experiment import Point
-from hashbench.bench.frames import LANE, SECONDS, SPEED, WALL_SECONDS, Line, Results, highest, lines, where
+from hashbench.bench.frames import LANE, SECONDS, SPEED, WALL_SECONDS, Line, Results, highest, joined, lines, where
 from hashbench.bench.lanes import Lane, labels, lane_of, largest, of_lane
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, KiB, MiB
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Strategy
-from hashbench.report.findings import (
-    GPU,
-    MARGIN,
-    ONE_IS_WRONG,
-    ClaimExperiment,
-    Columns,
-    Finding,
-    by_algorithm,
-    fastest,
-    number,
-    of_each_gpu,
-    on_gpus,
-    titles,
-    worst,
-)
+from hashbench.report import findings
 
 TREE_COST = 0.05
 """What a tree may cost, as a share of the time of its chunks' digests."""
@@ -70,7 +57,7 @@ _COLUMNS = [
 ]
 
 
-class BatchedVsTree(ClaimExperiment):
+class BatchedVsTree(findings.ClaimExperiment):
     """One large buffer batched, as leaves and as a tree over chunk sizes; and the trees of small tensors."""
 
     name = "batched-vs-tree"
@@ -78,7 +65,7 @@ class BatchedVsTree(ClaimExperiment):
     rule = (
         "For each algorithm and GPU: with the chunk size at which the tree is fastest, it takes at most "
         f"{TREE_COST:.0%} more time than the digests of the same chunks without a tree. If it takes over "
-        f"{MARGIN:.0%} less, a measurement is wrong, and the check has no answer."
+        f"{findings.MARGIN:.0%} less, a measurement is wrong, and the check has no answer."
     )
 
     def points(self, device: Device, *, quick: bool) -> Iterable[Point]:
@@ -104,15 +91,16 @@ class BatchedVsTree(ClaimExperiment):
             drawn += _draw(rows[rows["device_kind"] == kind], path.with_name(name))
         return drawn
 
-    def finding(self, results: Results) -> Finding:
+    def finding(self, results: Results) -> findings.Finding:
         """What the tree costs at its best chunk size."""
-        trees = _over_batched(on_gpus(results, "batched", "tree")).query("strategy == 'tree' and over_batched.notna()")
-        shown = of_each_gpu(trees.assign(cost=trees["over_batched"] - 1), _of_fastest)
-        gpu = ["algorithm", *GPU]
-        digests = fastest(shown, *gpu, speed="gb_per_s_batched")
-        best = fastest(shown, *gpu).merge(digests, on=gpu, suffixes=("", "_of_digests"))
+        both = _over_batched(findings.on_gpus(results, "batched", "tree"))
+        trees = both.query("strategy == 'tree' and over_batched.notna()")
+        shown = findings.of_each_gpu(trees.assign(cost=trees["over_batched"] - 1), _of_fastest)
+        gpu = ["algorithm", *findings.GPU]
+        digests = findings.fastest(shown, *gpu, speed="gb_per_s_batched")
+        best = findings.fastest(shown, *gpu).merge(digests, on=gpu, suffixes=("", "_of_digests"))
         checks = [
-            worst(
+            findings.worst(
                 part,
                 "cost",
                 f"{title}: at the best chunk size, does the tree take at most {TREE_COST:.0%} more time than the "
@@ -120,19 +108,20 @@ class BatchedVsTree(ClaimExperiment):
                 _told,
                 "Batched and tree were not measured at one point of a GPU.",
                 at_most=TREE_COST,
-                impossible=lambda tree: f"{_told(tree)} A tree cannot take less: {ONE_IS_WRONG}",
+                impossible=lambda tree: f"{_told(tree)} A tree cannot take less",
             )
-            for title, part in by_algorithm(best)
+            for title, part in findings.by_algorithm(best)
         ]
-        numbers: Columns = {
-            "chunk": shown["chunk_size"].map(format_size),
-            "input": shown["bytes"].map(format_size),
-            "batched, GB/s": shown["gb_per_s_batched"].map(number),
-            "tree, GB/s": shown["gb_per_s"].map(number),
-            "cost in time": shown["cost"].map("{:+.1%}".format),
+        columns: Columns = {
+            "algorithm": findings.algorithm_title,
+            "chunk": ("chunk_size", format_size),
+            "input": ("bytes", format_size),
+            "batched, GB/s": ("gb_per_s_batched", number),
+            "tree, GB/s": ("gb_per_s", number),
+            "cost in time": ("cost", "{:+.1%}".format),
+            "kernel and device": where,
         }
-        columns = {**titles(shown), **numbers, "kernel and device": map(where, lines(shown))}
-        return Finding.of(checks, shown, columns, numbers)
+        return findings.Finding.of(checks, shown, columns)
 
 
 EXPERIMENT = BatchedVsTree()
@@ -190,7 +179,7 @@ def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
     large, small = largest(rows[~is_small]), rows[is_small]
     lane = _shown(small if large.empty else large)
     shown, tensors = _over_batched(of_lane(large, lane)), of_lane(small, lane)
-    both = pd.concat([part for part in (shown, tensors) if not part.empty])
+    both = joined(shown, tensors)
     algorithms = style.algorithms(both["algorithm"])
     with style.style():
         figure, grid = style.panels([1.1] * 3, len(algorithms), sharex="row", sharey="row")
@@ -208,7 +197,7 @@ def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
         subject = f"Batched against tree over {size} in one buffer, and trees of small tensors"
         style.headline(figure, _headline(shown), f"{subject}: {label}: {both['device_name'].iloc[0]}")
         style.legend_of_panels(figure)
-    table = _over_batched(pd.concat([part for part in (large, small) if not part.empty]))
+    table = _over_batched(joined(large, small))
     ratios = table["over_batched"].map(lambda ratio: "" if pd.isna(ratio) else f"{ratio:.4f}")
     return style.save(figure, path, table[_COLUMNS].assign(seconds_over_batched=ratios))
 

@@ -27,6 +27,7 @@ from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, lines
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, KiB, MiB
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import beside_program, style
 from hashbench.experiments.decoder import CONTEXT, LLAMA_8B, Decoder, Graph, Steps, by_cublaslt
 from hashbench.experiments.programs import Outcomes
@@ -34,7 +35,7 @@ from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Device, Kernel, kernel_class
 from hashbench.kernels.contract import Work
-from hashbench.report.findings import MARGIN, Check, ClaimExperiment, Columns, Finding, number
+from hashbench.report.findings import GPU, MARGIN, Check, ClaimExperiment, Finding
 
 if TYPE_CHECKING:
     from hashbench.kernels.portions import Portions
@@ -229,12 +230,13 @@ class Beside(ClaimExperiment):
         points = points_of(results.readings)
         points = points[points["subject"] == DECODE_64]
         checks = [check for goal in GOALS for check in _checks(goal, points)]
-        numbers: Columns = {
-            "GB/s verified": points["verified"].map(number),
-            "throughput lost": points["lost"].map("{:.2%}".format),
-            "p99 step time gained": points["slower"].map("{:.2%}".format),
+        columns: Columns = {
+            "schedule": "conditions",
+            "GB/s verified": ("verified", number),
+            "throughput lost": ("lost", "{:.2%}".format),
+            "p99 step time gained": ("slower", "{:.2%}".format),
         }
-        return Finding.of(checks, points, {"schedule": points["conditions"], **numbers}, numbers)
+        return Finding.of(checks, points, columns)
 
 
 EXPERIMENT = Beside()
@@ -246,7 +248,7 @@ EXPERIMENT = Beside()
 COLUMNS = {VERIFIED: "verified", KEPT: "kept", LONGER: "longer"}
 """The columns of `points_of`, by quantity."""
 
-_POINT = ["machine", "device_name", "subject", "conditions"]
+_POINT = [*GPU, "subject", "conditions"]
 
 
 def points_of(readings: pd.DataFrame) -> pd.DataFrame:
@@ -264,9 +266,9 @@ def _checks(goal: Goal, points: pd.DataFrame) -> Iterator[Check]:
         f"Is {goal.gb_per_s:g} GB/s verified beside decoding in batches of 64 at no more than {goal.lost:.0%} of its "
         "throughput?"
     )
-    gpus = points[["machine", "device_name"]].drop_duplicates()
+    gpus = points[GPU].drop_duplicates()
     reached = points[points["verified"] >= (1 - MARGIN) * goal.gb_per_s].sort_values("lost", kind="stable")
-    best = reached.drop_duplicates(["machine", "device_name"])
+    best = reached.drop_duplicates(GPU)
     if gpus.empty:
         yield Check(question, "No decoder was measured on a GPU.", None)
     elif len(best) < len(gpus):

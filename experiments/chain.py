@@ -36,6 +36,7 @@ from hashbench.bench.frames import VALUES, Line, Results, lines
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import style
 from hashbench.experiments.in_place import fill_random, module_of
 from hashbench.experiments.loading import write_model
@@ -44,7 +45,7 @@ from hashbench.experiments.storage import StorageUnavailable, in_memory
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Buffer, Device, Kernel, Unavailable
-from hashbench.report.findings import GPU, ClaimExperiment, Columns, Finding, number, worst
+from hashbench.report.findings import GPU, ClaimExperiment, Finding, worst
 
 if TYPE_CHECKING:
     from hashbench.model.manifest import Manifest
@@ -125,7 +126,7 @@ class Chain(ClaimExperiment):
             return []
         bars = bars.sort_values("of", key=lambda of: of.map(_LAST.get).fillna(0), kind="stable")
         with style.style():
-            figure = style.stacked_panels(bars, _draw)
+            figure = style.stacked_panels(bars, _draw, 1.25 * style.LANE)
             names = style.names(results.readings["device_name"])
             what = f"In one process that has done it before, on a simulated platform: {names}"
             style.headline(figure, _headline(results.readings), what)
@@ -149,14 +150,14 @@ class Chain(ClaimExperiment):
             check("links", "all links together", "No chain was measured on a GPU."),
             check("everything", "they, and public evidence in addition,", "No public evidence was verified."),
         ]
+        of_links = {link: link.replace(" ", "_") for link in LINKS}
+        summed = {**of_links, "together": "links", "with public evidence": "everything"}
         columns: Columns = {
-            "GPU": sums["device_name"],
-            "model": sums["model"].map(lambda name: MODELS[name].title),
-            **{f"{link}, ms": sums[link].map(_milliseconds) for link in LINKS},
-            "together, ms": sums["links"].map(_milliseconds),
-            "with public evidence, ms": sums["everything"].map(_milliseconds),
+            "GPU": "device_name",
+            "model": lambda one: MODELS[one.model].title,
+            **{f"{name}, ms": (column, _milliseconds) for name, column in summed.items()},
         }
-        return Finding.of(checks, sums, columns, [*columns][2:])
+        return Finding.of(checks, sums.rename(columns=of_links), columns)
 
 
 EXPERIMENT = Chain()
@@ -177,7 +178,7 @@ def sums_of(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _milliseconds(seconds: float) -> str:
-    return "" if pd.isna(seconds) else number(1e3 * seconds)
+    return number(1e3 * seconds)
 
 
 # The readings --------------------------------------------------------------------------------------------------------

@@ -20,13 +20,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import SEED, Point, Skip
-from hashbench.bench.frames import SPEED, VALUES, Results, lines, where
+from hashbench.bench.frames import SPEED, Line, Results, as_speeds, joined, lines, where
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.lanes import labels, lane_of
 from hashbench.bench.measurement import make_inputs, measure
-from hashbench.bench.readings import Reading
+from hashbench.bench.readings import Reading, phrase
 from hashbench.bench.results import REFERENCE
 from hashbench.bench.sweeps import CHUNK_SIZE
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.programs import (
@@ -44,18 +45,7 @@ from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
-from hashbench.report.findings import (
-    ClaimExperiment,
-    Columns,
-    Finding,
-    by_algorithm,
-    fastest,
-    number,
-    of_each_gpu,
-    on_gpus,
-    titles,
-    worst,
-)
+from hashbench.report import findings
 
 MAGNITUDE = 10.0
 """How many times faster an order of magnitude is."""
@@ -77,7 +67,7 @@ ONE_CORE = (f"{TREE}this process", f"{TREE}1 process")
 process of its own, which is slower and counts only if there is nothing better."""
 
 
-class CpuSpeedup(ClaimExperiment):
+class CpuSpeedup(findings.ClaimExperiment):
     """Models as trees, by kernels and devices; and the same bytes in files, by programs that use the CPU."""
 
     name = "cpu-speedup"
@@ -121,12 +111,12 @@ class CpuSpeedup(ClaimExperiment):
         bars = _bars(results)
         return [] if bars.empty else _draw(bars, path)
 
-    def finding(self, results: Results) -> Finding:
+    def finding(self, results: Results) -> findings.Finding:
         """How many times as fast as the CPU of the same machine, all by the wall clock."""
         pairs = _fastest_on_gpus(results).merge(_fastest_programs(results), on=["machine", "algorithm"])
         pairs["ratio"] = pairs["wall_gb_per_s"] / pairs["program_gb_per_s"]
         checks = [
-            worst(
+            findings.worst(
                 part[part["cores"] == cores],
                 "ratio",
                 f"{title}: is every model hashed at least {MAGNITUDE:g} times as fast as by the fastest program on "
@@ -137,20 +127,20 @@ class CpuSpeedup(ClaimExperiment):
                 "No GPU and CPU program of one machine were measured.",
                 at_least=MAGNITUDE,
             )
-            for title, part in by_algorithm(pairs)
+            for title, part in findings.by_algorithm(pairs)
             for cores in ("one core", "all cores")
         ]
         columns: Columns = {
-            **titles(pairs),
-            "model": pairs["model"],
-            "GPU, GB/s (wall)": pairs["wall_gb_per_s"].map(number),
-            "kernel and device": map(where, lines(pairs)),
-            "CPU": pairs["cores"],
-            "fastest program there": pairs["program"],
-            "CPU, GB/s": pairs["program_gb_per_s"].map(number),
-            "times as fast": pairs["ratio"].map(number),
+            "algorithm": findings.algorithm_title,
+            "model": "model",
+            "GPU, GB/s (wall)": ("wall_gb_per_s", number),
+            "kernel and device": where,
+            "CPU": "cores",
+            "fastest program there": "program",
+            "CPU, GB/s": ("program_gb_per_s", number),
+            "times as fast": ("ratio", number),
         }
-        return Finding.of(checks, pairs, columns, ("GPU, GB/s (wall)", "CPU, GB/s", "times as fast"))
+        return findings.Finding.of(checks, pairs, columns)
 
 
 EXPERIMENT = CpuSpeedup()
@@ -161,32 +151,33 @@ EXPERIMENT = CpuSpeedup()
 
 def _fastest_on_gpus(results: Results) -> pd.DataFrame:
     """The fastest row of each model on each GPU, smaller models first."""
-    rows = on_gpus(results, "tree").query("model != ''")
-    return of_each_gpu(rows, lambda gpu: fastest(gpu, "model", speed="wall_gb_per_s").sort_values("bytes"))
+
+    def pick(gpu: pd.DataFrame) -> pd.DataFrame:
+        return findings.fastest(gpu, "model", speed="wall_gb_per_s").sort_values("bytes")
+
+    return findings.of_each_gpu(findings.on_gpus(results, "tree").query("model != ''"), pick)
 
 
 def _fastest_programs(results: Results) -> pd.DataFrame:
     """The fastest program on one core and on all cores of each machine: `program`, its name and how it was run;
     `program_gb_per_s`; and `cores`. The time of some programs includes the start of their processes: since the fastest
     counts, that does no harm."""
-    rows, readings = results.rows, results.readings
-    rows = rows[(rows["device_kind"] == "cpu") & (rows["strategy"] == "tree")]
-    readings = readings[(readings["device_kind"] == "cpu") & (readings["unit"] == "GB/s")]
-    inputs = [", ".join(filter(None, (row.model, format_size(row.bytes)))) for row in lines(rows)]
-    names = [f"{row.kernel}, {row.device}, tree of {of}" for row, of in zip(lines(rows), inputs, strict=True)]
-    subjects = zip(readings["subject"], readings["how"], strict=True)
-    common = ["machine", "algorithm", "device"]
-    programs = pd.concat(
-        [
-            rows[common].assign(program=names, program_gb_per_s=rows["wall_gb_per_s"]),
-            readings[common].assign(
-                program=[", ".join(filter(None, parts)) for parts in subjects], program_gb_per_s=readings["median"]
-            ),
-        ]
+    rows = results.rows.query("device_kind == 'cpu' and strategy == 'tree'")
+    rows = rows.assign(program=[_tree_named(row) for row in lines(rows)], program_gb_per_s=rows["wall_gb_per_s"])
+    readings = results.readings.query("device_kind == 'cpu' and unit == 'GB/s'")
+    readings = readings.assign(
+        program=[phrase(reading.subject, reading.how) for reading in lines(readings)],
+        program_gb_per_s=readings["median"],
     )
+    columns = ["machine", "algorithm", "device", "program", "program_gb_per_s"]
+    programs = joined(rows[columns], readings[columns])
     programs["cores"] = (programs["device"] == REFERENCE[1]).map({True: "one core", False: "all cores"})
-    best = fastest(programs, "machine", "algorithm", "cores", speed="program_gb_per_s").drop(columns="device")
+    best = findings.fastest(programs, "machine", "algorithm", "cores", speed="program_gb_per_s").drop(columns="device")
     return best.sort_values("cores", ascending=False, kind="stable")
+
+
+def _tree_named(row: Line) -> str:
+    return phrase(row.kernel, row.device, f"tree of {phrase(row.model, format_size(row.bytes))}")
 
 
 # Readings ------------------------------------------------------------------------------------------------------------
@@ -318,18 +309,12 @@ def _bars(results: Results) -> pd.DataFrame:
     """
     rows, readings = results.rows[results.rows["model"] != ""], results.readings
     named = labels(rows)
-    every = [
-        readings.assign(
-            kernel="",  # another program, or hashlib's processes
-            label=[
-                _label(subject, workers)
-                for subject, workers in zip(readings["subject"], readings["workers"], strict=True)
-            ],
-            **{name: readings[column] for name, column in zip(SPEED, VALUES, strict=True)},
-        ),
-        rows.assign(label=[" ".join(named[lane_of(row)].split()) for row in lines(rows)]),
-    ]
-    bars = pd.concat([frame[[*_PLACE, *SPEED, "date"]] for frame in every if not frame.empty] or [every[1][:0]])
+    programs = as_speeds(readings).assign(
+        kernel="",  # another program, or hashlib's processes
+        label=[_label(reading.subject, reading.workers) for reading in lines(readings)],
+    )
+    kernels = rows.assign(label=[" ".join(named[lane_of(row)].split()) for row in lines(rows)])
+    bars = joined(*(frame[[*_PLACE, *SPEED, "date"]] for frame in (programs, kernels)))
     bars = bars.sort_values("date", kind="stable").drop_duplicates(["model", "algorithm", "label"], keep="last")
     bars = bars.assign(nbytes=[MODELS[name].nbytes for name in bars["model"]])
     referenced = bars.merge(_references(bars), on="algorithm", suffixes=("", "_reference"))

@@ -7,7 +7,7 @@ is, in the device's memory; or copy it back and hash it on the host. All must gi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -29,19 +29,20 @@ from hashbench.bench.frames import VALUES, Line, Results, lines, where
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.measurement import Seconds
 from hashbench.bench.output_check import check_output
-from hashbench.bench.readings import Reading
+from hashbench.bench.readings import Reading, phrase
 from hashbench.bench.results import REFERENCE
 from hashbench.bench.sweeps import CHUNK_SIZE
+from hashbench.bench.text_table import Columns
 from hashbench.experiments import style
 from hashbench.experiments.host_tree import HostTree, processes_of
 from hashbench.experiments.programs import Outcomes
 from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
 from hashbench.hashing.hasher import Hasher
-from hashbench.hashing.selection import FASTEST_FIRST, fastest_first
+from hashbench.hashing.selection import FASTEST_FIRST
 from hashbench.hashing.sources import FileRange
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Buffer, Bytes, Device, Kernel, Stage, kernel_class
-from hashbench.report.findings import Check, ClaimExperiment, Columns, Finding, titles, worst
+from hashbench.kernels import Buffer, Bytes, Device, Kernel, Lane, Part, Stage, kernel_class
+from hashbench.report.findings import Check, ClaimExperiment, Finding, algorithm_title, worst
 
 IN_PLACE_SHARE = 0.10
 """The largest share of another way's time that hashing in place may take."""
@@ -138,18 +139,17 @@ class EndToEnd(ClaimExperiment):
         )
         pairs["share"] = pairs["median_in_place"] / pairs["median"]
         checks = tuple(_saves(way, pairs[pairs["subject"] == way]) for way in OTHER_WAYS)
-        numbers = {name: pairs[name].map("{:.3g}".format) for name in ("median_in_place", "median")}
         columns: Columns = {
-            "model": pairs["model"],
-            **titles(pairs),
-            "in place, s": numbers["median_in_place"],
-            "another way": pairs["subject"],
-            "how": map(_how, lines(pairs)),
-            "that way, s": numbers["median"],
-            "in place over it": pairs["share"].map("{:.2%}".format),
-            "kernel and device": map(where, lines(pairs)),
+            "model": "model",
+            "algorithm": algorithm_title,
+            "in place, s": ("median_in_place", "{:.3g}".format),
+            "another way": "subject",
+            "how": _how,
+            "that way, s": ("median", "{:.3g}".format),
+            "in place over it": ("share", "{:.2%}".format),
+            "kernel and device": where,
         }
-        return Finding.of(checks, pairs, columns, ("in place, s", "that way, s", "in place over it"))
+        return Finding.of(checks, pairs, columns)
 
 
 EXPERIMENT = EndToEnd()
@@ -157,7 +157,7 @@ EXPERIMENT = EndToEnd()
 
 def _how(reading: Line) -> str:
     """Where the file is and which memory it passes through, or who hashes; empty if in place."""
-    return ", ".join(filter(None, (reading.workers, reading.storage, reading.memory)))
+    return phrase(reading.workers, reading.storage, reading.memory)
 
 
 def _saves(way: str, pairs: pd.DataFrame) -> Check:
@@ -180,8 +180,7 @@ def _saves(way: str, pairs: pd.DataFrame) -> Check:
 def _one_of_each_kind(devices: Sequence[Device]) -> list[Device]:
     """The available device of each kind whose kernel is expected to be the fastest."""
     chosen = []
-    for kind in FASTEST_FIRST:
-        order = fastest_first(kind)
+    for kind, order in FASTEST_FIRST.items():
         usable = [device for device in devices if device.unavailable is None and device.kind == kind]
         if usable:
             chosen.append(min(usable, key=lambda d: order.index(d.kernel) if d.kernel in order else len(order)))
@@ -226,7 +225,7 @@ class _Model:
         kernel = self.kernel
         for stage, seconds in samples.items():
             if Seconds.of(seconds).q1 <= 0:  # the time of the tree minus that of its leaves may vanish in the noise
-                where = ", ".join(filter(None, (kernel.name, self.name, workers, storage, memory)))
+                where = phrase(kernel.name, self.name, workers, storage, memory)
                 yield Skip(
                     f"{way}: {stage} seconds ({where})",
                     "the tree took no longer than its leaves alone, within the spread of the runs",
@@ -370,10 +369,21 @@ class _Idle(Stage):
     """A stage whose uploads copy nothing."""
 
     def __init__(self, stage: Stage) -> None:
-        self.host = stage.host
+        self.buffer, self._stage = stage.buffer, stage
+
+    @property
+    def host(self) -> Bytes:
+        return self._stage.host
 
     def upload(self, nbytes: int) -> Buffer:
-        return Buffer(self.host, 0, nbytes)
+        return self.buffer[:nbytes]
+
+
+class _IdleLane(Lane):
+    """A lane that copies nothing."""
+
+    def send(self, parts: Iterable[Part]) -> None:
+        pass
 
 
 class _Reader:
@@ -387,6 +397,10 @@ class _Reader:
 
     def stage(self, nbytes: int) -> Stage:
         return _Idle(self._kernel.stage(nbytes))
+
+    def lane(self, nbytes: int) -> Lane | None:
+        lane = self._kernel.lane(nbytes)
+        return lane and _IdleLane(np.frombuffer(lane.block, np.uint8))
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)
@@ -586,4 +600,4 @@ def _draw_bar(panel: Axes, place: float, way: Line, stages: dict[str, Any]) -> N
     if alone:
         panel.plot([max(alone)] * 2, [place - 0.45, place + 0.45], **_BOUND)
     style.error_bar(panel, place, [getattr(way, name) for name in VALUES])
-    style.write_value(panel, place, _seconds(way.median), end=max(left, way.q3))
+    style.write_value(panel, place, _seconds(way.median), end=max(left, way.q3, *alone))

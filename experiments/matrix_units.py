@@ -20,11 +20,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from hashbench.bench.experiment import SEED, Point, Skip, room
-from hashbench.bench.frames import SPEED, VALUES, Results, lines
+from hashbench.bench.frames import SPEED, VALUES, Results, as_speeds, joined, lines
 from hashbench.bench.measurement import make_inputs, measure
 from hashbench.bench.output_check import check_output
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import style
 from hashbench.experiments.programs import throughput
 from hashbench.experiments.roofline import KERNEL, of_pipe
@@ -33,15 +34,7 @@ from hashbench.kernels import Device
 from hashbench.kernels.cupy_cuda import CupyCuda
 from hashbench.limits.microbenchmarks import Microbenchmarks, Pipe, source
 from hashbench.limits.roofline import RATE
-from hashbench.report.findings import (
-    GPU,
-    ClaimExperiment,
-    Columns,
-    Finding,
-    fastest,
-    number,
-    worst,
-)
+from hashbench.report.findings import GPU, ClaimExperiment, Finding, fastest, worst
 
 ALGORITHM = "sha256"
 """SHA-384's shifts use the double-precision pipe already, whose unit DMMA shares."""
@@ -178,13 +171,12 @@ class MatrixUnits(ClaimExperiment):
             at_least=nextafter(GAIN, inf),
         )
         columns: Columns = {
-            "GPU": variants["device_name"],
-            "variant": variants["variant"],
-            "measured, GB/s": variants["gb_per_s"].map(number),
-            "against the fastest without": variants["gain"].map("{:+.1f} %".format),
+            "GPU": "device_name",
+            "variant": "variant",
+            "measured, GB/s": ("gb_per_s", number),
+            "against the fastest without": ("gain", "{:+.1f} %".format),
         }
-        numeric = ("measured, GB/s", "against the fastest without")
-        return Finding.of([check], variants, columns, numeric)
+        return Finding.of([check], variants, columns)
 
 
 EXPERIMENT = MatrixUnits()
@@ -291,14 +283,9 @@ def _variants(results: Results) -> pd.DataFrame:
     rows = results.rows[(results.rows["kernel"] == KERNEL) & (results.rows["device_kind"] == "gpu")]
     rows = rows[(rows["algorithm"] == ALGORITHM) & (rows["strategy"] == "batched") & (rows["chunk_size"] == CHUNK_SIZE)]
     readings = results.readings[results.readings["subject"].isin(FORMS)]
-    with_units = readings.assign(
-        variant=readings["subject"],
-        matrix=True,
-        **{name: readings[column] for name, column in zip(SPEED, VALUES, strict=True)},
-    )
+    with_units = as_speeds(readings).assign(variant=readings["subject"], matrix=True)
     without = rows.assign(matrix=False, conditions=[_conditions(nbytes) for nbytes in rows["bytes"]])
-    parts = [part[_OF_VARIANT] for part in (without, with_units) if not part.empty]
-    every = pd.concat(parts or [without[_OF_VARIANT]])
+    every = joined(without[_OF_VARIANT], with_units[_OF_VARIANT])
     best = fastest(every[~every["matrix"].astype(bool)], *GPU, "conditions")
     best = best[[*GPU, "conditions", "gb_per_s"]].rename(columns={"gb_per_s": "without"})
     both = every.merge(best, on=[*GPU, "conditions"])

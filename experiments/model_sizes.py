@@ -7,7 +7,6 @@ from functools import partial
 from itertools import cycle, product, starmap
 from math import log10
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,26 +15,15 @@ from matplotlib.transforms import ScaledTranslation
 from hashbench.bench.experiment import Point, Skip
 from hashbench.bench.frames import LANE, SPEED, WALL_SECONDS, Results, highest, lines, where
 from hashbench.bench.inventories import MODELS
-from hashbench.bench.lanes import Lane, labels, of_lane
+from hashbench.bench.lanes import Lane, apart, labels, of_lane
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, GiB, KiB
+from hashbench.bench.text_table import Columns, number
 from hashbench.experiments import style
 from hashbench.experiments.device_memory import peak_beside_model
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, Unavailable
-from hashbench.report.findings import (
-    GPU,
-    Check,
-    ClaimExperiment,
-    Columns,
-    Finding,
-    by_algorithm,
-    number,
-    of_each_gpu,
-    on_gpus,
-    titles,
-    worst,
-)
+from hashbench.report import findings
 
 LARGE_BYTES = 100e9
 LARGE_SECONDS = 1.0
@@ -75,7 +63,7 @@ _COLUMNS = [
 ]
 
 
-class ModelSizes(ClaimExperiment):
+class ModelSizes(findings.ClaimExperiment):
     """The trees over all tensors of a model in one call, for models from 0.4 GB on."""
 
     name = "model-sizes"
@@ -118,8 +106,10 @@ class ModelSizes(ClaimExperiment):
             for (upper, lower), algorithm in zip(grid.T, algorithms, strict=True):
                 mine = rows[rows["algorithm"] == algorithm]
                 upper.set_title(ALGORITHMS[algorithm].title, loc="left")
-                _draw_lanes(upper, mine, named, SPEED)
-                _draw_lanes(lower, mine, named, WALL_SECONDS)
+                drawn, others = apart(mine, named, ["model", "chunk_size"])
+                _draw_lanes(upper, mine, drawn, SPEED)
+                _draw_lanes(lower, mine, drawn, WALL_SECONDS)
+                style.note(upper, others)
                 _tell_memory(lower, results.readings[results.readings["algorithm"] == algorithm])
                 _name_models(lower, rows, width=(style.WIDTH - 0.5) / len(algorithms))
                 upper.label_outer()
@@ -128,26 +118,27 @@ class ModelSizes(ClaimExperiment):
             chunks, names = style.sizes(rows["chunk_size"]), style.names(rows["device_name"])
             what = f"Trees over all tensors of a model in one call, chunks of {chunks}: {names}"
             style.headline(figure, _headline(rows), what)
-            others = style.sizes(size for size in rows["chunk_size"] if size != CHUNK_SIZE)
-            style.legend_of_panels(figure, f"hollow marks: chunks of {others}" if others else None)
+            hollow = style.sizes(size for size in rows["chunk_size"] if size != CHUNK_SIZE)
+            style.legend_of_panels(figure, f"hollow marks: chunks of {hollow}" if hollow else None)
         return style.save(figure, path, rows[_COLUMNS])
 
-    def finding(self, results: Results) -> Finding:
+    def finding(self, results: Results) -> findings.Finding:
         """How soon the roots of a large model are there, and whether throughput keeps with the model's size."""
-        rows = on_gpus(results, "tree").query("model != ''")
-        best = of_each_gpu(rows, _best_lane)
-        checks = [check(title, part) for title, part in by_algorithm(best) for check in (_reaches, _keeps)]
-        quartiles = zip(best["wall_seconds_q1"], best["wall_seconds_q3"], strict=True)
-        numbers: Columns = {
-            "GB": (1e-9 * best["bytes"]).map(number),
-            "tensors": best["segments"].map("{:,}".format),
-            "chunk": best["chunk_size"].map(format_size),
-            "GB/s": best["gb_per_s"].map(number),
-            "seconds to all roots (wall)": best["wall_seconds_median"].map("{:.3g}".format),
-            "quartiles": [f"{low:.3g} to {high:.3g}" for low, high in quartiles],
+        rows = findings.on_gpus(results, "tree").query("model != ''")
+        best = findings.of_each_gpu(rows, _best_lane)
+        checks = [check(title, part) for title, part in findings.by_algorithm(best) for check in (_reaches, _keeps)]
+        columns: Columns = {
+            "algorithm": findings.algorithm_title,
+            "model": "model",
+            "GB": ("bytes", _gigabytes),
+            "tensors": ("segments", "{:,}".format),
+            "chunk": ("chunk_size", format_size),
+            "GB/s": ("gb_per_s", number),
+            "seconds to all roots (wall)": ("wall_seconds_median", "{:.3g}".format),
+            "quartiles": ("wall_seconds_q1", "wall_seconds_q3", "{:.3g} to {:.3g}".format),
+            "kernel and device": where,
         }
-        columns = {**titles(best), "model": best["model"], **numbers, "kernel and device": map(where, lines(best))}
-        return Finding.of(checks, best, columns, numbers)
+        return findings.Finding.of(checks, best, columns)
 
 
 EXPERIMENT = ModelSizes()
@@ -163,28 +154,32 @@ def _best_lane(rows: pd.DataFrame) -> pd.DataFrame:
     return max(lanes, key=lambda lane: (lane["bytes"].iloc[-1], len(lane), lane["gb_per_s"].iloc[-1]))
 
 
-def _reaches(title: str, best: pd.DataFrame) -> Check:
+def _gigabytes(nbytes: float) -> str:
+    return number(1e-9 * nbytes)
+
+
+def _reaches(title: str, best: pd.DataFrame) -> findings.Check:
     missing = "No model was measured on a GPU."
     if not best.empty:
         row = highest(best, "bytes")
-        missing = f"The largest model measured is {row.model}, {number(1e-9 * row.bytes)} GB."
-    largest = best.drop_duplicates(GPU, keep="last")
-    return worst(
+        missing = f"The largest model measured is {row.model}, {_gigabytes(row.bytes)} GB."
+    largest = best.drop_duplicates(findings.GPU, keep="last")
+    return findings.worst(
         largest[largest["bytes"] >= LARGE_BYTES],  # other GPUs may not have the memory
         "wall_seconds_median",
         f"{title}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most {LARGE_SECONDS:g} s?",
-        lambda row: f"{row.wall_seconds_median:.3g} s for {row.model}, {number(1e-9 * row.bytes)} GB, by {where(row)}.",
+        lambda row: f"{row.wall_seconds_median:.3g} s for {row.model}, {_gigabytes(row.bytes)} GB, by {where(row)}.",
         missing,
         at_most=LARGE_SECONDS,
     )
 
 
-def _keeps(title: str, best: pd.DataFrame) -> Check:
+def _keeps(title: str, best: pd.DataFrame) -> findings.Check:
     filling = best[best["bytes"] >= FILLING_BYTES]
-    speeds = filling.groupby(GPU)["gb_per_s"]
+    speeds = filling.groupby(findings.GPU)["gb_per_s"]
     filling = filling.assign(models=speeds.transform("size"), largest=speeds.transform("last"))
     filling["change"] = filling["gb_per_s"] / filling["largest"] - 1
-    return worst(
+    return findings.worst(
         filling.assign(distance=filling["change"].abs())[filling["models"] > 1],
         "distance",
         f"{title}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more keep within "
@@ -264,10 +259,7 @@ def _tell_memory(panel: Axes, readings: pd.DataFrame) -> None:
         f"{one.subject} {one.median:.3g} {one.unit}, {MODELS[one.model].title}, {one.conditions}"
         for one in lines(largest)
     ]
-    if told:
-        text = style.wrapped(f"{PEAK_MEMORY}: {'; '.join(told)}", 1.2, style.SMALL)
-        look: dict[str, Any] = {"fontsize": style.SMALL, "bbox": style.VALUE_BOX}
-        panel.text(0.98, 0.03, text, transform=panel.transAxes, ha="right", va="bottom", **look)
+    style.note(panel, [f"{PEAK_MEMORY}: {'; '.join(told)}"] if told else [])
 
 
 def _name_models(panel: Axes, rows: pd.DataFrame, width: float) -> None:

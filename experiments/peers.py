@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import Experiment, Point, Skip
-from hashbench.bench.frames import Line, Results, lines
+from hashbench.bench.frames import Line, Results, joined, lines
 from hashbench.bench.readings import Reading, files_phrase
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, STRATEGIES, GiB, KiB, MiB
 from hashbench.experiments import style
@@ -100,7 +100,11 @@ class Quote:
     source: str
 
 
-QUOTES = (Quote("cuPQC-Hash", "sha256", "RTX PRO 6000", 672.0, "NVIDIA, cuPQC 0.4.1, developer.nvidia.com/cupqc"),)
+_CUPQC = "NVIDIA, cuPQC SDK 0.4.1, messages of 8 KB, 7 April 2026: nvidia.github.io/cuPQC/blogs/hash-rates"
+QUOTES = (
+    Quote("cuPQC-Hash", "sha256", "RTX PRO 6000", 672.0, _CUPQC),
+    Quote("cuPQC SHA-512", "sha384", "RTX PRO 6000", 646.0, _CUPQC),  # which differs in constants alone
+)
 
 QUICK = Effort(openssl_runs=3, openssl_seconds=1, file_runs=3, file_size=256 * MiB, hashcat_runs=1)
 FULL = Effort(openssl_runs=5, openssl_seconds=3, file_runs=5, file_size=1 * GiB, hashcat_runs=3)
@@ -344,7 +348,7 @@ def _bars(results: Results) -> pd.DataFrame:
         gb_per_s=readings["median"],
         conditions=readings["how"],
     )
-    bars = pd.concat([frame for frame in (of_rows, of_readings) if not frame.empty])
+    bars = joined(of_rows, of_readings)
     alike = ["program", "kernel", "where", "algorithm", "device", "device_name"]
     newest = bars.drop_duplicates(alike, keep="last")
     return newest.sort_values("gb_per_s", kind="stable", ignore_index=True)

@@ -18,6 +18,7 @@ from hashbench.bench.experiment import Experiment, Point, Skip
 from hashbench.bench.frames import SPEED, Line, Results, lines
 from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, GiB
+from hashbench.bench.text_table import number
 from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Algorithm, Buffer, Device
@@ -251,7 +252,7 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         limit = panel.limit.gb_per_s
         label = "limit: best split over the pipes, registers and stalls ignored"
         axes.axvline(limit, color="black", linestyle="--", linewidth=1.1, label=label)
-        axes.text(limit, top, f" {limit:.4g}", fontsize=style.SMALL, va="bottom")
+        axes.text(limit, top, f" {number(limit)}", fontsize=style.SMALL, va="bottom")
     names = zip(panel.rows["kernel"], panel.rows["variant"], strict=True)
     style.name_lanes(axes, range(len(panel.rows)), [f"{kernel} ({variant})" for kernel, variant in names])
     axes.set_ylim(-0.6, top + 0.6)
@@ -262,7 +263,7 @@ def _draw_bar(axes: Axes, place: int, row: Line, limit: Limit | None) -> None:
         axes,
         place,
         [getattr(row, name) for name in SPEED],
-        f"{row.gb_per_s:.4g}" + (f"  ({row.gb_per_s / limit.gb_per_s:.0%})" if limit else ""),
+        number(row.gb_per_s) + (f" ({row.gb_per_s / limit.gb_per_s:.0%})" if limit else ""),
         look={"height": 0.74, **style.solid(row.kernel)},
         error={"label": "measured, with quartiles"},
         label={"end": 0},

@@ -11,12 +11,8 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import cache
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +20,7 @@ from hashbench.bench.experiment import SEED
 from hashbench.bench.inventories import MODELS, Tensor
 from hashbench.bench.results import REFERENCE
 from hashbench.experiments.in_place import DTYPES, module_with
+from hashbench.experiments.rank_pool import Failed, RankPool
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.selection import choose
 from hashbench.hashing.verification_error import VerificationError
@@ -41,9 +38,6 @@ FSDP, TP = "FSDP2", "TP"
 
 _COLUMNS = ("o_proj.weight", "down_proj.weight", "w2.weight")
 """The ends of the names of matrices that tensor parallelism shards along their second dimension."""
-
-_TIMEOUT = timedelta(seconds=60)
-"""How long ranks wait for each other."""
 
 _ERROR_SIZE = 1000
 """Characters of an error at most."""
@@ -84,14 +78,12 @@ class Files:
         manifest: its manifest, as text.
         kernel: what hashes.
         devices: the device of each rank.
-        runs: how often it is verified.
     """
 
     folder: str
     manifest: bytes
     kernel: str
     devices: tuple[str, ...]
-    runs: int
 
     @property
     def ranks(self) -> int:
@@ -109,7 +101,6 @@ class Answer:
         seconds: from the call to the verdict, of each run.
         flips: the same with a flipped bit, each found and blamed on its rank.
         sent: the bytes that this rank sent to others for one verdict.
-        error: what failed; empty if nothing did.
     """
 
     root: str = ""
@@ -117,11 +108,10 @@ class Answer:
     seconds: list[float] = field(default_factory=list)
     flips: list[float] = field(default_factory=list)
     sent: int = 0
-    error: str = ""
 
 
 class Ranks:
-    """Processes that are the ranks of one group: one for each GPU, or for each core. They start when they are needed.
+    """The ranks of one group: a process for each GPU, or for each core.
 
     Args:
         count: how many.
@@ -134,90 +124,60 @@ class Ranks:
     def __init__(self, count: int, kind: str) -> None:
         self.count = count
         self._kind = kind
-        self._folder = TemporaryDirectory(prefix="hashbench-ranks-")
-        self._pipes: list[Connection] = []
-        self._processes: list[SpawnProcess] = []
-
-    def _start(self) -> None:
-        context = get_context("spawn")
-        store = str(Path(self._folder.name) / "store")
-        for rank in range(self.count):
-            ours, theirs = context.Pipe()
-            arguments = (rank, self.count, self._kind, store, theirs)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        backend = "cpu:gloo,cuda:nccl" if kind == "gpu" else "gloo"
+        self._pool = RankPool(count, get_context("spawn"), backend, _take_gpu if kind == "gpu" else _take_core)
 
     def close(self) -> None:
         """Ends them."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._folder.cleanup()
+        self._pool.close()
 
     def measure(self, case: Case | Files) -> list[Answer]:
         """What each rank that takes part found.
 
         Raises:
             VerificationError: a rank found something wrong.
-            RuntimeError: a rank failed or ended.
+            RuntimeError: a rank ended.
         """
-        if not self._processes:
-            self._start()
-        for pipe in self._pipes:
-            pipe.send(case)
-        answers: list[Answer] = []
-        for rank, pipe in enumerate(self._pipes):
-            try:
-                answers.append(pipe.recv())
-            except EOFError:
-                raise RuntimeError(f"rank {rank} ended while it measured {case}") from None
-        if errors := [answer.error for answer in answers if answer.error]:
-            raise VerificationError(errors[0])
+        answers = self._pool.run(_answer, case, self._kind)
+        for rank, answer in enumerate(answers):
+            if answer is None:
+                raise RuntimeError(f"rank {rank} ended while it measured {case}")
+            if isinstance(answer, Failed):
+                raise VerificationError(f"rank {rank}, {case}: {answer.kind}: {answer.message}"[:_ERROR_SIZE])
         return answers[: case.ranks]
 
 
-def _serve(rank: int, count: int, kind: str, store: str, pipe: Connection) -> None:
-    for backend in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")  # all ranks are on this machine
-    if kind == "gpu":
-        os.environ.update(NCCL_NVLS_ENABLE="0", TORCH_SYMM_MEM_DISABLE_MULTICAST="1", TORCH_NCCL_HIGH_PRIORITY="1")
-    else:
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+def _take_gpu(rank: int) -> None:
+    os.environ.update(NCCL_NVLS_ENABLE="0", TORCH_SYMM_MEM_DISABLE_MULTICAST="1", TORCH_NCCL_HIGH_PRIORITY="1")
     import torch
+
+    torch.cuda.set_device(rank)
+
+
+def _take_core(rank: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    import torch
+
+    torch.set_num_threads(1)  # others would wait for each other on the rank's core
+
+
+def _answer(rank: int, case: Case | Files, kind: str) -> Answer:
+    """What a rank finds; nothing if it takes no part."""
+    group = _group(case.ranks)
+    if rank >= case.ranks:
+        return Answer()
+    if isinstance(case, Files):
+        return _verified(case, rank, group)
+    return _measured(case, rank, "cuda" if kind == "gpu" else "cpu", group)
+
+
+@cache
+def _group(count: int) -> Any:
+    """The group of the first ranks. All ranks make it, also those that are not in it."""
     import torch.distributed as dist
 
-    if kind == "gpu":
-        torch.cuda.set_device(rank)
-    else:
-        torch.set_num_threads(1)  # others would wait for each other on the rank's core
-    backend = "cpu:gloo,cuda:nccl" if kind == "gpu" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count, timeout=_TIMEOUT)
-    groups: dict[int, Any] = {}
-    while True:
-        try:
-            case = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            os._exit(0)  # the end of the group would wait for the others
-        if case.ranks not in groups:
-            groups[case.ranks] = dist.new_group(list(range(case.ranks)))
-        answer = Answer()
-        if rank < case.ranks:
-            try:
-                if isinstance(case, Files):
-                    answer = _verified(case, rank, groups[case.ranks])
-                else:
-                    answer = _measured(case, rank, "cuda" if kind == "gpu" else "cpu", groups[case.ranks])
-            except Exception as error:
-                answer = Answer(error=f"rank {rank}, {case}: {error!r}"[:_ERROR_SIZE])
-        pipe.send(answer)
+    return dist.new_group(list(range(count)))
 
 
 def _verified(case: Files, rank: int, group: Any) -> Answer:
@@ -227,15 +187,13 @@ def _verified(case: Files, rank: int, group: Any) -> Answer:
 
     team = Launched(group)
     expected = parse_manifest(case.manifest)
-    seconds = []
-    for _ in range(case.runs + 1):
-        dist.barrier(group)
-        begin = perf_counter()
-        report = verify(case.folder, expected, kernel=case.kernel, device=case.devices[rank], team=team)
-        seconds.append(perf_counter() - begin)
-        if not report.ok:
-            raise VerificationError(f"the files are what they were, but the verdict is: {report}")
-    return Answer(seconds=seconds[1:])
+    dist.barrier(group)
+    begin = perf_counter()
+    report = verify(case.folder, expected, kernel=case.kernel, device=case.devices[rank], team=team)
+    seconds = perf_counter() - begin
+    if not report.ok:
+        raise VerificationError(f"the files are what they were, but the verdict is: {report}")
+    return Answer(seconds=[seconds])
 
 
 def _measured(case: Case, rank: int, kind: str, group: Any) -> Answer:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from mmap import PAGESIZE
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from hashbench.hashing.direct import cached_pages
 from hashbench.hashing.sizes import format_size
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -130,18 +129,7 @@ def leave_page_cache(path: Path) -> bool:
     with path.open("rb+") as file:
         os.fsync(file.fileno())  # only pages that were written to the disk can be dropped
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return _resident_pages(path) == 0
-
-
-def _resident_pages(path: Path) -> int | None:
-    """The number of a file's pages in memory; None if the system does not say."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "mincore"):
-        return None
-    mapped = np.memmap(path, dtype=np.uint8, mode="r")
-    pages = np.empty(-(-mapped.size // PAGESIZE), dtype=np.uint8)
-    status = libc.mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages.ctypes)
-    return None if status else int((pages & 1).sum())
+        return cached_pages(file.fileno(), 0, path.stat().st_size) == 0
 
 
 def _has_room(root: Path, nbytes: int) -> bool:

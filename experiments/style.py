@@ -306,21 +306,32 @@ def stacked(groups: Mapping[str, int], first: float = 1.0) -> tuple[list[float],
     return places, headings
 
 
-def stacked_panels(bars: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame, list[float]], object]) -> Figure:
+def stacked_panels(
+    bars: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame, list[float]], object], lane: float = LANE
+) -> Figure:
     """A figure with a panel for each unit of the bars, in which they are stacked in groups by what they are `of`.
 
     Args:
         bars: in their order, with the columns `unit` and `of`.
         draw: draws the bars of one unit at their places.
+        lane: the distance of a bar from the next, in inches: more than usual where names have two lines.
     """
     parts = [part for _, part in bars.groupby("unit", sort=False)]
     layouts = [stacked(dict(part.groupby("of", sort=False).size())) for part in parts]
-    figure, grid = panels([LANE * (max(places) + 1.2) for places, _ in layouts])
+    figure, grid = panels([lane * (max(places) + 1.2) for places, _ in layouts])
     for part, (places, headings), panel in zip(parts, layouts, grid.flat, strict=True):
         draw(panel, part, places)
         head(panel, headings)
         panel.set_ylim(max(places) + 0.6, -0.6)
     return figure
+
+
+def note(panel: Axes, texts: Iterable[str]) -> None:
+    """Writes texts, if there are any, in the lower right corner of a panel, where its lines leave room."""
+    text = "\n".join(wrapped(one, 1.15, SMALL) for one in texts)
+    look: dict[str, Any] = {"fontsize": SMALL, "bbox": VALUE_BOX, "ha": "right", "va": "bottom"}
+    if text:
+        panel.text(0.98, 0.03, text, transform=panel.transAxes, **look)
 
 
 def head(panel: Axes, headings: Mapping[float, str]) -> None:

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from hashbench.bench.experiment import Experiment, Point
 from hashbench.bench.frames import SPEED, Line, Results, lines
-from hashbench.bench.lanes import labels, lane_of, largest, of_lane
+from hashbench.bench.lanes import apart, labels, lane_of, largest, of_lane
 from hashbench.bench.results import REFERENCE
 from hashbench.bench.sweeps import CHUNK_SIZE, SIZE, STRATEGIES, KiB, MiB
+from hashbench.bench.text_table import number
 from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device
-from hashbench.report.findings import number
 
 CHUNK_SIZES = (1 * KiB, CHUNK_SIZE, 16 * KiB, 64 * KiB, 256 * KiB, 1 * MiB)
 
@@ -93,11 +93,13 @@ def _bar(panel: Axes, place: int, row: Line) -> None:
 
 
 def _lines(rows: pd.DataFrame) -> Figure:
-    sizes = sorted(set(rows["chunk_size"]))
+    sizes, named = sorted(set(rows["chunk_size"])), labels(rows)
     with style.style():
         figure, panels = _panels(rows, 1.15, columns=2)
         for panel, part in panels:
-            for (lane, label), mark in zip(labels(rows).items(), cycle("osD^vP*X"), strict=False):
+            drawn, others = apart(part, named, ["chunk_size"])
+            style.note(panel, others)
+            for (lane, label), mark in zip(drawn.items(), cycle("osD^vP*X"), strict=False):
                 points = of_lane(part, lane).sort_values("chunk_size", kind="stable")
                 if not points.empty:
                     style.line(

@@ -19,12 +19,13 @@ from hashbench.bench.experiment import Point
 from hashbench.bench.frames import SPEED, Line, Results, lines, with_twins
 from hashbench.bench.results import REFERENCE
 from hashbench.bench.sweeps import CHUNK_SIZE, GiB, KiB, MiB
+from hashbench.bench.text_table import Columns, number
 from hashbench.bench.vendors import OTHER, vendor_of
 from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, Device, Strategy
-from hashbench.report.findings import GPU, Check, ClaimExperiment, Columns, Finding, number
+from hashbench.report.findings import GPU, Check, ClaimExperiment, Finding
 
 VENDORS = 2
 FRAMEWORKS = 2
@@ -94,34 +95,24 @@ class Vendors(ClaimExperiment):
         """Whether digests agree, in all experiments, and which vendors and frameworks were measured."""
         rows = results.rows
         compared = _compared(rows)
-        ordered = rows.assign(is_gpu=rows["device_kind"] == "gpu", equal=compared["equal"].astype(float)).sort_values(
-            ["is_gpu", "device_name"], ascending=[False, True], kind="stable"
-        )
-        devices = ordered.groupby(GPU, sort=False).agg(
-            kind=("device_kind", "first"),
-            kernels=("kernel", lambda names: ", ".join(sorted(set(names)))),
-            equal=("equal", "min"),
-        )
+        verdicts = rows.assign(digests=compared["equal"].map({True: "equal", False: "differ"}))
+        devices = verdicts.sort_values("device_name", kind="stable").groupby([*GPU, "device_kind"], sort=False)
         trees = rows[rows["strategy"] == "tree"].pivot_table("gb_per_s", GPU, "algorithm", "max")
-        devices = devices.join(trees.reindex(columns=list(ALGORITHMS))).reset_index()
-        speeds = {
-            f"{algorithm.title}, fastest tree, GB/s": [
-                "" if pd.isna(speed) else number(speed) for speed in devices[name]
-            ]
-            for name, algorithm in ALGORITHMS.items()
-        }
+        # One digest that differs makes a device's digests differ: the word comes first in the alphabet.
+        told = devices.agg(kernels=("kernel", _all_of), digests=("digests", "min")).fillna("not compared")
+        told = told.join(trees.reindex(columns=list(ALGORITHMS)), on=GPU).reset_index()
         columns: Columns = {
-            "device": devices["device_name"],
-            "kind": devices["kind"].str.upper(),
-            "vendor": map(vendor_of, devices["device_name"]),
-            "kernels": devices["kernels"],
-            **speeds,
-            "digests": devices["equal"].map({1.0: "equal", 0.0: "differ"}).fillna("not compared"),
-            "machine": devices["machine"],
+            "device": "device_name",
+            "kind": lambda device: device.device_kind.upper(),
+            "vendor": lambda device: vendor_of(device.device_name),
+            "kernels": "kernels",
+            **{f"{algorithm.title}, fastest tree, GB/s": (name, number) for name, algorithm in ALGORITHMS.items()},
+            "digests": "digests",
+            "machine": "machine",
         }
         gpus = rows[rows["device_kind"] == "gpu"]
         checks = (_equal_digests(compared), _frameworks(gpus), _vendors(gpus))
-        return Finding.of(checks, rows, columns, speeds)
+        return Finding.of(checks, told.sort_values("device_kind", ascending=False, kind="stable"), columns)
 
 
 EXPERIMENT = Vendors()
@@ -135,6 +126,10 @@ def _compared(rows: pd.DataFrame) -> pd.DataFrame:
     twins = with_twins(rows)
     who = (twins["kernel"] + "\n" + twins["device_name"]).groupby(twins["input"]).transform("nunique")
     return twins[(who > 1) | ~twins["equal"]]
+
+
+def _all_of(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))
 
 
 def _equal_digests(compared: pd.DataFrame) -> Check:
@@ -154,10 +149,10 @@ def _frameworks(gpus: pd.DataFrame) -> Check:
     question = f"Do {FRAMEWORKS} frameworks or more run on one GPU?"
     if gpus.empty:
         return Check(question, "No GPU was measured.", None)
-    kernels = gpus.groupby("device_name")["kernel"].unique()
-    device = max(kernels.index, key=lambda name: (len(kernels[name]), name))
-    answer = f"{len(kernels[device])} on {device}: {', '.join(sorted(kernels[device]))}."
-    return Check(question, answer, len(kernels[device]) >= FRAMEWORKS)
+    kernels = gpus.groupby("device_name")["kernel"].nunique()
+    count, device = max(zip(kernels, kernels.index, strict=True))
+    answer = f"{count} on {device}: {_all_of(gpus['kernel'][gpus['device_name'] == device])}."
+    return Check(question, answer, count >= FRAMEWORKS)
 
 
 def _vendors(gpus: pd.DataFrame) -> Check:
@@ -165,7 +160,7 @@ def _vendors(gpus: pd.DataFrame) -> Check:
     vendors = set(map(vendor_of, gpus["device_name"])) - {OTHER}
     if not vendors:
         return Check(question, "No GPU of a known vendor was measured.", None)
-    return Check(question, f"{len(vendors)}: {', '.join(sorted(vendors))}.", len(vendors) >= VENDORS)
+    return Check(question, f"{len(vendors)}: {_all_of(vendors)}.", len(vendors) >= VENDORS)
 
 
 # The figure ----------------------------------------------------------------------------------------------------------

@@ -40,9 +40,11 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _lets_replace(parent: Path) -> bool:
-    """Whether anybody may put another folder in the place of one in `parent`."""
-    mode = parent.stat().st_mode
-    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
+    """Whether somebody else may put another folder in the place of one in `parent`."""
+    status = parent.stat()
+    if status.st_mode & stat.S_ISVTX:  # what is in it is moved by its owner, or that of `parent`, alone
+        return status.st_uid not in (0, os.geteuid())
+    return not _is_private(status)
 
 
 def _is_users_own(group: int) -> bool:

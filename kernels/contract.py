@@ -7,9 +7,9 @@ how data gets onto a device, and how work is prepared and run there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -150,13 +150,18 @@ class Buffer:
 
 
 class Stage(ABC):
-    """Host memory to fill, and the device memory that it is copied to: for data that streams through a device.
+    """Device memory for data that streams through it, and host memory to fill.
 
     Attributes:
-        host: the uint8 array to write to, page-locked if the framework supports it.
+        buffer: the device memory, which lanes may write to instead.
     """
 
-    host: Bytes
+    buffer: Buffer
+
+    @property
+    @abstractmethod
+    def host(self) -> Bytes:
+        """The uint8 array to write to, page-locked if the framework supports it. It may be allocated only now."""
 
     @abstractmethod
     def upload(self, nbytes: int) -> Buffer:
@@ -167,6 +172,33 @@ class Stage(ABC):
         Returns:
             The copy, valid until the next upload.
         """
+
+
+Part: TypeAlias = tuple[int, int, Buffer, int]
+"""Of a block, its first byte there and how many bytes; of a buffer on the device, that and the first byte there."""
+
+
+class Lane(ABC):
+    """A block of host memory through which one thread at a time brings bytes to a device, page-locked if the framework
+    supports it.
+
+    While it is copied, other threads fill theirs. Blocks that are few and short stay in the processor's cache: the
+    device reads there what was just written, and the host's memory is spared two of the three times that it would move
+    each byte.
+
+    Args:
+        block: the uint8 array to write to.
+
+    Attributes:
+        block: the bytes of it.
+    """
+
+    def __init__(self, block: Bytes) -> None:
+        self.block = block.data
+
+    @abstractmethod
+    def send(self, parts: Iterable[Part]) -> None:
+        """Copies parts of the block to the device."""
 
 
 class Work(ABC):
@@ -370,6 +402,13 @@ class Kernel(ABC):
         Raises:
             OutOfDeviceMemory: the device is out of memory.
         """
+
+    def lane(self, nbytes: int) -> Lane | None:
+        """A way to the device, with a block of `nbytes`.
+
+        None, unless overridden: what a stage's host memory has is uploaded then. A CPU reads it where it is.
+        """
+        return None
 
     @abstractmethod
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from threading import local
 from typing import Any
 
 import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.contract import Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
@@ -27,19 +29,44 @@ class _PinnedStage(Stage):
     """Page-locked host memory, copied on its own stream, so that copies overlap with hashing."""
 
     def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
-        cupy = kernel.cupy
-        self._device = kernel.cuda_device
-        self._buffer = kernel.allocate(nbytes)
-        with self._device:
-            self._stream = cupy.cuda.Stream(non_blocking=True)
-            self._memory = cupy.cuda.alloc_pinned_memory(nbytes)
-        self.host = np.frombuffer(self._memory, dtype=np.uint8, count=nbytes)
+        self._kernel = kernel
+        self.buffer = kernel.allocate(nbytes)
+        with kernel.cuda_device:
+            self._stream = kernel.cupy.cuda.Stream(non_blocking=True)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return self._kernel.page_locked(self.buffer.nbytes)
 
     def upload(self, nbytes: int) -> Buffer:
-        with self._device:
-            self._buffer.owner.copy_from_host_async(self._memory.ptr, nbytes, self._stream)
+        with self._kernel.cuda_device:
+            self.buffer.owner.copy_from_host_async(self.host.ctypes.data, nbytes, self._stream)
             self._stream.synchronize()
-        return self._buffer[:nbytes]
+        return self.buffer[:nbytes]
+
+
+class _StreamLane(Lane):
+    """A page-locked block, copied on a stream of its own. The two calls give way to other Python threads while they
+    wait for the driver; what does not, as setting the device, is done once a thread."""
+
+    _thread = local()
+
+    def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
+        block = kernel.page_locked(nbytes)
+        super().__init__(block)
+        self._address = block.ctypes.data
+        self._device, self._runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
+        with self._device:
+            self._stream = kernel.cupy.cuda.Stream(non_blocking=True)
+
+    def send(self, parts: Iterable[Part]) -> None:
+        if getattr(self._thread, "device", None) != self._device.id:
+            self._device.use()  # a copy needs none, but would make a context on the first
+            self._thread.device = self._device.id
+        copy, kind, stream = self._runtime.memcpyAsync, self._runtime.memcpyHostToDevice, self._stream.ptr
+        for start, nbytes, target, place in parts:
+            copy(target.address + place, self._address + start, nbytes, kind, stream)
+        self._runtime.streamSynchronize(stream)
 
 
 class _Handle:
@@ -167,13 +194,22 @@ class CupyCuda(DeviceKernel):
                 self.cuda_device.synchronize()  # the stream that writes the array is unknown
         return Buffer(array, address, nbytes)
 
-    def stage(self, nbytes: int) -> Stage:
+    def page_locked(self, nbytes: int) -> Bytes:
+        """Host memory that the device copies fast."""
         try:
-            return _PinnedStage(self, nbytes)
+            with self.cuda_device:
+                memory = self.cupy.cuda.alloc_pinned_memory(nbytes)
         except self.cupy.cuda.runtime.CUDARuntimeError as error:
             if error.status != _OUT_OF_MEMORY:
                 raise
             raise OutOfDeviceMemory(self.device, nbytes) from None
+        return np.frombuffer(memory, dtype=np.uint8, count=nbytes)
+
+    def lane(self, nbytes: int) -> Lane:
+        return _StreamLane(self, nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _PinnedStage(self, nbytes)
 
     def queue_for(self, stream: Any) -> Any:
         if stream is None:

@@ -6,9 +6,11 @@ Zero, and has not run on one yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -38,9 +40,20 @@ _IN_LEVEL_ZERO = {
 """The names of its options there."""
 
 
+@contextmanager
+def _programs_started_as_before() -> Iterator[None]:
+    """Keeps how Python starts programs: dpctl makes it copy the process first, which takes 40 ms for one of 1 GB."""
+    before = {name: getattr(subprocess, name) for name in ("_USE_POSIX_SPAWN", "_USE_VFORK")}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(subprocess, name, value)
+
+
 @cache
 def _load() -> opencl_drivers.Loaded:
-    with opencl_drivers.announced_to_sycl() as refused:
+    with opencl_drivers.announced_to_sycl() as refused, _programs_started_as_before():
         import dpctl
         import dpctl.memory
         import dpctl.program
@@ -121,26 +134,32 @@ class _SharedStage(Stage):
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
         dpctl = _load().module
-        self._memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
-        self.host = np.frombuffer(self._memory, dtype=np.uint8)
+        memory = dpctl.memory.MemoryUSMShared(nbytes, queue=kernel.queue)
+        self.buffer = Buffer(memory, memory._pointer, nbytes)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return np.frombuffer(self.buffer.owner, dtype=np.uint8)
 
     def upload(self, nbytes: int) -> Buffer:
-        return Buffer(self._memory, self._memory._pointer, nbytes)
+        return self.buffer[:nbytes]
 
 
 class _CopyStage(Stage):
     """Host USM, which the device's copy engine reads at full speed, and device USM."""
 
     def __init__(self, kernel: DpnpSycl, nbytes: int) -> None:
-        dpctl = _load().module
         self._queue = kernel.queue
-        self._memory = dpctl.memory.MemoryUSMHost(nbytes, queue=self._queue)
-        self._buffer = kernel.allocate(nbytes)
-        self.host = np.frombuffer(self._memory, dtype=np.uint8)
+        self._memory = _load().module.memory.MemoryUSMHost(nbytes, queue=self._queue)
+        self.buffer = kernel.allocate(nbytes)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return np.frombuffer(self._memory, dtype=np.uint8)
 
     def upload(self, nbytes: int) -> Buffer:
-        self._queue.memcpy(self._buffer.owner, self._memory, nbytes)
-        return self._buffer[:nbytes]
+        self._queue.memcpy(self.buffer.owner, self._memory, nbytes)
+        return self.buffer[:nbytes]
 
 
 class DpnpSycl(DeviceKernel):

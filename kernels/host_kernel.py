@@ -65,11 +65,15 @@ def _yield_to_others() -> None:
 
 class _HostStage(Stage):
     def __init__(self, kernel: HostKernel, nbytes: int) -> None:
-        self._buffer = kernel.allocate(nbytes)
-        self.host = self._buffer.owner
+        self.buffer = kernel.allocate(nbytes)
+
+    @property
+    def host(self) -> Bytes:
+        memory: Bytes = self.buffer.owner
+        return memory
 
     def upload(self, nbytes: int) -> Buffer:
-        return self._buffer[:nbytes]
+        return self.buffer[:nbytes]
 
 
 class HostKernel(Kernel):

@@ -34,7 +34,8 @@ _SOURCES = ("numba_lanes.py", "sha2_llvm.py", "fips180.py")
 _PART_BYTES = 1 << 18  # at least, for another thread: a few times of what handing it over costs
 _PARTS_PER_THREAD = 4
 _TILE_LEVELS = 8
-"""Levels of a tree that one thread computes alone over its chunks. The few nodes above are computed at the end."""
+"""Levels of a tree that one thread computes alone over its chunks, unless that makes too few parts. The few nodes above
+are computed at the end."""
 
 
 @cache
@@ -45,30 +46,31 @@ def program(algorithm: Algorithm, method: Method) -> ModuleType:
 
 
 @cache
-def _features() -> frozenset[str]:
-    """What LLVM knows the processor to have, and Numba compiles for; nothing where Numba is not installed."""
+def _processor() -> tuple[str, frozenset[str]]:
+    """LLVM's name of the processor, and of what it has that Numba compiles for; nothing where there is no Numba."""
     try:
         from numba.core.registry import cpu_target
     except ImportError:  # rows that were measured elsewhere name a default variant too
-        return frozenset()
+        return "", frozenset()
 
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
+    _, processor, features = cpu_target.target_context.codegen().magic_tuple()
+    return processor, frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
 
 
-def method_of(variant: str, algorithm: Algorithm, features: frozenset[str]) -> Method:
+def method_of(variant: str, algorithm: Algorithm, processor: str, features: frozenset[str]) -> Method:
     """How a variant compresses on a processor with those features, by LLVM's names. It needs none but them."""
     from hashbench.kernels import sha2_llvm
 
+    x86_instructions = {"sha", "sse4.1", "ssse3"} <= features
     if variant == "instructions":
-        if algorithm.name == "sha256" and {"sha", "sse4.1", "ssse3"} <= features:
+        if algorithm.name == "sha256" and x86_instructions:
             return sha2_llvm.x86_sha(1, 2, 4)
         if ("sha2" if algorithm.name == "sha256" else "sha3") in features:  # LLVM's "sha3" includes SHA-512
             return sha2_llvm.armv8_sha(1, 2, 4)
     if variant != "scalar":
         word_bytes = algorithm.block_size // 16
         if {"avx512f", "avx512bw"} <= features:
-            return sha2_llvm.vectors(64 // word_bytes)
+            return sha2_llvm.avx512(algorithm, instructions=x86_instructions, zen5=processor == "znver5")
         if "avx2" in features:
             return sha2_llvm.vectors(32 // word_bytes)
         if {"ssse3", "neon"} & features:
@@ -80,7 +82,8 @@ class NumbaCpu(HostKernel):
     """SHA-2 compiled by Numba when a kernel is first built, and later loaded from Numba's cache on disk.
 
     The variants are the processor's own instructions, its vectors, and plain code. Where a processor has no
-    instructions for an algorithm, the first is the same as the second; where it has no vectors, as the third.
+    instructions for an algorithm, the first is the same as the second; where it has no vectors, as the third. Vectors
+    of 512 bits leave up to four messages to the instructions.
     """
 
     name = "numba-cpu"
@@ -91,15 +94,15 @@ class NumbaCpu(HostKernel):
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, priority: Priority = "normal"
     ) -> None:
         super().__init__(device, algorithm, variant, priority)
-        code = program(self.algorithm, method_of(self.variant, self.algorithm, _features()))
+        code = program(self.algorithm, method_of(self.variant, self.algorithm, *_processor()))
         self.memory_bytes: int = code.MEMORY_BYTES
         self.hash_slots: Callable[..., None] = code.hash_slots
         code.hash_slots.compile(code.SIGNATURE)
 
     @classmethod
     def default_variant(cls, device: Device) -> str:
-        """Vectors of 512 bits are faster than Intel's SHA instructions, and than no others'."""
-        return "vectors" if "avx512bw" in _features() and "Intel" in device.name else "instructions"
+        """Vectors of 512 bits are faster than SHA instructions, of Intel and of AMD; narrower ones are not."""
+        return "vectors" if "avx512bw" in _processor()[1] else "instructions"
 
     @classmethod
     @outside_working_directory(_READS)
@@ -142,6 +145,7 @@ class _NumbaWork(Work):
         self._tree = layout.tree
         counts = np.diff(self._firsts)
         self._levels = int(counts.max() - 1).bit_length() if layout.tree and layout.segments else 0
+        self._within = self._levels  # as many levels are computed in each part alone
         self._cuts = self._cut(lengths, counts)
         size = kernel.algorithm.digest_size
         self._digests = kernel.allocate(layout.slots * size)
@@ -159,7 +163,8 @@ class _NumbaWork(Work):
     def _cut(self, lengths: Any, counts: Any) -> list[int]:
         """The slots at which parts for the threads begin, and the number of slots.
 
-        Parts take the same time, as far as that can be without cutting chunks and tiles.
+        Parts take the same time, as far as that can be without cutting chunks, and tiles of a tree: the chunks below
+        a node of the highest level that a part computes.
         """
         costs = lengths + counts * 2.0 * self._kernel.algorithm.block_size
         before = np.append(0.0, np.cumsum(costs))
@@ -170,7 +175,9 @@ class _NumbaWork(Work):
         segment = np.searchsorted(before, wanted, side="right") - 1
         slots = ((wanted - before[segment]) / costs[segment] * counts[segment]).astype(np.int64)
         if self._tree:
-            slots -= slots % (1 << _TILE_LEVELS)
+            of_a_part = max(1, int(counts.sum()) // parts)
+            self._within = min(self._levels, _TILE_LEVELS, of_a_part.bit_length() - 1)
+            slots -= slots % (1 << self._within)
         return sorted({0, *(self._firsts[segment] + slots).tolist(), int(self._firsts[-1])})
 
     def _hash(self) -> float:
@@ -179,12 +186,11 @@ class _NumbaWork(Work):
             np.concatenate(list(map(bytes_of, self._segments)), out=self._digests.owner)
         if len(self._cuts) > 1:
             parts = pairwise(self._cuts)
-            within = min(self._levels, _TILE_LEVELS)
             run = map if self._kernel.workers is None or len(self._cuts) == 2 else self._kernel.workers.map
-            for _ in run(lambda part: self._hash_part(part[0], part[1], int(self._of_leaves), within), parts):
+            for _ in run(lambda part: self._hash_part(part[0], part[1], int(self._of_leaves), self._within), parts):
                 pass
-            if self._levels > within:
-                self._hash_part(0, self._cuts[-1], within + 1, self._levels)
+            if self._levels > self._within:
+                self._hash_part(0, self._cuts[-1], self._within + 1, self._levels)
             if self._tree:
                 size = self._kernel.algorithm.digest_size
                 digests, results = (buffer.owner.reshape(-1, size) for buffer in (self._digests, self._results))
@@ -194,8 +200,7 @@ class _NumbaWork(Work):
     def _hash_part(self, begin: int, end: int, lowest: int, highest: int) -> None:
         segment = int(np.searchsorted(self._firsts, begin, side="right")) - 1
         memory = np.empty(self._kernel.memory_bytes, np.uint8)
-        for level in range(lowest, highest + 1):
-            self._kernel.hash_slots(*self._arguments, segment, begin, end, level, _address_of(memory))
+        self._kernel.hash_slots(*self._arguments, segment, begin, end, lowest, highest, _address_of(memory))
 
 
 def _address(buffer: Buffer) -> int:

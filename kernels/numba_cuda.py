@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from hashbench.kernels import programs
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, OutOfDeviceMemory, Priority, Stage
+from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
@@ -108,12 +108,18 @@ class _Stream:
             self.handle = _call("cuStreamCreateWithPriority", flags, STREAM_PRIORITIES[priority])
         _release_with(self, gpu, "cuStreamDestroy", self.handle)
 
-    def to_device(self, address: int, data: Bytes) -> None:
+    def start_to_device(self, address: int, data: Bytes) -> None:
         _call("cuMemcpyHtoDAsync", address, data.ctypes.data, data.nbytes, self.handle)
-        _call("cuStreamSynchronize", self.handle)
+
+    def to_device(self, address: int, data: Bytes) -> None:
+        self.start_to_device(address, data)
+        self.finish()
 
     def to_host(self, data: Bytes, address: int) -> None:
         _call("cuMemcpyDtoHAsync", data.ctypes.data, address, data.nbytes, self.handle)
+        self.finish()
+
+    def finish(self) -> None:
         _call("cuStreamSynchronize", self.handle)
 
 
@@ -130,15 +136,33 @@ class _PinnedStage(Stage):
     """Page-locked host memory, copied on its own stream, so that copies overlap with hashing."""
 
     def __init__(self, kernel: NumbaCuda, nbytes: int) -> None:
-        self._gpu = kernel.gpu
-        self._stream = _Stream(self._gpu)
-        self._buffer = kernel.allocate(nbytes)
-        self.host = _page_locked(self._gpu, nbytes)
+        self._kernel = kernel
+        self._stream = _Stream(kernel.gpu)
+        self.buffer = kernel.allocate(nbytes)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return self._kernel.page_locked(self.buffer.nbytes)
 
     def upload(self, nbytes: int) -> Buffer:
+        with self._kernel.gpu:
+            self._stream.to_device(self.buffer.address, self.host[:nbytes])
+        return self.buffer[:nbytes]
+
+
+class _StreamLane(Lane):
+    """A page-locked block, copied on a stream of its own."""
+
+    def __init__(self, kernel: NumbaCuda, nbytes: int) -> None:
+        self._host, self._gpu = kernel.page_locked(nbytes), kernel.gpu
+        super().__init__(self._host)
+        self._stream = _Stream(self._gpu)
+
+    def send(self, parts: Iterable[Part]) -> None:
         with self._gpu:
-            self._stream.to_device(self._buffer.address, self.host[:nbytes])
-        return self._buffer[:nbytes]
+            for start, nbytes, target, place in parts:
+                self._stream.start_to_device(target.address + place, self._host[start : start + nbytes])
+            self._stream.finish()
 
 
 def _argument(argument: Argument) -> Any:
@@ -245,9 +269,16 @@ class NumbaCuda(DeviceKernel):
                 _call("cuCtxSynchronize")  # the stream that writes the array is unknown
         return Buffer(array, address, nbytes)
 
-    def stage(self, nbytes: int) -> Stage:
+    def page_locked(self, nbytes: int) -> Bytes:
+        """Host memory that the device copies fast."""
         with self._refusing(nbytes):
-            return _PinnedStage(self, nbytes)
+            return _page_locked(self.gpu, nbytes)
+
+    def stage(self, nbytes: int) -> Stage:
+        return _PinnedStage(self, nbytes)
+
+    def lane(self, nbytes: int) -> Lane:
+        return _StreamLane(self, nbytes)
 
     def queue_for(self, stream: Any) -> Any:
         from numba import cuda

@@ -36,6 +36,8 @@ LENGTH_BYTES = 2 * WORD_BYTES
 LANES, LANE_STRIDE = METHOD.lanes, WORD_BYTES * METHOD.lane_stride
 _PLACES = [WORD_BYTES * place for place in METHOD.places]
 
+LINE, FETCHED = sha2_llvm.LINE, sha2_llvm.AHEAD * BLOCK_BYTES + sha2_llvm.LINE
+
 LEAF_TAG, NODE_TAG, PADDING = 0, 1, 0x80
 MADE_BYTES = 2 * BLOCK_BYTES
 
@@ -84,6 +86,17 @@ def _store(typing_context: Any, address: Any, number: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(int64, int64), generate
+
+
+@_intrinsic
+def _prefetch(typing_context: Any, address: Any) -> Any:
+    """Brings the line at an address, which need not exist, to the processor's first cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sha2_llvm.prefetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(int64), generate
 
 
 @_intrinsic
@@ -256,7 +269,8 @@ def _move(memory: Any, source: Any, target: Any) -> None:
     _move_state(memory + STATES + LANE_STRIDE * target, memory + STATES + LANE_STRIDE * source)
 
 
-def hash_slots(
+@_device
+def _hash_level(
     addresses: Any,
     lengths: Any,
     firsts: Any,
@@ -269,24 +283,7 @@ def hash_slots(
     level: Any,
     memory: Any,
 ) -> None:
-    """Hashes chunks or nodes of some slots to their places in `digests`.
-
-    Level 0 are the chunks. A node of level n has 2^n slots, and its hash stays in the first of them; a node without a
-    right child is its left child.
-
-    Args:
-        addresses: of each segment: here and below, the address of a table of numbers.
-        lengths: of each segment, in bytes.
-        firsts: each segment's first slot, and the number of slots.
-        chunk_size: bytes of a full chunk.
-        tagged: 1 if chunks get the leaf's tag, else 0.
-        digests: the address of the first slot.
-        segment: that of the slot `begin`.
-        begin: the first slot, a multiple of 2^level from its segment's first.
-        end: the slot after the last, likewise.
-        level: of the chunks or nodes.
-        memory: the address of MEMORY_BYTES of the thread's own, a multiple of 8.
-    """
+    """`hash_slots` for one level."""
     step = 1 << level
     slot = begin
     active = 0
@@ -302,7 +299,10 @@ def hash_slots(
                 start = (slot - _load(firsts + 8 * segment)) * chunk_size
                 nbytes = min(chunk_size, _load(lengths + 8 * segment) - start)
                 tag = tagged if nbytes else 0  # the root of the empty tree has no tag
-                _begin_chunk(lane, made, _load(addresses + 8 * segment) + start, nbytes, tag)
+                data = _load(addresses + 8 * segment) + start
+                _begin_chunk(lane, made, data, nbytes, tag)
+                for line in range(0, FETCHED, LINE):  # of the chunk that the lane is likely to get next
+                    _prefetch(data + LANES * chunk_size + line)
             elif slot + (step >> 1) < following:
                 _begin_node(lane, made, digest, digest + (step >> 1) * DIGEST_BYTES)
             else:
@@ -334,7 +334,44 @@ def hash_slots(
                 _go_on(lane, made)
 
 
-SIGNATURE = types.void(*(int64,) * 11)
+def hash_slots(
+    addresses: Any,
+    lengths: Any,
+    firsts: Any,
+    chunk_size: Any,
+    tagged: Any,
+    digests: Any,
+    segment: Any,
+    begin: Any,
+    end: Any,
+    lowest: Any,
+    highest: Any,
+    memory: Any,
+) -> None:
+    """Hashes chunks or nodes of some slots to their places in `digests`, level by level.
+
+    Level 0 are the chunks. A node of level n has 2^n slots, and its hash stays in the first of them; a node without a
+    right child is its left child. All levels are one call, as each call waits for the interpreter's lock.
+
+    Args:
+        addresses: of each segment: here and below, the address of a table of numbers.
+        lengths: of each segment, in bytes.
+        firsts: each segment's first slot, and the number of slots.
+        chunk_size: bytes of a full chunk.
+        tagged: 1 if chunks get the leaf's tag, else 0.
+        digests: the address of the first slot.
+        segment: that of the slot `begin`.
+        begin: the first slot, a multiple of 2^highest from its segment's first.
+        end: the slot after the last, likewise, or the segment's end.
+        lowest: the first level.
+        highest: the last level.
+        memory: the address of MEMORY_BYTES of the thread's own, a multiple of 8.
+    """
+    for level in range(lowest, highest + 1):
+        _hash_level(addresses, lengths, firsts, chunk_size, tagged, digests, segment, begin, end, level, memory)
+
+
+SIGNATURE = types.void(*(int64,) * 12)
 """The types of `hash_slots`."""
 
 hash_slots = cached(njit, hash_slots, **_OPTIONS)

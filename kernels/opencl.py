@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from hashbench.kernels.contract import (
     Buffer,
     Bytes,
     Device,
+    Lane,
     OutOfDeviceMemory,
+    Part,
     Priority,
     Stage,
     Strategy,
@@ -77,18 +79,33 @@ class _MappedStage(Stage):
     """Driver memory mapped for the host to write to: page-locked with a GPU, the device's own on a CPU."""
 
     def __init__(self, kernel: OpenCL, nbytes: int) -> None:
-        cl = _load().module
-        self._cl = cl
-        self._queue = cl.CommandQueue(kernel.context)
-        host = kernel.allocate_with(cl.mem_flags.READ_WRITE | cl.mem_flags.ALLOC_HOST_PTR, nbytes)
-        self.host, _ = cl.enqueue_map_buffer(
-            self._queue, host.owner, cl.map_flags.READ | cl.map_flags.WRITE, 0, (nbytes,), np.uint8
-        )
-        self._buffer = kernel.allocate(nbytes)
+        self._cl, self._kernel = _load().module, kernel
+        self._queue = self._cl.CommandQueue(kernel.context)
+        self.buffer = kernel.allocate(nbytes)
+
+    @cached_property
+    def host(self) -> Bytes:
+        return self._kernel.mapped(self._queue, self.buffer.nbytes)
 
     def upload(self, nbytes: int) -> Buffer:
-        self._cl.enqueue_copy(self._queue, self._buffer.owner, self.host[:nbytes], is_blocking=True)
-        return self._buffer[:nbytes]
+        self._cl.enqueue_copy(self._queue, self.buffer.owner, self.host[:nbytes], is_blocking=True)
+        return self.buffer[:nbytes]
+
+
+class _QueueLane(Lane):
+    """A mapped block, copied in a queue of its own."""
+
+    def __init__(self, kernel: OpenCL, nbytes: int) -> None:
+        self._cl = _load().module
+        self._queue = self._cl.CommandQueue(kernel.context)
+        self._host = kernel.mapped(self._queue, nbytes)
+        super().__init__(self._host)
+
+    def send(self, parts: Iterable[Part]) -> None:
+        for start, nbytes, target, place in parts:
+            data, offset = self._host[start : start + nbytes], target.address + place
+            self._cl.enqueue_copy(self._queue, target.owner, data, dst_offset=offset, is_blocking=False)
+        self._queue.finish()
 
 
 class OpenCL(DeviceKernel):
@@ -243,6 +260,18 @@ class OpenCL(DeviceKernel):
 
     def stage(self, nbytes: int) -> Stage:
         return _MappedStage(self, nbytes)
+
+    def lane(self, nbytes: int) -> Lane:
+        return _QueueLane(self, nbytes)
+
+    def mapped(self, queue: Any, nbytes: int) -> Bytes:
+        """Memory of the driver, for the host to write to."""
+        flags = self._cl.mem_flags
+        memory = self.allocate_with(flags.READ_WRITE | flags.ALLOC_HOST_PTR, nbytes)
+        access = self._cl.map_flags.READ | self._cl.map_flags.WRITE
+        host: Bytes
+        host, _ = self._cl.enqueue_map_buffer(queue, memory.owner, access, 0, (nbytes,), np.uint8)
+        return host
 
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:
         check_call(strategy, segments, chunk_size)

@@ -1,10 +1,12 @@
 """The compression of SHA-256 and SHA-384 as LLVM IR, for several messages at once, in the instructions of a processor.
 
-A *method* is one way to do it:
+A *way* is how blocks of some messages are compressed side by side:
 
-- "x86-sha": x86's SHA instructions (SHA-NI), for SHA-256;
-- "armv8-sha": Armv8's, for SHA-256 and, where the processor has them, for SHA-384;
-- "vectors": a vector for each word, with one message in each of its elements;
+- "x86-sha": by x86's SHA instructions (SHA-NI), for SHA-256;
+- "armv8-sha": by Armv8's, for SHA-256 and, where the processor has them, for SHA-384;
+- "avx512": in vectors of 512 bits, one for each word, with one message in each of their elements;
+- "avx512-zen5": likewise, in an order for AMD's Zen 5;
+- "vectors": likewise, in vectors of any width, without instructions that only AVX-512 has;
 - "scalar": one message, in general registers.
 
 `numba_cpu` chooses among those that the processor has.
@@ -12,8 +14,9 @@ A *method* is one way to do it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -27,47 +30,74 @@ _I8 = ir.IntType(8)
 
 Values = list[Any]
 
+LINE = 64
+"""Bytes that a processor fetches at once."""
+
+AHEAD = 2
+"""Blocks from one that is compressed to what is fetched for its message meanwhile.
+
+Processors see by themselves which memory a program goes through, but less so with many short messages at once.
+"""
+
 
 @dataclass(frozen=True)
 class Method:
     """How blocks are compressed.
 
     Attributes:
-        name: one of the methods above.
-        widths: the numbers of messages that can be compressed side by side, the last one the number of lanes. Several
-            at once take less time than one after the other, but more than one alone.
+        name: what the method is called.
+        ways: the numbers of messages that are compressed side by side, ascending, the last one the number of lanes,
+            and one of the ways above for each. Several messages at once take less time than one after the other, but
+            more than one alone.
         places: where the state's words a to h are, in words from the start of the first lane's state.
         lane_stride: words from a word of one lane's state to the same word of the next lane's.
     """
 
     name: str
-    widths: tuple[int, ...]
+    ways: tuple[tuple[int, str], ...]
     places: tuple[int, ...]
     lane_stride: int
 
     @property
     def lanes(self) -> int:
-        return self.widths[-1]
+        return self.ways[-1][0]
 
 
 def scalar() -> Method:
     """One message at a time."""
-    return Method("scalar", (1,), tuple(range(8)), 8)
+    return Method("scalar", ((1, "scalar"),), tuple(range(8)), 8)
 
 
 def vectors(lanes: int) -> Method:
     """A vector of `lanes` elements, a power of two, for each word. A message that is alone needs no vectors."""
-    return Method("vectors", (1, lanes), tuple(lanes * i for i in range(8)), 1)
+    return _of_vectors("vectors", ((1, "scalar"), (lanes, "vectors")))
+
+
+def avx512(algorithm: Algorithm, *, instructions: bool, zen5: bool) -> Method:
+    """Vectors of 512 bits. With x86's SHA instructions, SHA-256 takes them for up to four messages.
+
+    They would be faster for up to eight, by a tenth, but LLVM takes as long for eight as for all other numbers.
+    """
+    name = "avx512-zen5" if zen5 else "avx512"
+    all_lanes = 1024 // algorithm.block_size, name
+    if instructions and algorithm.name == "sha256":
+        return _of_vectors(f"{name}-sha", (*((n, "x86-sha") for n in (1, 2, 4)), all_lanes))
+    return _of_vectors(name, ((1, "scalar"), all_lanes))
+
+
+def _of_vectors(name: str, ways: tuple[tuple[int, str], ...]) -> Method:
+    lanes = ways[-1][0]
+    return Method(name, ways, tuple(lanes * i for i in range(8)), 1)
 
 
 def x86_sha(*widths: int) -> Method:
     """SHA-256 by x86's instructions, which want the state as (f, e, b, a) and (h, g, d, c)."""
-    return Method("x86-sha", widths, (3, 2, 7, 6, 1, 0, 5, 4), 8)
+    return Method("x86-sha", tuple((n, "x86-sha") for n in widths), (3, 2, 7, 6, 1, 0, 5, 4), 8)
 
 
 def armv8_sha(*widths: int) -> Method:
     """Either algorithm by Armv8's instructions."""
-    return Method("armv8-sha", widths, tuple(range(8)), 8)
+    return Method("armv8-sha", tuple((n, "armv8-sha") for n in widths), tuple(range(8)), 8)
 
 
 def define_compression(module: ir.Module, algorithm: Algorithm, method: Method) -> ir.Function:
@@ -80,59 +110,74 @@ def define_compression(module: ir.Module, algorithm: Algorithm, method: Method) 
     name = f"hashbench.compress.{algorithm.name}.{method.name}.{method.lanes}"
     if name in module.globals:
         return module.globals[name]
-    of_width = {width: _define_width(module, f"{name}.{width}", algorithm, method, width) for width in method.widths}
+    of_width = [_define_width(module, f"{name}.{n}", algorithm, method, n, way) for n, way in method.ways]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 4), name)
     function.linkage = "internal"
     active, *arguments = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    for width in method.widths[:-1]:
+    for (width, _), compress in zip(method.ways[:-1], of_width, strict=False):
         with b.if_then(b.icmp_unsigned("<=", active, _I64(width))):
-            b.call(of_width[width], arguments)
+            b.call(compress, arguments)
             b.ret_void()
-    b.call(of_width[method.lanes], arguments)
+    b.call(of_width[-1], arguments)
     b.ret_void()
     return function
 
 
-def _define_width(module: ir.Module, name: str, algorithm: Algorithm, method: Method, width: int) -> ir.Function:
+def _define_width(
+    module: ir.Module, name: str, algorithm: Algorithm, method: Method, width: int, way: str
+) -> ir.Function:
     """Defines `void compress(i64 states, i64 pointers, i64 blocks)` for the first `width` lanes."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 3), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
     states, pointers, blocks = function.args
-    kind = "scalar" if width == 1 and method.name == "vectors" else method.name
-    rounds = _ROUNDS[kind](constants(algorithm.name), width, method.places)
+    rounds = _ROUNDS[way](constants(algorithm.name), width, method)
 
-    entry, loop, end = (function.append_basic_block(label) for label in ("entry", "loop", "end"))
-    b = ir.IRBuilder(entry)
-    nbytes = b.mul(blocks, _I64(algorithm.block_size))
-    first = rounds.load_state(b, states)
-    b.branch(loop)
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    size = algorithm.block_size
 
-    b.position_at_end(loop)
-    offset = b.phi(_I64)
-    offset.add_incoming(_I64(0), entry)
-    state = [b.phi(value.type) for value in first]
-    for phi, value in zip(state, first, strict=True):
-        phi.add_incoming(value, entry)
-    places = [b.add(_load(b, _I64, pointers, 8 * lane, align=8), offset) for lane in range(width)]
-    compressed = rounds.compress(b, state, places)
-    following = b.add(offset, _I64(algorithm.block_size))
-    offset.add_incoming(following, b.block)
-    for phi, value in zip(state, compressed, strict=True):
-        phi.add_incoming(value, b.block)
-    b.cbranch(b.icmp_unsigned("<", following, nbytes), loop, end)
+    def block(offset: Any, state: Values) -> Values:
+        places = [b.add(_load(b, _I64, pointers, 8 * lane, align=8), offset) for lane in range(width)]
+        for place, line in product(places, range(AHEAD * size, (AHEAD + 1) * size, LINE)):
+            prefetch(b, b.add(place, _I64(line)))
+        return rounds.compress(b, state, places)
 
-    b.position_at_end(end)
-    rounds.store_state(b, states, compressed)
+    state = _repeat(b, _I64(0), b.mul(blocks, _I64(size)), size, rounds.load_state(b, states), block)
+    rounds.store_state(b, states, state)
     b.ret_void()
     return function
+
+
+def _repeat(b: Any, first: Any, end: Any, step: int, values: Values, body: Callable[[Any, Values], Values]) -> Values:
+    """Values after a loop, in which `body(index, values)` returns the next ones.
+
+    The index is `first`, and then `step` more each time, while it is less than `end`.
+    """
+    before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
+    b.branch(loop)
+    b.position_at_end(loop)
+    phis = [b.phi(value.type) for value in (first, *values)]
+    following = body(phis[0], phis[1:])
+    index = b.add(phis[0], _I64(step))
+    for phi, value, next_value in zip(phis, (first, *values), (index, *following), strict=True):
+        phi.add_incoming(value, before)
+        phi.add_incoming(next_value, b.block)
+    b.cbranch(b.icmp_unsigned("<", index, end), loop, after)
+    b.position_at_end(after)
+    return following
 
 
 def _load(b: Any, kind: Any, address: Any, offset: int, align: int = 1) -> Any:
     pointer = b.inttoptr(b.add(address, _I64(offset)), kind.as_pointer())
     return b.load(pointer, align=align)
+
+
+def prefetch(b: Any, address: Any) -> None:
+    """Brings the line at an address, which need not exist, to the first cache."""
+    pointer = b.inttoptr(address, _I8.as_pointer())
+    _call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, _I32(0), _I32(3), _I32(1))  # to read, all caches, data
 
 
 def _store(b: Any, value: Any, address: Any, offset: int) -> None:
@@ -167,20 +212,17 @@ class _Rounds:
 
     Attributes:
         register: the type of a register.
-        offsets: where the registers are in memory, in bytes.
     """
 
-    def __init__(self, sha: Constants, register: Any, offsets: Sequence[int]) -> None:
+    def __init__(self, sha: Constants, register: Any) -> None:
         self.sha = sha
         self.register = register
-        self.offsets = offsets
 
     def load_state(self, b: Any, address: Any) -> Values:
-        return [_load(b, self.register, address, offset) for offset in self.offsets]
+        raise NotImplementedError
 
     def store_state(self, b: Any, address: Any, state: Values) -> None:
-        for offset, register in zip(self.offsets, state, strict=True):
-            _store(b, register, address, offset)
+        raise NotImplementedError
 
     def compress(self, b: Any, state: Values, places: Values) -> Values:
         """The state after the blocks at the given addresses, one a lane."""
@@ -190,10 +232,17 @@ class _Rounds:
 class _Scalar(_Rounds):
     """FIPS 180-4 as it is written. A register holds one word of each lane."""
 
-    def __init__(self, sha: Constants, width: int, places: Sequence[int]) -> None:
+    def __init__(self, sha: Constants, width: int, method: Method) -> None:
         self.word = ir.IntType(sha.word_bits)
-        register = ir.VectorType(self.word, width) if width > 1 else self.word
-        super().__init__(sha, register, [sha.word_bits // 8 * place for place in places])
+        super().__init__(sha, ir.VectorType(self.word, width) if width > 1 else self.word)
+        self.offsets = [sha.word_bits // 8 * place for place in method.places]
+
+    def load_state(self, b: Any, address: Any) -> Values:
+        return [_load(b, self.register, address, offset) for offset in self.offsets]
+
+    def store_state(self, b: Any, address: Any, state: Values) -> None:
+        for offset, register in zip(self.offsets, state, strict=True):
+            _store(b, register, address, offset)
 
     def compress(self, b: Any, state: Values, places: Values) -> Values:
         return self._compress_words(b, state, [_big_endian(b, word) for word in self._message(b, places)])
@@ -201,44 +250,98 @@ class _Scalar(_Rounds):
     def _message(self, b: Any, places: Values) -> Values:
         return [_load(b, self.word, places[0], self.sha.word_bits // 8 * i) for i in range(16)]
 
-    def _constant(self, value: int) -> Any:
-        return self.word(value)
+    def _compress_words(self, b: Any, state: Values, words: Values) -> Values:
+        """The state after a block of 16 words.
 
-    def _compress_words(self, b: Any, state: Values, w: Values) -> Values:
-        sha = self.sha
+        The rounds after the first 16 are a loop: unrolled, they take LLVM three times as long, and are no faster.
+        """
+        compressed = self._sixteen_rounds(b, state, words, _I64(0))
+
+        def turn(first: Any, values: Values) -> Values:
+            words = values[:16]
+            after = self._sixteen_rounds(b, values[16:], self._following(b, words), first)
+            return [*words, *after]
+
+        end = _I64(len(self.sha.k))
+        compressed = _repeat(b, _I64(16), end, 16, [*words, *compressed], turn)[16:]
+        return [b.add(old, new) for old, new in zip(state, compressed, strict=True)]
+
+    def _following(self, b: Any, words: Values) -> Iterator[Any]:
+        """The 16 words of the message schedule that follow 16, which they replace one by one."""
+        for i in range(16):
+            w1, w9, w14 = (words[(i + distance) % 16] for distance in (1, 9, 14))
+            sigmas = self._small_sigma(b, w1, self.sha.small_sigma_0), self._small_sigma(b, w14, self.sha.small_sigma_1)
+            words[i] = b.add(b.add(words[i], sigmas[0]), b.add(w9, sigmas[1]))
+            yield words[i]
+
+    def _sixteen_rounds(self, b: Any, state: Values, words: Iterable[Any], first: Any) -> Values:
+        """The state after the rounds from number `first` on. Words may be computed one by one, between the rounds.
+
+        LLVM adds a round's numbers in the order in which their operations come here (its pass Reassociate). So the
+        constant comes first, and what takes longest, the sigma of the state, last.
+        """
+        table, following = _table(b, self.sha), iter(words)
+        for i in range(16):
+            k = self._in_each_lane(b, b.load(b.gep(table, [_I64(0), b.add(first, _I64(i))], inbounds=True)))
+            state = self._round(b, state, b.add(next(following), k))
+        return state
+
+    def _round(self, b: Any, state: Values, sum_of_two: Any) -> Values:
+        """The state after a round of which word and constant add up to `sum_of_two`."""
         a, bb, c, d, e, f, g, h = state
-        for i, k in enumerate(sha.k):
-            if i >= 16:
-                w.append(
-                    b.add(
-                        b.add(w[i - 16], self._small_sigma(b, w[i - 15], sha.small_sigma_0)),
-                        b.add(w[i - 7], self._small_sigma(b, w[i - 2], sha.small_sigma_1)),
-                    )
-                )
-            t1 = b.add(h, b.add(w[i], self._constant(k)))
-            t1 = b.add(t1, b.xor(g, b.and_(e, b.xor(f, g))))
-            t1 = b.add(t1, self._big_sigma(b, e, sha.big_sigma_1))
-            maj = b.xor(b.and_(a, bb), b.and_(c, b.xor(a, bb)))
-            t2 = b.add(self._big_sigma(b, a, sha.big_sigma_0), maj)
-            a, bb, c, d, e, f, g, h = b.add(t1, t2), a, bb, c, b.add(d, t1), e, f, g
-        return [b.add(old, new) for old, new in zip(state, (a, bb, c, d, e, f, g, h), strict=True)]
+        t1 = b.add(b.add(h, sum_of_two), self._choice(b, e, f, g))
+        t1 = b.add(t1, self._big_sigma(b, e, self.sha.big_sigma_1))
+        t2 = b.add(self._big_sigma(b, a, self.sha.big_sigma_0), self._majority(b, a, bb, c))
+        return [b.add(t1, t2), a, bb, c, b.add(d, t1), e, f, g]
+
+    def _in_each_lane(self, b: Any, word: Any) -> Any:
+        return word
+
+    def _choice(self, b: Any, x: Any, y: Any, z: Any) -> Any:
+        return b.xor(z, b.and_(x, b.xor(y, z)))
+
+    def _majority(self, b: Any, x: Any, y: Any, z: Any) -> Any:
+        return b.xor(b.and_(x, y), b.and_(z, b.xor(x, y)))
+
+    def _sum_of_three(self, b: Any, x: Any, y: Any, z: Any) -> Any:
+        """Their sum without carries."""
+        return b.xor(b.xor(x, y), z)
 
     def _big_sigma(self, b: Any, x: Any, rotations: tuple[int, int, int]) -> Any:
-        first, second, third = (self._rotate_right(b, x, n) for n in rotations)
-        return b.xor(b.xor(first, second), third)
+        return self._sum_of_three(b, *(self._rotate_right(b, x, n) for n in rotations))
 
     def _small_sigma(self, b: Any, x: Any, parameters: tuple[int, int, int]) -> Any:
         first, second, shift = parameters
-        rotated = b.xor(self._rotate_right(b, x, first), self._rotate_right(b, x, second))
-        return b.xor(rotated, b.lshr(x, self._constant(shift)))
+        shifted = b.lshr(x, self._constant(shift))
+        return self._sum_of_three(b, self._rotate_right(b, x, first), self._rotate_right(b, x, second), shifted)
 
     def _rotate_right(self, b: Any, x: Any, n: int) -> Any:
         return b.or_(b.lshr(x, self._constant(n)), b.shl(x, self._constant(self.sha.word_bits - n)))
+
+    def _constant(self, value: int) -> Any:
+        return self.word(value)
+
+
+def _table(b: Any, sha: Constants) -> Any:
+    """The constants of all rounds, in memory.
+
+    As numbers in the text, LLVM would add them last, when all else of a round waits for the sum.
+    """
+    name = f"hashbench.k.{sha.word_bits}"
+    if name not in b.module.globals:
+        kind = ir.ArrayType(ir.IntType(sha.word_bits), len(sha.k))
+        table = ir.GlobalVariable(b.module, kind, name)
+        table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, list(sha.k))
+    return b.module.globals[name]
 
 
 class _Vectors(_Scalar):
     def _constant(self, value: int) -> Any:
         return ir.Constant(self.register, [value] * self.register.count)
+
+    def _in_each_lane(self, b: Any, word: Any) -> Any:
+        vector = b.insert_element(ir.Constant(self.register, ir.Undefined), word, _I32(0))
+        return _shuffle(b, vector, vector, [0] * self.register.count)
 
     def _message(self, b: Any, places: Values) -> Values:
         size, at_once = self.sha.word_bits // 8, self.register.count
@@ -247,6 +350,36 @@ class _Vectors(_Scalar):
         for first in range(0, 16, at_once):
             words += _transposed(b, [_load(b, kind, place, size * first) for place in places])
         return words
+
+
+class _Avx512(_Vectors):
+    """Vectors of 512 bits, with AVX-512's instruction for any function of three bits."""
+
+    def _choice(self, b: Any, x: Any, y: Any, z: Any) -> Any:
+        return self._function(b, 0xCA, x, y, z)
+
+    def _majority(self, b: Any, x: Any, y: Any, z: Any) -> Any:
+        return self._function(b, 0xE8, x, y, z)
+
+    def _sum_of_three(self, b: Any, x: Any, y: Any, z: Any) -> Any:
+        return self._function(b, 0x96, x, y, z)
+
+    def _function(self, b: Any, values: int, x: Any, y: Any, z: Any) -> Any:
+        """Bit n of `values` is what the function is where the bits of x, y and z are those of the number n."""
+        name = f"llvm.x86.avx512.pternlog.{'d' if self.sha.word_bits == 32 else 'q'}.512"
+        return _call(b, name, self.register, x, y, z, _I32(values))
+
+
+class _Avx512Zen5(_Avx512):
+    """For AMD's Zen 5, which begins four operations in a clock and takes two clocks for each."""
+
+    def _round(self, b: Any, state: Values, sum_of_two: Any) -> Values:
+        """A round with an operation more. From one e or a to the next, three wait for each other instead of four."""
+        a, bb, c, d, e, f, g, h = state
+        early = b.add(b.add(b.add(h, sum_of_two), d), self._choice(b, e, f, g))
+        next_e = b.add(early, self._big_sigma(b, e, self.sha.big_sigma_1))
+        rest = b.add(b.sub(next_e, d), self._majority(b, a, bb, c))
+        return [b.add(rest, self._big_sigma(b, a, self.sha.big_sigma_0)), a, bb, c, next_e, e, f, g]
 
 
 def _transposed(b: Any, rows: Values) -> Values:
@@ -278,11 +411,31 @@ def _transposed(b: Any, rows: Values) -> Values:
 class _Streams(_Rounds):
     """Processors' own instructions: each lane has registers of its own, and its steps alternate with the others'."""
 
-    registers = 0  # of a lane's state
+    words: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    """The order of the words a to h in a lane's registers."""
 
-    def __init__(self, sha: Constants, width: int, places: Sequence[int]) -> None:
-        register = ir.VectorType(ir.IntType(sha.word_bits), 128 // sha.word_bits)
-        super().__init__(sha, register, [16 * i for i in range(self.registers * width)])
+    def __init__(self, sha: Constants, width: int, method: Method) -> None:
+        super().__init__(sha, ir.VectorType(ir.IntType(sha.word_bits), 128 // sha.word_bits))
+        places = [method.places[word] + lane * method.lane_stride for lane in range(width) for word in self.words]
+        count = self.register.count
+        self.places = [places[i : i + count] for i in range(0, len(places), count)]
+        self.registers = len(self.words) // count
+
+    def load_state(self, b: Any, address: Any) -> Values:
+        size = self.sha.word_bits // 8
+        state = []
+        for places in self.places:
+            register = self.register(ir.Undefined)
+            for i, place in enumerate(places):
+                register = b.insert_element(register, _load(b, self.register.element, address, size * place), _I32(i))
+            state.append(register)
+        return state
+
+    def store_state(self, b: Any, address: Any, state: Values) -> None:
+        size = self.sha.word_bits // 8
+        for places, register in zip(self.places, state, strict=True):
+            for i, place in enumerate(places):
+                _store(b, b.extract_element(register, _I32(i)), address, size * place)
 
     def compress(self, b: Any, state: Values, places: Values) -> Values:
         size = self.registers
@@ -310,7 +463,7 @@ class _Streams(_Rounds):
 
 
 class _X86Sha(_Streams):
-    registers = 2
+    words = (5, 4, 1, 0, 7, 6, 3, 2)
 
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         kind = self.register
@@ -332,8 +485,6 @@ class _X86Sha(_Streams):
 
 
 class _Armv8Sha256(_Streams):
-    registers = 2
-
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         kind = self.register
         abcd, efgh = state
@@ -353,8 +504,6 @@ class _Armv8Sha256(_Streams):
 
 class _Armv8Sha512(_Streams):
     """Two rounds a step; the state is ab, cd, ef, gh."""
-
-    registers = 4
 
     def _steps(self, b: Any, state: Values, place: Any, result: Values) -> Iterator[None]:
         kind = self.register
@@ -376,13 +525,15 @@ class _Armv8Sha512(_Streams):
         result += [b.add(old, new) for old, new in zip(state, (ab, cd, ef, gh), strict=True)]
 
 
-def _armv8_sha(sha: Constants, width: int, places: Sequence[int]) -> _Rounds:
-    return (_Armv8Sha256 if sha.word_bits == 32 else _Armv8Sha512)(sha, width, places)
+def _armv8_sha(sha: Constants, width: int, method: Method) -> _Rounds:
+    return (_Armv8Sha256 if sha.word_bits == 32 else _Armv8Sha512)(sha, width, method)
 
 
-_ROUNDS: dict[str, Callable[[Constants, int, Sequence[int]], _Rounds]] = {
+_ROUNDS: dict[str, Callable[[Constants, int, Method], _Rounds]] = {
     "x86-sha": _X86Sha,
     "armv8-sha": _armv8_sha,
+    "avx512": _Avx512,
+    "avx512-zen5": _Avx512Zen5,
     "vectors": _Vectors,
     "scalar": _Scalar,
 }

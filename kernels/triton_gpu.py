@@ -6,10 +6,10 @@ import ctypes
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
@@ -25,7 +25,9 @@ from hashbench.kernels.contract import (
     Buffer,
     Bytes,
     Device,
+    Lane,
     OutOfDeviceMemory,
+    Part,
     Priority,
     Stage,
     Unavailable,
@@ -143,17 +145,34 @@ class _PinnedStage(Stage):
     """Page-locked host memory, copied on its own stream, so that copies overlap with hashing."""
 
     def __init__(self, kernel: TritonGpu, nbytes: int) -> None:
-        self._gpu = kernel.gpu
-        self._buffer = kernel.allocate(nbytes)
+        self._kernel = kernel
+        self.buffer = kernel.allocate(nbytes)
         self._stream = kernel.gpu.Stream(device=kernel.place)
-        self._memory = kernel.torch.empty(nbytes, dtype=kernel.torch.uint8, pin_memory=True)
-        self.host = self._memory.numpy()
+
+    @cached_property
+    def host(self) -> Bytes:
+        return self._kernel.page_locked(self.buffer.nbytes)
 
     def upload(self, nbytes: int) -> Buffer:
-        with self._gpu.stream(self._stream):
-            self._buffer.owner[:nbytes].copy_(self._memory[:nbytes], non_blocking=True)
+        uploaded = self.buffer[:nbytes]
+        self._kernel.start_upload(self.host[:nbytes], uploaded, self._stream)
         self._stream.synchronize()
-        return self._buffer[:nbytes]
+        return uploaded
+
+
+class _StreamLane(Lane):
+    """A page-locked block, copied on a stream of its own."""
+
+    def __init__(self, kernel: TritonGpu, nbytes: int) -> None:
+        self._host = kernel.page_locked(nbytes)
+        super().__init__(self._host)
+        self._kernel, self._stream = kernel, kernel.gpu.Stream(device=kernel.place)
+
+    def send(self, parts: Iterable[Part]) -> None:
+        for start, nbytes, target, place in parts:
+            data = self._host[start : start + nbytes]
+            self._kernel.start_upload(data, target[place : place + nbytes], self._stream)
+        self._stream.synchronize()
 
 
 class TritonGpu(DeviceKernel):
@@ -237,9 +256,23 @@ class TritonGpu(DeviceKernel):
                 raise OutOfDeviceMemory(self.device, nbytes) from None
         return Buffer(memory, memory.data_ptr(), nbytes)
 
-    def upload(self, data: Bytes, buffer: Buffer) -> None:
-        with self.gpu.stream(self._stream):
+    def page_locked(self, nbytes: int) -> Bytes:
+        """Host memory that the device copies fast."""
+        try:
+            memory: Bytes = self.torch.empty(nbytes, dtype=self.torch.uint8, pin_memory=True).numpy()
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise OutOfDeviceMemory(self.device, nbytes) from None
+        return memory
+
+    def start_upload(self, data: Bytes, buffer: Buffer, stream: Any) -> None:
+        """Starts to copy host memory to the device, on a stream."""
+        with self.gpu.stream(stream):
             self._tensor(buffer).copy_(_host_tensor(data), non_blocking=True)
+
+    def upload(self, data: Bytes, buffer: Buffer) -> None:
+        self.start_upload(data, buffer, self._stream)
         self._stream.synchronize()
 
     def get_into(self, buffer: Buffer, host: Bytes) -> None:
@@ -288,12 +321,10 @@ class TritonGpu(DeviceKernel):
         )
 
     def stage(self, nbytes: int) -> Stage:
-        try:
-            return _PinnedStage(self, nbytes)
-        except RuntimeError as error:  # of page-locked memory
-            if "out of memory" not in str(error):
-                raise
-            raise OutOfDeviceMemory(self.device, nbytes) from None
+        return _PinnedStage(self, nbytes)
+
+    def lane(self, nbytes: int) -> Lane:
+        return _StreamLane(self, nbytes)
 
     def queue_for(self, stream: Any) -> Any:
         if stream is None:

@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Generator
 
 import pytest
+from dpnp_spirv import DpnpSpirv
 from kernels_here import Case, build, cases, edge_cases, frameworks, usual
 from required import Required
 
@@ -61,17 +62,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = metafunc.definition.get_closest_marker("algorithms")
     for fixture in CASES.keys() & set(metafunc.fixturenames):
         parameters = [
-            pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=_marks(case))
+            pytest.param((case, algorithm), id=f"{case}-{algorithm}", marks=_marks(case, algorithm))
             for case in CASES[fixture]()
             for algorithm in (chosen.args if chosen else ALGORITHMS)
         ]
         metafunc.parametrize(fixture, parameters, indirect=True, scope="session")
 
 
-def _marks(case: Case) -> list[pytest.MarkDecorator]:
-    """Building a framework's kernels takes seconds: one process of a test run does it, for all their tests."""
-    covers = pytest.mark.covers(case.cls.name)
-    return [covers] if case.cls.name == "hashlib" else [covers, pytest.mark.xdist_group(case.cls.name)]
+def _marks(case: Case, algorithm: str) -> list[pytest.MarkDecorator]:
+    """Building a framework's kernels takes seconds: one process of a test run does it, for all their tests.
+
+    The short form has the SPIR-V that ships for SHA-256 alone: its source for SHA-384 is what `dpnp` compiles.
+    """
+    marks = [pytest.mark.covers(case.cls.name)]
+    if case.cls.name != "hashlib":
+        marks.append(pytest.mark.xdist_group(case.cls.name))
+    if case.cls is DpnpSpirv and algorithm != "sha256":
+        marks.append(pytest.mark.thorough)
+    return marks
 
 
 @pytest.fixture(scope="session")

@@ -91,8 +91,9 @@ def test_every_command_in_the_documentation_is_one_that_is_accepted(page: Path, 
 def test_python_in_the_documentation_uses_names_that_exist(page: Path, block: str) -> None:
     if "hashbench.torch" in block:
         pytest.importorskip("torch")
-    if "transformers" in block:
-        pytest.importorskip("transformers")
+    for library in ("transformers", "diffusers"):
+        if library in block:
+            pytest.importorskip(library)
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.Import):
             for name in node.names:

@@ -79,7 +79,7 @@ class Results:
 def together(parts: Iterable[Results]) -> Results:
     """Several results as one, machine by machine."""
     parts = list(parts) or [Results.of()]
-    return Results(_joined([part.rows for part in parts]), _joined([part.readings for part in parts]))
+    return Results(_by_machine(part.rows for part in parts), _by_machine(part.readings for part in parts))
 
 
 def read_experiment(results: Path, experiment: str, tell: Tell = refuse) -> Results:
@@ -137,6 +137,16 @@ def _read_files(files: Iterable[Path], tell: Tell, machine: str = "") -> Iterato
             tell(problem)
 
 
+def joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    """The lines of several DataFrames. One without lines has no say in the types of the columns."""
+    return pd.concat([frame for frame in frames if not frame.empty] or frames[:1])
+
+
+def as_speeds(readings: pd.DataFrame) -> pd.DataFrame:
+    """Readings in GB/s, with the columns in which rows have their throughput."""
+    return readings.assign(**{name: readings[column] for name, column in zip(SPEED, VALUES, strict=True)})
+
+
 def lines(frame: pd.DataFrame) -> Iterator[Line]:
     """The lines of a DataFrame."""
     return iter(frame.itertuples())
@@ -168,9 +178,8 @@ def with_twins(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    filled = [frame for frame in frames if not frame.empty]
-    return pd.concat(filled or frames[:1]).sort_values("machine", kind="stable", ignore_index=True)
+def _by_machine(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    return joined(*frames).sort_values("machine", kind="stable", ignore_index=True)
 
 
 def _frame(kind: type[Row] | type[Reading], records: Sequence[Row | Reading], machine: str) -> pd.DataFrame:

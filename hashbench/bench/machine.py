@@ -76,13 +76,19 @@ def describe(devices: Sequence[Device]) -> dict[str, Any]:
 
 def slug(devices: Sequence[Device]) -> str:
     """The name of the machine's folder, after its first GPU ("nvidia-h200"), else its processor and number of cores
-    ("intel-xeon-2.80ghz-2-cores").
+    ("amd-epyc-9654-192-cores").
+
+    Virtual machines hide which processor they run on: several generations are an "AMD EPYC". A processor without a
+    number of its own is told apart by its family, model and stepping, as far as the system knows them
+    ("amd-epyc-family-26-model-2-stepping-1-2-cores").
     """
     for device in devices:
         if device.unavailable is None and device.kind == "gpu":
             return _slug(device.name)
-    cores = os.cpu_count() or 1
-    return _slug(f"{_cpu_name()} {cores} {'core' if cores == 1 else 'cores'}")
+    name, cores = _cpu_name(), os.cpu_count() or 1
+    if not re.search(r"\d", re.sub(r"[\d.]+ *[GM]Hz", "", name)):
+        name += "".join(f" {part} {number}" for part, number in _generation().items() if number is not None)
+    return _slug(f"{name} {cores} {'core' if cores == 1 else 'cores'}")
 
 
 def commit() -> str:
@@ -103,6 +109,22 @@ def commit() -> str:
 def is_exact(commit: str) -> bool:
     """Whether `commit`, as returned by `commit()`, identifies one state of the code: not a version, and not dirty."""
     return re.fullmatch(r"[0-9a-f]{4,40}", commit) is not None
+
+
+def cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
+    """Bytes of each cache that the first core reads data through ("L1", "L2", "L3"); none where Linux does not say.
+
+    /proc/cpuinfo gives one size alone, which is that of the L3 cache on some processors and of the L2 on others.
+    """
+    found = {}
+    for entry in sorted(folder.glob("index*")):
+        try:
+            kind, level, size = ((entry / name).read_text().strip() for name in ("type", "level", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and (kibibytes := re.fullmatch(r"(\d+)K", size)):
+            found[f"L{level}"] = int(kibibytes[1]) << 10
+    return found
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -128,15 +150,22 @@ def _cpu_name() -> str:
     return str(_cpu_info().get("brand_raw") or platform.machine() or "cpu")
 
 
+def _generation() -> dict[str, int | None]:
+    """What tells processors of one name apart; None where the system does not say."""
+    known = _cpu_info()
+    return {part: known.get(part) for part in ("family", "model", "stepping")}
+
+
 def _cpu() -> dict[str, Any]:
     known = _cpu_info()
     features = set(known.get("flags", ()))
     return {
         "name": _cpu_name(),
+        **_generation(),
         "architecture": platform.machine(),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": os.cpu_count(),
-        "l3_cache_bytes": known.get("l3_cache_size"),
+        "cache_bytes": cache_bytes() or None,
         "sha_instructions": sorted(features & {"sha_ni", "sha512", "sha1", "sha2"}),
         "vector_instructions": sorted(features & {"avx2", "avx512f", "avx512bw", "sve", "sve2", "asimd"}),
     }

@@ -113,13 +113,17 @@ class Reading:
     @property
     def how(self) -> str:
         """Under which conditions it was measured, as one phrase."""
-        what = ", ".join(filter(None, (files_phrase(self.files), self.conditions)))
-        place = " in ".join(filter(None, (what, self.storage)))
-        return ", ".join(filter(None, (self.kernel, self.model, self.workers, place, self.memory)))
+        place = " in ".join(filter(None, (phrase(files_phrase(self.files), self.conditions), self.storage)))
+        return phrase(self.kernel, self.model, self.workers, place, self.memory)
 
     def __str__(self) -> str:
         how = f" ({self.how})" if self.how else ""
         return " ".join(filter(None, (self.subject, self.algorithm, self.quantity))) + how
+
+
+def phrase(*parts: str) -> str:
+    """The parts that are not empty, separated by commas."""
+    return ", ".join(filter(None, parts))
 
 
 def files_phrase(count: int | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from hashbench.bench.readings import READINGS
 from hashbench.bench.records import Format, ResultsError, Samples, Tell, check_text, read_file, refuse
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS, STRATEGIES
-from hashbench.model.strict_json import StrictJsonError, loads
+from hashbench.model.strict_json import StrictJsonError, loads, quoted
 
 SCHEMA = 3
 """The version of the file format. Version 1 had no `model` and no `digest`, version 2 no samples."""
@@ -242,7 +242,8 @@ def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
     """Checks that a folder does not hold results of another machine.
 
     Machines are told apart by their processors and the names of their GPUs. Frameworks give one GPU different names, so
-    one name in common is enough.
+    one name in common is enough. Processors of several generations have one name in virtual machines, so all that
+    distinguishes them counts too, as far as both descriptions tell: those of earlier versions tell less.
 
     Args:
         folder: the machine's folder.
@@ -258,27 +259,45 @@ def check_machine(folder: Path, description: Mapping[str, Any]) -> None:
         theirs, ours = (_hardware(found) for found in (read_description(folder), description))
     except (KeyError, TypeError):
         raise ResultsError(f"{path} is not a machine's description, as `hashbench bench` writes it") from None
+    known = [name for name in _TELLING if None not in (theirs.telling[name], ours.telling[name])]
+    differing = [name for name in known if theirs.telling[name] != ours.telling[name]]
     same_gpus = theirs.gpus & ours.gpus or theirs.gpus == ours.gpus
-    if theirs.processor != ours.processor or not same_gpus:
+    if theirs.processor != ours.processor or differing or not same_gpus:
+        theirs_is, ours_is = (hardware.phrase(differing) for hardware in (theirs, ours))
         raise ResultsError(
-            f"{path} describes another machine, with {theirs}; this one has {ours}: choose another with --machine"
+            f"{path} describes another machine, with {theirs_is}; this one has {ours_is}: choose another with --machine"
         )
 
 
+_TELLING = ("family", "model", "stepping", "sha_instructions", "vector_instructions", "cache_bytes")
+"""What a description says of its processor that tells it from others of the same name and number of cores."""
+
+
 class _Hardware(NamedTuple):
+    """What tells machines apart: the processor's name and number of cores, the values of `_TELLING` by name, and the
+    names of the GPUs."""
+
     processor: str
+    telling: Mapping[str, Any]
     gpus: frozenset[str]
 
-    def __str__(self) -> str:
-        return f"{self.processor} and {', '.join(sorted(self.gpus)) or 'no GPU'}"
+    def phrase(self, differing: Sequence[str]) -> str:
+        """In words, with those values of `telling` alone that differ."""
+        values = (f", {name.replace('_', ' ')} {_plain(self.telling[name])}" for name in differing)
+        return f"{self.processor}{''.join(values)} and {', '.join(sorted(self.gpus)) or 'no GPU'}"
+
+
+def _plain(value: object) -> str:
+    return quoted(value).strip("[]{}").replace("'", "") or "none"
 
 
 def _hardware(description: Mapping[str, Any]) -> _Hardware:
     """The processor and the GPUs that a machine's description names."""
     cpu = description["cpu"]
+    processor = f"{cpu['name']} ({cpu['logical_cores']} cores)"
     listed = (*description["gpus"], *(device for device in description["devices"] if device["kind"] == "gpu"))
     gpus = frozenset(str(gpu["name"]) for gpu in listed)
-    return _Hardware(f"{cpu['name']} ({cpu['logical_cores']} cores)", gpus)
+    return _Hardware(processor, {name: cpu.get(name) for name in _TELLING}, gpus)
 
 
 def write_machine(folder: Path, description: Mapping[str, Any]) -> None:

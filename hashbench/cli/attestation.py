@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -14,43 +14,47 @@ import click
 import hashbench
 from hashbench.cli.exit_codes import CHECK_FAILED
 from hashbench.cli.messages import say
-from hashbench.cli.options import device_option, json_option, kernel_option, quiet_option
+from hashbench.cli.options import PATH, device_option, json_option, kernel_option, quiet_option
+from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
 from hashbench.model.manifest import Manifest, read_manifest
 from hashbench.model.report import Report, bounded
+from hashbench.model.strict_json import loads
 
 if TYPE_CHECKING:
     from hashbench.trust.attestation import Provider, Verdict
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("attest")
-@click.option("--manifest", "manifest_path", type=_path, required=True, help="The model's manifest.")
+@click.option("--manifest", "manifest_path", type=PATH, required=True, help="The model's manifest.")
 @click.option("--nonce", required=True, help="The verifier's nonce: 16 to 64 bytes in hexadecimal digits.")
-@click.option("-o", "--output", type=_path, required=True, help="The folder to write the evidence to.")
-@click.option("--model", type=_path, help="Verify this model on disk.")
+@click.option("-o", "--output", type=PATH, required=True, help="The folder to write the evidence to.")
+@click.option("--model", type=PATH, help="Verify this model on disk.")
 @click.option(
     "--module",
     "factory",
     metavar="MODULE:NAME",
     help="Verify in memory what this function of an installed Python module returns: a torch module or its tensors.",
 )
-@click.option("--component", default="", help="Of --module: the component of the model that it is.")
-@click.option("--signature", type=_path, help="The model's signature, which then goes with the evidence.")
+@click.option("--component", default="", help="With --module: the component of the model that it is.")
+@click.option("--signature", type=PATH, help="The model's signature, which then goes with the evidence.")
 @click.option(
     "--provider",
     type=click.Choice(["tdx", "snp", "simulated"]),
     help="The platform; default: the one that this machine is.",
 )
 @click.option("--no-gpu", "without_gpu", is_flag=True, help="Do not ask NVIDIA's driver for evidence of GPUs.")
-@click.option("--collateral", type=_path, help="Of tdx: a file of collateral, which the verifier may also have itself.")
-@click.option("--pccs", metavar="URL", help="Of tdx: get the collateral from this service, over the network.")
-@click.option("--certificates", type=_path, help="Of snp: the chain in PEM; default: what the platform gives.")
-@click.option("--platform", type=_path, help="Of simulated: the folder of its root and key, made if it is not there.")
-@click.option("--extend-register", is_flag=True, help="Of tdx: first extend RTMR3 with the root. It cannot be undone.")
+@click.option("--collateral", type=PATH, help="For TDX: a file of collateral, which the verifier may also have itself.")
+@click.option("--pccs", metavar="URL", help="For TDX: get the collateral from this service, over the network.")
+@click.option("--certificates", type=PATH, help="For SEV-SNP: the chain in PEM; default: what the platform gives.")
+@click.option(
+    "--platform",
+    type=PATH,
+    help="For the simulated platform: the folder of its root and key, made if it is not there.",
+)
+@click.option("--extend-register", is_flag=True, help="For TDX: first extend RTMR3 with the root. It cannot be undone.")
 @json_option
 @quiet_option
 @kernel_option
@@ -83,7 +87,7 @@ def attest(
     verifier's nonce, and the platform that this machine runs on signs it: Intel TDX or AMD SEV-SNP, and GPUs in
     confidential mode. All of it goes to the folder --output, for `hashbench appraise`.
 
-    --provider simulated is for tests: it is trusted by those alone who name its root.
+    --provider simulated is for tests: only those who name its root trust it.
 
     Exit codes: 0 the model is verified, and attested; 1 it is not what the manifest says, which is attested; 2 there is
     no such platform here, or the call is not usable.
@@ -91,7 +95,7 @@ def attest(
     from hashbench.trust import nvidia, tsm
     from hashbench.trust.attestation import attest as make
     from hashbench.trust.bundles import MAX_SIZE as MAX_SIGNATURE
-    from hashbench.trust.evidence import parse_nonce, write_evidence
+    from hashbench.trust.evidence import check_folder, parse_nonce, write_evidence
     from hashbench.trust.trust_error import TrustError
 
     if model and factory:
@@ -101,6 +105,7 @@ def attest(
     if extend_register and provider == "simulated":
         raise click.UsageError("--extend-register is for a trust domain of Intel TDX")
     verifiers_nonce = parse_nonce(nonce)
+    check_folder(output)
     platform_evidence = _provider(provider, collateral, pccs, certificates, platform)
     if provider != "simulated" and (reason := tsm.unavailable()):
         raise TrustError(f"{reason}; --provider simulated makes evidence for tests")
@@ -131,14 +136,14 @@ def attest(
 
 
 @click.command("appraise")
-@click.argument("folder", type=_path)
+@click.argument("folder", type=PATH)
 @click.option("--nonce", required=True, help="The nonce that the attester was given, in hexadecimal digits.")
-@click.option("--policy", "policy_path", type=_path, required=True, help="What is asked (policy.schema.json).")
+@click.option("--policy", "policy_path", type=PATH, required=True, help="What is asked (policy.schema.json).")
 @click.option("--at", metavar="TIME", help="The time for which to answer, such as 2026-11-26T12:00:00Z; default: now.")
-@click.option("--collateral", type=_path, help="Collateral of TDX that the verifier has itself.")
-@click.option("--simulated-root", type=_path, help="The root of a simulated platform, to accept it. For tests.")
-@click.option("--svr", type=_path, help="Also write a simple verification result (in-toto) to this file.")
-@click.option("--svr-key", type=_path, help="Sign it with this private key: the file is then a DSSE envelope.")
+@click.option("--collateral", type=PATH, help="Collateral of TDX that the verifier has itself.")
+@click.option("--simulated-root", type=PATH, help="The root of a simulated platform, to accept it. For tests.")
+@click.option("--svr", type=PATH, help="Also write a simple verification result (in-toto) to this file.")
+@click.option("--svr-key", type=PATH, help="Sign it with this private key: the file is then a DSSE envelope.")
 @json_option
 @quiet_option
 @click.pass_context
@@ -174,6 +179,8 @@ def appraise(
 
     if svr_key and not svr:
         raise click.UsageError("--svr-key is of --svr")
+    if svr:
+        check_output(svr, "verification result", _is_result)
     key = read_private_key(svr_key) if svr_key else None
     root = read_certificates(simulated_root)[0] if simulated_root else None
     files = read_evidence(folder)
@@ -191,6 +198,22 @@ def appraise(
             say(line)
     if not found.ok:
         context.exit(CHECK_FAILED)
+
+
+def _is_result(path: Path) -> bool:
+    """Whether an existing file is a simple verification result, signed or not: it may be replaced."""
+    from hashbench.trust.dsse import envelope_of
+    from hashbench.trust.statements import MAX_SIZE, SVR, parse_statement
+    from hashbench.trust.trust_error import TrustError
+
+    data = read_regular(path, MAX_SIZE + 1)
+    with suppress(KeyError, TypeError, ValueError):  # it is no envelope
+        data = envelope_of(loads(data, max_depth=4)).payload
+    try:
+        parse_statement(data, SVR)
+    except TrustError:
+        return False
+    return True
 
 
 def _provider(
@@ -239,7 +262,15 @@ def _verified(
         return None, None
     tensors = _made(factory)
     report = hashbench.torch.verify(tensors, manifest, component=component)
-    return Verdict(report.ok, "gpu memory" if _on_gpu(tensors) else "host memory"), report
+    return Verdict(report.ok, _place(tensors, report.expected), component), report
+
+
+def _place(tensors: Any, expected: Manifest) -> str:
+    """Where the tensors are that were compared: by their memory, whatever a state dict would say."""
+    from hashbench.torch.held import held
+
+    kinds = {found.device.type for found in held(tensors, expected=expected.by_name.keys()).tensors.values()}
+    return "gpu memory" if kinds == {"cuda"} else "host memory"
 
 
 def _made(factory: str) -> Any:
@@ -252,10 +283,3 @@ def _made(factory: str) -> Any:
     except (ModuleNotFoundError, AttributeError) as error:
         raise click.UsageError(f"{factory} cannot be imported: {error}") from None
     return function()
-
-
-def _on_gpu(tensors: Any) -> bool:
-    """Whether all tensors of a model are in GPU memory."""
-    state = tensors.state_dict() if hasattr(tensors, "state_dict") else tensors
-    kinds: Sequence[str] = [value.device.type for value in state.values() if hasattr(value, "device")]
-    return bool(kinds) and all(kind == "cuda" for kind in kinds)

@@ -39,15 +39,17 @@ from hashbench.bench.results import (
     machine_folders,
     write_machine,
 )
-from hashbench.bench.tables import print_table, readings_table, rows_table
+from hashbench.bench.tables import readings_table, rows_table
+from hashbench.bench.text_table import print_table
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
+from hashbench.cli.options import PATH
 from hashbench.hashing import selection
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import ALGORITHMS, KERNELS, Device, Unavailable
 
 results_option = click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("results"),
     show_default=True,
     help="The folder of results, with one folder per machine.",
@@ -67,7 +69,7 @@ results_option = click.option(
     help="Measure rows of only this algorithm. Readings are taken of both.",
 )
 @click.option("--again", is_flag=True, help="Measure points again that have rows of this commit.")
-@click.option("--machine", "machine_name", help="Name of the machine's folder.  [default: after its main device]")
+@click.option("--machine", "machine_name", help="Name of the machine's folder.  [default: after its GPU or processor]")
 @results_option
 @click.pass_context
 def bench(

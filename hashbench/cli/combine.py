@@ -9,18 +9,16 @@ from pathlib import Path
 import click
 
 from hashbench.cli.messages import say
-from hashbench.cli.options import quiet_option
+from hashbench.cli.options import PATH, quiet_option
 from hashbench.cli.output_file import check_output, is_manifest
 from hashbench.distributed import combine, read_part
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.model.report import summary
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("combine")
-@click.argument("parts", type=_path, nargs=-1, required=True)
-@click.option("-o", "--output", type=_path, help="The manifest's file; default: standard output.")
+@click.argument("parts", type=PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=PATH, help="The manifest's file; default: standard output.")
 @quiet_option
 def combine_parts(parts: Sequence[Path], output: Path | None, quiet: bool) -> None:
     """Make the manifest of a sharded model from its parts.

@@ -10,7 +10,7 @@ import click
 
 from hashbench.cli.documents import manifest_from
 from hashbench.cli.messages import say
-from hashbench.cli.options import json_option, quiet_option
+from hashbench.cli.options import PATH, json_option, quiet_option
 from hashbench.cli.output_file import check_output, is_manifest
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.model.layouts import derive, read_layout, shipped
@@ -19,23 +19,21 @@ from hashbench.model.sidecar import opened_sidecar
 from hashbench.model.strict_json import quoted
 from hashbench.model.verdict import described
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("derive")
-@click.argument("manifest", type=_path)
+@click.argument("manifest", type=PATH)
 @click.option(
-    "--leaves", type=_path, required=True, help="The hashes of all chunks, as `hashbench manifest` wrote them."
+    "--leaves", type=PATH, required=True, help="The hashes of all chunks, as `hashbench manifest` wrote them."
 )
 @click.option(
     "--layout",
-    type=_path,
+    type=PATH,
     required=True,
     help=f"The layout's file, or one of {', '.join(shipped())}.",
 )
 @click.option("--ranks", type=int, default=1, show_default=True, help="How many ranks the tensors are cut for.")
 @click.option("--rank", type=int, default=0, show_default=True, help="Which rank's tensors, from 0.")
-@click.option("-o", "--output", type=_path, help="The derived manifest's file; default: standard output.")
+@click.option("-o", "--output", type=PATH, help="The derived manifest's file; default: standard output.")
 @json_option
 @quiet_option
 def derive_manifest(

@@ -68,9 +68,9 @@ class _FormatType(click.ParamType):  # type: ignore[type-arg]  # generic only in
     metavar="FORMAT",
     help="fs-verity, dm-verity, bittorrent-v2, s3:SIZE (of a part; 8MiB if left out) or unixfs.",
 )
-@click.option("--block-size", type=SIZE, help="Of fs-verity and dm-verity: 1KiB to 64KiB; default: 4KiB.")
-@click.option("--salt", type=SALT, help="Of fs-verity and dm-verity, in hexadecimal digits; default: none.")
-@click.option("--algorithm", type=click.Choice(["sha256", "sha384"]), help="Of dm-verity; default: sha256.")
+@click.option("--block-size", type=SIZE, help="For fs-verity and dm-verity: 1KiB to 64KiB; default: 4KiB.")
+@click.option("--salt", type=SALT, help="For fs-verity and dm-verity, in hexadecimal digits; default: none.")
+@click.option("--algorithm", type=click.Choice(["sha256", "sha384"]), help="For dm-verity; default: sha256.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
 @kernel_option
 @device_option

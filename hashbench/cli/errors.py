@@ -35,6 +35,8 @@ def _reason(error: Exception) -> str:
         if isinstance(error, click.UsageError) and error.ctx:
             reason += f" (try '{error.ctx.command_path} --help')"
         return reason
+    if isinstance(error, MemoryError) and not str(error):
+        return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, (Unavailable, OSError, ValueError, TypeError, MemoryError, VerificationError)):

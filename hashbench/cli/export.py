@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 
 from hashbench.cli.messages import say
-from hashbench.cli.options import quiet_option
+from hashbench.cli.options import PATH, quiet_option
 from hashbench.cli.output_file import check_output
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
@@ -19,7 +19,6 @@ from hashbench.model.manifest import read_manifest
 
 T = TypeVar("T")
 
-_path = click.Path(path_type=Path)
 _NEEDS = {"atlas": ("cbor2", "cryptography"), "c2pa": ("c2pa", "cryptography")}
 """The modules that each format needs; its extra, which has its name, installs them."""
 
@@ -29,13 +28,11 @@ _format = click.option(
 
 
 @click.command("export")
-@click.argument("manifest", type=_path)
+@click.argument("manifest", type=PATH)
 @_format
-@click.option("--key", "key_path", type=_path, required=True, help="The private key in PEM: P-384, or any of C2PA's.")
-@click.option(
-    "--certificate", "chain_path", type=_path, help="For C2PA: the key's certificate in PEM, and its issuers."
-)
-@click.option("-o", "--output", type=_path, required=True, help="The document's file.")
+@click.option("--key", "key_path", type=PATH, required=True, help="The private key in PEM: P-384, or any of C2PA's.")
+@click.option("--certificate", "chain_path", type=PATH, help="For C2PA: the key's certificate in PEM, and its issuers.")
+@click.option("-o", "--output", type=PATH, required=True, help="The document's file.")
 @quiet_option
 def export(manifest: Path, kind: str, key_path: Path, chain_path: Path | None, output: Path, quiet: bool) -> None:
     """Write a signed document about a manifest for another tool.
@@ -73,11 +70,11 @@ def export(manifest: Path, kind: str, key_path: Path, chain_path: Path | None, o
 
 
 @click.command("check-export")
-@click.argument("document", type=_path)
-@click.argument("manifest", type=_path)
+@click.argument("document", type=PATH)
+@click.argument("manifest", type=PATH)
 @_format
-@click.option("--public-key", "key_path", type=_path, help="For Atlas: the trusted signer's public key in PEM.")
-@click.option("--anchor", "anchor_path", type=_path, help="For C2PA: the trusted authorities' certificates in PEM.")
+@click.option("--public-key", "key_path", type=PATH, help="For Atlas: the trusted signer's public key in PEM.")
+@click.option("--anchor", "anchor_path", type=PATH, help="For C2PA: the trusted authorities' certificates in PEM.")
 @quiet_option
 def check_export(
     document: Path, manifest: Path, kind: str, key_path: Path | None, anchor_path: Path | None, quiet: bool
@@ -87,7 +84,7 @@ def check_export(
     DOCUMENT must be signed by who is trusted, and be of the file MANIFEST. The model is not read: verify it against
     MANIFEST.
 
-    Exit codes: 0 it is; 1 it is not; 2 a file or the call is not usable.
+    Exit codes: 0 the document is valid; 1 it is not; 2 a file or the call is not usable.
     """
     if (kind == "atlas") != (key_path is not None) or (kind == "c2pa") != (anchor_path is not None):
         raise click.UsageError("atlas needs --public-key alone, and c2pa --anchor alone")

@@ -100,7 +100,9 @@ def main() -> None:
     """Runs the command line and exits."""
     make_safe()
     gc.set_threshold(1 << 20)  # a manifest has millions of objects that are no garbage; to look for some takes a fifth
-    signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has one ignored
+            signal.signal(number, _terminate)  # so that temporary files are removed
     warnings.showwarning = lambda message, category, *_: _show(message, category)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python processes that it starts import nothing from their folder
     sys.exit(run(sys.argv[1:]))

@@ -19,6 +19,7 @@ from hashbench.cli.documents import STANDARD_INPUT, manifest_from
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.cli.messages import say
 from hashbench.cli.options import (
+    PATH,
     ROOT,
     algorithm_option,
     chunk_size_option,
@@ -44,13 +45,11 @@ from hashbench.model.verdict import described, failure, verdict
 if TYPE_CHECKING:
     from hashbench.trust.signatures import SignedReport
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("manifest")
-@click.argument("model", type=_path)
-@click.option("-o", "--output", type=_path, help="The manifest's file; default: standard output.")
-@click.option("--leaves", "sidecar", type=_path, help="Also write the hashes of all chunks to this safetensors file.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, help="The manifest's file; default: standard output.")
+@click.option("--leaves", "sidecar", type=PATH, help="Also write the hashes of all chunks to this safetensors file.")
 @click.option(
     "--ignore",
     "ignored",
@@ -59,7 +58,7 @@ _path = click.Path(path_type=Path)
     help="Leave out these files of a folder, beside " + ", ".join(DEFAULT) + "; may be repeated.",
 )
 @click.option("--only-tensors", is_flag=True, help="Cover tensors alone, not the files that they are in, nor others.")
-@click.option("--update", "old_path", type=_path, help="Take what is not --changed from this older manifest.")
+@click.option("--update", "old_path", type=PATH, help="Take what is not --changed from this older manifest.")
 @click.option("--changed", multiple=True, metavar="NAME", help="With --update: hash this too; may be repeated.")
 @json_option
 @quiet_option
@@ -164,8 +163,8 @@ def write_manifest(
 
 
 @click.command("verify")
-@click.argument("model", type=_path)
-@click.argument("manifest", type=_path, required=False)
+@click.argument("model", type=PATH)
+@click.argument("manifest", type=PATH, required=False)
 @click.option("--root", type=ROOT, help="The manifest's root, from a trusted source.")
 @click.option(
     "--extra",
@@ -174,14 +173,16 @@ def write_manifest(
     show_default=True,
     help="What files mean that the manifest does not list.",
 )
-@click.option("--leaves", "sidecar", type=_path, help="The hashes of all chunks, to show which chunks are damaged.")
-@click.option("--signature", type=_path, help="The model's signature (OpenSSF Model Signing).")
-@click.option("--public-key", type=_path, help="Of --signature: the signer's public key in PEM.")
-@click.option("--certificate-chain", "chain", type=_path, help="Of --signature: the trusted root certificates in PEM.")
-@click.option("--identity", help="Of --signature: the signer's identity, which Sigstore vouches for.")
-@click.option("--identity-provider", "provider", help="Of --signature: the URL of the identity's provider.")
-@click.option("--trust-root", type=_path, help="Of --identity: a file with Sigstore's roots; default: built in.")
-@click.option("--fetch-trust-root", "fetch", is_flag=True, help="Of --identity: get Sigstore's roots from the network.")
+@click.option("--leaves", "sidecar", type=PATH, help="The hashes of all chunks, to show which chunks are damaged.")
+@click.option("--signature", type=PATH, help="The model's signature (OpenSSF Model Signing).")
+@click.option("--public-key", type=PATH, help="With --signature: the signer's public key in PEM.")
+@click.option("--certificate-chain", "chain", type=PATH, help="With --signature: the trusted root certificates in PEM.")
+@click.option("--identity", help="With --signature: the signer's identity, which Sigstore vouches for.")
+@click.option("--identity-provider", "provider", help="With --signature: the URL of the identity's provider.")
+@click.option("--trust-root", type=PATH, help="With --identity: a file with Sigstore's roots; default: built in.")
+@click.option(
+    "--fetch-trust-root", "fetch", is_flag=True, help="With --identity: get Sigstore's roots from the network."
+)
 @click.option(
     "--fs-verity", metavar="LIST", help="A file of the model with the digests by which the kernel protects all others."
 )
@@ -225,8 +226,8 @@ def verify_model(
 
     With --signature, the signature is verified first, by --public-key, --certificate-chain or --identity. It says which
     of the files is MANIFEST, if it was made by `hashbench sign`. Files that are signed but not in MANIFEST, or all if
-    there is none, are verified by the SHA-256 in the signature. What it does not cover is told. Nothing is fetched from
-    the network but with --fetch-trust-root.
+    there is none, are verified by the SHA-256 in the signature. What it does not cover is printed. Nothing is fetched
+    from the network but with --fetch-trust-root.
 
     With --fs-verity, LIST is a file of MODEL with lines of `hashbench digest --format fs-verity`. It is verified, and
     the other files are not read: the kernel must check every read of them against the digests in LIST.

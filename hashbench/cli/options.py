@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,6 +49,19 @@ class _HexType(click.ParamType):  # type: ignore[type-arg]  # generic only in so
         return bytes.fromhex(value)
 
 
+class _PathType(click.Path):
+    """A path, which is not empty: an unset variable of a script must not mean the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "":
+            self.fail("an empty path is not accepted: write . for the working directory", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _PathType(path_type=Path)
+"""A path of any kind."""
+
 SIZE = _SizeType()
 """A size in bytes, such as 4KiB."""
 
@@ -57,7 +71,9 @@ ROOT = _HexType("a root")
 SALT = _HexType("a salt")
 """A salt of blocks."""
 
-kernel_option = click.option("--kernel", help="The kernel; default: the fastest available.")
+kernel_option = click.option(
+    "--kernel", help="The kernel; default: hashlib for less than 640 MiB, else the fastest available."
+)
 device_option = click.option("--device", help="The device's id, as `hashbench devices` lists it.")
 devices_option = click.option(
     "--device",

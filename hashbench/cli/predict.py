@@ -7,18 +7,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from hashbench.bench import machine
 from hashbench.bench.frames import Line, Results, together
 from hashbench.bench.records import check_writable
 from hashbench.bench.results import ROWS, found_machine_folders, rows_files
-from hashbench.bench.tables import print_table, text_table
+from hashbench.bench.text_table import Columns, Table, print_table
+from hashbench.cli.options import PATH
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.kernels import ALGORITHMS, Unavailable
 from hashbench.kernels.source import VARIANTS
@@ -47,7 +48,7 @@ from hashbench.limits.static_model import FORMAT, Prediction
 )
 @click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("results"),
     show_default=True,
     help="The folder of results. Its rows check the predictions.",
@@ -112,55 +113,34 @@ def _rows(results: Path) -> pd.DataFrame:
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
-    numbers = {
-        "instructions": [str(p.instructions) for p in predictions],
-        **{
-            name: ["" if (limit := getattr(p, column)) is None else str(limit) for p in predictions]
-            for name, column in _LIMITS.items()
-        },
-        "predicted": ["" if p.predicted_gb_per_s is None else f"{p.predicted_gb_per_s:.4g}" for p in predictions],
-        "range": [_range(p) for p in predictions],
+    columns: Columns = {
+        "GPU": "gpu",
+        "architecture": lambda prediction: f"{prediction.architecture} {prediction.target}",
+        "algorithm": "algorithm",
+        "variant": "variant",
+        "instructions": ("instructions", str),
+        **{name: (f"{name.lower()}_gb_per_s", str) for name in ("ALU", "FMA", "FP64", "issue", "memory")},
+        "predicted": ("predicted_gb_per_s", "{:.4g}".format),
+        "range": ("predicted_low", "predicted_high", _range),
+        "bound by": "bound",
     }
-    columns = {
-        "GPU": [p.gpu for p in predictions],
-        "architecture": [f"{p.architecture} {p.target}" for p in predictions],
-        "algorithm": [p.algorithm for p in predictions],
-        "variant": [p.variant for p in predictions],
-        **numbers,
-        "bound by": [p.bound for p in predictions],
-    }
-    return text_table(
-        columns, numbers, "predicted, not measured: GB/s of whole message blocks, and the limit of each part"
-    )
+    title = "predicted, not measured: GB/s of whole message blocks, and the limit of each part"
+    return Table.of(predictions, columns, title)
 
 
-_LIMITS = {
-    "ALU": "alu_gb_per_s",
-    "FMA": "fma_gb_per_s",
-    "FP64": "fp64_gb_per_s",
-    "issue": "issue_gb_per_s",
-    "memory": "memory_gb_per_s",
-}
-
-
-def _range(prediction: Prediction) -> str:
-    if prediction.spread is None:
-        return ""
-    low, _, high = prediction.spread
+def _range(low: float, high: float) -> str:
     return "" if low == high else f"{low:.4g} .. {high:.4g}"
 
 
 def _checks_table(checked: Sequence[tuple[Prediction, Line]]) -> Table:
-    numbers = {
-        "predicted GB/s": [f"{prediction.predicted_gb_per_s:.4g}" for prediction, _ in checked],
-        "measured GB/s": [f"{row.gb_per_s:.4g}" for _, row in checked],
-        "error": [f"{100 * static_model.error(*pair):+.1f} %" for pair in checked],
-        "measured at": [row.commit for _, row in checked],
+    columns: Columns = {
+        "GPU": "prediction.gpu",
+        "algorithm": "prediction.algorithm",
+        "variant": "prediction.variant",
+        "predicted GB/s": ("prediction.predicted_gb_per_s", "{:.4g}".format),
+        "measured GB/s": ("row.gb_per_s", "{:.4g}".format),
+        "error": ("error", lambda share: f"{100 * share:+.1f} %"),
+        "measured at": ("row.commit", str),
     }
-    facts = {
-        "GPU": [prediction.gpu for prediction, _ in checked],
-        "algorithm": [prediction.algorithm for prediction, _ in checked],
-        "variant": [prediction.variant for prediction, _ in checked],
-    }
-    title = "checked: predicted against measured, batched, 4 KiB chunks"
-    return text_table({**facts, **numbers}, numbers, title)
+    pairs = [SimpleNamespace(prediction=one, row=row, error=static_model.error(one, row)) for one, row in checked]
+    return Table.of(pairs, columns, "checked: predicted against measured, batched, 4 KiB chunks")

@@ -11,7 +11,7 @@ import numpy as np
 
 from hashbench.cli.documents import manifest_from, proof_from
 from hashbench.cli.messages import say
-from hashbench.cli.options import ROOT, device_option, json_option, kernel_option, quiet_option
+from hashbench.cli.options import PATH, ROOT, device_option, json_option, kernel_option, quiet_option
 from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
@@ -32,16 +32,14 @@ from hashbench.model.proofs import (
 )
 from hashbench.model.sidecar import opened_sidecar
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("prove")
-@click.argument("manifest", type=_path)
+@click.argument("manifest", type=PATH)
 @click.argument("name")
-@click.option("-o", "--output", type=_path, help="The proof's file; default: standard output.")
+@click.option("-o", "--output", type=PATH, help="The proof's file; default: standard output.")
 @click.option("--chunk", type=click.IntRange(min=0), help="Prove this chunk too, counted from 0.")
-@click.option("--model", type=_path, help="With --chunk: the model, in which NAME is hashed.")
-@click.option("--leaves", "sidecar", type=_path, help="With --chunk: the hashes of all chunks, instead of the model.")
+@click.option("--model", type=PATH, help="With --chunk: the model, in which NAME is hashed.")
+@click.option("--leaves", "sidecar", type=PATH, help="With --chunk: the hashes of all chunks, instead of the model.")
 @kernel_option
 @device_option
 def write_proof(
@@ -87,9 +85,9 @@ def write_proof(
 
 
 @click.command("check-proof")
-@click.argument("proof_path", metavar="PROOF", type=_path)
+@click.argument("proof_path", metavar="PROOF", type=PATH)
 @click.option("--root", type=ROOT, required=True, help="The model's root, from a trusted source.")
-@click.argument("data", type=_path, required=False)
+@click.argument("data", type=PATH, required=False)
 @json_option
 @quiet_option
 @kernel_option

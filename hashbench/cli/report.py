@@ -12,7 +12,8 @@ import click
 from hashbench.bench import comparison
 from hashbench.bench.frames import Results, read_run, together
 from hashbench.bench.records import LeftOut, check_writable
-from hashbench.bench.tables import comparisons_table, print_table, summaries_table
+from hashbench.bench.tables import comparison_tables, summary_table
+from hashbench.bench.text_table import print_table
 from hashbench.cli.bench import results_option, tell_left_out
 from hashbench.cli.exit_codes import CHECK_FAILED, UNUSABLE
 from hashbench.cli.options import json_option
@@ -55,11 +56,10 @@ def compare(context: click.Context, runs: Sequence[str], points: bool, as_json: 
         )
     else:
         for name, pairs in compared:
-            print_table(
-                comparisons_table(pairs, runs[0], name)
-                if points
-                else summaries_table(comparison.summarize(pairs), runs[0], name)
-            )
+            summary = comparison.summarize(pairs)
+            of_points = comparison_tables(pairs, runs[0], name)
+            for table in of_points if points else [summary_table(summary, runs[0], name)]:
+                print_table(table)
     for line in dict.fromkeys(wrong):
         click.echo(line, err=True)
     tell_left_out(left_out)

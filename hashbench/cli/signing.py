@@ -12,6 +12,7 @@ import click
 
 from hashbench.cli.messages import say
 from hashbench.cli.options import (
+    PATH,
     algorithm_option,
     chunk_size_option,
     device_option,
@@ -28,22 +29,18 @@ if TYPE_CHECKING:
     from hashbench.trust.bundles import Bundle, Verifier
     from hashbench.trust.signatures import SignedReport
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("sign")
-@click.argument("model", type=_path)
+@click.argument("model", type=PATH)
+@click.option("--manifest", "manifest_path", type=PATH, help="The model's manifest, a file in MODEL; default: make it.")
+@click.option("--key", "key_path", type=PATH, required=True, help="The private key in PEM: P-256, P-384 or P-521.")
 @click.option(
-    "--manifest", "manifest_path", type=_path, help="The model's manifest, a file in MODEL; default: make it."
-)
-@click.option("--key", "key_path", type=_path, required=True, help="The private key in PEM: P-256, P-384 or P-521.")
-@click.option(
-    "--key-password-file", "password_path", type=_path, help="A file with the key's password, on its first line."
+    "--key-password-file", "password_path", type=PATH, help="A file with the key's password, on its first line."
 )
 @click.option(
-    "--certificate", "chain_path", type=_path, help="The key's certificate in PEM, and those above it, in their order."
+    "--certificate", "chain_path", type=PATH, help="The key's certificate in PEM, and those above it, in their order."
 )
-@click.option("-o", "--output", type=_path, help="The signature's file; default: model.sig in MODEL.")
+@click.option("-o", "--output", type=PATH, help="The signature's file; default: model.sig in MODEL.")
 @json_option
 @quiet_option
 @kernel_option

@@ -13,9 +13,10 @@ from hashbench.hashing.shared import Team
 def team() -> Iterator[Team | None]:
     """The processes that torchrun started, of which this is one; None if it started none but this.
 
-    It is told by RANK, WORLD_SIZE and MASTER_ADDR in the environment.
+    It is told by TORCHELASTIC_RUN_ID and WORLD_SIZE in the environment. Others set RANK and WORLD_SIZE too, for a
+    program that is started later on the same machine.
     """
-    if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         yield None
         return
     from hashbench.distributed.launched import launched  # brings PyTorch

@@ -6,12 +6,14 @@ only its bounds in the file must be multiples of a block.
 
 from __future__ import annotations
 
+import ctypes
 import os
-from mmap import mmap
+from functools import cached_property
+from mmap import ACCESS_READ, ALLOCATIONGRANULARITY, PAGESIZE, mmap
 
 import numpy as np
 
-_BLOCK = 4096
+PAGE = 4096
 """Bytes: what a file system asks of the bounds of direct reads, or a multiple of it."""
 
 _READ_SIZE = 4 << 20
@@ -19,16 +21,25 @@ _READ_SIZE = 4 << 20
 
 
 def is_cached(descriptor: int, offset: int) -> bool:
-    """Whether the page cache has the byte there. If the system does not say, it counts as cached."""
-    if not hasattr(os, "RWF_NOWAIT"):
-        return True
+    """Whether the page cache has the byte there. If the system does not say, it counts as cached.
+
+    To ask by a read that must not wait (RWF_NOWAIT) would bring the page in.
+    """
+    return hasattr(os, "O_DIRECT") and cached_pages(descriptor, offset, 1) != 0
+
+
+def cached_pages(descriptor: int, offset: int, nbytes: int) -> int | None:
+    """How many of the pages that have a range of a file are in the page cache, by mincore(2); None if the system does
+    not say. Linux calls all pages cached to whoever may neither write to the file nor owns it."""
+    before = offset % ALLOCATIONGRANULARITY
     try:
-        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system in memory, for one, has no such reads
-        return True
-    return True
+        mapped = np.frombuffer(mmap(descriptor, before + nbytes, offset=offset - before, access=ACCESS_READ), np.uint8)
+        mincore = ctypes.CDLL(None).mincore
+    except (OSError, ValueError, AttributeError):  # files that cannot be mapped, as empty ones, and other systems
+        return None
+    pages = np.empty(-(-mapped.size // PAGESIZE), np.uint8)
+    status = mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages.ctypes)
+    return None if status else int((pages[before // PAGESIZE :] & 1).sum())
 
 
 class DirectFile:
@@ -43,14 +54,37 @@ class DirectFile:
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
-        self._memory = memoryview(mmap(-1, _READ_SIZE))  # a mapping begins on a page
+
+    @cached_property
+    def _pages(self) -> memoryview:
+        return memoryview(mmap(-1, _READ_SIZE))  # a mapping begins on a page
 
     def close(self) -> None:
         """Closes the file."""
         os.close(self.descriptor)
 
+    def read_pages(self, offset: int, nbytes: int, pages: memoryview) -> int:
+        """Reads the pages of the file that have a range into memory that begins on a page and has room for them.
+
+        Returns:
+            How many bytes of the range were read: fewer than asked for if the file ends before. They begin at
+            `offset % PAGE` of the memory.
+
+        Raises:
+            OSError: it cannot be read, or not so.
+        """
+        skipped = offset % PAGE
+        whole = -(-(skipped + nbytes) // PAGE) * PAGE
+        filled = 0
+        while filled < whole:
+            count = os.preadv(self.descriptor, [pages[filled:whole]], offset - skipped + filled)
+            filled += count
+            if count % PAGE or not count:  # the end of the file
+                break
+        return max(0, min(nbytes, filled - skipped))
+
     def read(self, offset: int, target: memoryview) -> int:
-        """Reads from there into `target`.
+        """Reads from there into `target`, wherever that is in memory.
 
         Returns:
             How many bytes: fewer than asked for if the file ends before.
@@ -58,15 +92,14 @@ class DirectFile:
         Raises:
             OSError: it cannot be read, or not so.
         """
-        into, pages = np.frombuffer(target, np.uint8), np.frombuffer(self._memory, np.uint8)  # copied without a lock
-        end = offset + len(target)
-        at = offset - offset % _BLOCK
-        while at < end:
-            count = os.preadv(self.descriptor, [self._memory[: min(_READ_SIZE, -(-(end - at) // _BLOCK) * _BLOCK)]], at)
-            begin, stop = max(at, offset), min(at + count, end)
-            if begin < stop:
-                into[begin - offset : stop - offset] = pages[begin - at : stop - at]
-            at += count
-            if count % _BLOCK or not count:  # the end of the file
-                return max(0, stop - offset)
-        return len(target)
+        into, pages = np.frombuffer(target, np.uint8), np.frombuffer(self._pages, np.uint8)  # copied without a lock
+        filled = 0
+        while filled < len(target):
+            skipped = (offset + filled) % PAGE
+            nbytes = min(_READ_SIZE - skipped, len(target) - filled)
+            count = self.read_pages(offset + filled, nbytes, self._pages)
+            into[filled : filled + count] = pages[skipped : skipped + count]
+            filled += count
+            if count < nbytes:
+                break
+        return filled

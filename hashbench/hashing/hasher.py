@@ -27,6 +27,7 @@ Progress = Callable[[int, int | None], object]
 
 _SMALLEST_PIECE = 1 << 20  # bytes to which pieces are made smaller, for a stage to take from more files at once
 _STAGES_FILLED = 2  # at once: while a stage's last reads are under way, the other threads go on with the next
+_STAGES_CARRIED = 3  # likewise; none is filled in host memory and waits to be copied
 
 
 @dataclass(frozen=True)
@@ -155,24 +156,23 @@ class Hasher:
         done, total = 0, _total(sources)
         if progress:
             progress(0, total)
-        for pieces, buffers in self._staged(sources, failed, whole or WholeFiles({})):
+        for pieces, buffers in self._staged(sources, failed, whole):
             yield pieces, buffers
             done += sum(map(len, buffers))
             if progress:
                 progress(done, total)
 
     def _staged(
-        self, sources: Sequence[Source], failed: dict[str, OSError] | None, whole: WholeFiles
+        self, sources: Sequence[Source], failed: dict[str, OSError] | None, whole: WholeFiles | None
     ) -> Iterator[tuple[Sequence[Piece], list[Buffer]]]:
-        plans = self._plan(sources, whole.lanes)
-        with Reader(sources, failed) as reader, whole.following(plans) as follows:
-            fills = (partial(reader.fill, stage) for stage in plans)
-            filled = self._staging.stream(fills, reader.stop, len(plans), at_once=_STAGES_FILLED, follows=follows)
-            with closing(filled):
+        plans = self._plan(sources, whole.lanes if whole else 1)
+        with Reader(sources, failed) as reader:
+            with closing(self._filled(plans, reader, whole)) as filled:
                 for stage, data in zip(plans, filled, strict=True):
                     yield stage.pieces, [data[piece.place : piece.place + piece.nbytes] for piece in stage.pieces]
             reader.check_unchanged()
-            whole.fail(failed or {})
+            if whole:
+                whole.fail(failed or {})
 
         for number, source in enumerate(sources):
             if not isinstance(source, Stream):
@@ -184,6 +184,19 @@ class Hasher:
                     yield [Piece(number, start, 0, len(data))], [data]
                     start += len(data)
             source.check_unchanged()
+
+    def _filled(
+        self, plans: Sequence[StagePlan], reader: Reader, whole: WholeFiles | None
+    ) -> Generator[Buffer, None, None]:
+        """The bytes of each stage on the device: by lanes, unless somebody else uses them in host memory."""
+        staging, lanes = self._staging, self._staging.lanes
+        if whole or not plans or not lanes.exist():
+            fills = (partial(reader.fill, stage) for stage in plans)
+            with (whole or WholeFiles({})).following(plans) as follows:
+                yield from staging.stream(fills, reader.stop, len(plans), at_once=_STAGES_FILLED, follows=follows)
+        else:
+            carries = (partial(reader.carry, stage, lanes) for stage in plans)
+            yield from staging.carried(carries, reader.stop, len(plans), at_once=_STAGES_CARRIED)
 
     def _plan(self, sources: Sequence[Source], lanes: int) -> list[StagePlan]:
         """Stages that take from as many files at once, if they have room for pieces of all of them."""

@@ -8,28 +8,39 @@ several files at once, for those who must go through each of them from its begin
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from threading import Event, get_ident
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from hashbench.hashing.direct import DirectFile, is_cached
+from hashbench.hashing.direct import PAGE, DirectFile, is_cached
+from hashbench.hashing.lanes import Lanes
 from hashbench.hashing.packing import packed
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
-from hashbench.kernels import Bytes
+from hashbench.kernels import Buffer, Bytes, Part
 
 _READ_SIZE = 16 << 20  # bytes of one read: enough for any storage, and a stage has work for all threads
-_READERS = 12  # one thread neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy
 _ALIGNMENT = 16  # bytes: kernels read fastest at multiples of it
 _SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a piece counts as at least, to bound the pieces of a stage
+
+
+Targets: TypeAlias = Sequence[tuple[int, Buffer]]
+"""For each part of a stage, in their order, its first byte and where it goes on the device."""
+
+
+def reading_threads() -> int:
+    """How many threads read for one device. One neither copies from the page cache as fast as a GPU takes it, nor keeps
+    storage busy; more than these wait for each other's Python on a host of 16 cores."""
+    return min(14, os.cpu_count() or 1)
 
 
 class Piece(NamedTuple):
@@ -208,6 +219,57 @@ def _in_files(sources: Sequence[Source]) -> Iterator[tuple[str, int, int]]:
             yield "", 0, number
 
 
+def _runs(stage: StagePlan) -> Iterator[Sequence[Read]]:
+    """A stage's reads, as many together as one thread takes at a time."""
+    return (stage.reads[run] for run in packed([read.nbytes for read in stage.reads], _READ_SIZE))
+
+
+_Reading: TypeAlias = tuple[str | Bytes, int, int, int]
+"""Origin, offset, place and size of what is read at once."""
+
+
+def _blocks(reads: Sequence[Read], size: int) -> Iterator[tuple[int, int, list[_Reading]]]:
+    """Reads cut, and put together, to take no more than `size` bytes of the stage from first to last.
+
+    Yields:
+        The first byte in the stage, the byte after the last, and what to read.
+    """
+    start = stop = 0
+    block: list[_Reading] = []
+    for read in reads:
+        origin, offset, place, left = read.origin, read.offset, read.place, read.nbytes
+        while left:
+            if block and place - start >= size:
+                yield start, stop, block
+                block = []
+            if not block:
+                start = place
+            nbytes = min(left, start + size - place)
+            block.append((origin, offset, place, nbytes))
+            offset, place, left = offset + nbytes, place + nbytes, left - nbytes
+            stop = place
+    if block:
+        yield start, stop, block
+
+
+def _parts(targets: Targets, first: int, start: int, stop: int, skipped: int) -> Iterator[Part]:
+    """Where the bytes of a block go.
+
+    Args:
+        targets: of the stage.
+        first: the index of the one that has the block's first byte.
+        start: the block's first byte in the stage.
+        stop: the byte after its last.
+        skipped: bytes of the block before its first.
+    """
+    for place, buffer in islice(targets, first, None):
+        if place >= stop:
+            break
+        begin, end = max(start, place), min(stop, place + buffer.nbytes)
+        if begin < end:
+            yield skipped + begin - start, end - begin, buffer, begin - place
+
+
 def _in_one_file(first: str | Bytes, second: str | Bytes) -> bool:
     return isinstance(first, str) and isinstance(second, str) and first == second
 
@@ -238,7 +300,7 @@ class Reader:
         for source in sources:
             if isinstance(source, (FileRange, FileParts)) and source.status:
                 self._check(os.fspath(source.path), source.status)
-        self._pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "read")
+        self._pool = ThreadPoolExecutor(reading_threads(), "read")
         self._open: dict[int, tuple[str, int]] = {}
         self._open_directly: dict[int, tuple[str, DirectFile | None]] = {}  # None where the file system cannot
         self._unwanted = Event()
@@ -257,7 +319,7 @@ class Reader:
                 file.close()
 
     def fill(self, stage: StagePlan, host: memoryview) -> int:
-        """Reads everything that a stage takes.
+        """Reads everything that a stage takes into host memory.
 
         Returns:
             The number of bytes of `host` that are used.
@@ -266,10 +328,24 @@ class Reader:
             OSError: a file cannot be read, and nothing takes its error; it names the file.
             ChangedWhileReadError: a file changed, or is shorter than a range of it.
         """
-        runs = packed([read.nbytes for read in stage.reads], _READ_SIZE)
+        return self._brought(stage, [self._pool.submit(self.read, run, host) for run in _runs(stage)])
+
+    def carry(self, stage: StagePlan, lanes: Lanes, buffer: Buffer) -> int:
+        """Reads everything that a stage takes, and brings it to device memory.
+
+        Returns:
+            The number of bytes of `buffer` that are used.
+
+        Raises:
+            OSError, ChangedWhileReadError: as for `fill`.
+            OutOfDeviceMemory: as for `Lanes.one`.
+        """
+        targets = [(0, buffer)]
+        return self._brought(stage, [self._pool.submit(self.send, run, lanes, targets) for run in _runs(stage)])
+
+    def _brought(self, stage: StagePlan, parts: Sequence[Future[None]]) -> int:
         # Wait for all, even if one fails: none may write to the stage when another plan uses it.
-        errors = [done.exception() for done in [self._pool.submit(self.read, stage.reads[run], host) for run in runs]]
-        for error in filter(None, errors):
+        for error in filter(None, [part.exception() for part in parts]):
             raise error
         return stage.nbytes
 
@@ -282,16 +358,55 @@ class Reader:
         for read in reads:
             if self._unwanted.is_set():
                 return
-            target = host[read.place : read.place + read.nbytes]
-            if isinstance(read.origin, str):
-                try:
-                    self._read_file(read.origin, read.offset, target)
-                except OSError as error:
-                    if self._failed is None:
-                        raise
-                    self._failed.setdefault(read.origin, error)
-            else:
-                np.frombuffer(target, np.uint8)[:] = read.origin[read.offset : read.offset + read.nbytes]
+            self._read(read.origin, read.offset, host[read.place : read.place + read.nbytes])
+        self._check_files(reads)
+
+    def send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
+        """Reads, and copies what was read to a device, in the calling thread.
+
+        Args:
+            reads: their places are those in the stage.
+            lanes: to the device.
+            targets: where the stage's bytes go.
+
+        Raises:
+            OSError, ChangedWhileReadError, OutOfDeviceMemory: as for `carry`.
+        """
+        places = [place for place, _ in targets]
+        with lanes.one() as lane:
+            for start, stop, reads_of_block in _blocks(reads, lane.block.nbytes - (PAGE if self._direct else 0)):
+                skipped = self._fill_block(start, reads_of_block, lane.block)
+                if self._unwanted.is_set():
+                    return
+                lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
+        self._check_files(reads)
+
+    def _fill_block(self, start: int, reads: Sequence[_Reading], block: memoryview) -> int:
+        """Reads what takes no more than one block. Returns where in the block it begins."""
+        if self._direct and len(reads) == 1:
+            ((origin, offset, _, nbytes),) = reads
+            if isinstance(origin, str):
+                with suppress(OSError):  # reading through the page cache says why, if it cannot be read at all
+                    file = self._past_cache(origin, offset)
+                    if file and file.read_pages(offset, nbytes, block) == nbytes:
+                        return offset % PAGE
+        for origin, offset, place, nbytes in reads:
+            self._read(origin, offset, block[place - start : place - start + nbytes])
+        return 0
+
+    def _read(self, origin: str | Bytes, offset: int, target: memoryview) -> None:
+        if isinstance(origin, str):
+            try:
+                self._read_file(origin, offset, target)
+            except OSError as error:
+                self._fail(origin, error)
+        else:
+            np.frombuffer(target, np.uint8)[:] = origin[offset : offset + len(target)]
+
+    def _fail(self, path: str, error: OSError) -> None:
+        if self._failed is None:
+            raise error
+        self._failed.setdefault(path, error)
 
     def stop(self) -> None:
         """Ends a `fill` that runs in another thread."""
@@ -308,6 +423,14 @@ class Reader:
             if not self._failed or path not in self._failed:
                 self._check(path, os.stat(path))  # noqa: PTH116  # of many thousand files
 
+    def _check_files(self, reads: Sequence[Read]) -> None:
+        """Checks, after reads, that their files are still what they were."""
+        for path in dict.fromkeys(read.origin for read in reads if isinstance(read.origin, str)):
+            try:
+                self._check(path, os.stat(path))  # noqa: PTH116  # for each piece
+            except OSError as error:
+                self._fail(path, error)
+
     def _check(self, path: str, now: os.stat_result) -> None:
         before = self._seen.setdefault(path, now)
         if now is not before and (how := change(before, now)):
@@ -316,8 +439,10 @@ class Reader:
     def _read_file(self, path: str, offset: int, target: memoryview) -> None:
         descriptor = self._descriptor(path)
         filled = 0
-        if self._direct and not is_cached(descriptor, offset):
-            filled = self._read_directly(path, offset, target)
+        if self._direct:
+            with suppress(OSError):  # as above
+                file = self._past_cache(path, offset)
+                filled = file.read(offset, target) if file else 0
         while filled < len(target):
             try:
                 count = os.preadv(descriptor, [target[filled:]], offset + filled)
@@ -326,10 +451,12 @@ class Reader:
             if count == 0:
                 raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
             filled += count
-        self._check(path, os.stat(path))  # noqa: PTH116  # for each piece
 
-    def _read_directly(self, path: str, offset: int, target: memoryview) -> int:
-        """Reads past the page cache. Returns how many bytes: none if the file system cannot."""
+    def _past_cache(self, path: str, offset: int) -> DirectFile | None:
+        """The file, opened for direct reads; None if the page cache has the byte there, or the file system has no such
+        reads. Each thread keeps one open."""
+        if is_cached(self._descriptor(path), offset):
+            return None
         thread = get_ident()
         held = self._open_directly.get(thread)
         if held is None or held[0] != path:
@@ -340,10 +467,7 @@ class Reader:
                 file = DirectFile(path)
                 self._open_directly[thread] = held = path, file
                 self._check(path, os.fstat(file.descriptor))
-        try:
-            return 0 if held[1] is None else held[1].read(offset, target)
-        except OSError:
-            return 0  # read through the page cache, it says why, if it cannot be read at all
+        return held[1]
 
     def _descriptor(self, path: str) -> int:
         """The file, opened. Each thread keeps one open: threads wait for each other at every call of the system."""

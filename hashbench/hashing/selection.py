@@ -5,21 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 
 from hashbench.kernels import KERNELS, Device, Kernel, Unavailable, algorithm_named, kernel_class
 
 FASTEST_FIRST = {
     "gpu": ("cupy", "numba-cuda", "triton", "dpnp", "opencl"),
-    # numba-cpu is twice as fast as hashlib with SHA instructions, and compiles in 2 s once. hashlib waits for Python
-    # between small chunks, most of all with many threads.
+    # numba-cpu is twice as fast as hashlib with SHA instructions, and faster than opencl with AVX-512. It compiles in
+    # 2 s once. hashlib waits for Python between small chunks, most of all with many threads.
     "cpu": ("numba-cpu", "opencl", "dpnp", "hashlib"),
 }
 """Kernels by expected throughput on each kind of device; any GPU goes before any CPU. Kernels not listed come last."""
-
-_WITH_AVX512 = ("opencl", "dpnp", "numba-cpu", "hashlib")
-"""Those of CPUs with AVX-512. Measured on two such cores: opencl and dpnp hash as fast as each other (4.4 GB/s of
-SHA-256 in 4 KiB chunks, hashlib 0.8 on a core), but dpctl compiles for six seconds in every process."""
 
 
 class FallbackWarning(UserWarning):
@@ -108,19 +103,6 @@ def kernel_for(kernel: Kernel | str | None, device: str | None, algorithm: str, 
     return kernel
 
 
-def fastest_first(kind: str) -> Sequence[str]:
-    """The kernels of `FASTEST_FIRST` for this machine's processor."""
-    return _WITH_AVX512 if kind == "cpu" and _has_avx512() else FASTEST_FIRST[kind]
-
-
-@cache
-def _has_avx512() -> bool:
-    try:
-        return " avx512f " in Path("/proc/cpuinfo").read_text()
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
 @cache
 def devices_of(name: str) -> tuple[Device, ...]:
     """Every device of one kernel. A framework that is there but broken has one that is unavailable, with the reason."""
@@ -135,8 +117,7 @@ def devices_of(name: str) -> tuple[Device, ...]:
 
 def _by_preference(names: Sequence[str]) -> Iterator[Device]:
     """The available devices of these kernels, the one expected to be the fastest first; imports frameworks lazily."""
-    for kind in FASTEST_FIRST:
-        order = fastest_first(kind)
+    for kind, order in FASTEST_FIRST.items():
         for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order)):
             usable = [d for d in devices_of(name) if d.unavailable is None and d.kind == kind]
             yield from reversed(usable) if kind == "cpu" else usable  # a CPU with more threads is listed later

@@ -5,6 +5,7 @@ Sources are cut where their trees split, so that each cut's root is a node, wher
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,9 +13,11 @@ from hashlib import sha256
 from threading import Lock
 from typing import NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from hashbench.hashing.hasher import ChunkHashes, Hasher, Progress
 from hashbench.hashing.selection import available, choose, kernel_for
-from hashbench.hashing.sources import FileRange, Source
+from hashbench.hashing.sources import FileParts, FileRange, Source, Stream
 from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
 from hashbench.merkle.rfc9162 import root_of
@@ -138,7 +141,8 @@ class SharedHasher:
 
         with ThreadPoolExecutor(1, "whole files") as pool:
             digests = pool.submit(whole.digests) if whole else None
-            found = _joined(self._team, hashed, shares, self.kernel.algorithm.digest_size) if self._team else hashed()
+            seen = _seen(sources, shares) if self._team else b""
+            found = _joined(self._team, hashed, seen, self.kernel.algorithm.digest_size) if self._team else hashed()
             if digests:
                 digests.result()
         nodes: list[list[bytes]] = [[] for _ in sources]
@@ -220,16 +224,41 @@ def _balanced(sizes: Sequence[int], count: int) -> Iterator[list[int]]:
         yield indexes
 
 
-def _joined(
-    team: Team, hashed: Callable[[], dict[int, bytes]], shares: Sequence[_Share], size: int
-) -> dict[int, bytes]:
+def _seen(sources: Sequence[Source], shares: Sequence[_Share]) -> bytes:
+    """What tells whether processes see the same files, and not each a copy of its own, of which others hash no byte.
+
+    Files of the same sizes that were last changed at the same moment, to the nanosecond, are the same. The numbers of
+    devices and inodes say less: they are each machine's own.
+    """
+    files = [
+        sha256(source.data).hexdigest()
+        if isinstance(source, np.ndarray)
+        else [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in _statuses(source)]
+        for source in sources
+    ]
+    cuts = [(share.source, share.first, share.part.nbytes) for share in shares]
+    return sha256(repr((files, cuts)).encode()).digest()
+
+
+def _statuses(source: FileRange | FileParts | Stream) -> Sequence[os.stat_result]:
+    if isinstance(source, Stream):
+        return source.statuses
+    return [source.status] if source.status else []
+
+
+def _joined(team: Team, hashed: Callable[[], dict[int, bytes]], seen: bytes, size: int) -> dict[int, bytes]:
     """The roots of all processes of a team. What fails in one of them fails in all.
+
+    Args:
+        team: the processes.
+        hashed: hashes what this one takes.
+        seen: what this one sees.
+        size: of a root.
 
     Raises:
         Exception: what `hashed` raises.
         TeamError: another process failed, or sees other files.
     """
-    seen = sha256(repr([(share.source, share.first, share.part.nbytes) for share in shares]).encode()).digest()
     failure: Exception | None = None
     try:
         roots = b"".join(index.to_bytes(8, "little") + root for index, root in hashed().items())
@@ -245,7 +274,10 @@ def _joined(
         if data[:1] != _DONE:
             raise TeamError(f"process {index} cannot go on: {data[1:].decode(errors='replace')}")
         if data[1 : 1 + len(seen)] != seen:
-            raise TeamError(f"process {index} sees other files or other sizes than process {team.index}")
+            raise TeamError(
+                f"process {index} does not see the very files that process {team.index} does: each has a copy of its "
+                "own, or they changed"
+            )
         for at in range(1 + len(seen), len(data), 8 + size):
             found[int.from_bytes(data[at : at + 8], "little")] = data[at + 8 : at + 8 + size]
     return found

@@ -6,7 +6,7 @@ import io
 import os
 import select
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +83,11 @@ class Stream:
         if isinstance(raw, io.FileIO) and self._before is None:
             self._poll = select.poll()
             self._poll.register(raw.fileno(), select.POLLIN)
+
+    @property
+    def statuses(self) -> Sequence[os.stat_result]:
+        """Of the files that its bytes come from, as they were at first; none of a pipe."""
+        return [self._before] if self._before else []
 
     def fill(self, host: memoryview) -> int:
         """Reads until `host` is full or the stream ends.

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from hashbench.hashing.lanes import Lanes
 from hashbench.kernels import Buffer, Kernel, Stage, check_chunk_size
 
 PIECE_SIZE = 128 << 20
@@ -27,13 +28,17 @@ _HOST_BUDGET = 640 << 20  # for all stages; the rest of a GiB is for the interpr
 Fill = Callable[[memoryview], int]
 """Writes to host memory, one piece long, from its start, and returns how many bytes."""
 
+Carry = Callable[[Buffer], int]
+"""Brings bytes to device memory, one piece long, from its start, and returns how many there are."""
+
 Follow = Callable[[memoryview, Future[int]], Sequence[Future[None]]]
 """Takes the host memory of a stage and what will say that it is filled; gives what will say that it is not used any
 more."""
 
 
 class Staging:
-    """The stages that one kernel hashes through. They are allocated when they are needed, and kept.
+    """The stages that one kernel hashes through, and the lanes to its device. They are allocated when they are needed,
+    and kept.
 
     They stay below 640 MiB of host memory, and take at most half of what is free on the device.
 
@@ -44,6 +49,7 @@ class Staging:
 
     Attributes:
         piece_size: bytes of a stage: chunk_size * 2^k.
+        lanes: to the device.
 
     Raises:
         TypeError, ValueError: `chunk_size` is not accepted.
@@ -63,6 +69,7 @@ class Staging:
             self.piece_size *= 2
         self._count = max(1, min(_STAGES, room // self.piece_size))
         self._stages: list[Stage] = []
+        self.lanes = Lanes(kernel)
 
     def stream(
         self,
@@ -90,33 +97,63 @@ class Staging:
             OutOfDeviceMemory: the device has no room for one stage.
             Exception: whatever a fill raises, or who else uses what it writes.
         """
-        coming, following = iter(fills), iter(follows)
-        filler, copier = ThreadPoolExecutor(at_once, "read"), ThreadPoolExecutor(1, "copy")
-        pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
+        coming, following, copier = iter(fills), iter(follows), ThreadPoolExecutor(1, "copy")
 
-        def begin(stage: Stage) -> None:
+        def begin(stage: Stage, filler: ThreadPoolExecutor) -> Future[Buffer | None] | None:
             fill = next(coming, None)
-            if fill is not None:
-                host = stage.host.data[: self.piece_size]
-                filled = filler.submit(fill, host)
-                follow = next(following, None)
-                used = follow(host, filled) if follow else ()
-                pending.append((stage, copier.submit(_copy, stage, filled, used)))
+            if fill is None:
+                return None
+            host = stage.host.data[: self.piece_size]
+            filled = filler.submit(fill, host)
+            follow = next(following, None)
+            used = follow(host, filled) if follow else ()
+            return copier.submit(_copy, stage, filled, used)
+
+        try:
+            yield from self._in_turn(begin, stop, at_most, at_once)
+        finally:
+            copier.shutdown(cancel_futures=True)
+
+    def carried(
+        self, carries: Iterable[Carry], stop: Callable[[], object], at_most: int, *, at_once: int
+    ) -> Generator[Buffer, None, None]:
+        """As `stream`, of what needs no host memory of its own."""
+        coming = iter(carries)
+
+        def begin(stage: Stage, carrier: ThreadPoolExecutor) -> Future[Buffer | None] | None:
+            carry = next(coming, None)
+            return carry and carrier.submit(_carry, stage, carry)
+
+        return self._in_turn(begin, stop, at_most, at_once)
+
+    def _in_turn(
+        self,
+        begin: Callable[[Stage, ThreadPoolExecutor], Future[Buffer | None] | None],
+        stop: Callable[[], object],
+        at_most: int | None,
+        at_once: int,
+    ) -> Generator[Buffer, None, None]:
+        """What is begun for each stage, in turn, until there is no more."""
+        pending: deque[tuple[Stage, Future[Buffer | None]]] = deque()
+        threads = ThreadPoolExecutor(at_once, "read")
+
+        def begin_next(stage: Stage) -> None:
+            if begun := begin(stage, threads):
+                pending.append((stage, begun))
 
         try:
             for stage in self._enough(at_most):
-                begin(stage)
+                begin_next(stage)
             while pending:
-                stage, copied = pending.popleft()
-                piece = copied.result()
+                stage, begun = pending.popleft()
+                piece = begun.result()
                 if piece is None:
                     break
                 yield piece
-                begin(stage)
+                begin_next(stage)
         finally:
             stop()
-            filler.shutdown(cancel_futures=True)
-            copier.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
 
     def _enough(self, at_most: int | None) -> list[Stage]:
         count = self._count if at_most is None else min(self._count, at_most)
@@ -131,3 +168,8 @@ def _copy(stage: Stage, filled: Future[int], used: Sequence[Future[None]]) -> Bu
     for end in used:  # the stage is filled again as soon as it is hashed
         end.result()
     return copied
+
+
+def _carry(stage: Stage, carry: Carry) -> Buffer | None:
+    nbytes = carry(stage.buffer)
+    return stage.buffer[:nbytes] if nbytes else None

@@ -60,6 +60,11 @@ class JoinedBoxes(Stream):
         super().__init__(self._reader)
         self.nbytes = self._reader.nbytes
 
+    @property
+    def statuses(self) -> Sequence[os.stat_result]:
+        """Of the boxes' files."""
+        return self._reader.statuses
+
     def check_unchanged(self) -> None:
         """Checks, after the end, that the files are still what they were.
 
@@ -107,6 +112,11 @@ class _Reader:
                     self._read(file.fileno(), box, starts, start, host[: stop - start])
         self._place = stop
         return stop - start
+
+    @property
+    def statuses(self) -> Sequence[os.stat_result]:
+        """See `JoinedBoxes.statuses`."""
+        return [box.status for box in self._boxes]
 
     def check_unchanged(self) -> None:
         """See `JoinedBoxes.check_unchanged`."""

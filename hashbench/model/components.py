@@ -16,12 +16,24 @@ from dataclasses import dataclass
 
 from hashbench.model.shard_index import beside, weights_named_by
 
-DEFAULTS = tuple(
-    f"{stem}{suffix}"
-    for suffix in (".safetensors", ".bin")
-    for stem in ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
+DEFAULTS = (
+    *(
+        f"{stem}{suffix}"
+        for suffix in (".safetensors", ".bin")
+        for stem in ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
+    ),
+    ".metadata",
 )
-"""The names of weights that transformers, diffusers and PEFT look for, the preferred first."""
+"""The names of weights that transformers, diffusers and PEFT look for, the preferred first; and what stands for those
+of torch.distributed.checkpoint, which these pass over."""
+
+_TAKEN_BEFORE = {
+    f"{stem}.bin": f"{stem.removeprefix('pytorch_')}.safetensors"
+    for stem in ("pytorch_model", "diffusion_pytorch_model", "adapter_model")
+}
+"""What the loader that looks for a file takes instead, if it is there."""
+
+_LOOKED_FOR = {*_TAKEN_BEFORE, *_TAKEN_BEFORE.values()}
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class _Group:
 
 
 def name_tensors(
-    tensors: Mapping[str, Iterable[str]], indexes: Mapping[str, Mapping[str, str]], files: Collection[str] = ()
+    tensors: Mapping[str, Collection[str]], indexes: Mapping[str, Mapping[str, str]], files: Collection[str] = ()
 ) -> dict[str, dict[str, str]]:
     """The name that each tensor of each file has in the model.
 
@@ -63,7 +75,7 @@ def name_tensors(
     groups = list(_groups(tensors.keys(), indexes))
     named: dict[str, dict[str, str]] = {}
     for folder, in_folder in _by_folder(groups).items():
-        default = _default(in_folder)
+        default = _default(in_folder, tensors)
         for group in in_folder:
             prefix = _inside(folder) if group is default else f"{group.path}/"
             named |= _named(group, prefix, tensors, indexes.get(group.path, {}))
@@ -133,19 +145,25 @@ def _by_folder(groups: Iterable[_Group]) -> Mapping[str, list[_Group]]:
     return found
 
 
-def _default(groups: list[_Group]) -> _Group | None:
-    """The group of a folder that loaders take: a file before an index of the same weights, as transformers has it."""
+def _default(groups: list[_Group], tensors: Mapping[str, Collection[str]]) -> _Group | None:
+    """The group of a folder that loaders take: a file before an index of the same weights, as transformers has it.
+
+    There is none if some loader may take another one, of which nothing is known.
+    """
     if len(groups) == 1:
         return groups[0]
-    for name in DEFAULTS:
-        alike = [group for group in groups if group.weights == name]
-        if alike:
-            return min(alike, key=lambda group: (group.path.rpartition("/")[2] != name, group.path))
-    return None
+    alike: list[_Group] = next(filter(None, ([g for g in groups if g.weights == name] for name in DEFAULTS)), [])
+    if not alike:
+        return None
+    name = alike[0].weights
+    unknown = {group.weights for group in groups if not any(tensors[file] for file in group.files)}
+    if any(other in _LOOKED_FOR and _TAKEN_BEFORE.get(other) != name for other in unknown - {name}):
+        return None
+    return min(alike, key=lambda group: (group.path.rpartition("/")[2] != name, group.path))
 
 
 def _named(
-    group: _Group, prefix: str, tensors: Mapping[str, Iterable[str]], file_of: Mapping[str, str]
+    group: _Group, prefix: str, tensors: Mapping[str, Collection[str]], file_of: Mapping[str, str]
 ) -> dict[str, dict[str, str]]:
     """The names of one group's tensors, by file."""
     holders: dict[str, str] = {}

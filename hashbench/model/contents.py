@@ -5,6 +5,8 @@ Nothing of a model is executed. Headers, indexes and descriptions of tensors are
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -16,9 +18,10 @@ from typing import NamedTuple
 
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, change
 from hashbench.model.components import name_tensors
+from hashbench.model.elsewhere import named_elsewhere, whole_cache
 from hashbench.model.exclusions import Exclusions
 from hashbench.model.folder import ListedFile, Listing, list_folder, list_named
-from hashbench.model.formats import FoundTensors, NotTensorsError, find_tensors, not_covered_by, promises_tensors
+from hashbench.model.formats import FoundTensors, NotTensorsError, ShardsError, find_tensors, promises_tensors
 from hashbench.model.frame import gaps, separate
 from hashbench.model.manifest import Entry, FileEntry, TensorEntry
 from hashbench.model.pytorch_checkpoint import MAX_GATHERED
@@ -33,6 +36,17 @@ Files = Mapping[str, ListedFile]
 
 class ModelError(ValueError):
     """A model cannot be used as it is on disk; the message names the file and says why."""
+
+
+def named_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a caller names a model by.
+
+    Raises:
+        FileNotFoundError: it is empty, which `Path` would take for the working directory.
+    """
+    if not os.fspath(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
+    return Path(path)
 
 
 def check_same_files(before: Files, now: Files) -> None:
@@ -86,9 +100,13 @@ class Contents(ModelFiles):
 
     Attributes:
         parts: every tensor, and every file unless tensors alone were asked for, their entries with empty roots.
+        names: of each file of weights its tensors' names there, and in the model; none of a file that cannot be used.
+        indexes: what each index says (`read_index`), by its path.
     """
 
     parts: tuple[Part, ...] = ()
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    indexes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def list_model(path: Path, exclusions: Exclusions, own: Iterable[Path] = ()) -> ModelFiles:
@@ -126,7 +144,7 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
     Args:
         path: of the model.
         exclusions: what is left out of a folder.
-        only_tensors: finds tensors alone, without their places in files.
+        only_tensors: finds tensors alone.
 
     Raises:
         OSError: the path cannot be read.
@@ -137,6 +155,7 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
     unreadable = dict(listed.unreadable)
     indexes: dict[str, Mapping[str, str]] = {}
     found: dict[str, FoundTensors] = {}
+    referring: list[str] = []
     room = MAX_GATHERED
     otherwise = "not covered" if only_tensors else "hashed as a plain file"
     for name, file in listed.files.items():
@@ -144,8 +163,11 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
             if weights_named_by(name.rpartition("/")[2]) is not None:
                 indexes[name] = read_index(file.path)
             tensors = find_tensors(name, file.path, room)
+            if not only_tensors:
+                referring += named_elsewhere(file, listed.files)
         except (ShardIndexError, NotTensorsError) as error:
-            notes.append(f"{quoted(name)}: {otherwise}: {error}")
+            if not (only_tensors and isinstance(error, ShardsError)):
+                notes.append(f"{quoted(name)}: {otherwise}: {error}")
             continue
         except OSError as error:
             unreadable[name] = error
@@ -156,8 +178,10 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
             files[name] = replace(file, status=tensors.status or file.status)
     if path.is_dir():
         problems += islice(_missing_shards(indexes, files), _SHOWN)
+        notes += filter(None, [whole_cache(files)])
     elif not only_tensors:
-        notes += _not_covered(path, indexes)
+        notes += _of_one_file(indexes, referring)
+    notes += referring
     tensors_of = {name: {tensor.name for tensor in of.tensors} for name, of in found.items()}
     notes += _mismatches(indexes, tensors_of)
     # Which file a loader takes does not depend on whether it can be read here.
@@ -169,8 +193,8 @@ def read_contents(path: Path, exclusions: Exclusions, *, only_tensors: bool = Fa
         elif name not in unreadable:
             parts.append(_whole(file))
     if only_tensors:
-        parts = [_alone(part.entry, part.source) for part in parts if isinstance(part.entry, TensorEntry)]
-    return Contents(files, tuple(notes), tuple(problems), unreadable, tuple(parts))
+        parts = [part for part in parts if isinstance(part.entry, TensorEntry)]
+    return Contents(files, tuple(notes), tuple(problems), unreadable, tuple(parts), names, indexes)
 
 
 def _place(file: Path, top: Path) -> Path:
@@ -223,12 +247,12 @@ def _missing(index: str, name: str) -> str:
     return f"{quoted(index)} names {quoted(name)}, and there is no such file"
 
 
-def _not_covered(path: Path, indexes: Mapping[str, object]) -> Iterator[str]:
-    """What belongs to a model, but not to the file by which it was named."""
+def _of_one_file(indexes: Mapping[str, object], referring: Sequence[str]) -> Iterator[str]:
+    """What a user should do who named one file where others belong to the model."""
     if indexes:
         yield "only the index and the files that it names are covered: name the folder to cover configuration and code"
-    if names := not_covered_by(path):
-        yield f"not covered: {_enumerated(names)}, where {quoted(path.name)} keeps data: name the folder to cover all"
+    elif referring:
+        yield "only this file is covered: name the folder to cover all of the model"
 
 
 def _parts(file: ListedFile, found: FoundTensors, names: Mapping[str, str]) -> Iterator[Part]:
@@ -247,11 +271,6 @@ def _parts(file: ListedFile, found: FoundTensors, names: Mapping[str, str]) -> I
     frame = gaps(size, spans)
     entry_of_file = FileEntry(file.name, size, b"", sum(nbytes for _, nbytes in frame))
     yield Part(entry_of_file, FileParts(file.path, tuple(frame), file.status))
-
-
-def _alone(tensor: TensorEntry, source: Source) -> Part:
-    """A tensor without its place in a file."""
-    return Part(replace(tensor, file=None, offset=None), source)
 
 
 def _whole(file: ListedFile) -> Part:

@@ -18,7 +18,7 @@ from hashbench.hashing.sources import ChangedWhileReadError, Source
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
-from hashbench.model.contents import Files, ModelError, Part, check_same_files, list_model, read_contents
+from hashbench.model.contents import Files, ModelError, Part, check_same_files, list_model, named_path, read_contents
 from hashbench.model.damage import damaged_chunks
 from hashbench.model.exclusions import DEFAULT, Exclusions
 from hashbench.model.fs_verity import without_protected
@@ -97,7 +97,7 @@ def manifest(
             raise ValueError("leaf hashes need all chunks to be hashed: there can be no older manifest")
         algorithm = _same("algorithm", algorithm, older.algorithm)
         chunk_size = _same("chunk size", chunk_size, older.chunk_size)
-    path = Path(path)
+    path = named_path(path)
     sidecar = None if leaves is None else Path(leaves)
     if sidecar and team:
         raise ValueError("leaf hashes are written by one process: none may share its hashing")
@@ -184,7 +184,7 @@ def verify(
     """
     if extra not in EXTRA:
         raise ValueError(f"{extra!r} is not accepted for extra files: accepted are {', '.join(EXTRA)}")
-    path = Path(path)
+    path = named_path(path)
     named, own = "the manifest", list(own)
     if not isinstance(manifest, Manifest):
         named, own = os.fspath(manifest), [*own, Path(manifest)]

@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from glob import escape
 
-DEFAULT = (".git", ".cache/huggingface", ".DS_Store", "._*")
-"""What version control, download caches and file managers leave in a folder."""
+DEFAULT = (".git", ".cache/huggingface", ".DS_Store")
+"""What version control, download caches and file managers leave in a folder.
+
+Names alone, and no pattern: loaders that list `*.safetensors` by `pathlib` or `os.walk` also find `._x.safetensors`.
+"""
 
 MAX_PATTERNS = 256
 MAX_LENGTH = 1024

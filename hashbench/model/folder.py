@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +114,11 @@ def list_named(folder: str | os.PathLike[str], names: Iterable[str]) -> Listing:
     files: list[ListedFile] = []
     refused: dict[str, str] = {}
     for name in sorted(set(names)):
+        # A path keeps its parts for as long as Python runs, and an index may have a million names of nothing.
+        if not os.path.lexists(os.path.join(top, name)):  # noqa: PTH118
+            continue
         path = top / name
-        if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+        if path.is_dir() and not path.is_symlink():
             continue
         found = _file(name, path, roots)
         if isinstance(found, ListedFile):
@@ -131,6 +135,8 @@ def _roots(top: Path) -> list[Path]:
 
 def _problem_of_name(name: str) -> str | None:
     """What is wrong with a name; None if nothing is."""
+    if not name.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
+        return f"its name would be read as {encoding}, as this locale has it: set PYTHONUTF8=1"
     try:
         name.encode()
     except UnicodeEncodeError:

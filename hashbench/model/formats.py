@@ -11,7 +11,6 @@ from typing import NamedTuple
 from hashbench.hashing.sources import FileRange
 from hashbench.kernels import Bytes
 from hashbench.model.gguf import GgufError, GgufHeader, read_gguf_header
-from hashbench.model.onnx import OnnxError, external_data
 from hashbench.model.pytorch_checkpoint import PyTorchError, read_checkpoint
 from hashbench.model.recognition import GIT_LFS_POINTER, HTML_PAGE, recognise
 from hashbench.model.safetensors_header import Header, SafetensorsError, read_header
@@ -22,6 +21,10 @@ SHARDING_INFO = "DCP_SHARDING_INFO"
 
 class NotTensorsError(ValueError):
     """A file does not have the tensors that its name promises; the message says why."""
+
+
+class ShardsError(NotTensorsError):
+    """A file's tensors are shards of others, which are joined where tensors alone are asked for."""
 
 
 class FoundTensor(NamedTuple):
@@ -88,7 +91,7 @@ def find_tensors(name: str, path: Path, max_gathered: int) -> FoundTensors:
         if read := _HEADERS.get(suffix):
             header = read(path)
             if isinstance(header, Header) and SHARDING_INFO in header.metadata:
-                raise NotTensorsError("its tensors are shards, which are joined where tensors alone are asked for")
+                raise ShardsError("its tensors are shards, which are joined where tensors alone are asked for")
             return FoundTensors(tuple(FoundTensor(*tensor) for tensor in header.tensors), header.status)
     except (SafetensorsError, GgufError, PyTorchError) as error:
         found = recognise(path)
@@ -101,20 +104,6 @@ def promises_tensors(name: str) -> bool:
     """Whether a file's name is one of a format whose tensors can be found."""
     suffix = Path(name).suffix.lower()
     return suffix in _PYTORCH or suffix in _HEADERS
-
-
-def not_covered_by(path: Path) -> tuple[str, ...]:
-    """Files that a model in one file names as part of itself: the external data of an ONNX model.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if path.suffix.lower() != ".onnx":
-        return ()
-    try:
-        return tuple(sorted({data.location for data in external_data(path)}))
-    except OnnxError:
-        return ()
 
 
 _PYTORCH = (".pt", ".pth", ".bin", ".ckpt")

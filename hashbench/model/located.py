@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hashbench.hashing.sources import FileParts, FileRange
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.components import name_tensors
 from hashbench.model.contents import Contents, Files, Part, check_same_files, list_model, read_contents
 from hashbench.model.exclusions import DEFAULT, Exclusions
 from hashbench.model.formats import promises_tensors
@@ -99,15 +100,30 @@ def _that_matter(files: Files, manifest: Manifest) -> Files:
 
 
 def tensors_alone(contents: Contents) -> Sequence[Part]:
-    """The tensors of a model's contents, of which tensors alone were found, with those that several processes saved
-    joined.
+    """The tensors of a model's contents without their places in files, and with those that several processes saved
+    joined: these have plain names only if loaders take no other file of the folder.
 
     Raises:
         OSError, ModelError: as for `sharded_tensors`.
     """
     readable = {name: file for name, file in contents.files.items() if name not in contents.unreadable}
     joined = sharded_tensors(readable)
-    return contents.parts if joined is None else joined
+    if joined is None:
+        return [_alone(part, part.entry.name) for part in contents.parts]
+    others = {file: given for file, given in contents.names.items() if file not in joined.files}
+    saved = {joined.file: [part.entry.name for part in joined.parts]}
+    named = name_tensors({**others, **saved}, contents.indexes, contents.files)
+    again = {given: named[file][name] for file, names in others.items() for name, given in names.items()}
+    return [
+        *(_alone(part, again[part.entry.name]) for part in contents.parts if part.entry.name in again),
+        *(_alone(part, named[joined.file][part.entry.name]) for part in joined.parts),
+    ]
+
+
+def _alone(part: Part, name: str) -> Part:
+    """A tensor under this name, without its place in a file."""
+    assert isinstance(part.entry, TensorEntry)  # of tensors alone
+    return Part(replace(part.entry, name=name, file=None, offset=None), part.source)
 
 
 def _by_layout(path: Path, manifest: Manifest, own: Iterable[Path]) -> Located:

@@ -306,6 +306,12 @@ class Manifest:
         return self._components[component]
 
     @cached_property
+    def components(self) -> tuple[str, ...]:
+        """The components that have tensors, sorted, as `of_component` takes them; none if the manifest has no files."""
+        paths = {file.path for file in self.files}
+        return tuple(sorted({component_of(one.name, one.file, paths) for one in self.tensors if one.file is not None}))
+
+    @cached_property
     def _components(self) -> dict[str, Manifest]:
         return {}
 

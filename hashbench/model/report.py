@@ -26,7 +26,8 @@ class Report:
     """How a model compares with its manifest.
 
     As text, it is one line if the model is what the manifest says, and otherwise one line for each tensor or file that
-    is not, and for each problem. Many names that are missing or extra and begin alike have one line.
+    is not, and for each problem. Many names that are missing or extra and begin alike have one line, and so have many
+    tensors of the same other dtype.
 
     Attributes:
         expected: the manifest, or that of the component that was compared.
@@ -78,12 +79,7 @@ class Report:
         """The lines of the text but for notes and problems; of each kind up to `MAX_LINES`, and then their number."""
         if self.ok:
             yield f"verified{'' if self.expected.files else ', tensors only'}: {summary(self.expected, self.root)}"
-        expected = self.expected.by_name
-        yield from _up_to(
-            "differs",
-            self.differs,
-            lambda name: f"{_shown(name)}: {self._difference(expected[name], self.found[name])}",
-        )
+        yield from self._differing()
         alike = _alike(self.missing, self.extra)
         prefixed, missing, extra = _prefixed(self.missing, self.extra)
         yield from prefixed
@@ -97,6 +93,24 @@ class Report:
             tuple(self.unreadable),
             lambda name: f"{_shown(name)}: {self.unreadable[name]}{self._with_tensors(name)}",
         )
+
+    def _differing(self) -> Iterator[str]:
+        """Lines of what differs. Many tensors of the same other dtype, as after a conversion, have one."""
+
+        def text(name: str) -> str:
+            return self._difference(self.expected.by_name[name], self.found[name])
+
+        converted: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.differs:
+            if (how := text(name)).startswith("dtype "):
+                converted[how].append(name)
+        together = {how: names for how, names in converted.items() if len(names) >= _GROUP}
+        yield from bounded(
+            [f"differs: {len(names):,} tensors, such as {_shown(names[0])}: {how}" for how, names in together.items()]
+        )
+        told = set().union(*together.values())
+        single = [name for name in self.differs if name not in told]
+        yield from _up_to("differs", single, lambda name: f"{_shown(name)}: {text(name)}")
 
     def _with_tensors(self, name: str) -> str:
         """How many tensors a file has, for which there are no lines of their own."""

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from hashbench.hashing.opening import read_regular
 from hashbench.hashing.sources import FileRange
@@ -34,7 +34,21 @@ def is_sharded(name: str) -> bool:
     return name == METADATA or name.endswith(".distcp")
 
 
-def sharded_tensors(files: Files) -> list[Part] | None:
+class Joined(NamedTuple):
+    """Tensors that files have in boxes.
+
+    Attributes:
+        file: the file that stands for all of them.
+        files: those that have them.
+        parts: the tensors.
+    """
+
+    file: str
+    files: frozenset[str]
+    parts: list[Part]
+
+
+def sharded_tensors(files: Files) -> Joined | None:
     """The tensors that files have in boxes; None if they have none.
 
     Args:
@@ -45,9 +59,10 @@ def sharded_tensors(files: Files) -> list[Part] | None:
         ModelError: a file is not valid, or the boxes do not make up whole tensors.
     """
     if METADATA in files:
-        return [_joined(*tensor) for tensor in _of_checkpoint(files)]
-    boxes = _in_safetensors(files)
-    return None if boxes is None else [_joined(*tensor) for tensor in boxes]
+        tensors, holding = _of_checkpoint(files), [METADATA]
+    else:
+        tensors, holding = _in_safetensors(files)
+    return Joined(min(holding), frozenset(holding), [_joined(*tensor) for tensor in tensors]) if holding else None
 
 
 _Tensor = tuple[str, str, tuple[int, ...], Sequence[FileBox]]
@@ -97,10 +112,10 @@ def _box(tensor: SavedTensor, number: int, dtype: str, files: Files) -> FileBox:
     return FileBox(box.offsets, box.shape, file.path, found.source.offset, file.status)
 
 
-def _in_safetensors(files: Files) -> Iterator[_Tensor] | None:
-    """Tensors in boxes of safetensors files; None if no file says that it has boxes."""
+def _in_safetensors(files: Files) -> tuple[Iterator[_Tensor], list[str]]:
+    """Tensors in boxes of safetensors files, and the files that say that they have boxes."""
     found: defaultdict[str, list[tuple[str, FileBox]]] = defaultdict(list)
-    sharded = False
+    holding = []
     for file in files.values():
         if not file.name.endswith(".safetensors"):
             continue
@@ -108,15 +123,17 @@ def _in_safetensors(files: Files) -> Iterator[_Tensor] | None:
             header = read_header(file.path)
         except SafetensorsError:
             continue
-        offsets = _offsets(file, header.metadata.get(SHARDING_INFO, "{}"))
-        sharded |= SHARDING_INFO in header.metadata
+        if SHARDING_INFO not in header.metadata:
+            continue
+        holding.append(file.name)
+        offsets = _offsets(file, header.metadata[SHARDING_INFO])
         for tensor in header.tensors:
             first = tuple(offsets.get(tensor.name, [0] * len(tensor.shape)))
             if len(first) != len(tensor.shape):
                 raise ModelError(f"{file.path}: the offsets of {quoted(tensor.name)} do not fit its shape")
             box = FileBox(first, tensor.shape, file.path, tensor.offset, file.status)
             found[tensor.name].append((tensor.dtype, box))
-    return _whole(found) if sharded else None
+    return _whole(found), holding
 
 
 def _whole(found: dict[str, list[tuple[str, FileBox]]]) -> Iterator[_Tensor]:

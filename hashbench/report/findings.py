@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -21,6 +21,7 @@ import pandas as pd
 
 from hashbench.bench.experiment import Experiment
 from hashbench.bench.frames import Line, Results, lines
+from hashbench.bench.text_table import Columns, Table
 from hashbench.kernels import ALGORITHMS
 
 GPU = ["machine", "device_name"]
@@ -29,11 +30,6 @@ GPU = ["machine", "device_name"]
 MARGIN = 0.02
 """The measurement error that is allowed for a number that has a natural bound. Beyond it the number must be wrong, and
 the check has no answer."""
-
-ONE_IS_WRONG = "one of the two numbers is wrong."
-
-Columns = Mapping[str, Iterable[object]]
-"""The cells of a table's columns, by name."""
 
 
 class Verdict(Enum):
@@ -61,21 +57,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Table:
-    """The numbers behind a verdict, as text.
-
-    Attributes:
-        columns: names of the columns, with their units.
-        numeric: names of the columns that hold numbers.
-        lines: for each line, a cell per column.
-    """
-
-    columns: tuple[str, ...]
-    numeric: frozenset[str]
-    lines: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
 class Finding:
     """The verdict on a claim, and what it is based on.
 
@@ -90,17 +71,9 @@ class Finding:
     machines: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, checks: Iterable[Check], counted: pd.DataFrame, columns: Columns, numeric: Iterable[str]) -> Finding:
-        """A finding with its table.
-
-        Args:
-            checks: at least one.
-            counted: the measurements that count.
-            columns: the cells of the table's columns, by name.
-            numeric: the names of the columns that hold numbers.
-        """
-        cells = tuple(tuple(map(str, line)) for line in zip(*columns.values(), strict=True))
-        table = Table(tuple(columns), frozenset(numeric), cells) if cells else None
+    def of(cls, checks: Iterable[Check], counted: pd.DataFrame, columns: Columns) -> Finding:
+        """A finding from at least one check, with a table of the measurements that count."""
+        table = None if counted.empty else Table.of(lines(counted), columns)
         return cls(tuple(checks), table, tuple(sorted(set(counted["machine"]))))
 
     @property
@@ -175,7 +148,7 @@ def worst(
         missing: the answer without measurements.
         at_most: the threshold for the highest value; or
         at_least: the threshold for the lowest value.
-        impossible: what is wrong with a measurement, if no value of the column can be better than its natural bound:
+        impossible: why a measurement cannot be right, if no value of the column can be better than its natural bound:
             1 where it must be high, 0 where it must be low. Then there is no answer.
     """
     if measured.empty:
@@ -184,15 +157,10 @@ def worst(
     best_first = list(lines(measured.sort_values(column, ascending=not high_is_good, kind="stable")))
     best, last = getattr(best_first[0], column), getattr(best_first[-1], column)
     if impossible and (best > 1 + MARGIN if high_is_good else best < -MARGIN):
-        return Check(question, impossible(best_first[0]), None)
+        return Check(question, f"{impossible(best_first[0])}: one of the two numbers is wrong.", None)
     return Check(question, answer(best_first[-1]), bool(at_least <= last <= at_most))
 
 
-def titles(measured: pd.DataFrame) -> Columns:
-    """A table's column of algorithms."""
-    return {"algorithm": [ALGORITHMS[name].title for name in measured["algorithm"]]}
-
-
-def number(value: float) -> str:
-    """Three significant digits, or all digits before the point."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def algorithm_title(measured: Line) -> str:
+    """The title of a measurement's algorithm."""
+    return ALGORITHMS[measured.algorithm].title

@@ -15,6 +15,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -34,12 +35,12 @@ from hashbench.bench.results import (
     machine_folders,
     read_description,
 )
-from hashbench.kernels import ALGORITHMS
+from hashbench.bench.text_table import Columns, Table, number
 from hashbench.limits import static_model
 from hashbench.limits.gpus import gpus
 from hashbench.report.claims import CLAIMS, Claim
 from hashbench.report.drawn_svg import read_drawn
-from hashbench.report.findings import Finding, Table, Verdict, number
+from hashbench.report.findings import Finding, Verdict, algorithm_title
 
 Facts = Sequence[tuple[str, str]]
 """Names and values."""
@@ -228,9 +229,10 @@ def _facts(description: Mapping[str, Any]) -> Facts:
     """What a reader wants to know about a machine, leaving out what its description lacks."""
     cpu = description.get("cpu", {})
     facts = [
-        ("processor", cpu.get("name")),
+        ("processor", _processor(cpu)),
         ("cores", _cores(cpu)),
         ("SHA instructions", ", ".join(cpu.get("sha_instructions", ())) or "none"),
+        ("vector instructions", ", ".join(cpu.get("vector_instructions", ())) or "none"),
         ("memory", _gigabytes(description.get("memory_bytes"))),
         *(fact for gpu in description.get("gpus", ()) for fact in _gpu_facts(gpu)),
         ("system", description.get("os")),
@@ -238,6 +240,13 @@ def _facts(description: Mapping[str, Any]) -> Facts:
         ("packages", ", ".join(f"{name} {version}" for name, version in description.get("packages", {}).items())),
     ]
     return [(name, str(value)) for name, value in facts if value]
+
+
+def _processor(cpu: Mapping[str, Any]) -> str | None:
+    """Its name, and what tells it from others of that name."""
+    parts = [f"{part} {cpu[part]}" for part in ("family", "model", "stepping") if cpu.get(part) is not None]
+    name = cpu.get("name")
+    return f"{name} ({', '.join(parts)})" if name and parts else name
 
 
 def _cores(cpu: Mapping[str, Any]) -> str | None:
@@ -282,27 +291,27 @@ def _predictions(path: Path, rows: pd.DataFrame, tell: Tell) -> Table | None:
         return None
     known = gpus()
     found = [p for p in predictions if p.gpu in known and p.variant == static_model.toolchain(known[p.gpu]).variants[0]]
-    checks = {prediction.point: row for prediction, row in static_model.checks(found, known, rows)}
-    lines = [
-        (
-            prediction.gpu,
-            prediction.architecture,
-            ALGORITHMS[prediction.algorithm].title,
-            prediction.variant,
-            number(prediction.predicted_gb_per_s),
-            prediction.bound,
-            number(row.gb_per_s) if row else "",
-            f"{static_model.error(prediction, row):+.1%}" if row else "",
-        )
+    checks = {
+        prediction.point: {"measured": row.gb_per_s, "error": static_model.error(prediction, row)}
+        for prediction, row in static_model.checks(found, known, rows)
+    }
+    unchecked = dict.fromkeys(("measured", "error"))
+    shown = [
+        SimpleNamespace(of=prediction, **checks.get(prediction.point, unchecked))
         for prediction in found
         if prediction.predicted_gb_per_s is not None
-        for row in [checks.get(prediction.point)]
     ]
-    columns = ("GPU", "architecture", "algorithm", "variant", _PREDICTED, "bound by", _MEASURED, _ERROR)
-    return Table(columns, frozenset((_PREDICTED, _MEASURED, _ERROR)), tuple(lines)) if lines else None
-
-
-_PREDICTED, _MEASURED, _ERROR = "predicted, GB/s", "measured, GB/s", "prediction error"
+    columns: Columns = {
+        "GPU": "of.gpu",
+        "architecture": "of.architecture",
+        "algorithm": lambda line: algorithm_title(line.of),
+        "variant": "of.variant",
+        "predicted, GB/s": ("of.predicted_gb_per_s", number),
+        "bound by": "of.bound",
+        "measured, GB/s": ("measured", number),
+        "prediction error": ("error", "{:+.1%}".format),
+    }
+    return Table.of(shown, columns) if shown else None
 
 
 # Reproduction --------------------------------------------------------------------------------------------------------

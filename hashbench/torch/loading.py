@@ -13,16 +13,17 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from hashbench.hashing.lanes import Lanes
 from hashbench.hashing.packing import packed
-from hashbench.hashing.reading import Read, Reader, StagePlan, plan
+from hashbench.hashing.reading import Read, Reader, StagePlan, plan, reading_threads
 from hashbench.hashing.sources import FileRange, Source
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.contents import named_path
 from hashbench.model.dtypes import GGML_BLOCKS, TORCH_NAMES
 from hashbench.model.hints import did_you_mean
 from hashbench.model.located import locate
@@ -30,20 +31,15 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
-from hashbench.torch.places import Roots, indexed, roots_on, stream_on
+from hashbench.torch.places import Roots, device_buffer, indexed, place_of, stream_on
 from hashbench.torch.tensors import TensorError, described
 
 AHEAD = 1 << 30
 """Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
 
-PIECE_SIZE = 16 << 20
-"""Bytes that a thread reads, and copies to a GPU, at a time."""
+PIECE_SIZE = 32 << 20
+"""Bytes that a thread takes at a time."""
 
-MAX_THREADS = 12
-"""That read: one neither copies from the page cache as fast as a GPU takes it, nor keeps storage busy. On a host of 16
-cores more are slower: they wait for each other's Python."""
-
-_PAGE_LOCKED = 512 << 20  # bytes of page-locked memory at most: read into by each thread, and as much copied from
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
 _BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
 _BATCHES_STARTED = 8  # at most, since threads that read wait for the one that plans what they will read later
@@ -67,8 +63,8 @@ def load(
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
 
     Each tensor is read straight into host memory, or through page-locked memory into that of a GPU, and hashed where it
-    stays. There is no second copy of the model, and no more than 512 MiB of page-locked memory, which PyTorch keeps
-    for the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
+    stays. There is no second copy of the model, and no more than 112 MiB of page-locked memory, which are kept for
+    the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
 
     Args:
         path: the model, as for `hashbench.verify`: a folder, an index, or a file of tensors.
@@ -282,6 +278,10 @@ class _Memory(ABC):
             torch.OutOfMemoryError: there is no room.
         """
 
+    def usable(self) -> Callable[[], object]:
+        """Waits until all that was allocated so far may be written to."""
+        return lambda: None
+
     @abstractmethod
     def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
         """Brings the pieces of a stage into their tensors, in the calling thread.
@@ -294,10 +294,6 @@ class _Memory(ABC):
         Raises:
             OSError, ChangedWhileReadError: a file cannot be read, or changed.
         """
-
-    @abstractmethod
-    def arrived(self) -> None:
-        """Waits until all is there that `bring` has returned for."""
 
 
 class _HostMemory(_Memory):
@@ -320,70 +316,37 @@ class _HostMemory(_Memory):
                 read = Read(source, piece.start, 0, piece.nbytes)
             self._reader.read([read], host)
 
-    def arrived(self) -> None:
-        pass
-
-
-class _Slot:
-    """Page-locked memory for one stage, and the end of the copies from it."""
-
-    def __init__(self) -> None:
-        self.memory = torch.empty(PIECE_SIZE, dtype=torch.uint8, pin_memory=True)
-        self.host = memoryview(self.memory.numpy())
-        self.copied = torch.cuda.Event(blocking=True)
-
 
 class _CudaMemory(_Memory):
-    """A GPU's memory, copied to through page-locked memory on a stream of its own.
-
-    Threads that read wait for each other's Python, so each piece takes few calls that give way to other threads.
+    """A GPU's memory.
 
     Args:
         reader: reads the files.
-        threads: how many threads call `bring`.
+        lanes: to the GPU.
         device: the GPU.
         stream: the tensors' memory is allocated for it.
     """
 
-    def __init__(self, reader: Reader, threads: int, device: torch.device, stream: torch.cuda.Stream) -> None:
-        self._reader, self._device, self._stream = reader, device, stream
-        self._copies = torch.cuda.Stream(device)
-        self._idle: deque[_Slot] = deque()  # the one that was copied from first is the first
-        self._unmade = max(threads, _PAGE_LOCKED // PIECE_SIZE)  # a thread has at most one
-        self._taking = Lock()
+    def __init__(self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream) -> None:
+        self._reader, self._lanes, self._device, self._stream = reader, lanes, device, stream
 
     def allocate(self, wanted: _Wanted) -> _Target:
         with torch.cuda.stream(self._stream):
-            target = _target(torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device))
+            return _target(torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device))
+
+    def usable(self) -> Callable[[], object]:
         # The memory may have been another tensor's, which work on that stream still uses.
-        self._copies.wait_stream(self._stream)
-        return target
+        reached = torch.cuda.Event(blocking=True)
+        reached.record(self._stream)
+        wait: Callable[[], object] = reached.synchronize
+        return wait
 
     def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
-        with torch.cuda.stream(self._copies):
-            slot = self._slot()
-            self._reader.read(stage.reads, slot.host)
-            for source, start, place, nbytes in stage.pieces:
-                part = slot.memory if nbytes == PIECE_SIZE else slot.memory[place : place + nbytes]
-                targets[source].flat[start : start + nbytes].copy_(part, non_blocking=True)
-            slot.copied.record()
-        self._idle.append(slot)
-
-    def _slot(self) -> _Slot:
-        """One that nothing is copied from. There are no more than copies and reads under way need."""
-        with self._taking:
-            new = self._unmade > 0 and not (self._idle and self._idle[0].copied.query())
-            self._unmade -= new
-            slot = None if new else self._idle.popleft()
-        if slot is None:
-            return _Slot()
-        slot.copied.synchronize()
-        return slot
-
-    def arrived(self) -> None:
-        copied = torch.cuda.Event(blocking=True)
-        copied.record(self._copies)
-        copied.synchronize()
+        places = [
+            (piece.place, device_buffer(targets[piece.source].flat)[piece.start : piece.start + piece.nbytes])
+            for piece in stage.pieces
+        ]
+        self._reader.send(stage.reads, self._lanes, places)
 
 
 # The pipeline ---------------------------------------------------------------------------------------------------------
@@ -419,15 +382,15 @@ def _iterate(
     past_cache: bool,
 ) -> Generator[Named, None, None]:
     """What `iterate` yields; `ahead` None is no bound."""
-    wanted = _wanted(Path(path), manifest, names, component)
+    wanted = _wanted(named_path(path), manifest, names, component)
     where = indexed(torch.device(device))
-    roots_of = roots_on(where, manifest.algorithm, manifest.chunk_size)
+    place = place_of(where, manifest.algorithm)
+    roots_of = place.roots_over(manifest.chunk_size)
     given = stream_on(where, stream)
     limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
     with Reader([one.source for one in wanted], direct=past_cache) as reader:
-        memory = _HostMemory(reader) if given is None else _CudaMemory(reader, threads, where, given)
-        with _Pipeline(memory, roots_of, threads, reader.stop) as pipeline:
+        memory = _HostMemory(reader) if given is None else _CudaMemory(reader, place.lanes, where, given)
+        with _Pipeline(memory, roots_of, reader.stop) as pipeline:
             coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))
             started: deque[_Group] = deque()
             held = 0
@@ -460,13 +423,12 @@ class _Pipeline:
     Args:
         memory: where the tensors go.
         roots_of: hashes them there.
-        threads: how many threads bring tensors.
-        stop: makes them end soon.
+        stop: makes the threads that bring tensors end soon.
     """
 
-    def __init__(self, memory: _Memory, roots_of: Roots, threads: int, stop: Callable[[], object]) -> None:
+    def __init__(self, memory: _Memory, roots_of: Roots, stop: Callable[[], object]) -> None:
         self._memory, self._roots_of, self._stop = memory, roots_of, stop
-        self._readers, self._hasher = ThreadPoolExecutor(threads, "load"), ThreadPoolExecutor(1, "hash")
+        self._readers, self._hasher = ThreadPoolExecutor(reading_threads(), "load"), ThreadPoolExecutor(1, "hash")
 
     def __enter__(self) -> _Pipeline:
         return self
@@ -475,19 +437,21 @@ class _Pipeline:
         self._stop()
         self._readers.shutdown(cancel_futures=True)
         self._hasher.shutdown(cancel_futures=True)
-        self._memory.arrived()  # so that nothing is written to memory that is freed now
 
     def start(self, wanted: Sequence[_Wanted]) -> _Group:
         """Starts to bring and hash tensors."""
         targets = [self._memory.allocate(one) for one in wanted]
+        usable = self._memory.usable()
         sources = [one.source for one in wanted]
-        brought = [
-            self._readers.submit(self._memory.bring, stage, sources, targets) for stage in plan(sources, PIECE_SIZE)
-        ]
+
+        def bring(stage: StagePlan) -> None:
+            usable()
+            self._memory.bring(stage, sources, targets)
+
+        brought = [self._readers.submit(bring, stage) for stage in plan(sources, PIECE_SIZE)]
         return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
 
     def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
         for future in brought:
             future.result()
-        self._memory.arrived()
         return self._roots_of([target.tensor for target in targets])

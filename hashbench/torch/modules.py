@@ -20,10 +20,13 @@ import torch
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.report import Report, compare
+from hashbench.model.strict_json import quoted
 from hashbench.torch.held import Held, Model, Names, held, matcher
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.places import roots_by_memory
 from hashbench.torch.tensors import InMemory, TensorError
+
+_SHOWN = 8  # components in one line
 
 
 def manifest(
@@ -152,7 +155,10 @@ def tensors_of(manifest: Manifest, component: str) -> Manifest:
     expected = manifest.of_component(component)
     if not expected.entries:
         named = f"the component {component!r}" if component else "a model at its top"
-        raise ValueError(f"the manifest has no tensors of {named}: name the component that the module is")
+        listed = ", ".join(map(quoted, manifest.components[:_SHOWN]))
+        more = " and more" if len(manifest.components) > _SHOWN else ""
+        those = f", but of {listed}{more}" if listed else ""
+        raise ValueError(f"the manifest has no tensors of {named}{those}: name the component that the module is")
     return expected
 
 
@@ -201,13 +207,13 @@ def _not_compared(names: Collection[str]) -> list[str]:
 
 
 def _mapped(tensors: Mapping[str, InMemory]) -> list[str]:
-    """One line for each file that tensors are mapped from."""
-    files: dict[str, list[str]] = {}
-    names = list(tensors)
-    for index, path in mapped_files(tensors.values()).items():
-        files.setdefault(path, []).append(names[index])
+    """A line for the files that tensors are mapped from."""
+    paths = list(mapped_files(tensors.values()).values())
+    if not paths:
+        return []
+    files, many = sorted(set(paths)), len(paths) > 1
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
     return [
-        f"{len(mapped):,} tensor{'s are' if len(mapped) > 1 else ' is'} mapped from {path}: a change of that file "
-        "changes them after this verdict; hashbench.torch.load gives memory of its own"
-        for path, mapped in files.items()
+        f"{len(paths):,} tensor{'s are' if many else ' is'} mapped from {files[0]}{more}: a change there changes "
+        f"{'them' if many else 'it'} after this verdict; hashbench.torch.load gives memory of its own"
     ]

@@ -7,15 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from threading import Lock
 from typing import TypeAlias
 
 import torch
 
 from hashbench.hashing.hasher import Hasher
+from hashbench.hashing.lanes import Lanes
 from hashbench.hashing.packing import packed
-from hashbench.hashing.selection import choose, devices_of, fastest_first
+from hashbench.hashing.selection import FASTEST_FIRST, choose, devices_of
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable
 from hashbench.merkle.rfc9162 import root_of
 from hashbench.torch.tensors import InMemory, Memory
@@ -73,6 +74,11 @@ class Place(ABC):
 
         return in_turn
 
+    @cached_property
+    def lanes(self) -> Lanes:
+        """To the device."""
+        return Lanes(self.kernel)
+
     @abstractmethod
     def _roots(self, chunk_size: int) -> Roots:
         """What `roots_over` gives, for one thread."""
@@ -90,9 +96,7 @@ class DeviceMemory(Place):
     """A GPU's memory."""
 
     def _roots(self, chunk_size: int) -> Roots:
-        return lambda tensors: self._in_place(
-            [Buffer(tensor, tensor.data_ptr(), tensor.nbytes) for tensor in tensors], chunk_size
-        )
+        return lambda tensors: self._in_place([device_buffer(tensor) for tensor in tensors], chunk_size)
 
 
 class HostMemory(Place):
@@ -111,6 +115,11 @@ class HostMemory(Place):
             return self._in_place(segments, chunk_size)
 
         return roots_of
+
+
+def device_buffer(tensor: torch.Tensor) -> Buffer:
+    """The bytes of a contiguous tensor on a GPU."""
+    return Buffer(tensor, tensor.data_ptr(), tensor.nbytes)
 
 
 def host_bytes(tensor: torch.Tensor) -> Bytes:
@@ -155,7 +164,7 @@ def _cuda_kernel(device: str, algorithm: str) -> Kernel:
 
 def _host_kernel(algorithm: str) -> Kernel:
     """The fastest CPU kernel; GPU frameworks are not imported for it."""
-    listed = (device for name in fastest_first("cpu") for device in reversed(devices_of(name)))
+    listed = (device for name in FASTEST_FIRST["cpu"] for device in reversed(devices_of(name)))
     device = next(device for device in listed if device.kind == "cpu" and device.unavailable is None)
     return choose(device.kernel, device.id, algorithm)
 

@@ -89,17 +89,22 @@ def trusted_manifest(path: Any, root: Any) -> Manifest:
 
 
 def names_in(manifest: Manifest, files: set[str]) -> list[str]:
-    """The tensors of some of a model's files.
+    """The tensors of the files that vLLM found, which must be all of the model's tensors.
+
+    Which files those are is what an index says that nobody verified. vLLM leaves what no file has as it was allocated.
 
     Raises:
-        VerificationError: a file is not in the manifest.
+        VerificationError: a file is not in the manifest, or a file with tensors of the model is not among them.
     """
     plain: Mapping[str, Any] = manifest.of_component("").by_name
     if not manifest.files:
         return list(plain)
     if unknown := files - {file.path for file in manifest.files}:
         raise VerificationError(f"{min(unknown)!r} is not in the manifest")
-    return [tensor.name for tensor in manifest.tensors if tensor.file in files and tensor.name in plain]
+    named = [tensor for tensor in manifest.tensors if tensor.name in plain]
+    if left_out := {tensor.file for tensor in named if tensor.file} - files:
+        raise VerificationError(f"{min(left_out)!r} has tensors of the model, and vLLM does not load it")
+    return [tensor.name for tensor in named]
 
 
 def _device() -> torch.device:

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.model.strict_json import quoted
 from hashbench.trust import nvidia, snp, tdx
 from hashbench.trust.bundles import KeyVerifier, parse_bundle
 from hashbench.trust.certificates import IsRoot
@@ -247,7 +248,11 @@ def _verdict(claims: Claims, policy: Policy) -> str:
         policy.verified_in is None or claims.place in policy.verified_in,
         f"verified in {claims.place}, and the policy asks for {' or '.join(policy.verified_in or ())}",
     )
-    return f"verified in {claims.place}"
+    _require(
+        claims.component in policy.components,
+        f"verified is the component {quoted(claims.component)} alone, and the policy does not ask for it",
+    )
+    return f"verified in {claims.place}{f': the component {quoted(claims.component)}' if claims.component else ''}"
 
 
 def _tdx(

@@ -37,10 +37,12 @@ class Verdict:
     Attributes:
         verified: whether it is what the manifest says.
         place: where it was verified, one of `hashbench.trust.evidence.PLACES`.
+        component: the component whose tensors alone were verified; "" for the model's own.
     """
 
     verified: bool
     place: str
+    component: str = ""
 
 
 def attest(
@@ -90,6 +92,7 @@ def attest(
         None if verdict is None else verdict.verified,
         None if verdict is None else verdict.place,
         bound,
+        "" if verdict is None else verdict.component,
     )
     statement = claims.statement().text()
     return {STATEMENT: statement, **files, **provider(report_data_of(statement))}

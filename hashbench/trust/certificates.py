@@ -31,6 +31,7 @@ MAX_CERTIFICATES = 16
 _REMEMBERED = 256  # certificates and pairs of them: a machine with many GPUs shows the same authorities many times
 
 _UNDERSTOOD = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
+_SIGNING = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 _INVALID = (
     ValueError,
     TypeError,
@@ -152,14 +153,18 @@ def is_self_issued(certificate: x509.Certificate) -> bool:
 
 
 def check_may_sign(certificate: x509.Certificate) -> None:
-    """Checks that a certificate is for signing: its key usage or its extended key usage says so.
+    """Checks that a certificate is for signing: key usage and extended key usage say so, as far as it has them.
+
+    Both count, as RFC 5280 (section 4.2.1.12) has it: certificates of web servers have digital signatures too.
 
     Raises:
-        VerificationError: it is not.
+        VerificationError: it is not, or has neither.
     """
     usage = _value(certificate.extensions, x509.KeyUsage)
     extended = _value(certificate.extensions, x509.ExtendedKeyUsage)
-    if not (usage and usage.digital_signature) and not (extended and ExtendedKeyUsageOID.CODE_SIGNING in extended):
+    allowed = [usage.digital_signature] if usage else []
+    allowed += [not _SIGNING.isdisjoint(extended)] if extended else []
+    if not allowed or not all(allowed):
         raise VerificationError(f"the certificate {quoted(_subject(certificate))} is not for signing")
 
 

@@ -65,6 +65,7 @@ class Claims:
         verified: whether the model is what the manifest says; None if it was not hashed.
         place: where it was verified, one of `PLACES`; None if it was not hashed.
         bound: the SHA-256 of other evidence, by its file's name.
+        component: the component of the model whose tensors alone were verified; "" for the model's own.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Claims:
     verified: bool | None
     place: str | None
     bound: Mapping[str, bytes]
+    component: str = ""
 
     def statement(self) -> Statement:
         """The statement."""
@@ -87,6 +89,7 @@ class Claims:
             "root": self.root.hex(),
             "time": timestamp(self.time),
             **({} if self.place is None else {"place": self.place}),
+            **({"component": self.component} if self.component else {}),
         }
         attribute = {None: NOT_HASHED, True: VERIFIED, False: DIFFERS}[self.verified]
         attributes: list[dict[str, object]] = [{"attribute": attribute, "conditions": conditions}]
@@ -117,6 +120,7 @@ def claims_of(data: bytes) -> Claims:
             {NOT_HASHED: None, VERIFIED: True, DIFFERS: False}[first["attribute"]],
             conditions.get("place"),
             {other["evidence"]["name"]: _bytes(other["evidence"]["digest"]["sha256"]) for other in others},
+            conditions.get("component", ""),
         )
         valid = claims.statement().text() == data
     except (KeyError, TypeError, ValueError):  # of another shape
@@ -128,6 +132,7 @@ def claims_of(data: bytes) -> Claims:
         or not 0 < claims.chunk_size <= MAX_INTEGER
         or (claims.place is None) != (claims.verified is None)
         or claims.place not in (None, *PLACES)
+        or not isinstance(claims.component, str)
     ):
         raise TrustError("the statement is not valid: it has a value that hashbench attest does not write")
     return claims
@@ -138,12 +143,25 @@ def report_data_of(statement: bytes) -> bytes:
     return hashlib.sha512(statement).digest()
 
 
+def check_folder(folder: Path) -> None:
+    """Checks that an attestation can be written to a folder without removing what belongs to something else.
+
+    Raises:
+        OSError: it cannot be read.
+        TrustError: it is there, is not empty, and is not the folder of an attestation.
+    """
+    if folder.is_dir() and not (folder / STATEMENT).is_file() and next(folder.iterdir(), None):
+        raise TrustError(f"{folder} is not the folder of an attestation, and not empty: name another one")
+
+
 def write_evidence(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes the files of an attestation to a folder, which is made, and removes those of an older one.
 
     Raises:
         OSError: they cannot be written.
+        TrustError: as for `check_folder`.
     """
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in SIZES:
         if name not in files:

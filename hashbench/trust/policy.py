@@ -27,6 +27,7 @@ class Policy:
         digest: the SHA-256 of its file.
         model: which model.
         verified_in: where it must have been verified; None for anywhere.
+        components: which components may be all that was verified; "" is the model's own tensors.
         max_age_seconds: how old the statement may be.
         tdx: of a quote of Intel TDX; None if such a platform is not accepted.
         snp: of a report of AMD SEV-SNP, likewise.
@@ -36,6 +37,7 @@ class Policy:
     digest: bytes
     model: Mapping[str, Any]
     verified_in: tuple[str, ...] | None
+    components: tuple[str, ...]
     max_age_seconds: int | None
     tdx: Mapping[str, Any] | None
     snp: Mapping[str, Any] | None
@@ -59,6 +61,7 @@ def parse_policy(data: bytes) -> Policy:
         hashlib.sha256(data).digest(),
         document["model"],
         None if verified_in is None else tuple(verified_in),
+        tuple(document.get("components", ("",))),
         document.get("max_age_seconds"),
         document.get("tdx"),
         document.get("snp"),

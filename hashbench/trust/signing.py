@@ -30,8 +30,6 @@ from hashbench.trust.trust_error import TrustError
 MANIFEST_NAME = "hashbench.manifest.json"
 """The manifest's name in a signed folder."""
 
-_LEFT_BEHIND = tuple(name for name in DEFAULT if "*" not in name)  # a signature lists paths, not patterns
-
 
 @dataclass(frozen=True)
 class Signed:
@@ -134,7 +132,7 @@ def sign_model(
 def _ignored(listing: Listing, manifest_name: str, signature: str | None) -> tuple[str, ...]:
     """The paths that the signature does not cover: those that are there, and those that tools leave in any copy."""
     there = {path for path in listing.excluded if path != manifest_name}
-    return tuple(sorted(there | {*IGNORED_BY_STOCK, *_LEFT_BEHIND} | ({signature} if signature else set())))
+    return tuple(sorted(there | {*IGNORED_BY_STOCK, *DEFAULT} | ({signature} if signature else set())))
 
 
 def _name_in(folder: Path, path: Path) -> str | None:

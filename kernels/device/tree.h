@@ -166,14 +166,52 @@ hash_chunks_sliced(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments,
 #define STAGED (SHA == 256 ? 64 : 16) /* words of the schedule between two barriers */
 #define STAGE words stage[2][STAGED / WORDS_OF_16_BYTES][PAIRS]
 
+#define TURN 16 /* rounds, and words of the schedule, of one turn of a loop */
+#define HALF_A_TURN (TURN / 2 / WORDS_OF_16_BYTES)
+
 #if SHA == 256
 #define STAGED_ROUND SHORT_ROUND
 #else
 #define STAGED_ROUND ROUND
 #endif
 
+/* Copies to shared memory that no thread waits for. In OpenCL C they were not tried. */
+#if ARCHITECTURE >= 80 && !defined(__OPENCL_VERSION__)
+#define HAVE_QUEUE 1
+#define UNROLL_EXPANSION NO_UNROLL /* which is faster only if no load from memory is waited for */
+#else
+#define HAVE_QUEUE 0
+#define UNROLL_EXPANSION UNROLL_SCHEDULE
+#endif
+
+/* The next blocks of each message on their way, in rows of 16 bytes a pair. */
+#define QUEUE_LENGTH (SHA == 256 ? 4 : 2)
+#define QUEUE u32x4 queue[QUEUE_LENGTH][BLOCK_WORDS32 / 4][PAIRS]
+
+#if HAVE_QUEUE
+/* Sends for a block, which may be past the last of the `blocks` ones. */
+DEVICE void send_for_block(const u32x4* source, u64 block, u64 blocks, QUEUE, u32 pair) {
+    u32x4(*place)[PAIRS] = queue[(u32)block % QUEUE_LENGTH];
+    source += block * (BLOCK_WORDS32 / 4);
+    if (block < blocks)
+        UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i)
+            asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;"
+                         :
+                         : "r"((u32)__cvta_generic_to_shared(&place[i][pair])), "l"(source + i)
+                         : "memory");
+    asm volatile("cp.async.commit_group;" : : : "memory");
+}
+
+/* Waits for a block, after which QUEUE_LENGTH - 1 others were sent for. */
+DEVICE void take_block(u64 block, const QUEUE, u32 pair, u32x4 raw[BLOCK_WORDS32 / 4]) {
+    const u32x4(*place)[PAIRS] = queue[(u32)block % QUEUE_LENGTH];
+    asm volatile("cp.async.wait_group %0;" : : "n"(QUEUE_LENGTH - 1) : "memory");
+    UNROLL for (int i = 0; i < BLOCK_WORDS32 / 4; ++i) raw[i] = place[i][pair];
+}
+#endif
+
 DEVICE void put_on_stage(const word w[16], int turn, LOCAL_POINTER words (*stage)[PAIRS], u32 pair, u32 one) {
-    UNROLL for (int t = 0; t < 16; t += WORDS_OF_16_BYTES) {
+    UNROLL for (int t = 0; t < TURN; t += WORDS_OF_16_BYTES) {
         words these;
         these.x = ADD_CONSTANT(w[t], K[turn + t]);
         these.y = ADD_CONSTANT(w[t + 1], K[turn + t + 1]);
@@ -196,48 +234,76 @@ DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 fu
     u32x4 raw[BLOCK_WORDS32 / 4]; /* the next block, loaded long before it is needed */
     u32 before = 0, buffer = 0;
     word w[16];
+#if HAVE_QUEUE
+    LOCAL QUEUE;
+    if (wide > 0) {
+        UNROLL for (u64 block = 0; block < QUEUE_LENGTH; ++block) send_for_block(source, block, wide, queue, pair);
+        take_block(0, queue, pair, raw);
+    }
+#else
     if (wide > 0) load_block(source, raw);
+#endif
     for (u64 block = 0; block < longest; ++block) {
         if (block < wide) {
             cut_block(raw, tagged, &before, w);
+#if HAVE_QUEUE
+            send_for_block(source, block + QUEUE_LENGTH, wide, queue, pair);
+            if (block + 1 < wide) take_block(block + 1, queue, pair, raw);
+#else
             source += BLOCK_WORDS32 / 4;
             if (block + 1 < wide) load_block(source, raw);
+#endif
         } else if (full && ends_with_padding_block(full_chunk_bytes)) {
             padding_block(length, tagged, before, w);
         } else if (block < blocks) {
             read_block(data, length, tagged, block, w);
         }
         put_on_stage(w, 0, stage[buffer], pair, one);
-        UNROLL_SCHEDULE for (int turn = 16; turn < ROUNDS; turn += 16) {
+        UNROLL_EXPANSION for (int turn = TURN; turn < ROUNDS; turn += TURN) {
             if (turn % STAGED == 0) {
                 LOCAL_BARRIER;
                 buffer ^= 1;
             }
-            UNROLL for (int t = 0; t < 16; ++t) SCHEDULE(w, t);
+            UNROLL for (int t = 0; t < TURN; ++t) SCHEDULE(w, t);
             put_on_stage(w, turn, stage[buffer], pair, one);
         }
         LOCAL_BARRIER;
         buffer ^= 1;
     }
+    LOCAL_BARRIER; /* the other thread's last one */
 }
 
-/* The second thread of a pair: runs the rounds over what the first one put on the stage, and has the hash value. */
+/* Half a turn's W_t + K_t, from a row of the stage. */
+DEVICE void load_from_stage(LOCAL_POINTER words (*row)[PAIRS], u32 pair, words loaded[HALF_A_TURN]) {
+    UNROLL for (int i = 0; i < HALF_A_TURN; ++i) loaded[i] = row[i][pair];
+}
+
+/* The second thread of a pair: runs the rounds over what the first one put on the stage, and has the hash value. It
+ * loads words half a turn before they are needed. When it has the last ones of a buffer it comes to the barrier, after
+ * which the first thread may overwrite them; so it meets one before its first round, and one after the last block. */
 DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, word state[8], u32 one) {
+    words first[HALF_A_TURN], second[HALF_A_TURN];
     u32 buffer = 0;
     initialise(state);
-    for (u64 block = 0; block < longest; ++block) {
+    LOCAL_BARRIER;
+    load_from_stage(stage[0], pair, first);
+    load_from_stage(stage[0] + HALF_A_TURN, pair, second);
+    for (u64 block = 0; block < longest;) {
         word a = state[0], b = state[1], c = state[2], d = state[3];
         word e = state[4], f = state[5], g = state[6], h = state[7];
-        NO_UNROLL for (int turn = 0; turn < ROUNDS; turn += STAGED) {
-            LOCAL_BARRIER;
-            UNROLL for (int i = 0; i < STAGED / WORDS_OF_16_BYTES; ++i) {
-                words these = stage[buffer][i][pair];
-                ROUNDS_OVER(these, STAGED_ROUND);
+        int present = block < blocks; /* later rounds are over what was left on the stage */
+        ++block;
+        NO_UNROLL for (int next = TURN; next <= ROUNDS; next += TURN) {
+            UNROLL for (int i = 0; i < HALF_A_TURN; ++i) ROUNDS_OVER(first[i], STAGED_ROUND);
+            if (next % STAGED == 0) {
+                LOCAL_BARRIER;
+                buffer ^= 1;
             }
-            buffer ^= 1;
+            load_from_stage(stage[buffer] + next % STAGED / WORDS_OF_16_BYTES, pair, first);
+            UNROLL for (int i = 0; i < HALF_A_TURN; ++i) ROUNDS_OVER(second[i], STAGED_ROUND);
+            load_from_stage(stage[buffer] + next % STAGED / WORDS_OF_16_BYTES + HALF_A_TURN, pair, second);
         }
-        if (block < blocks) /* later rounds were over what was left on the stage */
-            add_to_state(state, a, b, c, d, e, f, g, h, one);
+        if (present) add_to_state(state, a, b, c, d, e, f, g, h, one);
     }
 }
 

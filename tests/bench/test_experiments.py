@@ -455,8 +455,8 @@ def test_experiments_are_found_by_name() -> None:
 @pytest.mark.parametrize(("model", "columns"), [("", 0), ("gpt-2", 1)])
 def test_the_table_names_models_where_there_are_any(model: str, columns: int) -> None:
     table = rows_table(Results.of([row(), row(model=model)]).rows)
-    assert [column.header for column in table.columns].count("model") == columns
-    assert table.row_count == 2
+    assert table.columns.count("model") == columns
+    assert len(table.lines) == 2
 
 
 # The commands --------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def test_a_description_names_the_hardware_and_nobody() -> None:
     assert str(Path(hashbench.__file__).parent) not in text
 
 
+TURIN = {"family": 26, "model": 2, "stepping": 1}
 CPU = Device("hashlib", "1-thread", "Intel(R) Xeon(R) Processor @ 2.80GHz", kind="cpu")
 
 
@@ -53,20 +54,34 @@ def test_a_machine_is_called_after_its_first_gpu(name: str, slug: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "cores", "slug"),
+    ("name", "generation", "cores", "slug"),
     [
-        ("Intel(R) Xeon(R) Processor @ 2.80GHz", 2, "intel-xeon-2.80ghz-2-cores"),
-        ("AMD EPYC 9654 96-Core Processor", 192, "amd-epyc-9654-192-cores"),
-        ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", 1, "intel-core-i7-8700-3.20ghz-1-core"),
+        ("AMD EPYC 9654 96-Core Processor", TURIN, 192, "amd-epyc-9654-192-cores"),
+        ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", {}, 1, "intel-core-i7-8700-3.20ghz-1-core"),
+        ("AMD EPYC", TURIN, 2, "amd-epyc-family-26-model-2-stepping-1-2-cores"),
+        ("Intel(R) Xeon(R) Processor @ 2.80GHz", {"family": 6}, 2, "intel-xeon-2.80ghz-family-6-2-cores"),
+        ("Intel(R) Xeon(R) Processor @ 2.80GHz", {}, 2, "intel-xeon-2.80ghz-2-cores"),
     ],
 )
 def test_a_machine_without_gpus_is_called_after_its_processor(
-    monkeypatch: pytest.MonkeyPatch, name: str, cores: int, slug: str
+    monkeypatch: pytest.MonkeyPatch, name: str, generation: dict[str, int], cores: int, slug: str
 ) -> None:
-    monkeypatch.setattr(machine, "_cpu_name", lambda: name)
+    monkeypatch.setattr(machine, "_cpu_info", lambda: {"brand_raw": name, **generation})
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     unavailable = Device("cupy", "0", "NVIDIA H200", kind="gpu", unavailable="its driver is too old")
     assert machine.slug([CPU, unavailable]) == slug
+
+
+def test_caches_are_those_that_data_goes_through(tmp_path: Path) -> None:
+    listed = ("Data", "1", "48K"), ("Instruction", "1", "32K"), ("Unified", "2", "1024K"), ("Unified", "3", "unknown")
+    for number, texts in enumerate(listed):
+        folder = tmp_path / f"index{number}"
+        folder.mkdir()
+        for name, text in zip(("type", "level", "size"), texts, strict=True):
+            (folder / name).write_text(f"{text}\n")
+    (tmp_path / "index4").mkdir()
+    assert machine.cache_bytes(tmp_path) == {"L1": 48 << 10, "L2": 1 << 20}
+    assert machine.cache_bytes(tmp_path / "none") == {}
 
 
 def test_the_commit_is_that_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

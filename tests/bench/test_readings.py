@@ -139,7 +139,8 @@ def test_a_reading_is_named_by_what_it_measures() -> None:
 
 def test_the_table_has_a_line_for_each_reading() -> None:
     table = readings_table(Results.of(readings=[READING, replace(READING, note="[odd] markup")]).readings)
-    assert table.row_count == 2
-    assert [column.header for column in table.columns] == [
-        *("subject", "quantity", "conditions", "algorithm", "device", "median", "quartiles", "unit", "source", "note")
-    ]
+    assert len(table.lines) == 2
+    assert table.columns == (
+        *("subject", "quantity", "conditions", "algorithm", "device", "median", "quartiles", "unit", "source", "note"),
+    )
+    assert table.numeric == {"median", "quartiles"}

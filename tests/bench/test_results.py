@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,43 @@ def test_another_machines_folder_is_refused_on_one_line(tmp_path: Path, other: d
     with pytest.raises(ResultsError, match=message) as raised:
         check_machine(tmp_path, other)
     assert "\n" not in str(raised.value)
+
+
+ROME, TURIN = (described([], [], cpu="AMD EPYC", cores=2) for _ in range(2))
+ROME["cpu"] |= {"vector_instructions": ["avx2"]}
+TURIN["cpu"] |= {"family": 26, "model": 2, "vector_instructions": ["avx2", "avx512f"], "cache_bytes": {"L2": 1 << 20}}
+
+
+def test_processors_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Virtual machines call several generations alike. A description of an earlier version has no family."""
+    write_machine(tmp_path, ROME)
+    with pytest.raises(ResultsError) as raised:
+        check_machine(tmp_path, TURIN)
+    assert str(raised.value).partition(" describes ")[2] == (
+        "another machine, with AMD EPYC (2 cores), vector instructions avx2 and no GPU; this one has AMD EPYC "
+        "(2 cores), vector instructions avx2, avx512f and no GPU: choose another with --machine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"family": 25}, "family 26 and"),
+        ({"model": 17}, "model 2 and"),
+        ({"cache_bytes": {"L2": 1 << 19}}, "cache bytes L2: 1048576 and"),
+        ({"vector_instructions": []}, "vector instructions avx2, avx512f and"),
+    ],
+)
+def test_whatever_distinguishes_a_processor_counts(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    write_machine(tmp_path, TURIN)
+    check_machine(tmp_path, TURIN)
+    with pytest.raises(ResultsError, match=re.escape(words)):
+        check_machine(tmp_path, TURIN | {"cpu": TURIN["cpu"] | changed})
+
+
+def test_a_description_that_says_less_is_of_the_same_machine(tmp_path: Path) -> None:
+    write_machine(tmp_path, described([], [], cpu="AMD EPYC", cores=2))
+    check_machine(tmp_path, TURIN)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cpu": 1, "gpus": [], "devices": []}', "\x00"])

@@ -190,6 +190,56 @@ def test_an_older_attestation_is_replaced(model: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [["model.sig"], ["gpu.json", "notes.txt"]])
+def test_a_folder_of_something_else_is_left_alone(model: Path, names: list[str]) -> None:
+    write(model.parent / "evidence", dict.fromkeys(names, b"mine"))
+    evidence = attest(model, "--model", model, code=2)
+    assert sorted(path.name for path in evidence.iterdir()) == names
+
+
+def test_a_result_overwrites_nothing_else(model: Path, tmp_path: Path) -> None:
+    evidence = attest(model, "--model", model)
+    write_policy(tmp_path)
+    private, _ = write_keys(tmp_path / "keys")
+    result = tmp_path / "result.json"
+    for options in ((), ("--svr-key", private), ()):
+        assert appraise(evidence, "--svr", result, *options)[0] == 0
+    before = (tmp_path / "model.json").read_bytes()
+    code, said = appraise(evidence, "--svr", tmp_path / "model.json")
+    assert (code, (tmp_path / "model.json").read_bytes()) == (2, before)
+    assert "is not a verification result: it is not overwritten" in said
+
+
+def test_a_component_does_not_pass_for_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    parts = {
+        f"{name}/diffusion_pytorch_model.safetensors": safetensors_file({"w": b"1234"}) for name in ("unet", "vae")
+    }
+    model = write(tmp_path / "model", parts)
+    assert in_process("manifest", "--kernel", "hashlib", model, "-o", tmp_path / "model.json").returncode == 0
+    write(
+        tmp_path,
+        {
+            "a_unet.py": b"import torch\nfrom types import SimpleNamespace as N\n"
+            b"class Unet(torch.nn.Module):\n"
+            b"    def state_dict(self):\n        return {'w': N(device=N(type='cuda'))}\n"
+            b"def made():\n    unet = Unet()\n"
+            b"    unet.register_buffer('w', torch.tensor(list(b'1234'), dtype=torch.uint8))\n    return unet\n"
+        },
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    evidence = attest(model, "--module", "a_unet:made", "--component", "unet")
+    write_policy(tmp_path)
+    code, said = appraise(evidence)
+    assert code == 1
+    assert "failed: verdict: verified is the component 'unet' alone" in said
+    write_policy(tmp_path, components=["", "unet"], verified_in=["host memory"])
+    code, said = appraise(evidence)
+    assert code == 0, said
+    assert "passed: verdict: verified in host memory: the component 'unet'" in said  # whatever its state dict says
+    sys.modules.pop("a_unet", None)
+
+
 def test_the_manifest_that_is_attested_is_the_file(model: Path, tmp_path: Path) -> None:
     evidence = attest(model, "--model", model)
     subject = json.loads((evidence / STATEMENT).read_bytes())["subject"][0]

@@ -410,3 +410,12 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_sizes_are_written_as_they_are_read(nbytes: int, text: str) -> None:
     assert format_size(nbytes) == text
     assert parse_size(text) == nbytes
+
+
+def test_a_lack_of_memory_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def without_memory(**arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hashbench.cli.hash.hash_files.callback", without_memory)
+    done = in_process("hash", tmp_path)
+    assert (done.returncode, done.stderr) == (2, b"hashbench: out of memory\n")

@@ -19,13 +19,14 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import hashbench
 from hashbench.cli import main as cli
 from hashbench.hashing import selection
 from hashbench.hashing.hasher import Hasher
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
 from hashbench.model import disk
 from hashbench.model.contents import read_contents
-from hashbench.model.manifest import TensorEntry, parse_manifest, read_manifest
+from hashbench.model.manifest import Manifest, TensorEntry, parse_manifest, read_manifest
 
 TENSORS: dict[str, npt.NDArray[Any]] = {
     "layers.0.weight": np.arange(30_000, dtype=np.float32).reshape(100, 300),
@@ -189,7 +190,7 @@ def test_what_is_left_out_is_recorded_and_printed(run: Run, folder: Path) -> Non
     code, output, errors = run("manifest", folder, "-o", path, "--ignore", "notes*.txt")
     assert (code, errors) == (0, "excluded: '.DS_Store', '.git', 'notes[1].txt', 'sub/notes.txt'\n")
     manifest = read_manifest(path)
-    assert manifest.exclusions == (".DS_Store", "._*", ".cache/huggingface", ".git", "notes*.txt")
+    assert manifest.exclusions == (".DS_Store", ".cache/huggingface", ".git", "notes*.txt")
     assert [file.path for file in manifest.files] == sorted(FILES)
     assert run("verify", folder, path) == (0, f"verified: {output}", errors)
     assert "the pattern '../x' is not accepted" in the_error(run("manifest", folder, "--ignore", "../x"))
@@ -698,3 +699,19 @@ def test_help_is_good(command: str, run: Run) -> None:
     code, output, errors = run(command, "--help")
     assert (code, errors) == (0, "")
     assert f"Usage: hashbench {command}" in output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["manifest", ""], ["verify", "", "m"], ["verify", "m", ""], ["verify", "m", "m", "--signature", ""]]
+)
+def test_an_empty_path_is_not_the_working_directory(run: Run, arguments: list[str]) -> None:
+    code, output, errors = run(*arguments)
+    assert (code, output) == (2, "")
+    assert "an empty path is not accepted" in errors
+
+
+def test_an_empty_path_is_no_model() -> None:
+    expected = Manifest("sha256", 4096, ())
+    for call in (lambda: hashbench.manifest(""), lambda: hashbench.verify("", expected)):
+        with pytest.raises(FileNotFoundError, match="No such file or directory: ''"):
+            call()

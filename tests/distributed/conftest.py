@@ -8,18 +8,20 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from rank_pool import RankPool
+from ranks_here import ranks_here
+
+from hashbench.experiments.rank_pool import RankPool
 
 
 @pytest.fixture(scope="session")
 def two_ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
+    pool = ranks_here(2)
     yield pool
     pool.close()
 
 
 @pytest.fixture(scope="session")
 def four_ranks() -> Iterator[RankPool]:
-    pool = RankPool(4)
+    pool = ranks_here(4)
     yield pool
     pool.close()

@@ -17,10 +17,10 @@ import sharded_cases
 import torch
 import torch.distributed.checkpoint as dcp
 from hypothesis import given
-from rank_pool import RankPool
 from safetensors.torch import save_file
 
 import hashbench
+from hashbench.experiments.rank_pool import RankPool
 from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.model.boxes import BoxError, FileBox, JoinedBoxes
 from hashbench.model.contents import ModelError
@@ -82,6 +82,16 @@ def test_a_flipped_bit_is_found(saved: Path) -> None:
     data[place + 5] ^= 1
     file.write_bytes(data)
     assert hashbench.verify(saved, expected, kernel="hashlib").differs == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("model.safetensors", {"other", ".metadata/a", ".metadata/b"}), ("x.pt", {"a", "b"})]
+)
+def test_a_checkpoint_does_not_stand_for_other_weights_of_its_folder(saved: Path, name: str, named: set[str]) -> None:
+    expected = tensors_of(saved)
+    save_file({"other": torch.ones(2)}, saved / name)  # x.pt is no checkpoint, and no loader's default
+    assert {tensor.name for tensor in tensors_of(saved).tensors} == named
+    assert hashbench.verify(saved, expected, kernel="hashlib").ok == (name == "x.pt")
 
 
 def test_all_bytes_of_a_checkpoint_are_covered_as_files(saved: Path) -> None:

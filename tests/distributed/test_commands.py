@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_line import in_process
 
 import hashbench
 from hashbench.cli.combine import combine_parts
@@ -21,6 +25,7 @@ from hashbench.hashing.selection import choose
 from hashbench.hashing.shared import SharedHasher, TeamError
 from hashbench.hashing.sources import FileRange
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash
+from hashbench.model.manifest import Manifest
 
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distributed")]
 
@@ -173,13 +178,59 @@ class Other:
     ("said", "error"),
     [
         (b"\x01no such file", "process 1 cannot go on: no such file"),
-        (b"\x00" + bytes(32), "process 1 sees other files or other sizes than process 0"),
+        (b"\x00" + bytes(32), "process 1 does not see the very files that process 0 does"),
     ],
     ids=["failed", "other files"],
 )
 def test_what_fails_in_one_process_fails_in_all(folder: Folder, said: bytes, error: str) -> None:
     with pytest.raises(TeamError, match=error):
         hashbench.verify(folder.path, folder.manifest, kernel="hashlib", team=Other(said))
+
+
+class Both:
+    """A team of two threads, of which this is one's view."""
+
+    count, local_index, local_count = 2, 0, 1
+
+    def __init__(self, index: int, said: list[bytes], meeting: Barrier) -> None:
+        self.index, self._said, self._meeting = index, said, meeting
+
+    def gather(self, data: bytes) -> list[bytes]:
+        self._said[self.index] = data
+        self._meeting.wait(30)
+        return list(self._said)
+
+
+def together(folders: list[Path], manifest: Manifest) -> list[bool]:
+    said, meeting = [b"", b""], Barrier(2)
+    teams = [Both(index, said, meeting) for index in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        return list(
+            pool.map(lambda at, team: hashbench.verify(at, manifest, kernel="hashlib", team=team).ok, folders, teams)
+        )
+
+
+def test_processes_that_see_copies_of_their_own_have_no_verdict(folder: Folder, tmp_path: Path) -> None:
+    assert together([folder.path, folder.path], folder.manifest) == [True, True]
+    copied = tmp_path / "copy"
+    shutil.copytree(folder.path, copied)  # with all times that can be set
+    data = bytearray((copied / "3.bin").read_bytes())
+    data[0] ^= 1  # in whichever's share it is
+    status = (copied / "3.bin").stat()
+    (copied / "3.bin").write_bytes(data)
+    os.utime(copied / "3.bin", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(TeamError, match="each has a copy of its own"):
+        together([folder.path, copied], folder.manifest)
+
+
+def test_who_is_not_started_by_torchrun_waits_for_nobody(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(folder.manifest.text())
+    ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ranks.items():
+            patch.setenv(name, value)
+        patch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        assert in_process("verify", "--kernel", "hashlib", folder.path, tmp_path / "m").returncode == 0
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import sharded_cases
-from rank_pool import Failed, RankPool
 
 import hashbench
+from hashbench.experiments.rank_pool import Failed, RankPool
 from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Files
 
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distributed")]

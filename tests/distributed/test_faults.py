@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import sharded_cases
 import torch
-from rank_pool import Failed, RankPool
+from ranks_here import ranks_here
 from safetensors.torch import save_file
 from sharded_cases import Case, Fault, TensorCase, verify
 
 import hashbench
+from hashbench.experiments.rank_pool import Failed, RankPool
 from hashbench.model.manifest import Manifest
 
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distributed")]
@@ -143,7 +144,7 @@ def test_a_rank_outside_the_group_is_told_so(two_ranks: RankPool) -> None:
 
 @pytest.fixture
 def mortal_ranks() -> Iterator[RankPool]:
-    pool = RankPool(2, timeout=timedelta(seconds=5))
+    pool = ranks_here(2, timeout=timedelta(seconds=5))
     yield pool
     pool.close()
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import sharded_cases
-from rank_pool import RankPool
 from safetensors.torch import save_file
 
 import hashbench
 from hashbench.distributed import combine
+from hashbench.experiments.rank_pool import RankPool
 from hashbench.model.manifest import Manifest
 
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distributed")]

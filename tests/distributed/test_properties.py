@@ -8,12 +8,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 from profiles import examples
-from rank_pool import RankPool
 from safetensors.torch import save_file
 from sharded_cases import DTYPES, Case, Outcome, TensorCase, check
 
 import hashbench
 from hashbench.distributed import combine, parse_part
+from hashbench.experiments.rank_pool import RankPool
 
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.covers("distributed")]
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, together
+from hashbench.bench.sweeps import MiB
 from hashbench.experiments import beside
 from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
@@ -146,7 +147,7 @@ def test_a_schedule_says_what_it_is() -> None:
     assert carried.name == (
         "in the workload's graph, 32 groups, 9 blocks of chunks of 8KiB, beside values and down, at 14 GB/s"
     )
-    assert carried.piece == 128 * beside.MiB
+    assert carried.piece == 128 * MiB
 
 
 def test_whole_slices_are_those_of_the_weights() -> None:

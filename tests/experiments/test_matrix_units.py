@@ -52,7 +52,7 @@ def on_host(form: Form) -> CudaOnHost:
 
 
 @pytest.mark.covers("matrix-units-on-host")
-@pytest.mark.parametrize("name", each_form("tensor-dmma", "tensor-bmma-2"))
+@pytest.mark.parametrize("name", each_form("tensor-dmma"))
 def test_a_variant_gives_the_digests_of_hashlib(name: str) -> None:
     if reason := CudaOnHost.devices()[0].unavailable:
         pytest.skip(reason)

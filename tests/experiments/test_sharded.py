@@ -5,16 +5,22 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from drawings import check_legible
 from matplotlib.figure import Figure
 from rows import READING
 
+from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results
 from hashbench.bench.inventories import MODELS
+from hashbench.bench.readings import Reading
 from hashbench.experiments import sharded
 from hashbench.experiments.sharded import EXPERIMENT, NAMED, ONE_PROCESS, PROCESSES, SENT, THROUGHPUT, VERDICT
-from hashbench.experiments.sharded_ranks import FSDP, TP, sharded_dimension
+from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, sharded_dimension
+from hashbench.kernels import Device
 
 
 def test_layouts_shard_what_they_shard() -> None:
@@ -36,6 +42,26 @@ def test_the_largest_models_that_fit_are_measured() -> None:
         (4, "llama-3.1-70b", FSDP),
         (4, "llama-3.1-70b", TP),
     ]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_reading_names_the_kernel_that_hashed(asked: bool) -> None:
+    """Ranks take PyTorch's kernel for their device, whatever was asked for."""
+    case = next(sharded._cases("cpu", [1], 0, True))
+    answer = Answer("00" * 32, "opencl 0:0", [1.5], [1.25])
+    pool: Any = SimpleNamespace(measure=lambda _: [answer])
+    devices = [Device("numba-cpu", "1-thread", "Some EPYC", kind="cpu", framework="numba 0")]
+    if asked:
+        devices.append(Device("opencl", "0:0", "Some EPYC", kind="cpu", framework="pyopencl 0"))
+    found = list(sharded._of_case(pool, "cpu", devices, case))
+    if asked:
+        readings = [reading for reading in found if isinstance(reading, Reading)]
+        assert [(r.kernel, r.device, r.median) for r in readings] == [("opencl", "0:0", 1.5), ("opencl", "0:0", 1.25)]
+        assert all("pyopencl 0" in reading.source for reading in readings)
+    else:
+        (skip,) = found
+        assert isinstance(skip, Skip)
+        assert skip.reason == "opencl hashed, which was not asked for"
 
 
 def test_the_slowest_rank_counts() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from mmap import PAGESIZE
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hashbench.experiments import storage
 from hashbench.experiments.storage import StorageUnavailable
+from hashbench.hashing.direct import cached_pages
 
 MiB = 1 << 20
 
@@ -72,22 +71,14 @@ def test_storage_on_a_disk_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         pass
 
 
-def test_a_file_that_was_read_is_in_memory(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(os.urandom(MiB))
-    resident = storage._resident_pages(path)
-    if resident is None:
-        pytest.skip("mincore: the system does not offer it")
-    assert resident == np.ceil(MiB / PAGESIZE)
-
-
 def test_a_file_that_left_the_page_cache_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     data = os.urandom(MiB)
     path.write_bytes(data)
     left = storage.leave_page_cache(path)
     if left:
-        assert storage._resident_pages(path) == 0
+        with path.open("rb") as file:
+            assert cached_pages(file.fileno(), 0, MiB) == 0
     assert path.read_bytes() == data
     if not left:
         pytest.skip(f"page cache: the system keeps files of {storage.file_system(tmp_path)} in memory")
@@ -96,7 +87,7 @@ def test_a_file_that_left_the_page_cache_is_whole(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_left_is_not_taken_for_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(MiB))
-    monkeypatch.setattr(storage, "_resident_pages", lambda path: None)
+    monkeypatch.setattr(storage, "cached_pages", lambda descriptor, offset, nbytes: None)
     assert not storage.leave_page_cache(path)
     monkeypatch.delattr(os, "posix_fadvise", raising=False)
     assert not storage.leave_page_cache(path)

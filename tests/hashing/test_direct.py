@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hashbench.hashing import direct, reading
-from hashbench.hashing.direct import DirectFile, is_cached
+from hashbench.hashing.direct import DirectFile, cached_pages, is_cached
 from hashbench.hashing.reading import Reader, plan
 from hashbench.hashing.sources import ChangedWhileReadError, FileRange
 
@@ -100,3 +101,20 @@ def test_what_was_just_read_is_cached(tmp_path: Path) -> None:
     with path.open("rb") as file:
         file.read()
         assert is_cached(file.fileno(), SIZE - 1)
+        if (pages := cached_pages(file.fileno(), 0, SIZE)) is None:
+            pytest.skip("mincore: the system does not offer it")
+        assert pages == -(-SIZE // PAGESIZE)
+        assert cached_pages(file.fileno(), 2 * PAGESIZE - 1, 2) == 2
+        assert cached_pages(file.fileno(), SIZE, 1) is None
+
+
+def test_to_ask_whether_a_page_is_cached_does_not_bring_it_in(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if cached_pages(file.fileno(), 0, SIZE) != 0:
+            pytest.skip("the system keeps files in the page cache")
+        assert not is_cached(file.fileno(), 5000)
+        assert cached_pages(file.fileno(), 0, SIZE) == 0

@@ -1,9 +1,7 @@
-"""Commands run where little is allowed: no home, no cache, no temporary folder, broken frameworks, and signals."""
+"""Commands run where little works: with broken frameworks, and signals."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,38 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import in_own_process
 
 from hashbench.hashing import selection
 from hashbench.hashing.selection import FallbackWarning, choose, devices_of
 from hashbench.kernels import Device, Unavailable, kernel_class
 from hashbench.kernels.hashlib_cpu import HashlibCpu
-
-NOWHERE = "/proc/none"
-OPENCL = pytest.mark.skipif(
-    all(device.unavailable for device in devices_of("opencl")), reason=f"opencl: {devices_of('opencl')[0].unavailable}"
-)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
-    path.write_bytes(b"content")
-    return path
-
-
-@OPENCL
-@pytest.mark.covers("opencl")
-def test_nothing_needs_a_home_a_cache_or_a_temporary_folder(file: Path) -> None:
-    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR", "NUMBA_CACHE_DIR"), NOWHERE)
-    environment = os.environ | nowhere
-    done = in_own_process("hash", "--kernel", "opencl", file, env=environment)
-    assert done.returncode == 0
-    assert b"hashbench" not in done.stderr  # NVIDIA's compiler counts its warnings there
-    assert done.stdout == in_own_process("hash", "--kernel", "hashlib", file).stdout
-    done = in_own_process("devices", "--json", env=environment)
-    assert done.returncode == 0
-    assert {device["kernel"] for device in json.loads(done.stdout)} >= {"hashlib", "opencl"}
 
 
 def test_a_framework_that_is_broken_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +30,7 @@ def test_a_framework_that_is_broken_is_unavailable_with_the_reason(monkeypatch: 
         assert (device.kernel, device.unavailable) == ("opencl", reason)
         with pytest.raises(Unavailable, match="opencl is not available: its framework is broken"):
             choose("opencl")
-        assert choose().name != "opencl"
+        assert "opencl" not in {device.kernel for device in selection.available()}
     finally:
         monkeypatch.undo()
         devices_of.cache_clear()
@@ -82,7 +53,8 @@ def test_a_kernel_that_does_not_start_is_replaced_by_the_next(monkeypatch: pytes
         choose()
 
 
-def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     model, output = tmp_path / "model", tmp_path / "output"
     output.mkdir()
     model.write_bytes(b"content")
@@ -102,8 +74,8 @@ def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> N
         assert process.stdout.readline() == b"hashing\n"
         assert list(output.iterdir())  # the leaf hashes, under a temporary name
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         process.wait(30)
         assert time.monotonic() - began < 30
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     assert list(output.iterdir()) == []

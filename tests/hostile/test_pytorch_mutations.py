@@ -202,7 +202,7 @@ def outcome(path: Path, mutation: str, seed: int) -> str:
 @pytest.mark.covers("torch")
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_no_loader_finds_other_tensors(tmp_path: Path, torch: Any, mutation: str) -> None:
-    @settings(examples(60), suppress_health_check=[HealthCheck.too_slow])
+    @settings(examples(30), suppress_health_check=[HealthCheck.too_slow])
     @given(seed=st.integers(0, (1 << 32) - 1))
     def check(seed: int) -> None:
         outcome(tmp_path / "model.pt", mutation, seed)

@@ -13,7 +13,6 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from io import StringIO
-from itertools import product
 from math import nan
 from pathlib import Path
 
@@ -100,29 +99,29 @@ def page_of(results: Path) -> str:
 
 # Links and pipes -----------------------------------------------------------------------------------------------------
 
-PLACES = {
-    "rows": "strange/throughput.csv",
-    "readings": "strange/throughput.readings.csv",
-    "description": "strange/machine.json",
-    "figure": "figures/vendors.svg",
-    "predictions": "predictions.csv",
-}
+PLACES = (
+    "strange/throughput.csv",
+    "strange/throughput.readings.csv",
+    "strange/machine.json",
+    "figures/vendors.svg",
+    "predictions.csv",
+)
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("make", [Path.symlink_to, lambda path, _: os.mkfifo(path)], ids=["link", "pipe"])
 def test_a_link_is_not_followed_and_a_pipe_not_waited_for(
-    results: Path, secret: Path, hashbench: Command, place: str, make: Callable[[Path, Path], None]
+    results: Path, secret: Path, hashbench: Command, make: Callable[[Path, Path], None]
 ) -> None:
     add(results / "strange", replace(ROW, experiment="vendors"))
-    path = results / place
-    path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)
-    make(path, secret)
+    for place in PLACES:
+        path = results / place
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        make(path, secret)
     done = hashbench("report")
     assert done.code == 2
-    (told,) = done.told
-    assert told == f"left out: {path} cannot be read: Not a regular file"
+    reason = "cannot be read: Not a regular file"
+    assert sorted(done.told) == sorted(f"left out: {results / place} {reason}" for place in PLACES)
     assert SECRET not in page_of(results)
 
 
@@ -201,21 +200,23 @@ NO_FIGURES = {
 }
 
 
-@pytest.mark.parametrize("content", NO_FIGURES.values(), ids=NO_FIGURES)
-def test_what_is_no_figure_is_not_embedded(results: Path, hashbench: Command, content: bytes) -> None:
+def test_what_is_no_figure_is_not_embedded(results: Path, hashbench: Command) -> None:
     add(results / "strange", replace(ROW, experiment="vendors"))
     figures = results / "figures"
     figures.mkdir()
-    (figures / "vendors.svg").write_bytes(content)
-    (figures / "vendors_good.svg").write_bytes(svg('<text x="1" style="fill: #000000">good</text>'))
+    for what, content in NO_FIGURES.items():
+        (figures / f"vendors_{what}.svg").write_bytes(content)
+    (figures / "vendors.svg").write_bytes(svg('<text x="1" style="fill: #000000">good</text>'))
     done = hashbench("report")
     assert done.code == 2
-    (told,) = done.told
-    assert told.startswith(f"left out: {figures / 'vendors.svg'} ")
+    assert len(done.told) == len(NO_FIGURES)
     page = page_of(results)
+    for what, content in NO_FIGURES.items():
+        path = figures / f"vendors_{what}.svg"
+        assert [line.startswith(f"left out: {path} ") for line in done.told].count(True) == 1, what
+        assert content.decode(errors="replace") not in page or not content, what
     assert page.count("<img ") == 1
     assert ">good<" in page
-    assert content.decode(errors="replace") not in page or not content
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "results").rglob("*.svg")), ids=lambda p: p.stem)
@@ -236,45 +237,54 @@ NOT_SHOWN = {
 }
 
 
-@pytest.mark.parametrize(
-    ("command", "text"),
-    [
-        *(("report", text) for text in NOT_SHOWN.values()),
-        *product(("figures", "compare"), (LINK, "=HYPERLINK(1)")),
-    ],
-)
+def machines(results: Path, count: int) -> list[Path]:
+    """The folders of so many strangers' machines, each with rows that are shown."""
+    folders = [results / f"strange-{number:02}" for number in range(count)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / MACHINE_FILE).write_text("{}")
+        add(folder, replace(ROW, experiment="vendors"))
+    return folders
+
+
+@pytest.mark.parametrize("command", ["report", "figures", "compare"])
 def test_a_cell_that_would_be_carried_out_leaves_its_file_out(
-    results: Path, hashbench: Command, command: str, text: str, monkeypatch: pytest.MonkeyPatch
+    results: Path, hashbench: Command, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_figures(monkeypatch)
-    path = add(results / "strange", replace(ROW, device_name=text, experiment="vendors"))
-    add(results / "strange", ROW)
-    done = hashbench(command, *(("mine", "strange") if command == "compare" else ()))
+    folders = machines(results, len(NOT_SHOWN))
+    for folder, text in zip(folders, NOT_SHOWN.values(), strict=True):
+        add(folder, ROW)
+        add(folder, replace(ROW, experiment="vendors", device_name=text))
+    done = hashbench(command, *(("mine", *(folder.name for folder in folders)) if command == "compare" else ()))
     assert done.code == 2
-    assert [line.startswith(f"left out: {path}, line 2: device_name is ") for line in done.told] == [True]
+    for folder, line in zip(folders, sorted(done.told), strict=True):
+        assert line.startswith(f"left out: {folder / 'vendors.csv'}, line 2: device_name is ")
     assert done.output
 
 
-@pytest.mark.parametrize("name", [f"a{CLEAR_SCREEN}", f"a{LINK.replace('/', '')}", "a\udcff", "=1+2", "a\nb"])
 @pytest.mark.parametrize("command", ["report", "figures"])
 def test_a_folder_with_such_a_name_is_left_out(
-    results: Path, hashbench: Command, command: str, name: str, monkeypatch: pytest.MonkeyPatch
+    results: Path, hashbench: Command, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_figures(monkeypatch)
-    add(results / "strange", ROW)
-    (results / "strange").rename(results / name)
+    names = [f"a{CLEAR_SCREEN}", f"a{LINK.replace('/', '')}", "a\udcff", "=1+2", "a\nb"]
+    for folder, name in zip(machines(results, len(names)), names, strict=True):
+        folder.rename(results / name)
     done = hashbench(command)
     assert done.code == 2
-    assert [line.startswith("left out: the name of a machine's folder is ") for line in done.told] == [True]
+    assert [line.startswith("left out: the name of a machine's folder is ") for line in done.told] == [True] * len(
+        names
+    )
 
 
-@pytest.mark.parametrize("name", [f"a{CLEAR_SCREEN}.csv", "a\udcff.csv", "..csv", "unknown.csv", "<b>.csv"])
 @pytest.mark.parametrize("command", ["report", "figures"])
 def test_a_file_with_any_name_is_only_named(
-    results: Path, hashbench: Command, command: str, name: str, monkeypatch: pytest.MonkeyPatch
+    results: Path, hashbench: Command, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_figures(monkeypatch)
-    add(results / "strange", ROW).rename(results / "strange" / name)
+    for name in (f"a{CLEAR_SCREEN}.csv", "a\udcff.csv", "..csv", "unknown.csv", "<b>.csv"):
+        add(results / "strange", ROW).rename(results / "strange" / name)
     done = hashbench(command)
     assert "Traceback" not in "".join(done.told)
     if command == "report":
@@ -346,24 +356,22 @@ NO_DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *(pytest.param("throughput.csv", content, id=f"rows: {what}") for what, content in NO_ROWS.items()),
-        *(pytest.param(MACHINE_FILE, content, id=f"description: {what}") for what, content in NO_DESCRIPTIONS.items()),
-    ],
+    ("name", "contents"), [("throughput.csv", NO_ROWS), (MACHINE_FILE, NO_DESCRIPTIONS)], ids=["rows", "description"]
 )
-def test_one_bad_file_is_named_and_all_else_is_shown(
-    results: Path, hashbench: Command, name: str, content: bytes
+def test_bad_files_are_named_and_all_else_is_shown(
+    results: Path, hashbench: Command, name: str, contents: dict[str, bytes]
 ) -> None:
-    add(results / "strange", replace(ROW, experiment="vendors"))
-    (results / "strange" / name).write_bytes(content)
+    folders = machines(results, len(contents))
+    for folder, content in zip(folders, contents.values(), strict=True):
+        (folder / name).write_bytes(content)
     done = hashbench("report")
     assert done.code == 2
-    (told,) = done.told
-    assert str(results / "strange" / name) in told
-    assert len(told) < 600
+    assert len(done.told) == len(contents)
     page = page_of(results)
-    assert '<a href="strange/vendors.csv">1</a>' in page
+    for folder, what in zip(folders, contents, strict=True):
+        (told,) = (line for line in done.told if f"{folder / name}" in line)
+        assert len(told) < 600, what
+        assert f'<a href="{folder.name}/vendors.csv">1</a>' in page, what
 
 
 def test_one_figure_that_cannot_be_drawn_does_not_prevent_the_others(

@@ -156,8 +156,13 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 @pytest.mark.parametrize("command", ["report", "figures", "compare"])
 @pytest.mark.parametrize("name", ["machine.json", "throughput.csv"])
-def test_a_pipe_among_results_is_not_waited_for(command: str, name: str, tmp_path: Path) -> None:
+def test_a_pipe_among_results_is_not_waited_for(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+    from drawings import keep_figures
+
+    keep_figures(monkeypatch)
     machine = next(path.parent for path in sorted(RESULTS.glob("*/throughput.csv")))
     copy = tmp_path / "results" / machine.name
     copy.mkdir(parents=True)

@@ -52,6 +52,19 @@ def test_a_folder_that_others_may_replace_is_not(folder: Path) -> None:
     assert is_private(inner)
 
 
+def test_a_folder_in_one_of_another_user_or_a_shared_group_is_not(folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only the superuser may give a folder away")
+    inner = folder / "inner"
+    inner.mkdir(mode=0o700)
+    for user, group, mode in (65533, -1, 0o755), (65533, -1, 0o1777), (0, 65533, 0o775):
+        os.chown(folder, user, group)
+        folder.chmod(mode)
+        assert not is_private(inner)
+    folder.chmod(0o1775)
+    assert is_private(inner)
+
+
 def test_a_missing_folder_is_as_the_one_in_which_it_would_be_made(folder: Path) -> None:
     assert is_private(folder / "not" / "there")
     folder.chmod(0o1777)

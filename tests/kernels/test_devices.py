@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 
 import pytest
@@ -42,3 +43,8 @@ def test_a_kernel_lists_its_devices(cls: type[Kernel]) -> None:
         if device.unavailable is not None:
             assert device.unavailable.strip()
             assert "\n" not in device.unavailable
+
+
+def test_frameworks_leave_how_programs_are_started() -> None:
+    assert devices()
+    assert getattr(subprocess, "_USE_VFORK")  # noqa: B009  # a constant for mypy

@@ -170,19 +170,20 @@ def test_many_trees(any_kernel: Kernel, many_tiles: int) -> None:
     check(any_kernel, "tree", [buffer[: 64 * leaves] for leaves in counts], messages, 64)
 
 
-@pytest.mark.parametrize(("strategy", "chunk_size"), list(calls()))
 @pytest.mark.parametrize("segments", [0, 1, 2, 300])
-def test_nothing_to_hash(any_kernel: Kernel, strategy: Strategy, chunk_size: int | None, segments: int) -> None:
+def test_nothing_to_hash(any_kernel: Kernel, segments: int) -> None:
     empty = any_kernel.put(b"")
     assert empty.nbytes == 0
-    check(any_kernel, strategy, [empty] * segments, [b""] * segments, chunk_size)
+    for strategy, chunk_size in calls():
+        check(any_kernel, strategy, [empty] * segments, [b""] * segments, chunk_size)
 
 
-@pytest.mark.parametrize("chunk_size", [2**32, 2**62, 2**63, 2**64 - 64])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_chunk_larger_than_the_data(kernel: Kernel, strategy: Strategy, chunk_size: int) -> None:
+def test_a_chunk_larger_than_the_data(kernel: Kernel, strategy: Strategy) -> None:
     messages = [painted(length).tobytes() for length in (0, 1, 1000)]
-    check(kernel, strategy, [kernel.put(message) for message in messages], messages, chunk_size)
+    segments = [kernel.put(message) for message in messages]
+    for chunk_size in (2**32, 2**62, 2**63, 2**64 - 64):
+        check(kernel, strategy, segments, messages, chunk_size)
 
 
 # Memory and work -----------------------------------------------------------------------------------------------------
@@ -252,6 +253,22 @@ def test_stage(kernel: Kernel, nbytes: int) -> None:
         check(kernel, "tree", [buffer], [content.tobytes()], 64)
 
 
+@pytest.mark.parametrize("nbytes", [4096, 100_000])
+def test_a_lane_brings_blocks_to_wherever_they_go(kernel: Kernel, nbytes: int) -> None:
+    lane = kernel.lane(nbytes)
+    if lane is None:
+        assert kernel.device.kind == "cpu" or kernel.name == "dpnp"
+        return
+    content = painted(5 * nbytes)
+    buffer = kernel.put(bytes(len(content)))
+    for start in range(0, len(content), nbytes):
+        assert lane.block.nbytes == nbytes
+        lane.block[:] = content[start : start + nbytes].tobytes()
+        rest = nbytes - 1001
+        lane.send([(0, 1000, buffer, start), (1000, 1, buffer[start:], 1000), (1001, rest, buffer, start + 1001)])
+    check(kernel, "tree", [buffer], [content.tobytes()], 64)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_work_runs_again(any_kernel: Kernel, strategy: Strategy) -> None:
     messages = [painted(n, start=n).tobytes() for n in (0, 5000, 64, 70_001)]
@@ -317,6 +334,8 @@ def test_memory_is_one_digest_a_leaf(
 ) -> None:
     whole = device_kernel.put(painted(64 * sum(counts)))
     segments = [whole[64 * sum(counts[:i]) :][: 64 * n] for i, n in enumerate(counts)]
+    for nbytes in (64, 0):  # makes the tables that a kernel keeps
+        device_kernel._hashed(strategy, [device_kernel.put(painted(nbytes))], 64)
     allocated: list[int] = []
     allocate = device_kernel.allocate
 

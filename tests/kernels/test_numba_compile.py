@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, files
 from itertools import product
@@ -111,45 +112,57 @@ def assembled(ptx: str, architecture: str, folder: Path) -> str:
     return cached_text("ptxas", toolchain(), architecture, ptx, make=make)
 
 
-def programs() -> list[object]:
-    """Every variant for every architecture.
+IN_SHORT = {
+    "sha256": {"hash_chunks", "hash_chunks_sliced", "reduce_tiles", "gather_leaves", "fill_random"},
+    "sha384": {"hash_chunks", "hash_chunks_early", "hash_chunks_paired", "hash_level", "gather_roots"},
+}
+"""Of each kernel one algorithm, and both of the one that hashes most."""
 
-    The short form has "sliced" alone, which needs the most registers, for the last of the architectures whose code
-    differs.
+
+def programs() -> Iterator[object]:
+    """Every kernel of every variant for every architecture.
+
+    The short form has `IN_SHORT` of "sliced", which needs the most registers, for sm_90.
     """
-    return [
-        pytest.param(
-            *(algorithm, variant, capability),
-            id=f"{algorithm}-{variant}-{capability[0]}.{capability[1]}",
-            marks=[] if variant == "sliced" and capability == max(architectures) else [pytest.mark.thorough],
-        )
-        for algorithm, architectures in ASSEMBLED_FOR.items()
-        for variant in NumbaCuda.variants
-        for capability in architectures
-        if CHANGED[variant]
-    ]
+    for algorithm, architectures in ASSEMBLED_FOR.items():
+        for variant, (capability, assembled_for) in product(NumbaCuda.variants, architectures.items()):
+            for name in sorted(CHANGED[variant].intersection(functions(ALGORITHMS[algorithm], variant))):
+                for architecture in assembled_for:
+                    short = variant == "sliced" and architecture == "sm_90" and name in IN_SHORT[algorithm]
+                    yield pytest.param(
+                        *(algorithm, variant, capability, name, architecture),
+                        id=f"{algorithm}-{variant}-{name}-{architecture}",
+                        # One process compiles what the kernels have in common.
+                        marks=[
+                            pytest.mark.xdist_group(f"numba-cuda-{algorithm}"),
+                            *([] if short else [pytest.mark.thorough]),
+                        ],
+                    )
 
 
 @pytest.mark.skipif(PTXAS is None, reason="there is no ptxas: install hashbench[cuda-compilers]")
 @pytest.mark.covers("numba-cuda-compile")
-@pytest.mark.parametrize(("algorithm", "variant", "capability"), programs())
+@pytest.mark.parametrize(("algorithm", "variant", "capability", "name", "architecture"), list(programs()))
 def test_registers_hold_everything(
-    algorithm: str, variant: str, capability: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str,
+    variant: str,
+    capability: tuple[int, int],
+    name: str,
+    architecture: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Numba asks the device for its architecture even if it does not use it.
     monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: SimpleNamespace(compute_capability=(7, 5)))
-    for name in sorted(CHANGED[variant].intersection(functions(ALGORITHMS[algorithm], variant))):
-        ptx = ptx_of(algorithm, variant, capability, name)
-        assert ".local" not in ptx, f"{name} uses local memory"
-        assert "call" not in ptx, f"{name} calls a function that was not inlined"
-        assert not re.search(r"cvt\.\S*f64", ptx), (
-            f"{name} converts to float64, as Numba does with uint64 beside a signed number"
-        )
-        for architecture in ASSEMBLED_FOR[algorithm][capability]:
-            report = assembled(ptx, architecture, tmp_path)
-            frames = re.findall(r"bytes stack frame", report)
-            assert len(frames) == 1, report
-            assert NOTHING_SPILLED in report, f"{name} for {architecture}: {report}"
+    ptx = ptx_of(algorithm, variant, capability, name)
+    assert ".local" not in ptx, "it uses local memory"
+    assert "call" not in ptx, "it calls a function that was not inlined"
+    assert not re.search(r"cvt\.\S*f64", ptx), (
+        "it converts to float64, as Numba does with uint64 beside a signed number"
+    )
+    report = assembled(ptx, architecture, tmp_path)
+    assert len(re.findall(r"bytes stack frame", report)) == 1, report
+    assert NOTHING_SPILLED in report, report
 
 
 def test_every_kernel_is_compiled() -> None:

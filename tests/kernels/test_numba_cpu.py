@@ -112,6 +112,16 @@ def test_scalar(algorithm: str) -> None:
     check_on_host(algorithm, sha2_llvm.scalar())
 
 
+@pytest.mark.parametrize(("instructions", "zen5"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_avx512(algorithm: str, instructions: bool, zen5: bool) -> None:
+    """Every number of messages, of which few are left to the SHA instructions or to plain code."""
+    features = binding.get_host_cpu_features()
+    if not features.get("avx512f") or (instructions and not features.get("sha")):
+        pytest.skip("this processor has no AVX-512, or no SHA instructions beside it")
+    check_on_host(algorithm, sha2_llvm.avx512(ALGORITHMS[algorithm], instructions=instructions, zen5=zen5))
+
+
 @pytest.mark.parametrize("widths", [(1,), (1, 2), (3,), (1, 2, 4)], ids=str)
 def test_sha_instructions_of_x86(widths: tuple[int, ...]) -> None:
     if not binding.get_host_cpu_features().get("sha"):
@@ -201,8 +211,11 @@ def test_armv8_hashes_under_emulation(algorithm: str, method: Method, tmp_path: 
         ("instructions", "sha256", {"neon", "sha2"}, "armv8-sha", 4),
         ("instructions", "sha384", {"neon", "sha2"}, "vectors", 2),
         ("instructions", "sha384", {"neon", "sha2", "sha3"}, "armv8-sha", 4),
-        ("vectors", "sha256", {*AVX512, "sha"}, "vectors", 16),
-        ("vectors", "sha384", AVX512, "vectors", 8),
+        ("instructions", "sha256", {*AVX512, "sha"}, "x86-sha", 4),
+        ("instructions", "sha384", {*AVX512, "sha"}, "avx512", 8),
+        ("vectors", "sha256", {*AVX512, "sha"}, "avx512-sha", 16),
+        ("vectors", "sha256", AVX512, "avx512", 16),
+        ("vectors", "sha384", AVX512, "avx512", 8),
         ("vectors", "sha256", {*X86, "avx2", "avx512f"}, "vectors", 8),
         ("vectors", "sha256", X86, "vectors", 4),
         ("vectors", "sha256", {"sse2"}, "scalar", 1),
@@ -213,22 +226,34 @@ def test_armv8_hashes_under_emulation(algorithm: str, method: Method, tmp_path: 
 def test_a_variant_uses_what_the_processor_has(
     variant: str, algorithm: str, features: set[str], name: str, lanes: int
 ) -> None:
-    method = method_of(variant, ALGORITHMS[algorithm], frozenset(features))
+    method = method_of(variant, ALGORITHMS[algorithm], "", frozenset(features))
     assert (method.name, method.lanes) == (name, lanes)
 
 
-def test_intel_with_wide_vectors_prefers_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    intel, amd = (NumbaCpu.devices_of(name, "")[0] for name in ("", ""))
-    intel, amd = (type(intel)(**{**vars(intel), "name": name}) for name in ("Intel(R) Xeon(R)", "AMD EPYC"))
-    for features, of_intel in (({*AVX512, "sha"}, "vectors"), ({*X86, "avx2", "sha"}, "instructions")):
-        monkeypatch.setattr(numba_cpu, "_features", lambda features=features: features)
-        assert NumbaCpu.default_variant(intel) == of_intel
-        assert NumbaCpu.default_variant(amd) == "instructions"
+@pytest.mark.parametrize(("features", "name"), [(AVX512, "avx512-zen5"), (X86, "vectors")])
+def test_zen_5_has_its_own_order_of_avx512(features: set[str], name: str) -> None:
+    assert method_of("vectors", ALGORITHMS["sha384"], "znver5", frozenset(features)).name == name
+
+
+@pytest.mark.parametrize(
+    ("features", "variant"),
+    [
+        ({*AVX512, "sha"}, "vectors"),
+        ({*X86, "avx2", "sha"}, "instructions"),
+        ({"neon", "sha2"}, "instructions"),
+        (set(), "instructions"),
+    ],
+)
+def test_only_wide_vectors_go_before_instructions(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], variant: str
+) -> None:
+    monkeypatch.setattr(numba_cpu, "_processor", lambda: ("", features))
+    assert NumbaCpu.default_variant(NumbaCpu.devices_of("", "")[0]) == variant
 
 
 def test_without_numba_rows_of_other_machines_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba.core.registry", None)  # what importing it finds
-    assert numba_cpu._features.__wrapped__() == frozenset()
+    assert numba_cpu._processor.__wrapped__() == ("", frozenset())
 
 
 # Parts for threads ---------------------------------------------------------------------------------------------------

@@ -56,7 +56,9 @@ def test_the_recipe_makes_what_ships(algorithm: Algorithm) -> None:
 
 @pytest.mark.covers("spirv-recipe")
 @pytest.mark.usefixtures("_recipe")
-@each_algorithm
+@pytest.mark.parametrize(
+    "algorithm", [ALGORITHMS["sha256"], pytest.param(ALGORITHMS["sha384"], marks=pytest.mark.thorough)], ids=ALGORITHMS
+)
 def test_a_sub_group_size_is_added_as_the_compiler_adds_it(algorithm: Algorithm) -> None:
     assert spirv_recipe.compiled(algorithm, "-DSUB_GROUP_SIZE=16") == spirv.program(algorithm, 16)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from itertools import product
 
 import pytest
 
@@ -13,7 +14,7 @@ from hashbench.limits import disassembly
 from hashbench.limits.disassembly import OPERATIONS, Instruction, block_code, count_block, parse
 from hashbench.limits.machine_code import FUNCTION, BlockCode, CompileError, Loop, StructureError, loops
 
-ARCHITECTURES = (90, 120, *(pytest.param(number, marks=pytest.mark.thorough) for number in (75, 80, 86, 89, 100)))
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 SHA256, SHA384 = ALGORITHMS["sha256"], ALGORITHMS["sha384"]
 
 LISTING = """
@@ -191,9 +192,16 @@ def compiled(algorithm: str, variant: str, architecture: int) -> BlockCode:
     return block_code(ALGORITHMS[algorithm], variant, architecture)
 
 
+def each_of(seconds: Iterable[object], short: Iterable[tuple[str, object]]) -> list[object]:
+    """Each algorithm with each of those; the pairs of the short form are among them."""
+    pairs = product(ALGORITHMS, seconds)
+    return [pytest.param(*pair, marks=[] if pair in short else [pytest.mark.thorough]) for pair in pairs]
+
+
 @pytest.mark.covers("static-model")
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+@pytest.mark.parametrize(
+    ("algorithm", "architecture"), each_of(ARCHITECTURES, short=(("sha256", 90), ("sha384", 120))), ids="{}".format
+)
 def test_the_compiled_block_has_the_operations_of_the_standard(algorithm: str, architecture: int) -> None:
     code = compiled(algorithm, "plain", architecture)
     # Rotations and shifts of FIPS 180-4 section 4.1: six a round, and six for each message word beyond the 16th.
@@ -207,10 +215,9 @@ def test_the_compiled_block_has_the_operations_of_the_standard(algorithm: str, a
 
 @pytest.mark.covers("static-model")
 @pytest.mark.parametrize(
-    "variant",
-    [v if v in ("paired", "plain") else pytest.param(v, marks=pytest.mark.thorough) for v in VARIANTS],
+    ("algorithm", "variant"),
+    each_of(VARIANTS, short=(("sha256", "plain"), *((algorithm, "paired") for algorithm in ALGORITHMS))),
 )
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_variant_is_counted_or_refused_with_a_reason(algorithm: str, variant: str) -> None:
     try:
         code = compiled(algorithm, variant, 90)

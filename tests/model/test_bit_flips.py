@@ -128,9 +128,9 @@ def samples(count: int) -> int:
 # Exhaustively
 
 
-def test_every_byte_of_every_file_of_a_folder(tmp_path: Path) -> None:
+def test_every_third_byte_of_every_file_of_a_folder(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    check_folder(tmp_path, lambda byte: [8 * byte + byte % 8])
+    check_folder(tmp_path, lambda byte: [] if byte % 3 else [8 * byte + byte // 3 % 8])
 
 
 @pytest.mark.thorough

@@ -366,7 +366,8 @@ def test_the_external_data_of_an_onnx_model_are_covered_in_its_folder_alone(tmp_
     path = tmp_path / "model.onnx"
     onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert contents_of(path).notes == (
-        "not covered: 'weights.bin', where 'model.onnx' keeps data: name the folder to cover all",
+        "only this file is covered: name the folder to cover all of the model",
+        "not covered: 'weights.bin', where 'model.onnx' keeps data",
     )
     contents = contents_of(tmp_path)
     assert contents.files.keys() == {"model.onnx", "weights.bin"}

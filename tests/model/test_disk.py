@@ -96,7 +96,7 @@ def test_what_is_ignored_in_a_folder_is_recorded(tmp_path: Path) -> None:
     notes: list[str] = []
     expected = hashbench.manifest(tmp_path, ignore=["notes"], notes=notes)
     assert ([one.name for one in expected.entries], notes) == (["config.json"], ["excluded: 'notes'"])
-    assert expected.exclusions == (".DS_Store", "._*", ".cache/huggingface", ".git", "notes")
+    assert expected.exclusions == (".DS_Store", ".cache/huggingface", ".git", "notes")
     path.write_bytes(expected.text())
     assert hashbench.verify(tmp_path, path).ok
     (tmp_path / "more").touch()

@@ -36,6 +36,14 @@ def test_every_file_is_listed_hidden_ones_too(tmp_path: Path) -> None:
     assert (dict(listing.refused), listing.excluded) == ({}, ())
 
 
+def test_names_are_not_read_in_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a", "\xe9")
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "gbk")
+    listing = list_folder(tmp_path, NONE)
+    assert [file.name for file in listing.files] == ["a"]
+    assert "set PYTHONUTF8=1" in listing.refused[ascii("\xe9")]
+
+
 def test_defaults_leave_out_what_tools_leave_behind(tmp_path: Path) -> None:
     make(
         tmp_path,
@@ -44,12 +52,11 @@ def test_defaults_leave_out_what_tools_leave_behind(tmp_path: Path) -> None:
         ".cache/huggingface/x",
         ".cache/other",
         ".DS_Store",
-        "sub/._model",
-        "x._y",
+        "sub/._model.safetensors",  # a loader may find it
     )
     listing = list_folder(tmp_path, Exclusions(DEFAULT))
-    assert [file.name for file in listing.files] == [".cache/other", "x._y"]
-    assert listing.excluded == (".DS_Store", ".cache/huggingface", ".git", "sub/._model", "sub/.git")
+    assert [file.name for file in listing.files] == [".cache/other", "sub/._model.safetensors"]
+    assert listing.excluded == (".DS_Store", ".cache/huggingface", ".git", "sub/.git")
 
 
 @pytest.mark.parametrize(

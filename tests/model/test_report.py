@@ -76,6 +76,18 @@ def test_every_difference_of_a_tensor_is_reported(found: Entry, line: str) -> No
     assert report.damaged == ({"weight"} if "other bytes" in line else set())
 
 
+def test_many_tensors_of_the_same_other_dtype_have_one_line() -> None:
+    tensors = [replace(BIAS, name=f"layers.{number}") for number in range(9)]
+    converted = [TensorEntry(one.name, "F32", (3,), 12, OTHER_ROOT) for one in tensors]
+    assert lines([*tensors, WEIGHT], [*converted, replace(WEIGHT, root=OTHER_ROOT)], {}) == [
+        "differs: 9 tensors, such as layers.0: dtype F32, not BF16; other bytes",
+        "differs: weight: other bytes",
+    ]
+    few = lines(tensors[:7], converted[:7], {})
+    assert few[0] == "differs: layers.0: dtype F32, not BF16; other bytes"
+    assert len(few) == 7
+
+
 def test_every_difference_of_a_file_is_reported() -> None:
     other = replace(CONFIG, root=OTHER_ROOT)
     assert lines([CONFIG], [other], {}) == ["differs: config.json: other bytes"]

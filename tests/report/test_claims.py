@@ -22,9 +22,10 @@ from claim_results import (
     vendors,
 )
 
+from hashbench.bench.text_table import number
 from hashbench.bench.vendors import OTHER, vendor_of
 from hashbench.report.claims import CLAIMS, Claim
-from hashbench.report.findings import Check, Finding, Verdict, number
+from hashbench.report.findings import Check, Finding, Verdict
 
 JUDGED = [claim for claim in CLAIMS if claim.experiment]
 
@@ -425,13 +426,3 @@ def test_other_models_and_kernels_are_not_compared_with_in_place(change: dict[st
     machine = end_to_end(0.005, 0.4, 0.5)
     apart = [r if r.subject == "in place" else replace(r, **change) for r in machine.readings]
     assert found("C6", MachineResults("m", [], apart)).verdict is Verdict.NOT_MEASURED
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(1021.4, "1,021"), (99.96, "100"), (0.15312, "0.153"), (100, "100"), (9.999, "10")]
-)
-def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
-    assert number(value) == text

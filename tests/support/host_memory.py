@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Callable, Iterable
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 import psutil
 
-from hashbench.kernels import Buffer, Bytes, OutOfDeviceMemory, Stage
+from hashbench.kernels import Buffer, Bytes, Lane, OutOfDeviceMemory, Part, Stage
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.device_kernel import DeviceKernel
 
@@ -31,14 +33,39 @@ class _Memory:
 
 class _HostStage(Stage):
     def __init__(self, buffer: Buffer) -> None:
-        self.host = _bytes_at(buffer)
-        self._buffer = buffer
+        self.buffer = buffer
+
+    @property
+    def host(self) -> Bytes:
+        return bytes_at(self.buffer)
 
     def upload(self, nbytes: int) -> Buffer:
-        return self._buffer[:nbytes]
+        return self.buffer[:nbytes]
 
 
-def _bytes_at(buffer: Buffer) -> Bytes:
+class HostLane(Lane):
+    """A lane to memory of the host.
+
+    Args:
+        nbytes: bytes of the block.
+        bytes_at: gives the bytes of a buffer.
+    """
+
+    def __init__(self, nbytes: int, bytes_at: Callable[[Buffer], Bytes]) -> None:
+        self._host, self._bytes_at = _pages(nbytes), bytes_at
+        super().__init__(self._host)
+
+    def send(self, parts: Iterable[Part]) -> None:
+        for start, nbytes, target, place in parts:
+            self._bytes_at(target)[place : place + nbytes] = self._host[start : start + nbytes]
+        self._host[:] = 0x5A  # what is sent is not used again
+
+
+def _pages(nbytes: int) -> Bytes:
+    return np.frombuffer(mmap(-1, nbytes), np.uint8)
+
+
+def bytes_at(buffer: Buffer) -> Bytes:
     return np.ctypeslib.as_array((ctypes.c_uint8 * buffer.nbytes).from_address(buffer.address))
 
 
@@ -56,10 +83,10 @@ class HostMemoryKernel(DeviceKernel):
         return Buffer(memory, memory.address, nbytes)
 
     def upload(self, data: Bytes, buffer: Buffer) -> None:
-        _bytes_at(buffer)[:] = data
+        bytes_at(buffer)[:] = data
 
     def get_into(self, buffer: Buffer, host: Bytes) -> None:
-        host[:] = _bytes_at(buffer)
+        host[:] = bytes_at(buffer)
 
     def view(self, array: Any) -> Buffer:
         interface = getattr(array, "__array_interface__", None)
@@ -70,6 +97,9 @@ class HostMemoryKernel(DeviceKernel):
 
     def stage(self, nbytes: int) -> Stage:
         return _HostStage(self.allocate(nbytes))
+
+    def lane(self, nbytes: int) -> Lane:
+        return HostLane(nbytes, bytes_at)
 
     def queue_for(self, stream: Any) -> None:
         if stream is not None:

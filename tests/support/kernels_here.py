@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from functools import cache
 
@@ -96,7 +97,9 @@ def _in_tests(wanted: type[Kernel], variant: str) -> list[Case]:
 @cache
 def build(case: Case, algorithm: str) -> Kernel:
     """The kernel of that case; building takes seconds."""
-    return case.cls(case.device, algorithm, case.variant)
+    kernel = case.cls(case.device, algorithm, case.variant)
+    gc.freeze()  # its framework stays until the end: the garbage collector need not look at it
+    return kernel
 
 
 def available(*names: str) -> list[Kernel]:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from command_line import in_process
 
@@ -16,9 +17,10 @@ Files = Mapping[str, bytes]
 """The content of files, by path."""
 
 
-def safetensors_file(tensors: Mapping[str, bytes]) -> bytes:
+def safetensors_file(tensors: Mapping[str, bytes], metadata: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file of tensors of bytes, as the library writes it."""
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
     for name, data in tensors.items():
         header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [end, end + len(data)]}
         end += len(data)

@@ -1,4 +1,4 @@
-"""What the ranks of `rank_pool` do in tests: models of random tensors, sharded in every way, and verified."""
+"""What ranks do in tests: models of random tensors, sharded in every way, and verified."""
 
 from __future__ import annotations
 

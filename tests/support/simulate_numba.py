@@ -1,4 +1,4 @@
-"""Runs Numba's device code on the host: NUMBA_ENABLE_CUDASIM=1 python simulate_numba.py ALGORITHM
+"""Runs Numba's device code on the host: NUMBA_ENABLE_CUDASIM=1 python simulate_numba.py ALGORITHM [--thorough]
 
 It is a program, which `test_numba_simulator` starts, since Numba chooses its simulator when it is imported. Every load
 and store must be aligned and in memory of the kernel. A block has 4 threads here, a warp two, and 8 tiles are many, so
@@ -136,7 +136,7 @@ class Simulated(NumbaCuda):
         return 1
 
 
-def main(algorithm: str) -> None:
+def main(algorithm: str, thorough: bool) -> None:
     """Prints the number of digests that were right."""
     warnings.simplefilter("ignore", RuntimeWarning)  # words wrap
     block = 64 if algorithm == "sha256" else 128
@@ -161,9 +161,10 @@ def main(algorithm: str) -> None:
         right += sliced.check(strategy, [(0, 5 * 448), (16, 384), (3, 448 + 17), (1, 3 * 448)], chunk_size)
     # trees of one launch and of several, whose tiles and segments overlap
     right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 8), (2, 1), (3, 9), (0, 0))], 64)
-    for leaves in (57, 64, 65):
-        right += kernel.check("tree", [(0, 64 * leaves)], 64)
-    right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 33), (5, 31), (9, 1))], 64)
+    if algorithm == "sha256" or thorough:  # trees are the same with digests of other sizes
+        for leaves in (57, 64, 65):
+            right += kernel.check("tree", [(0, 64 * leaves)], 64)
+        right += kernel.check("tree", [(64 * first, 64 * leaves) for first, leaves in ((0, 33), (5, 31), (9, 1))], 64)
     right += kernel.check_fold([(0, 1), (33, 9), (64, 2), (700, 65)])
     # the same code without additions on other pipes
     right += Simulated(algorithm, "plain").check("tree", [(5, 300)], 128)
@@ -171,4 +172,4 @@ def main(algorithm: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], "--thorough" in sys.argv)

@@ -386,7 +386,11 @@ def test_tensors_that_a_file_can_change_are_told(tmp_path: Path) -> None:
     report = verify(mapped, trusted)
     assert report.ok
     (note,) = report.notes
-    assert note.startswith(f"2 tensors are mapped from {path}: a change of that file changes them after this verdict")
+    assert note.startswith(f"2 tensors are mapped from {path}: a change there changes them after this verdict")
+    second = tmp_path / "second.safetensors"
+    safetensors_torch.save_file({"c": torch.ones(5000)}, second)
+    both = mapped | safetensors_torch.load_file(second)
+    assert verify(both, manifest(both)).notes[0].startswith(f"3 tensors are mapped from {path} and 1 more: ")
     with path.open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\1\2\3\4")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gguf_files import Tensor as GgufTensor
 from gguf_files import gguf_file, header
+from host_memory import HostLane, bytes_at
 from model_folders import index_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
@@ -19,9 +20,13 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors
 
 import hashbench  # noqa: E402  # after what it needs is known to be there
 import hashbench.torch.loading as loading  # noqa: E402
+from hashbench.hashing import lanes  # noqa: E402
+from hashbench.hashing.lanes import Lanes  # noqa: E402
 from hashbench.hashing.reading import Reader  # noqa: E402
 from hashbench.hashing.sources import ChangedWhileReadError  # noqa: E402
 from hashbench.hashing.verification_error import VerificationError  # noqa: E402
+from hashbench.kernels import Lane  # noqa: E402
+from hashbench.kernels.hashlib_cpu import HashlibCpu  # noqa: E402
 from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.model.manifest import Manifest, TensorEntry  # noqa: E402
 from hashbench.torch import TensorError, iterate, load, manifest, verified, verify  # noqa: E402
@@ -31,12 +36,30 @@ ON_CUDA = pytest.param("cuda", marks=[CUDA_SKIP, pytest.mark.covers("torch-cuda"
 PIECE = 4096
 
 
-@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.covers("torch")), ON_CUDA])
+class MemoryByLanes(loading._CudaMemory):
+    """The host's memory, which tensors come to as they come to a GPU's."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(reader, Lanes(ByHostLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)
+
+    def usable(self) -> Callable[[], object]:
+        return lambda: None
+
+
+class ByHostLanes(HashlibCpu):
+    def lane(self, nbytes: int) -> Lane:
+        return HostLane(nbytes, bytes_at)
+
+
+@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.covers("torch")), "cpu by lanes", ON_CUDA])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The device to load to, in small pieces, so that tensors of a few KiB take several."""
-    monkeypatch.setattr(loading, "PIECE_SIZE", PIECE)
+    monkeypatch.setattr(loading, "PIECE_SIZE", 3 * PIECE)
     monkeypatch.setattr(loading, "_BATCH", 4 * PIECE)
-    return str(request.param)
+    monkeypatch.setattr(lanes, "BLOCK_SIZE", 2 * PIECE)
+    if request.param == "cpu by lanes":
+        monkeypatch.setattr(loading, "_HostMemory", MemoryByLanes)
+    return str(request.param).removesuffix(" by lanes")
 
 
 def of_bytes(dtype: Any, shape: tuple[int, ...], seed: int) -> Any:
@@ -119,13 +142,13 @@ def test_only_what_is_asked_for_is_read(device: str, tmp_path: Path, monkeypatch
     path = write(tmp_path, "model.safetensors", expected)
     trusted = hashbench.manifest(path, kernel="hashlib")
     read: list[int] = []
-    original = Reader.read
+    original = Reader._read_file
 
-    def counted(self: Any, reads: Any, host: Any) -> None:
-        read.extend(one.nbytes for one in reads if isinstance(one.origin, str))  # a kernel may stage what is in memory
-        original(self, reads, host)
+    def counted(self: Any, path: str, offset: int, target: memoryview) -> None:
+        read.append(len(target))
+        original(self, path, offset, target)
 
-    monkeypatch.setattr(Reader, "read", counted)
+    monkeypatch.setattr(Reader, "_read_file", counted)
     names = ["5.w", "9.w"]
     assert same(load(path, trusted, device=device, names=names), {name: expected[name] for name in names})
     assert sum(read) == sum(expected[name].nbytes for name in names)
@@ -142,7 +165,7 @@ def test_a_component_is_loaded_under_its_own_names(tmp_path: Path) -> None:
     trusted = hashbench.manifest(tmp_path, kernel="hashlib")
     found = load(tmp_path, trusted, component="vae")
     assert same(found, {"w": of_bytes(torch.float32, (9,), 1)})
-    with pytest.raises(ValueError, match="no tensors of a model at its top"):
+    with pytest.raises(ValueError, match="no tensors of a model at its top, but of 'unet', 'vae': name the comp"):
         load(tmp_path, trusted)
 
 

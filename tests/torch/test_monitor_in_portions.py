@@ -197,13 +197,13 @@ def test_what_cannot_be_carried_is_refused_in_words(device: Device) -> None:
     with pytest.raises(RuntimeError, match="pass portion="), watch(watched, portion=None).carrying():
         pass
     monitor = watch(watched)
-    with monitor.carrying() as portion:
-        portion(1e-6)
+    with monitor.carrying() as carry:
+        carry(1e-6)
     with pytest.raises(RuntimeError, match="called after its context"):
-        portion()
+        carry()
     device.index = 7
-    with pytest.raises(RuntimeError, match="nothing in portions on cuda:7"), monitor.carrying() as portion:
-        portion()
+    with pytest.raises(RuntimeError, match="nothing in portions on cuda:7"), monitor.carrying() as carry:
+        carry()
 
 
 def test_a_capture_needs_a_monitor_that_does_not_read_and_ends_after_carrying(device: Device) -> None:

@@ -65,6 +65,10 @@ def sweeps(monitor: Monitor, count: int) -> None:
     raise AssertionError("the sweeps do not end")
 
 
+def carry_nothing(after: float) -> None:
+    """In place of a monitor's portion."""
+
+
 @contextmanager
 def working(monitor: Monitor, way: dict[str, Any]) -> Iterator[None]:
     """A workload of another memory, which carries portions where the monitor is to be carried."""
@@ -78,10 +82,10 @@ def working(monitor: Monitor, way: dict[str, Any]) -> Iterator[None]:
     torch.cuda.synchronize()
     with (
         torch.cuda.graph(graph, stream=stream),
-        monitor.carrying() if "portion" in way else nullcontext(lambda after: None) as portion,
+        monitor.carrying() if "portion" in way else nullcontext(carry_nothing) as carry,
     ):
         for after in (0.0, 2e-6, 0.0):
-            portion(after)
+            carry(after)
             x @ x
 
     def steps() -> None:

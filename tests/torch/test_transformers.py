@@ -23,12 +23,13 @@ def test_a_model_is_made_of_verified_tensors(tmp_path: Path) -> None:
         vocab_size=128,
     )
     saved = transformers.LlamaForCausalLM(config).eval()
-    saved.save_pretrained(tmp_path)
+    saved.save_pretrained(tmp_path)  # with the name of its class in the configuration
     trusted = hashbench.manifest(tmp_path, kernel="hashlib")
 
     state = load(tmp_path, trusted)
-    config = transformers.LlamaConfig.from_pretrained(tmp_path)
-    model = transformers.LlamaForCausalLM.from_pretrained(None, config=config, state_dict=state).eval()
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    architecture = getattr(transformers, config.architectures[0])
+    model = architecture.from_pretrained(None, config=config, state_dict=state).eval()
 
     held = dict(model.named_parameters())
     assert all(held[name].data_ptr() == tensor.data_ptr() for name, tensor in state.items())

@@ -141,6 +141,16 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(new_loader: Any, mode
         weights(loader, model)
 
 
+def test_a_shard_that_an_index_leaves_out_is_missed(new_loader: Any, model: Path) -> None:
+    path, trusted = written(model)
+    loader = new_loader(manifest=str(path), root=trusted.root.hex())
+    first, second = SHARDS
+    (model / "model.safetensors.index.json").write_bytes(index_of({first: list(SHARDS[first])}))
+    (model / second).unlink()  # vLLM would pass it over, for the index does not name it
+    with pytest.raises(VerificationError, match=rf"'{second}' has tensors of the model, and vLLM does not load it"):
+        weights(loader, model)
+
+
 def test_the_manifest_must_be_the_trusted_one(new_loader: Any, model: Path) -> None:
     path, trusted = written(model)
     with pytest.raises(ValueError, match="needs the extra config 'manifest', a string"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from authorities import Issued, issue
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.trust.certificates import (
@@ -102,6 +104,25 @@ def test_certificates_that_are_not_for_signing() -> None:
     check_may_sign(LEAF.certificate)
     with pytest.raises(VerificationError, match="is not for signing"):
         check_may_sign(issue("x", signs=False).certificate)
+
+
+@pytest.mark.parametrize(
+    ("signs", "purposes", "accepted"),
+    [
+        (True, [Purpose.CODE_SIGNING], True),
+        (True, [Purpose.SERVER_AUTH, Purpose.CODE_SIGNING], True),
+        (True, [Purpose.ANY_EXTENDED_KEY_USAGE], True),
+        (True, [Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH], False),
+        (True, [Purpose.TIME_STAMPING], False),
+        (False, [Purpose.CODE_SIGNING], False),
+    ],
+)
+def test_a_certificate_for_something_else_signs_no_model(
+    signs: bool, purposes: list[x509.ObjectIdentifier], accepted: bool
+) -> None:
+    certificate = issue("x", signs=signs, critical=x509.ExtendedKeyUsage(purposes)).certificate
+    with nullcontext() if accepted else pytest.raises(VerificationError, match="is not for signing"):
+        check_may_sign(certificate)
 
 
 def test_files_of_certificates_are_bounded(tmp_path: Path) -> None:

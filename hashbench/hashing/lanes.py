@@ -1,0 +1,56 @@
+"""The lanes to one device, which threads that read take in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hashbench.kernels import Kernel, Lane
+
+BLOCK_SIZE = 8 << 20
+"""Bytes of a lane's block: short enough that those of all threads stay in the processor's cache, and long enough that
+the threads do not wait for each other's Python, or for the driver."""
+
+
+class Lanes:
+    """As many lanes as threads have wanted at the same time. They are made when they are needed, and kept.
+
+    Args:
+        kernel: makes them.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._made: list[Lane] = []
+        self._idle: list[Lane] = []  # the last that was used is the next: its blocks are in the cache
+
+    def exist(self) -> bool:
+        """Whether the device has lanes."""
+        with self._taken() as lane:
+            return lane is not None
+
+    @contextmanager
+    def one(self) -> Iterator[Lane]:
+        """A lane for the calling thread.
+
+        Raises:
+            OutOfDeviceMemory: there is no page-locked memory left.
+        """
+        with self._taken() as lane:
+            assert lane is not None, "the device has no lanes"
+            yield lane
+
+    @contextmanager
+    def _taken(self) -> Iterator[Lane | None]:
+        lane: Lane | None
+        try:
+            lane = self._idle.pop()
+        except IndexError:
+            lane = self._kernel.lane(BLOCK_SIZE)
+            if lane is not None:
+                self._made.append(lane)
+        try:
+            yield lane
+        finally:
+            if lane is not None:
+                self._idle.append(lane)
