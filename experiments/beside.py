@@ -484,7 +484,7 @@ class Bench:
         pieces = list(islice(every, PIECES))
         if (place := self._portions.get(schedule)) is not None:
             return [
-                _Checked([place.prepare(piece, CHUNK_SIZE)], self._kernel.tree(piece, CHUNK_SIZE)) for piece in pieces
+                _Checked([place.prepare(piece, chunk_size)], self._kernel.tree(piece, chunk_size)) for piece in pieces
             ]
         if schedule.together > 1:
             return self._trees_together(schedule, pieces)

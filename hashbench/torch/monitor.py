@@ -102,8 +102,8 @@ class Monitor:
         multiprocessors: how many of a GPU's multiprocessors read, an even number, without rest while a piece is read;
             None, the usual, for all of them, a short piece at a time. On NVIDIA's GPUs, with CuPy and chunks of up to
             16 KiB: elsewhere it has no effect.
-        portion: what the workload carries at a time, which costs it less than any launch of the monitor's: see
-            `carrying`. None if it carries nothing. Where `multiprocessors` has no effect, it has none either.
+        portion: what the workload carries at a time: see `carrying`. None if it carries nothing. Where
+            `multiprocessors` has no effect, it has none either.
         on_finding: is called with each finding, in the monitor's thread or that of `updating`. What it raises is
             logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
@@ -212,8 +212,8 @@ class Monitor:
         portions read on from one to the next. If it pauses, the monitor launches what it reads as usual.
 
         The context ends within the capture, and the monitor does not read meanwhile: it is paused, or started later.
-        Graphs and streams that carry portions of one monitor run one after another. Those of a monitor that was closed,
-        or no longer exists, carry nothing, at next to no cost.
+        Graphs and streams that carry portions of one monitor run one after another. The portions of a monitor that was
+        closed, or no longer exists, hash nothing.
 
             with torch.cuda.graph(graph), monitor.carrying() as portion:
                 for layer in layers:

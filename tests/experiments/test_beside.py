@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from claim_results import MachineResults, results_of
 from claim_results import beside as beside_results
+from cupy_on_host import CupyOnHost, cupy_on_host
 from drawings import check_legible, said
 from matplotlib.figure import Figure
 
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, together
+from hashbench.bench.inventories import MODELS
 from hashbench.bench.sweeps import MiB
 from hashbench.experiments import beside
-from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Hashing, Schedule
+from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Bench, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
 from hashbench.kernels import Device
+from hashbench.kernels.portions import Portions
 from hashbench.report.findings import Verdict
 
 GPU = Device("cupy", "0", "NVIDIA H100", "NVIDIA", "gpu", "cupy 14", "CUDA 13.0")
@@ -155,3 +159,47 @@ def test_whole_slices_are_those_of_the_weights() -> None:
     model = SimpleNamespace(parameters=lambda: iter([torch.zeros(5 << 20, dtype=torch.uint8), torch.zeros(700 << 10)]))
     pieces = list(beside._whole_slices(model, 1 << 20, 2 << 20))
     assert [[len(part) for part in piece] for piece in pieces] == [[1 << 20] * 2] * 3
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Memory that nobody reads."""
+
+    address: int
+    nbytes: int
+
+    def data_ptr(self) -> int:
+        return self.address
+
+
+def weights() -> Iterator[Weight]:
+    """Those of the model that decodes, by their sizes."""
+    address = 1 << 40
+    for tensor in MODELS[beside.MODEL].tensors:
+        yield Weight(address, tensor.nbytes)
+        address += tensor.nbytes
+
+
+CARRIED = {schedule for schedules in beside.SCHEDULES.values() for schedule in schedules if schedule.groups}
+
+
+@pytest.mark.covers("cuda-source-on-host")
+@pytest.mark.parametrize(
+    "schedule", sorted(CARRIED, key=lambda schedule: schedule.name), ids=lambda schedule: schedule.name
+)
+def test_what_a_graph_carries_can_be_prepared(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = cupy_on_host("sha256")
+    monkeypatch.setattr(kernel, "tree", lambda segments, chunk_size: np.zeros((len(segments), 32), np.uint8))
+    monkeypatch.setattr(Portions, "carry", lambda *_: None)  # which would run all groups on the host
+    bench: Any = Bench.__new__(Bench)
+    bench._kernel, bench._decoder, bench._portions = (
+        kernel,
+        SimpleNamespace(model=SimpleNamespace(parameters=weights)),
+        {},
+    )
+    monkeypatch.setattr("hashbench.kernels.cupy_cuda.CupyCuda", CupyOnHost)
+    place = bench._portions[schedule] = bench._place(schedule)
+    works = bench._prepared(schedule)
+    assert len(works) == beside.PIECES
+    assert 4 * schedule.groups == place.capacity == len(works[0].expected)
+    assert schedule.piece == place.capacity * beside.CARRIED_CHUNKS * schedule.chunk_size
