@@ -35,10 +35,10 @@ def test_ranks_verify_a_folder_together(two_ranks: RankPool, tmp_path: Path) -> 
     for number in range(3):
         (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * 1000)
     text = hashbench.manifest(tmp_path, kernel="hashlib").text()
-    case = Files(str(tmp_path), text, "hashlib", ("1-thread", "1-thread"), runs=2)
+    case = Files(str(tmp_path), text, "hashlib", ("1-thread", "1-thread"))
     for answer in two_ranks.run(sharded_cases.verify_files, case):
         assert isinstance(answer, Answer), answer
-        assert len(answer.seconds) == 2
+        assert len(answer.seconds) == 1
     (tmp_path / "1.bin").write_bytes(bytes(1000))
     for answer in two_ranks.run(sharded_cases.verify_files, case):
         assert isinstance(answer, Failed)
