@@ -78,15 +78,16 @@ class Vendors(ClaimExperiment):
 
     def figure(self, results: Results, path: Path) -> list[Path]:
         """The overview, for one machine."""
-        return _draw(results.rows, path)
+        return _drawn(results.rows, path)
 
     def overview(self, results: Results, path: Path) -> list[Path]:
-        """Bars of throughput by device and kernel, and whether the digests of its inputs are equal everywhere.
+        """Bars of throughput by device and kernel, and whether the digests of its inputs are equal everywhere: a figure
+        of each algorithm, which fits on a page.
 
         Raises:
             VerificationError: digests of the same input differ. The figure is drawn first, and shows it.
         """
-        written = _draw(results.rows, path)
+        written = _drawn(results.rows, path)
         if wrong := disagreements(results.rows):
             raise VerificationError("; ".join(wrong))
         return written
@@ -187,41 +188,43 @@ def _label(lane: pd.DataFrame) -> str:
     return f"{kernel}, {device.replace('-', ' ')}" if "thread" in device else kernel
 
 
-def _bar(lane: pd.DataFrame, algorithm: str, shape: tuple[str, int]) -> Line | None:
+def _bar(lane: pd.DataFrame, shape: tuple[str, int]) -> Line | None:
     """The newest of a lane's rows with the most bytes."""
-    wanted = lane[["algorithm", "strategy", "chunk_size"]] == [algorithm, *shape]
+    wanted = lane[["strategy", "chunk_size"]] == list(shape)
     found = lane[wanted.all(axis="columns")].sort_values(["bytes", "date"], kind="stable")
     return None if found.empty else next(lines(found.iloc[[-1]]))
 
 
-def _draw(rows: pd.DataFrame, path: Path) -> list[Path]:
-    if rows.empty:
-        return []
+def _drawn(rows: pd.DataFrame, path: Path) -> list[Path]:
+    written: list[Path] = []
+    for algorithm in style.algorithms(rows["algorithm"]):
+        written += _draw(rows[rows["algorithm"] == algorithm], algorithm, path.with_name(f"{path.name}_{algorithm}"))
+    return written
+
+
+def _draw(rows: pd.DataFrame, algorithm: str, path: Path) -> list[Path]:
     inputs = with_twins(rows)
     compared = inputs[inputs["twins"] > 1]
     rows = rows.join(inputs["twins"]).join(compared["equal"])
     lanes = _lanes(rows)
     places, headings = style.stacked(_groups(lanes), first=0.65)
-    bars = [bar for lane in lanes for name in ALGORITHMS for shape in SHAPES if (bar := _bar(lane, name, shape))]
-    algorithms = style.algorithms(rows["algorithm"])
+    bars = [bar for lane in lanes for shape in SHAPES if (bar := _bar(lane, shape))]
     with style.style():
-        height = 0.35 * (max(places) + 0.9)
-        figure, grid = style.panels([height] * len(algorithms), sharex=True, sharey=True)
-        for panel, algorithm in zip(grid.flat, algorithms, strict=True):
-            for place, lane in zip(places, lanes, strict=True):
-                _draw_lane(panel, place, lane, algorithm)
-                _draw_verdict(panel, place, list(lane["equal"][lane["algorithm"] == algorithm].dropna()))
-            panel.set_title(ALGORITHMS[algorithm].title, loc="left")
-            panel.set_title("digests", loc="right", fontsize=7)
-            style.head(panel, headings)
-            style.name_lanes(panel, places, map(_label, lanes))
-        first, last = grid[0, 0], grid[-1, 0]
-        first.set_xscale("log")
-        style.plain_numbers(first.xaxis, "{:,g}")
+        figure, grid = style.panels([0.35 * (max(places) + 0.9)])
+        panel = grid[0, 0]
+        for place, lane in zip(places, lanes, strict=True):
+            _draw_lane(panel, place, lane)
+            _draw_verdict(panel, place, list(lane["equal"].dropna()))
+        panel.set_title(ALGORITHMS[algorithm].title, loc="left")
+        panel.set_title("digests", loc="right", fontsize=7)
+        style.head(panel, headings)
+        style.name_lanes(panel, places, map(_label, lanes))
+        panel.set_xscale("log")
+        style.plain_numbers(panel.xaxis, "{:,g}")
         low, high = min(bar.gb_per_s_q1 for bar in bars), max(bar.gb_per_s_q3 for bar in bars)
-        first.set_xlim(0.4 * low, high * (high / low) ** 0.6)
-        first.set_ylim(max(places) + 0.55, -0.35)
-        last.set_xlabel("GB/s, logarithmic")
+        panel.set_xlim(0.4 * low, high * (high / low) ** 0.6)
+        panel.set_ylim(max(places) + 0.55, -0.35)
+        panel.set_xlabel("GB/s, logarithmic")
         _finish(figure, bars, compared)
     return style.save(figure, path, _table(pd.concat(lanes)))
 
@@ -233,9 +236,9 @@ def _groups(lanes: Sequence[pd.DataFrame]) -> dict[str, int]:
     return {f"{name} ({machine})" if machines[name] > 1 else name: n for (machine, name), n in devices.items()}
 
 
-def _draw_lane(panel: Axes, place: float, lane: pd.DataFrame, algorithm: str) -> None:
+def _draw_lane(panel: Axes, place: float, lane: pd.DataFrame) -> None:
     tints = zip(SHAPES, _TINTS, strict=True)
-    bars = [(row, tint) for shape, tint in tints if (row := _bar(lane, algorithm, shape))]
+    bars = [(row, tint) for shape, tint in tints if (row := _bar(lane, shape))]
     for count, (row, tint) in enumerate(bars):
         style.bar(
             panel,

@@ -70,10 +70,16 @@ def machines(*changed: Row) -> list[MachineResults]:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    with path.with_suffix(".csv").open() as text:
-        lines = csv.DictReader(text)
-        assert lines.fieldnames == COLUMNS
-        return list(lines)
+    """The tables of the figures of all algorithms."""
+    found = []
+    for algorithm in ALGORITHMS:
+        with path.with_name(f"{path.name}_{algorithm}.csv").open() as text:
+            lines = csv.DictReader(text)
+            assert lines.fieldnames == COLUMNS
+            of_algorithm = list(lines)
+        assert {line["algorithm"] for line in of_algorithm} == {algorithm}
+        found += of_algorithm
+    return found
 
 
 def wrong_row() -> Row:
@@ -104,7 +110,7 @@ def test_a_device_hashes_as_much_as_keeps_it_busy() -> None:
 
 def test_equal_digests_are_said_to_be_equal(tmp_path: Path) -> None:
     written = EXPERIMENT.overview(results_of(machines()), tmp_path / "vendors")
-    assert [path.suffix for path in written] == [".png", ".pdf", ".svg", ".csv"]
+    assert [path.suffix for path in written] == [".png", ".pdf", ".svg", ".csv"] * len(ALGORITHMS)
     lines = table(tmp_path / "vendors")
     assert len(lines) == sum(len(machine.rows) for machine in machines())
     common = [line for line in lines if line["bytes"] == str(COMMON_SIZE)]
