@@ -185,7 +185,7 @@ CARRIED = {schedule for schedules in beside.SCHEDULES.values() for schedule in s
 
 @pytest.mark.covers("cuda-source-on-host")
 @pytest.mark.parametrize(
-    "schedule", sorted(CARRIED, key=lambda schedule: schedule.name), ids=lambda schedule: schedule.name
+    "schedule", [pytest.param(schedule, id=schedule.name) for schedule in sorted(CARRIED, key=lambda one: one.name)]
 )
 def test_what_a_graph_carries_can_be_prepared(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = cupy_on_host("sha256")
