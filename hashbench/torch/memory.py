@@ -118,8 +118,12 @@ class Location:
         storage = torch.UntypedStorage._new_with_weak_ptr(self._storage.cdata)
         if storage is None or storage.data_ptr() != self._address or storage.nbytes() != self._nbytes:
             raise Elsewhere
-        dtype, *view = self._view
-        return torch.empty(0, dtype=dtype, device=self.device).set_(storage, *view)
+        dtype, offset, size, stride = self._view
+        whole = torch.empty(0, dtype=dtype, device=self.device).set_(storage)
+        try:  # not by set_ alone, which makes a storage larger that is too small, as one that was resized just now
+            return whole.as_strided(size, stride, offset)
+        except RuntimeError:
+            raise Elsewhere from None
 
 
 Range = tuple[Location, int, int]

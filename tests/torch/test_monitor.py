@@ -23,6 +23,7 @@ import hashbench.torch.watch as watching  # noqa: E402
 from hashbench.hashing.verification_error import VerificationError  # noqa: E402
 from hashbench.merkle.rfc9162 import chunks_of, merkle_tree_hash, root_of  # noqa: E402
 from hashbench.torch import Finding, Monitor, manifest  # noqa: E402
+from hashbench.torch.held import held  # noqa: E402
 from hashbench.torch.schedule import Schedule  # noqa: E402
 from hashbench.torch.slices import pieces_of, slice_size, slices_of  # noqa: E402
 from hashbench.torch.watch import SETTLED_AFTER, ModelGone, Watch  # noqa: E402
@@ -694,3 +695,14 @@ def test_metrics_do_not_keep_a_monitor(registry: Any) -> None:
     del monitor
     gc.collect()
     assert b"llama" not in generate_latest(registry)
+
+
+def test_memory_that_is_given_back_between_two_looks_at_it_stays_so() -> None:
+    watched = model()
+    found = held(watched).tensors["mean"]
+    storage = watched.mean.untyped_storage()
+    storage.resize_(0)
+    location = memory.Location.of(found)
+    with pytest.raises(memory.Elsewhere):
+        location.hold()
+    assert storage.nbytes() == 0
