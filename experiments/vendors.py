@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from hashbench.bench.comparison import disagreements
 from hashbench.bench.experiment import Point
@@ -45,6 +46,12 @@ WRONG = "#C00000"
 
 _TINTS = (1.0, 0.65, 0.35)
 """How much of the kernel's colour each of the shapes has."""
+
+_LEAST_RATIO = 30
+"""Of the ends of the axis, as far as the room for words depends on it."""
+
+_FEW_DECADES = 300
+"""The ratio of the ends of an axis up to which powers of ten alone would be too few numbers."""
 
 _LANE = ["machine", "device_name", "kernel", "device"]
 _COLUMNS = ["kernel", "variant", "device", "algorithm", "strategy", "bytes", "chunk_size", "verified", "gb_per_s"]
@@ -222,7 +229,11 @@ def _draw(rows: pd.DataFrame, algorithm: str, path: Path) -> list[Path]:
         panel.set_xscale("log")
         style.plain_numbers(panel.xaxis, "{:,g}")
         low, high = min(bar.gb_per_s_q1 for bar in bars), max(bar.gb_per_s_q3 for bar in bars)
-        panel.set_xlim(0.4 * low, high * (high / low) ** 0.6)
+        begin, end = 0.4 * low, high * max(high / low, _LEAST_RATIO) ** 0.6  # with room for words on the right
+        panel.set_xlim(begin, end)
+        if end < _FEW_DECADES * begin:
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_ylim(max(places) + 0.55, -0.35)
         panel.set_xlabel("GB/s, logarithmic")
         _finish(figure, bars, compared)

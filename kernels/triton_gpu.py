@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -46,6 +47,10 @@ _OLDEST = (3, 5)
 _REDUCTIONS = {"hash_level": 1, "reduce_tiles": TILE_LEVELS}
 """The launches that are one function here, and the levels that each goes up."""
 
+_PARSING = Lock()
+"""Held while a function is parsed, which Python's lock lets one thread do at a time anyway: Python 3.11 counts how deep
+it is in a parse for all threads together, and fails at times if a second one parses meanwhile."""
+
 _DLPACK_TYPES = {"cuda": (2, 10), "xpu": (14,)}  # kDLCUDA, kDLROCM; kDLOneAPI
 
 
@@ -70,9 +75,18 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
     if target.backend == "hip":
         options["waves_per_eu"] = 4  # or LLVM takes so many registers that only two waves fit
 
+    class Source(triton.compiler.ASTSource):  # type: ignore[misc]  # Triton has no types
+        def hash(self) -> Any:
+            with _PARSING:
+                return super().hash()
+
+        def make_ir(self, *arguments: Any) -> Any:
+            with _PARSING:
+                return super().make_ir(*arguments)
+
     def one(name: str) -> Any:
         function = getattr(code, name)
-        source = triton.compiler.ASTSource(function, dict(zip(function.arg_names, code.SIGNATURES[name], strict=True)))
+        source = Source(function, dict(zip(function.arg_names, code.SIGNATURES[name], strict=True)))
         return triton.compile(source, target=target, options=options)
 
     with ThreadPoolExecutor() as pool:

@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from amd_emulator import AmdEmulated, CodeObject
@@ -27,7 +30,7 @@ from triton_programs import EMULATED, programs
 from hashbench.kernels import ALGORITHMS, STRATEGIES, Buffer, Device, layout, triton_gpu
 from hashbench.kernels.device_kernel import Launch
 from hashbench.kernels.layout import GROUP_SIZE
-from hashbench.kernels.triton_gpu import TritonGpu, call_of, program, round_constants
+from hashbench.kernels.triton_gpu import TritonGpu, call_of, compiled, program, round_constants
 from hashbench.limits import amd_assembly, disassembly
 
 pytest.importorskip("triton", reason="Triton is not installed: install hashbench[triton]")
@@ -54,6 +57,30 @@ def test_device_code_on_the_host(algorithm: str, form: list[str]) -> None:
     digests, _, outcome = output.strip().partition(" ")
     assert outcome == "digests are right"
     assert int(digests) > 25
+
+
+@pytest.mark.covers("triton-compile")
+def test_functions_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    parsing, parsed = threading.Lock(), []
+
+    def parse(source: Any, *_: Any) -> None:
+        assert parsing.acquire(blocking=False), "two threads parse"
+        time.sleep(0.002)
+        parsed.append(source.name)
+        parsing.release()
+
+    def compile_source(source: Any, **_: Any) -> None:
+        source.hash()
+        source.make_ir("target")
+
+    for method in ("hash", "make_ir"):
+        monkeypatch.setattr(triton.compiler.ASTSource, method, parse)
+    monkeypatch.setattr(triton, "compile", compile_source)
+    names = list(compiled(ALGORITHMS["sha256"], GPUTarget("cuda", 90, 32)))
+    assert sorted(parsed) == sorted(2 * names)
 
 
 # Its launches --------------------------------------------------------------------------------------------------------
