@@ -22,6 +22,8 @@ from hashbench.experiments.sharded import EXPERIMENT, NAMED, ONE_PROCESS, PROCES
 from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Ranks, sharded_dimension
 from hashbench.kernels import Device, kernel_class
 
+NO_TORCH = "PyTorch is not installed: install hashbench[torch]"
+
 
 def test_layouts_shard_what_they_shard() -> None:
     tensors = {tensor.name: tensor for tensor in MODELS["llama-3.1-70b"].tensors}
@@ -45,6 +47,7 @@ def test_the_largest_models_that_fit_are_measured() -> None:
 
 
 def test_files_are_verified_by_one_process_and_by_a_process_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason=NO_TORCH)
     monkeypatch.setattr(sharded, "FILE_BYTES", {"gpu": 100_000})
     monkeypatch.setattr(sharded, "LINKS", {"gpu": 3})
     monkeypatch.setattr(sharded, "FILE_RUNS", 2)
@@ -63,6 +66,7 @@ def test_files_are_verified_by_one_process_and_by_a_process_for_each_device(monk
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_reading_names_the_kernel_that_hashed(asked: bool) -> None:
     """Ranks take PyTorch's kernel for their device, whatever was asked for."""
+    pytest.importorskip("torch", reason=NO_TORCH)
     case = next(sharded._cases("cpu", [1], 0, True))
     answer = Answer("00" * 32, "opencl 0:0", [1.5], [1.25])
     pool: Any = SimpleNamespace(measure=lambda _: [answer])
