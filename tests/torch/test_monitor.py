@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sweeps import finish_sweeps
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 
@@ -526,13 +527,7 @@ class Paced(Monitor):
 
     def finish_sweeps(self, count: int) -> None:
         """Waits for the end of that many sweeps."""
-        end = self.status().sweeps + count
-        pause = threading.Event()
-        for _ in range(2000):
-            if self.status().sweeps >= end or self.status().ended:
-                return
-            pause.wait(0.005)
-        raise AssertionError("the sweeps do not end")
+        finish_sweeps(self, count, tries=2000)
 
 
 def test_the_thread_finds_changes_and_ends() -> None:

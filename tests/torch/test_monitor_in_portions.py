@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from cupy_on_host import CupyOnHost, cupy_on_host
+from sweeps import finish_sweeps
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 
@@ -95,15 +96,6 @@ def working(monitor: Monitor) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def finish_sweeps(monitor: Monitor, count: int) -> None:
-    end, pause = monitor.status().sweeps + count, threading.Event()
-    for _ in range(4000):
-        if monitor.status().sweeps >= end or monitor.status().ended:
-            return
-        pause.wait(0.005)
-    raise AssertionError("the sweeps do not end")
 
 
 def place_of(monitor: Monitor) -> Any:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
+from sweeps import finish_sweeps
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 if not torch.cuda.is_available():
@@ -54,15 +55,6 @@ def model() -> Any:
 
 def watch(model: Any, **options: Any) -> Monitor:
     return Monitor(model, manifest(model), **{"period": 0.2, "budget": 1.0, "order": random.Random(0), **options})
-
-
-def sweeps(monitor: Monitor, count: int) -> None:
-    end, pause = monitor.status().sweeps + count, threading.Event()
-    for _ in range(4000):
-        if monitor.status().sweeps >= end or monitor.status().ended:
-            return
-        pause.wait(0.005)
-    raise AssertionError("the sweeps do not end")
 
 
 def carry_nothing(after: float) -> None:
@@ -113,7 +105,7 @@ def test_a_flipped_bit_is_found_while_the_gpu_works(model: Any, way: dict[str, A
             before = len(monitor.findings)
             memory[byte] ^= 1 << drawn.randrange(8)
             torch.cuda.synchronize()
-            sweeps(monitor, 2)
+            finish_sweeps(monitor, 2)
             (finding,) = monitor.findings[before:]
             assert finding.kind == "changed"
             assert finding.tensor == name
@@ -129,13 +121,13 @@ def test_while_the_workload_pauses_the_monitor_reads_nevertheless(model: Any) ->
     way = WAYS["carried"]
     monitor = watch(model, **way)
     with working(monitor, way), monitor:
-        sweeps(monitor, 1)
+        finish_sweeps(monitor, 1)
     with monitor:
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         (place,) = monitor._watch.portions.values()
         assert place.idle
         model[1].bias.data[7] += 1
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         assert [(one.kind, one.tensor) for one in monitor.findings] == [("changed", "1.bias")]
 
 
@@ -170,27 +162,27 @@ def capture_inside_out(monitor: Monitor, x: Any) -> None:
 
 def test_other_memory_is_found_too(model: Any) -> None:
     with watch(model) as monitor:
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         assert not monitor.findings
         model.turned[0, 0] += 1
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         assert [(one.kind, one.tensor) for one in monitor.findings] == [("changed", "turned")]
 
 
 def test_a_model_that_is_moved_freed_and_given_back_crashes_nothing(model: Any, way: dict[str, Any]) -> None:
     monitor = watch(model, **way)
     with working(monitor, way), monitor:
-        sweeps(monitor, 1)
+        finish_sweeps(monitor, 1)
         model.to("cpu")
         torch.cuda.empty_cache()
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         assert {one.kind for one in monitor.findings} == {"moved"}
         model.to("cuda")
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         for _ in range(20):
             model[4].weight.data = torch.randn(500, 1024, device="cuda")
             torch.cuda.empty_cache()
-        sweeps(monitor, 2)
+        finish_sweeps(monitor, 2)
         assert ("changed", "4.weight") in {(one.kind, one.tensor) for one in monitor.findings}
         monitor.pause()
         model.to("meta")
@@ -212,5 +204,5 @@ def test_updates_are_lawful(model: Any, way: dict[str, Any]) -> None:
                     model[1].weight.mul_(1.5)
                     model[2].weight.add_(1)
                 torch.cuda.synchronize()
-            sweeps(monitor, 1)
+            finish_sweeps(monitor, 1)
         assert not monitor.findings
