@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hashbench.bench.frames import VALUES, lines
 from hashbench.bench.records import check_writable
@@ -352,8 +352,9 @@ def is_linear(values: Iterable[float]) -> bool:
 
 
 def plain_numbers(axis: Axis, form: str = "{:g}") -> None:
-    """Labels an axis with plain numbers, also a logarithmic one."""
+    """Labels an axis with plain numbers, also a logarithmic one, whose minor ticks have none."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: form.format(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def algorithms(*columns: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from hashbench.bench.comparison import disagreements
 from hashbench.bench.experiment import Point
@@ -233,7 +233,6 @@ def _draw(rows: pd.DataFrame, algorithm: str, path: Path) -> list[Path]:
         panel.set_xlim(begin, end)
         if end < _FEW_DECADES * begin:
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_ylim(max(places) + 0.55, -0.35)
         panel.set_xlabel("GB/s, logarithmic")
         _finish(figure, bars, compared)
