@@ -696,4 +696,5 @@ def _draw_panel(panel: Axes, points: pd.DataFrame) -> None:
     kept = frontier[frontier["lost"] < frontier["lost"].cummin().shift(fill_value=float("inf"))]
     panel.plot(kept["verified"], 100 * kept["lost"], color="black", linewidth=0.8, label="the least at each rate")
     panel.set_ylabel("% of throughput lost")
-    panel.set_ylim(bottom=min(0.0, 100 * points["lost"].min()))
+    if (points["lost"] >= 0).all():
+        panel.set_ylim(bottom=0)

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import SEED, Point, Skip
-from hashbench.bench.frames import SPEED, Line, Results, as_speeds, joined, lines, where
+from hashbench.bench.frames import SPEED, Results, as_speeds, joined, lines, where
 from hashbench.bench.inventories import MODELS
 from hashbench.bench.lanes import labels, lane_of
 from hashbench.bench.measurement import make_inputs, measure
@@ -113,7 +113,11 @@ class CpuSpeedup(findings.ClaimExperiment):
 
     def finding(self, results: Results) -> findings.Finding:
         """How many times as fast as the CPU of the same machine, all by the wall clock."""
-        pairs = _fastest_on_gpus(results).merge(_fastest_programs(results), on=["machine", "algorithm"])
+        gpus = findings.of_each_gpu(
+            findings.on_gpus(results, "tree").query("model != ''"),
+            lambda gpu: findings.fastest(gpu, "model", speed="wall_gb_per_s").sort_values("bytes"),
+        )
+        pairs = gpus.merge(_fastest_programs(results), on=["machine", "algorithm"])
         pairs["ratio"] = pairs["wall_gb_per_s"] / pairs["program_gb_per_s"]
         checks = [
             findings.worst(
@@ -149,35 +153,24 @@ EXPERIMENT = CpuSpeedup()
 # The claim -----------------------------------------------------------------------------------------------------------
 
 
-def _fastest_on_gpus(results: Results) -> pd.DataFrame:
-    """The fastest row of each model on each GPU, smaller models first."""
-
-    def pick(gpu: pd.DataFrame) -> pd.DataFrame:
-        return findings.fastest(gpu, "model", speed="wall_gb_per_s").sort_values("bytes")
-
-    return findings.of_each_gpu(findings.on_gpus(results, "tree").query("model != ''"), pick)
-
-
 def _fastest_programs(results: Results) -> pd.DataFrame:
     """The fastest program on one core and on all cores of each machine: `program`, its name and how it was run;
     `program_gb_per_s`; and `cores`. The time of some programs includes the start of their processes: since the fastest
     counts, that does no harm."""
     rows = results.rows.query("device_kind == 'cpu' and strategy == 'tree'")
-    rows = rows.assign(program=[_tree_named(row) for row in lines(rows)], program_gb_per_s=rows["wall_gb_per_s"])
+    trees = [
+        phrase(row.kernel, row.device, f"tree of {phrase(row.model, format_size(row.bytes))}") for row in lines(rows)
+    ]
     readings = results.readings.query("device_kind == 'cpu' and unit == 'GB/s'")
-    readings = readings.assign(
-        program=[phrase(reading.subject, reading.how) for reading in lines(readings)],
-        program_gb_per_s=readings["median"],
+    others = [phrase(reading.subject, reading.how) for reading in lines(readings)]
+    programs = joined(
+        rows.assign(program=trees, program_gb_per_s=rows["wall_gb_per_s"]),
+        readings.assign(program=others, program_gb_per_s=readings["median"]),
     )
-    columns = ["machine", "algorithm", "device", "program", "program_gb_per_s"]
-    programs = joined(rows[columns], readings[columns])
     programs["cores"] = (programs["device"] == REFERENCE[1]).map({True: "one core", False: "all cores"})
-    best = findings.fastest(programs, "machine", "algorithm", "cores", speed="program_gb_per_s").drop(columns="device")
-    return best.sort_values("cores", ascending=False, kind="stable")
-
-
-def _tree_named(row: Line) -> str:
-    return phrase(row.kernel, row.device, f"tree of {phrase(row.model, format_size(row.bytes))}")
+    best = findings.fastest(programs, "machine", "algorithm", "cores", speed="program_gb_per_s")
+    columns = ["machine", "algorithm", "cores", "program", "program_gb_per_s"]
+    return best.sort_values("cores", ascending=False, kind="stable")[columns]
 
 
 # Readings ------------------------------------------------------------------------------------------------------------

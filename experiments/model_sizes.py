@@ -125,12 +125,12 @@ class ModelSizes(findings.ClaimExperiment):
     def finding(self, results: Results) -> findings.Finding:
         """How soon the roots of a large model are there, and whether throughput keeps with the model's size."""
         rows = findings.on_gpus(results, "tree").query("model != ''")
-        best = findings.of_each_gpu(rows, _best_lane)
+        best = findings.of_each_gpu(rows.assign(gigabytes=1e-9 * rows["bytes"]), _best_lane)
         checks = [check(title, part) for title, part in findings.by_algorithm(best) for check in (_reaches, _keeps)]
         columns: Columns = {
             "algorithm": findings.algorithm_title,
             "model": "model",
-            "GB": ("bytes", _gigabytes),
+            "GB": ("gigabytes", number),
             "tensors": ("segments", "{:,}".format),
             "chunk": ("chunk_size", format_size),
             "GB/s": ("gb_per_s", number),
@@ -154,21 +154,17 @@ def _best_lane(rows: pd.DataFrame) -> pd.DataFrame:
     return max(lanes, key=lambda lane: (lane["bytes"].iloc[-1], len(lane), lane["gb_per_s"].iloc[-1]))
 
 
-def _gigabytes(nbytes: float) -> str:
-    return number(1e-9 * nbytes)
-
-
 def _reaches(title: str, best: pd.DataFrame) -> findings.Check:
     missing = "No model was measured on a GPU."
     if not best.empty:
         row = highest(best, "bytes")
-        missing = f"The largest model measured is {row.model}, {_gigabytes(row.bytes)} GB."
+        missing = f"The largest model measured is {row.model}, {number(row.gigabytes)} GB."
     largest = best.drop_duplicates(findings.GPU, keep="last")
     return findings.worst(
         largest[largest["bytes"] >= LARGE_BYTES],  # other GPUs may not have the memory
         "wall_seconds_median",
         f"{title}: do all roots of a model of {LARGE_BYTES * 1e-9:g} GB or more take at most {LARGE_SECONDS:g} s?",
-        lambda row: f"{row.wall_seconds_median:.3g} s for {row.model}, {_gigabytes(row.bytes)} GB, by {where(row)}.",
+        lambda row: f"{row.wall_seconds_median:.3g} s for {row.model}, {number(row.gigabytes)} GB, by {where(row)}.",
         missing,
         at_most=LARGE_SECONDS,
     )
@@ -178,9 +174,9 @@ def _keeps(title: str, best: pd.DataFrame) -> findings.Check:
     filling = best[best["bytes"] >= FILLING_BYTES]
     speeds = filling.groupby(findings.GPU)["gb_per_s"]
     filling = filling.assign(models=speeds.transform("size"), largest=speeds.transform("last"))
-    filling["change"] = filling["gb_per_s"] / filling["largest"] - 1
+    change = filling["gb_per_s"] / filling["largest"] - 1
     return findings.worst(
-        filling.assign(distance=filling["change"].abs())[filling["models"] > 1],
+        filling.assign(change=change, distance=change.abs()).query("models > 1"),
         "distance",
         f"{title}: does the throughput of every model of {FILLING_BYTES * 1e-9:g} GB or more keep within "
         f"{SCALING_SHARE:.0%} of the largest's?",

@@ -64,7 +64,7 @@ def program(algorithm: Algorithm, sub_group_size: int | None = None) -> bytes:
         Unavailable: the program was compiled from another text than there is now.
     """
     if digest(text(algorithm).encode()) != record(algorithm).text:
-        raise Unavailable(f"{file_name(algorithm)} was not made from the present device code: run `make spirv`")
+        raise Unavailable(f"{file_name(algorithm)} was not made from the current device code: run `make spirv`")
     module = lzma.decompress((FOLDER / file_name(algorithm)).read_bytes())
     return module if sub_group_size is None else _with_sub_group_size(module, sub_group_size)
 

@@ -8,7 +8,7 @@ from statistics import geometric_mean
 
 import pandas as pd
 
-from hashbench.bench.frames import INPUT, SPEED, VALUES, Line, Results, lines, with_twins
+from hashbench.bench.frames import INPUT, SPEED, VALUES, Line, Results, joined, lines, with_twins
 from hashbench.bench.readings import POINT as READING_POINT
 from hashbench.bench.vendors import vendor_of
 from hashbench.hashing.sizes import format_size
@@ -58,9 +58,9 @@ def summarize(pairs: Results) -> pd.DataFrame:
     """
     group = ["experiment", "what", "device_kind"]
     columns = [*group, "ratio", "beyond_spread"]
-    every = pd.concat([pairs.rows[columns], pairs.readings[columns]]).sort_values("experiment", kind="stable")
-    beyond = every["beyond_spread"].astype(bool)
-    every = every.assign(higher=beyond & (every["ratio"] > 1), lower=beyond & (every["ratio"] < 1))
+    every = joined(pairs.rows[columns], pairs.readings[columns]).sort_values("experiment", kind="stable")
+    ratio = every["ratio"].where(every["beyond_spread"])
+    every = every.assign(higher=ratio > 1, lower=ratio < 1)
     return every.groupby(group, sort=False, as_index=False).agg(
         points=("ratio", "size"),
         ratio=("ratio", geometric_mean),
@@ -96,10 +96,9 @@ def check_comparable(rows: pd.DataFrame) -> None:
 
 
 def _check_alike(rows: pd.DataFrame, column: str, message: str) -> None:
-    differing = rows[rows[column] != rows[column].iloc[0]] if len(rows) else rows
-    if not differing.empty:
-        pair = (next(lines(rows)), next(lines(differing)))
-        named = message.format(*(part for row in pair for part in (getattr(row, column), _where(row))))
+    differing = list(lines(rows.drop_duplicates(column)))[:2]
+    if len(differing) == 2:
+        named = message.format(*(part for row in differing for part in (getattr(row, column), _where(row))))
         raise NotComparableError(f"{named} do not compare: measure both with the same version of hashbench")
 
 

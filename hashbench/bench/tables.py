@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
 from hashbench.bench.frames import Line, Results, lines
 from hashbench.bench.results import REFERENCE
 from hashbench.bench.text_table import Columns, Table, Text
 from hashbench.hashing.sizes import format_size
+
+_DIGITS, _RANGE, _COUNT = "{:.4g}".format, "{:.4g} .. {:.4g}".format, "{:,}".format
 
 
 def speed_ups(rows: pd.DataFrame) -> pd.Series[float]:
@@ -17,31 +21,29 @@ def speed_ups(rows: pd.DataFrame) -> pd.Series[float]:
     no such reference.
     """
     by = ["experiment", "algorithm", "strategy", "chunk_size"]
-    columns = rows[[*by, "bytes", "gb_per_s"]].fillna({"chunk_size": 0}).reset_index(names="place").sort_values("bytes")
-    is_reference = (rows["kernel"] == REFERENCE[0]) & (rows["device"] == REFERENCE[1])
-    references = columns[is_reference.loc[columns["place"]].values]
-    nearest = pd.merge_asof(
-        columns, references, on="bytes", by=by, direction="nearest", suffixes=("", "_reference")
-    ).set_index("place")
-    return (nearest["gb_per_s"] / nearest["gb_per_s_reference"]).loc[rows.index]
+    ordered = rows.fillna({"chunk_size": 0}).sort_values("bytes")
+    references = ordered[ordered[["kernel", "device"]].eq([*REFERENCE]).all(axis="columns")]
+    speeds = references[[*by, "bytes", "gb_per_s"]]
+    nearest = pd.merge_asof(ordered, speeds, on="bytes", by=by, direction="nearest", suffixes=("", "_reference"))
+    return (nearest["gb_per_s"] / nearest["gb_per_s_reference"]).set_axis(ordered.index).loc[rows.index]
 
 
 def rows_table(rows: pd.DataFrame) -> Table:
     """Rows of one run: throughput by the device's clock, and how many times that of hashlib on one thread."""
-    facts = {**_models(rows), "kernel": _kernel, "device": _device, **_same("strategy", "algorithm"), **_SIZES}
-    numbers = {
+    columns: Columns = {
+        **_hashed(rows),
         "GB/s": ("gb_per_s", _DIGITS),
         "quartiles": ("gb_per_s_q1", "gb_per_s_q3", _RANGE),
         "over hashlib": ("speed_up", "{:.3g}x".format),
+        "verified": "verified",
     }
-    shown = rows.assign(speed_up=speed_ups(rows))
-    return Table.of(lines(shown), {**facts, **numbers, "verified": "verified"})
+    return Table.of(lines(rows.assign(speed_up=speed_ups(rows))), columns)
 
 
 def readings_table(readings: pd.DataFrame) -> Table:
     """Readings of one run: the median and the quartiles, each in its unit."""
-    numbers = {"median": ("median", _DIGITS), "quartiles": ("q1", "q3", _RANGE)}
-    return Table.of(lines(readings), {**_READ, "device": "device_name", **numbers, **_same("unit", "source", "note")})
+    numbers: Columns = {"median": ("median", _DIGITS), "quartiles": ("q1", "q3", _RANGE)}
+    return Table.of(lines(readings), {**_READ, **numbers, **_same("unit", "source", "note")})
 
 
 def comparison_tables(pairs: Results, base: str, other: str) -> list[Table]:
@@ -52,9 +54,8 @@ def comparison_tables(pairs: Results, base: str, other: str) -> list[Table]:
         "ratio": ("ratio", "{:.3f}".format),
         "beyond the spread": lambda pair: "yes" if pair.beyond_spread else "no",
     }
-    of_rows = {**_models(pairs.rows), "kernel": _both(_kernel), "device": _both(_device)}
-    of_rows |= {**_same("strategy", "algorithm"), **_SIZES, **compared}
-    of_readings = {**_READ, "device": _both(lambda reading: reading.device_name), **compared, "unit": "unit"}
+    of_rows = {**_of_pairs(_hashed(pairs.rows)), **compared}
+    of_readings = {**_of_pairs(_READ), **compared, "unit": "unit"}
     return [
         Table.of(lines(part), {"experiment": "experiment", **columns})
         for part, columns in ((pairs.rows, of_rows), (pairs.readings, of_readings))
@@ -64,7 +65,6 @@ def comparison_tables(pairs: Results, base: str, other: str) -> list[Table]:
 
 def summary_table(summary: pd.DataFrame, base: str, other: str) -> Table:
     """The points of two runs, summarized: their ratios, and how many differ beyond the spread."""
-    within = summary["points"] - summary["higher"] - summary["lower"]
     columns: Columns = {
         "experiment": "experiment",
         "kernel or reading": "what",
@@ -74,10 +74,23 @@ def summary_table(summary: pd.DataFrame, base: str, other: str) -> Table:
         "lowest .. highest": ("lowest", "highest", "{:.3f} .. {:.3f}".format),
         "higher": ("higher", _COUNT),
         "lower": ("lower", _COUNT),
-        "within the spread": ("within", _COUNT),
+        "within the spread": ("points", "higher", "lower", lambda points, *beyond: _COUNT(points - sum(beyond))),
     }
-    title = f"{other} over {base}: throughput of kernels, readings in their units"
-    return Table.of(lines(summary.assign(within=within)), columns, title)
+    return Table.of(lines(summary), columns, f"{other} over {base}: throughput of kernels, readings in their units")
+
+
+def _hashed(rows: pd.DataFrame) -> Columns:
+    """What was hashed, and by what."""
+    return {
+        **(_same("model") if any(rows["model"]) else {}),
+        "kernel": lambda row: row.kernel if row.variant == "plain" else f"{row.kernel} {row.variant}",
+        # The device's name, and the number of threads where the id gives one.
+        "device": lambda row: f"{row.device_name}, {row.device}" if "thread" in row.device else row.device_name,
+        **_same("strategy", "algorithm"),
+        "size": ("bytes", format_size),
+        "segments": ("segments", _COUNT),
+        "chunk": ("chunk_size", format_size),
+    }
 
 
 def _same(*names: str) -> Columns:
@@ -85,34 +98,21 @@ def _same(*names: str) -> Columns:
     return dict(zip(names, names, strict=True))
 
 
-_DIGITS, _RANGE, _COUNT = "{:.4g}".format, "{:.4g} .. {:.4g}".format, "{:,}".format
-
-_SIZES: Columns = {
-    "size": ("bytes", format_size),
-    "segments": ("segments", _COUNT),
-    "chunk": ("chunk_size", format_size),
+_READ: Columns = {
+    **_same("subject", "quantity"),
+    "conditions": "how",
+    "algorithm": "algorithm",
+    "device": lambda reading: reading.device_name,
 }
-_READ: Columns = {**_same("subject", "quantity"), "conditions": "how", "algorithm": "algorithm"}
+"""What was read, and of which device."""
 
 
-def _models(rows: pd.DataFrame) -> Columns:
-    return _same("model") if any(rows["model"]) else {}
+def _of_pairs(columns: Columns) -> Columns:
+    """The columns for pairs, with the texts of both sides."""
+    return {name: partial(_both, text) if callable(text) else text for name, text in columns.items()}
 
 
-def _kernel(row: Line) -> str:
-    return row.kernel if row.variant == "plain" else f"{row.kernel} {row.variant}"
-
-
-def _device(row: Line) -> str:
-    """The device's name, and the number of threads where the id gives one."""
-    return f"{row.device_name}, {row.device}" if "thread" in row.device else row.device_name
-
-
-def _both(text: Text) -> Text:
+def _both(text: Text, pair: Line) -> str:
     """The text of both sides of a pair; one of them where they are the same."""
-
-    def of_pair(pair: Line) -> str:
-        others = {name.removesuffix("_other"): v for name, v in pair._asdict().items() if name.endswith("_other")}
-        return "\nand ".join(dict.fromkeys((text(pair), text(pair._replace(**others)))))
-
-    return of_pair
+    others = {name.removesuffix("_other"): v for name, v in pair._asdict().items() if name.endswith("_other")}
+    return "\nand ".join(dict.fromkeys((text(pair), text(pair._replace(**others)))))

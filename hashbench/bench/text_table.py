@@ -53,11 +53,9 @@ class Table:
 
 
 def _cell(line: Line, column: Column) -> str:
-    if isinstance(column, str):
-        return str(attrgetter(column)(line))
-    if not isinstance(column, tuple):
+    if callable(column):
         return column(line)
-    *names, text = column
+    *names, text = column if isinstance(column, tuple) else (column, str)
     values = [attrgetter(name)(line) for name in names]
     return "" if any(map(pd.isna, values)) else str(text(*values))
 

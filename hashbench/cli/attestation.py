@@ -101,7 +101,7 @@ def attest(
     if model and factory:
         raise click.UsageError("name --model or --module: a statement is of one verification")
     if component and not factory:
-        raise click.UsageError("--component is of --module")
+        raise click.UsageError("--component can only be used with --module")
     if extend_register and provider == "simulated":
         raise click.UsageError("--extend-register is for a trust domain of Intel TDX")
     verifiers_nonce = parse_nonce(nonce)
@@ -178,7 +178,7 @@ def appraise(
     from hashbench.trust.tdx import MAX_COLLATERAL_SIZE
 
     if svr_key and not svr:
-        raise click.UsageError("--svr-key is of --svr")
+        raise click.UsageError("--svr-key can only be used with --svr")
     if svr:
         check_output(svr, "verification result", _is_result)
     key = read_private_key(svr_key) if svr_key else None

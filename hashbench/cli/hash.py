@@ -72,7 +72,7 @@ def hash_files(
     2 a file, a list or the call is not usable.
     """
     if sum((leaves, tag, as_json, check)) > 1 and not (check and as_json):
-        raise click.UsageError("--leaves, --tag, --json and --check exclude each other, but --check --json")
+        raise click.UsageError("--leaves, --tag, --json and --check cannot be combined, except --check with --json")
     if quiet and not check:
         raise click.UsageError("--quiet can only be used with --check")
 

@@ -55,7 +55,7 @@ COMMANDS = {
     "bench": _Entry("hashbench.cli.bench:bench", "Measure every kernel and device of this machine."),
     "figures": _Entry("hashbench.cli.bench:figures", "Draw all figures from the results."),
     "report": _Entry("hashbench.cli.report:report", "Write the report: one self-contained HTML page."),
-    "compare": _Entry("hashbench.cli.report:compare", "Compare machines or runs with A."),
+    "compare": _Entry("hashbench.cli.report:compare", "Compare machines or runs with the first one."),
     "predict": _Entry("hashbench.cli.predict:predict", "Predict the throughput of GPUs without running them."),
 }
 """The commands by name, in the order of the help."""

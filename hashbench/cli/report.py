@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @results_option
 @click.pass_context
 def compare(context: click.Context, runs: Sequence[str], points: bool, as_json: bool, results: Path) -> None:
-    """Compare machines or runs with A.
+    """Compare machines or runs with the first one.
 
     Each run is a machine's folder, given by its path or by its name under RESULTS, or one results file. Throughputs are
     compared by kernel and experiment. Files of a folder that cannot be used are left out, and named.

@@ -56,5 +56,5 @@ def _file_system(descriptor: int) -> int:
     status = ctypes.create_string_buffer(_STATFS_SIZE)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fstatfs(descriptor, status):
-        raise OSError(ctypes.get_errno(), "its file system cannot be told")
+        raise OSError(ctypes.get_errno(), "its file system cannot be determined")
     return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF

@@ -275,8 +275,8 @@ def _joined(team: Team, hashed: Callable[[], dict[int, bytes]], seen: bytes, siz
             raise TeamError(f"process {index} cannot go on: {data[1:].decode(errors='replace')}")
         if data[1 : 1 + len(seen)] != seen:
             raise TeamError(
-                f"process {index} does not see the very files that process {team.index} does: each has a copy of its "
-                "own, or they changed"
+                f"process {index} sees other files than process {team.index}: each has its own copy, or the files "
+                "changed"
             )
         for at in range(1 + len(seen), len(data), 8 + size):
             found[int.from_bytes(data[at : at + 8], "little")] = data[at + 8 : at + 8 + size]

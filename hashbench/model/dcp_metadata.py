@@ -132,7 +132,7 @@ def read_metadata(data: bytes) -> list[SavedTensor]:
     try:
         top = _run(data)
         if not isinstance(top, _Object) or top.kind != "Metadata":
-            raise DcpError("it is no Metadata of torch.distributed.checkpoint")
+            raise DcpError("it is not a Metadata of torch.distributed.checkpoint")
         return list(_tensors(top))
     except (AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, DcpError):
@@ -217,7 +217,7 @@ def _size(size: Any) -> tuple[int, ...]:
 def _build(stack: list[Any]) -> None:
     state = stack.pop()
     if not isinstance(stack[-1], _Object) or stack[-1].state:
-        raise DcpError("its pickle sets attributes of something that is no new object")
+        raise DcpError("its pickle sets attributes of something that is not a new object")
     if type(state) is tuple and len(state) == 2 and state[0] is None:  # attributes in slots
         state = state[1]
     stack[-1].state = state
@@ -225,7 +225,7 @@ def _build(stack: list[Any]) -> None:
 
 def _set_items(target: Any, items: list[Any]) -> None:
     if type(target) is not dict or len(items) % 2:
-        raise DcpError("its pickle sets items of something that is no dictionary")
+        raise DcpError("its pickle sets items of something that is not a dictionary")
     for key, value in zip(items[::2], items[1::2], strict=True):
         key = _index(key) if isinstance(key, _Object) else key
         if type(key) not in (str, _Index):  # hashing or showing another may take for ever
@@ -289,7 +289,7 @@ _INSTRUCTIONS: dict[str, Callable[[list[Any]], Any]] = {
 
 def _append(stack: list[Any], items: list[Any]) -> None:
     if type(stack[-1]) is not list:
-        raise DcpError("its pickle appends to something that is no list")
+        raise DcpError("its pickle appends to something that is not a list")
     stack[-1].extend(items)
 
 

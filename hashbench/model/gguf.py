@@ -1,4 +1,4 @@
-"""A strict reader of GGUF headers (llama.cpp's format), for files that nobody vouches for.
+"""A strict reader of GGUF headers (llama.cpp's format), for untrusted files.
 
 A GGUF file is metadata (keys and typed values), a table of tensors, padding up to a multiple of the alignment, and the
 tensors' bytes, each tensor at a multiple of the alignment. Only versions 2 and 3, little-endian, are read. Metadata is

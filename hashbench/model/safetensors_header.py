@@ -1,4 +1,4 @@
-"""A strict reader of safetensors headers, for files that nobody vouches for.
+"""A strict reader of safetensors headers, for untrusted files.
 
 A safetensors file is the length of its header (8 bytes, little-endian), the header in JSON, and the tensors' bytes,
 which cover the rest of the file without gaps or overlaps. Every file that is accepted here the safetensors library

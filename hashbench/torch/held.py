@@ -153,7 +153,7 @@ def _renamed(name: str, names: Names) -> str:
     assert names is not None
     renamed = names(name)
     if not isinstance(renamed, str):
-        raise TypeError(f"names({name!r}) gave a {type(renamed).__name__}: it must give a string")
+        raise TypeError(f"names({name!r}) returned a {type(renamed).__name__}: it must return a string")
     return renamed
 
 

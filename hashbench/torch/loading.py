@@ -178,7 +178,7 @@ def verified(
         yield name, tensor
     if left and complete:
         more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
-        raise VerificationError(f"tensor {quoted(next(iter(left)))}{more} did not come")
+        raise VerificationError(f"the loader ended without tensor {quoted(next(iter(left)))}{more}")
 
 
 # What is wanted -------------------------------------------------------------------------------------------------------

@@ -204,7 +204,7 @@ def _structure(fields: Mapping[str, _Parse]) -> _Parse:
 
     def parsed(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict) or value.keys() != fields.keys():
-            raise TypeError(f"{quoted(value)} has not exactly the fields {', '.join(fields)}")
+            raise TypeError(f"{quoted(value)} does not have exactly the fields {', '.join(fields)}")
         return {name: parse(value[name]) for name, parse in fields.items()}
 
     return parsed

@@ -225,7 +225,7 @@ def test_a_list_that_is_none_is_refused(file: Path, tmp_path: Path) -> None:
     assert "line 1 is not one of a root: it is neither ROOT" in the_error(hash_("--check", file))
     (tmp_path / "empty").touch()
     assert the_error(hash_("--check", tmp_path / "empty")).startswith(f"'{tmp_path}/empty' has no lines")
-    assert the_error(hash_("--check", "--leaves", file)).startswith("--leaves, --tag, --json and --check exclude")
+    assert the_error(hash_("--check", "--leaves", file)).startswith("--leaves, --tag, --json and --check cannot be")
     assert the_error(hash_("--quiet", file)).startswith("--quiet can only be used with --check")
 
 

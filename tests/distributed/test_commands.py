@@ -178,7 +178,7 @@ class Other:
     ("said", "error"),
     [
         (b"\x01no such file", "process 1 cannot go on: no such file"),
-        (b"\x00" + bytes(32), "process 1 does not see the very files that process 0 does"),
+        (b"\x00" + bytes(32), "process 1 sees other files than process 0"),
     ],
     ids=["failed", "other files"],
 )
@@ -219,7 +219,7 @@ def test_processes_that_see_copies_of_their_own_have_no_verdict(folder: Folder, 
     status = (copied / "3.bin").stat()
     (copied / "3.bin").write_bytes(data)
     os.utime(copied / "3.bin", ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(TeamError, match="each has a copy of its own"):
+    with pytest.raises(TeamError, match="each has its own copy"):
         together([folder.path, copied], folder.manifest)
 
 

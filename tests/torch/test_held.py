@@ -237,7 +237,7 @@ def test_names_may_be_given() -> None:
     assert manifest(state, names="model.") == trusted
     with pytest.raises(ValueError, match="two tensors of the model have the name 'x'"):
         verify(module, trusted, names=lambda name: "x")
-    with pytest.raises(TypeError, match="gave a int: it must give a string"):
+    with pytest.raises(TypeError, match="returned a int: it must return a string"):
         verify(module, trusted, names=lambda name: 1)  # type: ignore[arg-type,return-value]
 
 
