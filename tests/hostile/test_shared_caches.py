@@ -1,4 +1,4 @@
-"""A cache that others can write to holds their pickles: frameworks neither read nor fill it."""
+"""A cache that others can write to holds their code: frameworks neither read nor fill it."""
 
 from __future__ import annotations
 
@@ -71,3 +71,34 @@ def test_triton_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pyte
     private.mkdir(mode=0o700)
     for folder, used in (private, "True\n"), (shared, "False\n"):
         assert printed(TRITON, {"XDG_CACHE_HOME": str(folder)}, monkeypatch) == used
+
+
+CUPY = """
+import os
+from types import SimpleNamespace
+from hashbench.kernels.cupy_cuda import built
+used = lambda: print(os.environ.get("CUPY_CACHE_IN_MEMORY"))
+built(SimpleNamespace(RawModule=lambda code: SimpleNamespace(compile=used)), "code")
+used()
+"""
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_cupy_caches_in_a_private_folder_alone(
+    shared: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = shared.parent / "private"
+    private.mkdir(mode=0o700)
+    monkeypatch.delenv("CUPY_CACHE_IN_MEMORY", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", before)
+    for variables, meanwhile in (
+        ({"CUPY_CACHE_DIR": str(private)}, before),
+        ({"CUPY_CACHE_DIR": str(shared)}, "1"),
+        ({"CUPY_CACHE_DIR": "relative"}, "1"),
+        ({"CUPY_CACHE_DIR": ""}, "1"),
+    ):
+        assert printed(CUPY, variables, monkeypatch) == f"{meanwhile}\n{before}\n"
+    monkeypatch.delenv("CUPY_CACHE_DIR")
+    for home, meanwhile in (private, before), (shared, "1"):
+        assert printed(CUPY, {"HOME": str(home)}, monkeypatch) == f"{meanwhile}\n{before}\n"
