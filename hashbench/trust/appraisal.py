@@ -367,9 +367,7 @@ def _gpu(
     if count is None:
         yield Check("GPU count", NOT_ASKED, str(len(reports)))
     else:
-        different = len({report.chain for report in reports})
-        fits = different == len(reports) == count
-        yield _decided("GPU count", fits, f"{different}; accepted is {count}")
+        yield _check("GPU count", _gpu_count, reports, count)
     for name, listed in (("drivers", [r.driver for r in reports]), ("vbios", [r.vbios for r in reports])):
         accepted = asked.get(name)
         state = NOT_ASKED if accepted is None else PASSED if set(listed) <= set(accepted) else FAILED
@@ -402,6 +400,12 @@ def _gpu_nonce(reports: Sequence[nvidia.GpuReport], nonce: bytes) -> str:
     wanted = nvidia.nonce_for(nonce)
     _require(all(report.nonce == wanted for report in reports), "a GPU was asked with another nonce")
     return ""
+
+
+def _gpu_count(reports: Sequence[nvidia.GpuReport], count: int) -> str:
+    different = len({report.key_pin for report in reports})
+    _require(different == len(reports) == count, f"{different}; accepted is {count}")
+    return str(count)
 
 
 def _gpu_measurements(reports: Sequence[nvidia.GpuReport], references: Mapping[str, Sequence[str]]) -> str:
