@@ -283,6 +283,7 @@ def _tdx(
             accepted = [tdx.extended(tdx.register_digest(claims.root)).hex()]
         yield _reference(f"RTMR{number}", value, accepted)
     yield _check("debug", _not_debug, quote.debug)
+    yield _check("migration", _not_movable, quote.movable)
     statuses = asked.get("tcb_statuses", ["UpToDate"])
     if verified is None:
         yield Check("TCB status", FAILED, "not known, since the quote is not verified")
@@ -313,6 +314,7 @@ def _snp(files: Mapping[str, bytes], asked: Mapping[str, Any], at: datetime, is_
     yield _check("report data", _report_data, report.report_data, files[STATEMENT])
     yield _reference("measurement", report.measurement, asked.get("measurements"))
     yield _check("debug", _not_debug, report.debug)
+    yield _check("migration", _not_movable, report.movable)
     most = asked.get("max_vmpl", 0)
     fits = report.vmpl <= most
     yield _decided("VMPL", fits, f"{report.vmpl}; accepted is up to {most}")
@@ -338,6 +340,11 @@ def _report_data(report_data: bytes, statement: bytes) -> str:
 
 def _not_debug(debug: bool) -> str:
     _require(not debug, "the host may read and change the memory of this machine")
+    return "off"
+
+
+def _not_movable(movable: bool) -> str:
+    _require(not movable, "an agent that the host chooses may have the memory of this machine, to move it elsewhere")
     return "off"
 
 

@@ -117,6 +117,7 @@ FORGERIES: dict[str, tuple[Callable[[], Files], set[str]]] = {
         {"RTMR1"},
     ),
     "a domain in debug mode": (lambda: attested(provider(Domain(debug=True))), UNVERIFIED | {"debug"}),
+    "a domain that its host may move": (lambda: attested(provider(Domain(movable=True))), UNVERIFIED | {"migration"}),
     "a platform that is out of date": (
         lambda: attested(provider(Domain(tcb_status="OutOfDate"))),
         {"TCB status"},
@@ -306,6 +307,7 @@ def test_a_report_of_sev_snp(processor: SnpProcessor) -> None:
     assert failed(appraised(files, policy(**SNP), amd_roots=processor.is_root)) == {"platform"}  # a simulated root
     for change, names in (
         ({"report": {"debug": True}}, {"debug"}),
+        ({"report": {"movable": True}}, {"migration"}),
         ({"report": {"vmpl": 2}}, {"VMPL"}),
         ({"report": {"version": 9}}, {"report"}),
         ({"chain": {"tcb": bytes(8)}}, {"report"}),
