@@ -162,7 +162,7 @@ def signature_verdict(report: SignedReport) -> dict[str, Any]:
         "signed": len(report.files.digests),
         "by_digest": report.by_digest,
         "not_covered": list(report.not_covered),
-        "manifest": verdict(report.model) if report.model else None,
+        "manifest": None if report.model is None else verdict(report.model),
         **names,
         "notes": list(report.notes),
         "problems": list(report.problems),

@@ -61,6 +61,10 @@ class Report:
         """Whether the model is what the manifest says."""
         return not (self.wrong or self.unreadable)
 
+    def __bool__(self) -> bool:
+        """`ok`: whoever asserts a verdict means that."""
+        return self.ok
+
     @property
     def wrong(self) -> bool:
         """Whether the model is known not to be what the manifest says, even if some of it could not be read."""

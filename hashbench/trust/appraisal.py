@@ -92,6 +92,10 @@ class Appraisal:
         """Whether nothing failed."""
         return all(check.state != FAILED for check in self.checks)
 
+    def __bool__(self) -> bool:
+        """`ok`: whoever asserts a verdict means that."""
+        return self.ok
+
     def lines(self) -> Iterator[str]:
         """A line for each check, and the verdict."""
         for check in self.checks:

@@ -17,7 +17,9 @@ from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.manifest import read_manifest
 from hashbench.trust import verified_manifest
-from hashbench.trust.bundles import Bundle
+from hashbench.trust.bundles import Bundle, KeyVerifier
+from hashbench.trust.keys import read_public_key
+from hashbench.trust.signatures import SignedReport, verify_signed
 from hashbench.trust.signing import MANIFEST_NAME, sign_model
 
 MODEL: Files = {
@@ -219,6 +221,15 @@ def test_the_type_of_what_is_signed_is_under_the_signature(signed: Path, keys: t
     bundle["dsseEnvelope"]["payloadType"] = "text/plain"
     (signed / "model.sig").write_text(json.dumps(bundle))
     assert verify(signed, "--public-key", keys[1])[0] == 1
+
+
+def test_a_report_that_is_asserted_is_what_it_says(signed: Path, keys: tuple[Path, Path]) -> None:
+    def report() -> SignedReport:
+        return verify_signed(signed, signed / "model.sig", KeyVerifier(read_public_key(keys[1])), kernel="hashlib")
+
+    assert report()
+    (signed / "config.json").write_bytes(b"[]")
+    assert not report()
 
 
 def test_the_manifest_of_a_signature_is_for_models_in_memory(signed: Path, keys: tuple[Path, Path]) -> None:
