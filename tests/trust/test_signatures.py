@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonschema_rs
 import pytest
 from authorities import CURVES, Issued, issue, private_pem, write_keys
 from click.testing import CliRunner
@@ -415,16 +417,28 @@ def test_nothing_but_an_older_signature_is_overwritten(tmp_path: Path, keys: tup
 
 
 def test_verdicts_are_json_too(signed: Path, keys: tuple[Path, Path]) -> None:
-    code, said = verify(signed, "--public-key", keys[1], "--json")
-    found = json.loads(said)
+    schema = json.loads((files("hashbench.trust") / "signature-verdict.schema.json").read_text())
+    jsonschema_rs.meta.validate(schema)
+
+    def verdict(key: Path) -> tuple[int, dict[str, Any]]:
+        done = in_process(
+            "verify", "--kernel", "hashlib", signed, "--signature", signed / "model.sig", "--public-key", key, "--json"
+        )
+        found = json.loads(done.stdout)
+        jsonschema_rs.validate(schema, found)
+        return done.returncode, found
+
+    code, found = verdict(keys[1])
     assert code == 0
     assert found["verified"] is True
     assert found["manifest"]["verified"] is True
     assert found["not_covered"] == []
     (signed / "x").write_bytes(b"")
-    found = json.loads(verify(signed, "--public-key", keys[1], "--json")[1])
-    assert found["verified"] is False
+    code, found = verdict(keys[1])
+    assert (code, found["verified"]) == (1, False)
     assert found["manifest"]["extra"] == ["x"]
+    code, found = verdict(write_keys(signed.parent / "others", number=1)[1])
+    assert (code, found["verified"], len(found["problems"])) == (1, False, 1)
 
 
 def test_a_key_of_a_certificate_must_be_its_own(tmp_path: Path, keys: tuple[Path, Path]) -> None:
