@@ -128,7 +128,7 @@ def test_damaged_certificates(data: bytes) -> None:
         certificate = parse_certificate(data, "it")
         key_pin(certificate)
         check_chain(certificate, [ROOT.certificate], among([ROOT.certificate]), datetime.now(UTC))
-        check_may_sign(certificate)
+        check_may_sign([certificate])
         assert certificate == LEAF.certificate
 
     refused_or_read(check)
