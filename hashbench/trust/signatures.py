@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hashbench.hashing.hasher import Progress
 from hashbench.hashing.opening import read_regular
+from hashbench.hashing.printable import printable
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
@@ -93,7 +94,8 @@ class SignedReport:
         yield from _up_to("extra, ignored", self.ignored)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), *bounded(self.notes), *bounded(self.problems)])
+        # Notes and problems may have paths of files, which the lines before have escaped.
+        return "\n".join([*self.lines(), *map(printable, [*bounded(self.notes), *bounded(self.problems)])])
 
 
 def verify_signed(

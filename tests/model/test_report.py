@@ -214,6 +214,11 @@ def test_a_problem_is_no_verification() -> None:
     assert str(report) == "a shard cannot be read"
 
 
+def test_a_report_has_the_lines_that_it_is_made_of() -> None:
+    report = replace(compared([WEIGHT], []), notes=("a\nverified: b",), problems=("c\x1b[2Kd",))
+    assert str(report).splitlines() == ["missing: weight", r"a\nverified: b", r"c\x1b[2Kd"]
+
+
 def test_a_report_that_is_asserted_is_what_it_says() -> None:
     verified = compared([WEIGHT], [WEIGHT])
     assert verified
