@@ -63,7 +63,7 @@ class Report:
         return not (self.wrong or self.unreadable)
 
     def __bool__(self) -> bool:
-        """`ok`: whoever asserts a verdict means that."""
+        """`ok`: whoever asks whether a report is true means that."""
         return self.ok
 
     @property

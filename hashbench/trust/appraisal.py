@@ -93,7 +93,7 @@ class Appraisal:
         return all(check.state != FAILED for check in self.checks)
 
     def __bool__(self) -> bool:
-        """`ok`: whoever asserts a verdict means that."""
+        """`ok`: whoever asks whether an appraisal is true means that."""
         return self.ok
 
     def lines(self) -> Iterator[str]:

@@ -70,7 +70,7 @@ class SignedReport:
         return not self.wrong and (self.model is None or self.model.ok)
 
     def __bool__(self) -> bool:
-        """`ok`: whoever asserts a verdict means that."""
+        """`ok`: whoever asks whether a report is true means that."""
         return self.ok
 
     @property
