@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from hashbench.kernels.cupy_cuda import built
 
 
 @pytest.fixture
@@ -73,32 +77,33 @@ def test_triton_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pyte
         assert printed(TRITON, {"XDG_CACHE_HOME": str(folder)}, monkeypatch) == used
 
 
-CUPY = """
-import os
-from types import SimpleNamespace
-from hashbench.kernels.cupy_cuda import built
-used = lambda: print(os.environ.get("CUPY_CACHE_IN_MEMORY"))
-built(SimpleNamespace(RawModule=lambda code: SimpleNamespace(compile=used)), "code")
-used()
-"""
-
-
 @pytest.mark.parametrize("before", [None, "0", "1"])
 def test_cupy_caches_in_a_private_folder_alone(
     shared: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private = shared.parent / "private"
     private.mkdir(mode=0o700)
-    monkeypatch.delenv("CUPY_CACHE_IN_MEMORY", raising=False)
-    if before is not None:
-        monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", before)
-    for variables, meanwhile in (
-        ({"CUPY_CACHE_DIR": str(private)}, before),
-        ({"CUPY_CACHE_DIR": str(shared)}, "1"),
-        ({"CUPY_CACHE_DIR": "relative"}, "1"),
-        ({"CUPY_CACHE_DIR": ""}, "1"),
-    ):
-        assert printed(CUPY, variables, monkeypatch) == f"{meanwhile}\n{before}\n"
-    monkeypatch.delenv("CUPY_CACHE_DIR")
-    for home, meanwhile in (private, before), (shared, "1"):
-        assert printed(CUPY, {"HOME": str(home)}, monkeypatch) == f"{meanwhile}\n{before}\n"
+    variable = "CUPY_CACHE_IN_MEMORY"
+
+    def set_or_unset(name: str, value: str | None) -> None:
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+    def meanwhile() -> str | None:
+        """The variable as CuPy has it when it compiles."""
+        seen: list[str | None] = []
+        module = SimpleNamespace(compile=lambda: seen.append(os.environ.get(variable)))
+        assert built(SimpleNamespace(RawModule=lambda code: module), "code") is module
+        assert os.environ.get(variable) == before
+        return seen.pop()
+
+    set_or_unset(variable, before)
+    for folder, found in (str(private), before), (str(shared), "1"), ("relative", "1"), ("", "1"):
+        set_or_unset("CUPY_CACHE_DIR", folder)
+        assert meanwhile() == found
+    set_or_unset("CUPY_CACHE_DIR", None)
+    for home, found in (private, before), (shared, "1"):
+        set_or_unset("HOME", str(home))
+        assert meanwhile() == found
