@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from hashbench.kernels.contract import Algorithm, Unavailable
-from hashbench.kernels.cupy_cuda import CupyCuda
+from hashbench.kernels.cupy_cuda import CupyCuda, built
 from hashbench.kernels.source import device_source
 from hashbench.kernels.working_directory import outside_working_directory
 
@@ -38,5 +38,5 @@ def build(kernel: CupyCuda, name: str, *functions: str) -> list[Any]:
     if kernel.cupy.cuda.runtime.is_hip:
         raise Unavailable(f"what {name} does is for NVIDIA's GPUs alone")
     with kernel.cuda_device:
-        module = kernel.cupy.RawModule(code=program(kernel.algorithm, kernel.variant, name))
+        module = built(kernel.cupy, program(kernel.algorithm, kernel.variant, name))
         return [module.get_function(function) for function in functions]

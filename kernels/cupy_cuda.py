@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from threading import local
+from pathlib import Path
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
+from hashbench.kernels.caches import is_private
 from hashbench.kernels.contract import Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
@@ -19,6 +23,35 @@ from hashbench.kernels.working_directory import outside_working_directory
 
 _OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation and hipErrorOutOfMemory, which CuPy does not name."""
+
+_IN_MEMORY = "CUPY_CACHE_IN_MEMORY"
+_changing = Lock()  # who changes the environment
+
+
+def built(cupy: Any, code: str) -> Any:
+    """The module of a program, compiled for the current device, or from CuPy's cache on disk if that is private."""
+    module = cupy.RawModule(code=code)
+    with _private_cache():
+        module.compile()
+    return module
+
+
+@contextmanager
+def _private_cache() -> Iterator[None]:
+    """Makes CuPy compile in memory if others can write to its cache on disk: it runs the machine code there."""
+    if is_private(Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache"))):
+        yield
+        return
+    with _changing:
+        before = os.environ.get(_IN_MEMORY)
+        os.environ[_IN_MEMORY] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_IN_MEMORY]
+            else:
+                os.environ[_IN_MEMORY] = before
 
 
 def _argument(argument: Argument) -> Any:
@@ -97,7 +130,7 @@ class CupyCuda(DeviceKernel):
         source = self.source()
         with self.cuda_device:
             self._stream = self._own_stream()
-            module = cupy.RawModule(code=source)
+            module = built(cupy, source)
             self._functions = {name: module.get_function(name) for name in functions(self.algorithm, self.variant)}
         if not cupy.cuda.runtime.is_hip:
             self.adapt_to_nvidia(self.cuda_device.attributes["MultiProcessorCount"])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import amd_emulator
 import click
@@ -75,16 +76,44 @@ def test_the_help_page_is_what_the_commands_print() -> None:
     assert page == printed, "write it again: python -m hashbench.cli.reference > docs/cli.md"
 
 
+def check_accepted(words: list[str]) -> None:
+    """Checks that the command line accepts these words, after its name."""
+    context = click.Context(hashbench, info_name="hashbench")
+    _, command, rest = hashbench.resolve_command(context, words)
+    assert command is not None
+    command.make_parser(click.Context(command, parent=context)).parse_args(rest)
+
+
 @pytest.mark.parametrize(("page", "block"), [*everywhere("sh"), *everywhere("console")])
 def test_every_command_in_the_documentation_is_one_that_is_accepted(page: Path, block: str) -> None:
-    context = click.Context(hashbench, info_name="hashbench")
     for line in block.splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True)
-        if words[:1] != ["hashbench"]:
-            continue
-        _, command, rest = hashbench.resolve_command(context, words[1:])
-        assert command is not None
-        command.make_parser(click.Context(command, parent=context)).parse_args(rest)
+        if words[:1] == ["hashbench"]:
+            check_accepted(words[1:])
+
+
+def commands_in(content: Any) -> Iterator[list[str]]:
+    """The words of hashbench's commands in the YAML of a workflow, a hook or a pod."""
+    if isinstance(content, dict):
+        if str(content.get("image", "")).startswith("hashbench:"):
+            yield content["args"]
+        for value in content.values():
+            yield from commands_in(value)
+    elif isinstance(content, list):
+        for item in content:
+            yield from commands_in(item)
+    elif isinstance(content, str) and content.startswith("hashbench "):
+        yield shlex.split(content.partition(">")[0])[1:]
+
+
+def test_every_command_in_a_configuration_is_one_that_is_accepted() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: install hashbench[docs]")
+    found = [words for _, block in everywhere("yaml") for words in commands_in(yaml.safe_load(block))]
+    for _, block in everywhere("ini"):
+        found += [shlex.split(line)[1:] for line in re.findall(r"^Exec\w+=(\S+/hashbench .+)$", block, re.MULTILINE)]
+    assert len(found) == 5  # a workflow, a hook, a pod, and two units
+    for words in found:
+        check_accepted(words)
 
 
 @pytest.mark.parametrize(("page", "block"), everywhere("python"))

@@ -19,6 +19,7 @@ from hashbench.cli.output_file import check_output
 from hashbench.cli.progress import shown
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.opening import read_regular
+from hashbench.model.disk import check_decided
 from hashbench.model.manifest import Manifest, read_manifest
 from hashbench.model.report import Report, bounded
 from hashbench.model.strict_json import loads
@@ -257,6 +258,7 @@ def _verified(
             report = hashbench.verify(
                 model, manifest, kernel=kernel, device=device, own=[manifest_path], progress=progress
             )
+        check_decided(report)
         return Verdict(report.ok, "disk"), report
     if factory is None:
         return None, None

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from io import BufferedReader
 from shutil import copyfileobj
 from tempfile import SpooledTemporaryFile
@@ -26,6 +26,7 @@ from hashbench.hashing.opening import open_regular
 from hashbench.hashing.root_lines import MAX_LINE, RootLine, RootLineError, parse_line
 from hashbench.hashing.selection import choose
 from hashbench.hashing.sources import ChangedWhileReadError, opened
+from hashbench.kernels import Kernel
 from hashbench.model.strict_json import quoted
 
 _SPOOL_SIZE = 1 << 20  # bytes of one file's lines that are kept in memory
@@ -77,8 +78,12 @@ def hash_files(
         raise click.UsageError("--quiet can only be used with --check")
 
     @cache
+    def chosen(algorithm: str) -> Kernel:
+        return choose(kernel, device, algorithm, None if check else total_size(files))
+
+    @lru_cache(1)  # it keeps the memory that it reads into, and each line of a list may have a chunk size of its own
     def build(algorithm: str, chunk_size: int) -> Hasher:
-        return Hasher(choose(kernel, device, algorithm, None if check else total_size(files)), chunk_size)
+        return Hasher(chosen(algorithm), chunk_size)
 
     if check:
         named = context.get_parameter_source("algorithm") is not ParameterSource.DEFAULT

@@ -30,7 +30,7 @@ from hashbench.cli.options import (
 )
 from hashbench.cli.output_file import check_output, is_manifest
 from hashbench.cli.progress import shown
-from hashbench.cli.signing import Trusted, signature_verdict
+from hashbench.cli.signing import SIGNATURE_VERDICT, Trusted, signature_verdict
 from hashbench.cli.team import speaks, team
 from hashbench.hashing.atomic_write import write_atomically
 from hashbench.hashing.hasher import Progress
@@ -40,7 +40,7 @@ from hashbench.model.disk import EXTRA, Extra
 from hashbench.model.exclusions import DEFAULT, exactly
 from hashbench.model.report import Report, bounded, summary
 from hashbench.model.sidecar import is_sidecar
-from hashbench.model.verdict import described, failure, verdict
+from hashbench.model.verdict import KIND, described, failure, verdict
 
 if TYPE_CHECKING:
     from hashbench.trust.signatures import SignedReport
@@ -257,7 +257,8 @@ def verify_model(
                 report = _verify(model, manifest, known, progress)
     except VerificationError as error:
         if as_json:
-            click.echo(json.dumps(failure([str(error)]), indent=2))
+            kind = KIND if signature is None else SIGNATURE_VERDICT
+            click.echo(json.dumps(failure([str(error)], kind), indent=2))
         raise
     if not speaks(processes):
         pass

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from hashbench.trust.bundles import Bundle, Verifier
     from hashbench.trust.signatures import SignedReport
 
+SIGNATURE_VERDICT = "hashbench-signature-verdict"
+"""What the document of a verdict by a signature is called in it."""
+
 
 @click.command("sign")
 @click.argument("model", type=PATH)
@@ -150,19 +153,19 @@ class Trusted(NamedTuple):
 
 
 def signature_verdict(report: SignedReport) -> dict[str, Any]:
-    """The verdict on a signed model as a JSON document."""
+    """The verdict on a signed model as a JSON document, after signature-verdict.schema.json of hashbench.trust."""
     names: Mapping[str, list[str]] = {
         kind: list(getattr(report, kind)) for kind in ("differs", "missing", "extra", "ignored")
     }
     return {
-        "kind": "hashbench-signature-verdict",
+        "kind": SIGNATURE_VERDICT,
         "version": 1,
         "verified": report.ok,
         "signer": report.signer,
         "signed": len(report.files.digests),
         "by_digest": report.by_digest,
         "not_covered": list(report.not_covered),
-        "manifest": verdict(report.model) if report.model else None,
+        "manifest": None if report.model is None else verdict(report.model),
         **names,
         "notes": list(report.notes),
         "problems": list(report.problems),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashbench.kernels.contract import Buffer, Device, Unavailable
-from hashbench.kernels.cupy_cuda import CupyCuda
+from hashbench.kernels.cupy_cuda import CupyCuda, built
 
 BLOCK = 512
 BLOCKS = 2
@@ -184,7 +184,7 @@ class Microbenchmarks:
         self._device = self._kernel.cuda_device
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
-            self._module = self._cupy.RawModule(code=program or source())
+            self._module = built(self._cupy, program or source())
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
 
     def free_memory(self) -> int:

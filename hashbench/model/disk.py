@@ -227,6 +227,18 @@ def verify(
         return replace(report, problems=(*report.problems, f"cannot tell which chunks differ: {error}"))
 
 
+def check_decided(report: Report) -> None:
+    """Checks that a report is a verdict: that a model is what its manifest says, or is not.
+
+    Raises:
+        ModelError: nothing is found to differ, but something cannot be read.
+    """
+    if report.unreadable and not report.wrong:
+        name, reason = next(iter(report.unreadable.items()))
+        more = f", nor {len(report.unreadable) - 1:,} more" if len(report.unreadable) > 1 else ""
+        raise ModelError(f"{quoted(name)} cannot be read: {reason}{more}; nothing else differs from the manifest")
+
+
 def _hashed(
     parts: Iterable[Part],
     hasher: Hasher | SharedHasher,

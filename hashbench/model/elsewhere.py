@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _MAX_VALUES = 1 << 18
 _MAX_DEPTH = 64
 _SHOWN = 8  # names in one line
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+_MODULES = "modules.json"  # of sentence-transformers: a list of a model's modules
 _REPOSITORY = "--"  # ends the name of a repository in front of a class, as transformers has it
 
 
@@ -43,6 +45,8 @@ def named_elsewhere(file: ListedFile, files: Collection[str]) -> Iterator[str]:
         yield f"not covered: what {quoted(file.name)} stands for: it is {GIT_LFS_POINTER}"
     elif file.name.endswith("config.json"):
         yield from _of_configuration(file.name, file.path)
+    elif file.name.rpartition("/")[2] == _MODULES:
+        yield from _of_modules(file.name, file.path)
     elif file.name.lower().endswith(".onnx"):
         yield from _of_onnx(file.name, file.path, files)
     elif split := _SPLIT.fullmatch(file.name):
@@ -58,28 +62,42 @@ def whole_cache(files: Collection[str]) -> str | None:
 
 
 def _of_configuration(name: str, path: Path) -> Iterator[str]:
-    data = read_regular(path, _MAX_CONFIG)
-    if b'"auto_map"' not in data and b'"base_model_name_or_path"' not in data:
-        return
-    try:
-        content = loads(data, max_depth=_MAX_DEPTH, floats=True, max_values=_MAX_VALUES)
-    except StrictJsonError:
-        return
+    content = _parsed(path, b'"auto_map"', b'"base_model_name_or_path"')
     if not isinstance(content, dict):
         return
-    if names := sorted(set(_repositories(content.get("auto_map")))):
-        yield f"not covered: the code of {_enumerated(names)}, which {quoted(name)} names"
+    yield from _of_classes(name, content.get("auto_map"))
     base = content.get("base_model_name_or_path")
     if name.rpartition("/")[2] == "adapter_config.json" and base and isinstance(base, str):
         yield f"not covered: {quoted(base)}, the base model of the adapter of {quoted(name)}"
 
 
+def _of_modules(name: str, path: Path) -> Iterator[str]:
+    content = _parsed(path, b'"type"')
+    if isinstance(content, list):
+        yield from _of_classes(name, [module.get("type") for module in content if isinstance(module, dict)])
+
+
+def _parsed(path: Path, *keys: bytes) -> Any:
+    """The content of a file of JSON; None if it is none, or has none of these keys."""
+    data = read_regular(path, _MAX_CONFIG)
+    if any(key in data for key in keys):
+        with suppress(StrictJsonError):
+            return loads(data, max_depth=_MAX_DEPTH, floats=True, max_values=_MAX_VALUES)
+    return None
+
+
+def _of_classes(name: str, classes: Any) -> Iterator[str]:
+    if names := sorted(set(_repositories(classes))):
+        yield f"not covered: the code of {_enumerated(names)}, which {quoted(name)} names"
+
+
 def _repositories(classes: Any) -> Iterator[str]:
-    """The repositories whose code a configuration names."""
-    for named in classes.values() if isinstance(classes, dict) else ():
-        for one in named if isinstance(named, list) else [named]:
-            if isinstance(one, str) and _REPOSITORY in one:
-                yield one.partition(_REPOSITORY)[0]
+    """The repositories of classes that a configuration names: one, or a list or an object of such."""
+    if isinstance(classes, str) and _REPOSITORY in classes:
+        yield classes.partition(_REPOSITORY)[0]
+    elif isinstance(classes, (list, dict)):
+        for named in classes.values() if isinstance(classes, dict) else classes:
+            yield from _repositories(named)
 
 
 def _of_onnx(name: str, path: Path, files: Collection[str]) -> Iterator[str]:

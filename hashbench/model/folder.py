@@ -87,7 +87,7 @@ def list_folder(folder: str | os.PathLike[str], exclusions: Exclusions) -> Listi
             for entry in entries:
                 name = prefix + entry.name
                 if problem := _problem_of_name(name):
-                    refused[ascii(name)] = problem
+                    refused[name] = problem
                 elif exclusions.exclude(name):
                     excluded.append(name)
                 elif entry.is_dir(follow_symlinks=False):

@@ -37,6 +37,7 @@ _MAX_DEPTH = 6  # layout, tensors, tensor, parts, part
 _MAX_PADDING = 1 << 32
 _SUFFIX = ".layout.json"
 _PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
+_NOT_DIGITS = re.compile(r"[^0-9]")  # without it, numbers could end anywhere, and a name be read in countless ways
 
 
 class LayoutError(ValueError):
@@ -111,7 +112,7 @@ def parse_layout(data: bytes) -> tuple[Rule, ...]:
 
     Raises:
         LayoutError: it is not strict JSON, does not follow the schema, or a name has a placeholder that the first
-            part's tensor does not have, or lacks one.
+            part's tensor does not have, or lacks one; or two placeholders have nothing but digits between them.
     """
     try:
         document = parse_document(data, "layout", version=VERSION, max_size=MAX_SIZE, max_depth=_MAX_DEPTH)
@@ -126,6 +127,8 @@ def _rule(fields: Mapping[str, Any]) -> Rule:
     if rule.stack and rule.stack in _PLACEHOLDER.findall(rule.name):
         raise LayoutError(f"{quoted(rule.name)} has the placeholder by which it is stacked")
     for part in rule.parts:
+        if not all(_NOT_DIGITS.search(between) for between in _PLACEHOLDER.split(part.tensor)[2:-1:2]):
+            raise LayoutError(f"{quoted(part.tensor)} has placeholders with nothing but digits between them")
         if set(_PLACEHOLDER.findall(part.tensor)) != known:
             raise LayoutError(f"{quoted(part.tensor)} does not have the placeholders of {quoted(rule.name)}")
         if part.pad > 1 and part.shard not in (None, 0):

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Literal
 from unicodedata import normalize
 
+from hashbench.hashing.printable import printable
 from hashbench.model.manifest import Entry, FileEntry, Manifest, TensorEntry
 
 MAX_LINES = 100
@@ -61,6 +62,10 @@ class Report:
         """Whether the model is what the manifest says."""
         return not (self.wrong or self.unreadable)
 
+    def __bool__(self) -> bool:
+        """`ok`: whoever asks whether a report is true means that."""
+        return self.ok
+
     @property
     def wrong(self) -> bool:
         """Whether the model is known not to be what the manifest says, even if some of it could not be read."""
@@ -73,7 +78,8 @@ class Report:
         return frozenset(name for name in self.differs if expected[name].root != self.found[name].root)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), *bounded(self.notes), *bounded(self.problems)])
+        # Notes and problems may have paths of files, which the lines before have escaped.
+        return "\n".join([*self.lines(), *map(printable, [*bounded(self.notes), *bounded(self.problems)])])
 
     def lines(self) -> Iterator[str]:
         """The lines of the text but for notes and problems; of each kind up to `MAX_LINES`, and then their number."""

@@ -9,8 +9,9 @@ from typing import Any
 from hashbench.model.manifest import Entry, Manifest, TensorEntry
 from hashbench.model.report import Report
 
+KIND = "hashbench-verdict"
 VERSION = 1
-"""The version of the document."""
+"""What the document is called in it, and its version."""
 
 MAX_NAMES = 1000
 """Names of each kind that a verdict lists; it counts all."""
@@ -62,13 +63,13 @@ def described(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def failure(problems: Sequence[str]) -> dict[str, Any]:
-    """The verdict on a model of which nothing could be compared."""
-    return {**_about(False), "problems": list(problems)}
+def failure(problems: Sequence[str], kind: str = KIND) -> dict[str, Any]:
+    """The verdict, of that kind, on a model of which nothing could be compared."""
+    return {**_about(False), "kind": kind, "problems": list(problems)}
 
 
 def _about(verified: bool) -> dict[str, Any]:
-    return {"kind": "hashbench-verdict", "version": VERSION, "verified": verified}
+    return {"kind": KIND, "version": VERSION, "verified": verified}
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -104,6 +104,11 @@ class Location:
             storage.nbytes(),
         )
 
+    @property
+    def content(self) -> tuple[Memory, str, tuple[int, ...]]:
+        """What tied tensors have in common, as of `InMemory`."""
+        return self.memory, self.dtype, self.shape
+
     def is_where(self, other: Location) -> bool:
         """Whether both are of the same tensor, in the same memory."""
         mine = self.memory, self.dtype, self.shape, self._storage, self._address, self._nbytes

@@ -10,6 +10,7 @@ loads MODEL by `hashbench.torch.iterate` to the device of each worker.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,27 @@ from hashbench.torch.loading import Named, iterate
 FORMAT = "hashbench"
 """The name of the load format."""
 
+_OVERRIDDEN = ("_get_weights_iterator", "_prepare_weights", "load_weights")
+"""What of vLLM's loader is used or overridden. Were one of another name, vLLM would load weights past what is here."""
+
+log = logging.getLogger(__name__)
+
 
 def register() -> None:
-    """Registers the load format, as vLLM asks each plug-in to do in each of its processes."""
-    from vllm.model_executor.model_loader import register_model_loader
-    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+    """Registers the load format, as vLLM asks each plug-in to do in each of its processes.
 
+    A vLLM whose loader is another gets a warning, and no load format: it does not know the name then, and serves
+    without it as if this package were not installed.
+    """
+    try:
+        from vllm.model_executor.model_loader import register_model_loader
+        from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+    except ImportError as error:
+        log.warning("the load format %s is not there: this vLLM has another loader (%s)", FORMAT, error)
+        return
+    if missing := [name for name in _OVERRIDDEN if not hasattr(DefaultModelLoader, name)]:
+        log.warning("the load format %s is not there: this vLLM's loader has no %s", FORMAT, missing[0])
+        return
     register_model_loader(FORMAT)(loader_class(DefaultModelLoader))
 
 
@@ -41,6 +57,7 @@ def loader_class(default: Any) -> Any:
         """Loads safetensors files, and hands out the tensors that are what the manifest says."""
 
         counter_before_loading_weights: float
+        handed_out: bool
 
         def __init__(self, load_config: Any) -> None:
             options = dict(load_config.model_loader_extra_config or {})
@@ -48,7 +65,15 @@ def loader_class(default: Any) -> Any:
             # It finds the files as for the format whose files it reads; and it does not know these options.
             super().__init__(replace(load_config, load_format="safetensors", model_loader_extra_config=options))
 
+        def load_weights(self, *arguments: Any, **options: Any) -> Any:
+            self.handed_out = False
+            loaded = super().load_weights(*arguments, **options)
+            if not self.handed_out:
+                raise VerificationError(f"this vLLM loaded weights that the load format {FORMAT} did not hand out")
+            return loaded
+
         def _get_weights_iterator(self, source: Any) -> Iterator[Named]:
+            self.handed_out = True
             if source.subfolder is not None:
                 raise ValueError(f"weights in a subfolder are not accepted by the load format {FORMAT}")
             folder, files, _, _ = self._prepare_weights(

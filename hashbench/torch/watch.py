@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from hashbench.hashing.printable import printable
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.merkle.rfc9162 import root_of
 from hashbench.model.manifest import Manifest, TensorEntry
@@ -60,7 +61,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.tensor}: {self.text}"
+        return f"{printable(self.tensor)}: {self.text}"
 
 
 class ModelGone(Exception):
@@ -286,7 +287,7 @@ class Watch:
             if root == right:
                 if one in self.damaged:
                     self.damaged.discard(one)
-                    log.warning("%s: bytes %s are again what is trusted", one.tensor, _span(one))
+                    log.warning("%s: bytes %s are again what is trusted", printable(one.tensor), _span(one))
             elif one not in self.damaged:
                 try:
                     again = self._roots_now([one])
@@ -295,7 +296,7 @@ class Watch:
                     continue
                 if again[0] == right:
                     self.tally.unconfirmed += 1
-                    log.warning("%s: bytes %s differed in the first reading alone", one.tensor, _span(one))
+                    log.warning("%s: bytes %s differed in the first reading alone", printable(one.tensor), _span(one))
                 else:
                     self.damaged.add(one)
                     self._find("changed", one.tensor, f"bytes {_span(one)} changed", one.start, one.stop)
@@ -345,12 +346,7 @@ class Watch:
             untied |= self._forget(name)
         self._adopt(untied & found.keys() - moved, found, now)
         self._adopt(moved, found, now, moved=True)
-        watched_memory = {watched.location.memory for watched in self._watched.values()}
-        extra = {
-            name
-            for name, location in found.items()
-            if name not in self._trusted and location.memory not in watched_memory
-        }
+        extra = _untied(found, self._trusted.keys())
         for name in sorted(extra - self._extra):
             self._find("extra", name, "the manifest does not list it", 0, found[name].nbytes)
         self._extra = extra
@@ -452,11 +448,10 @@ class Watch:
         found, refused = self._locate()
         read = self._read_tensors(self._trusted.keys() & found.keys(), found)
         report = compare(expected, {name: one.entry for name, one in read.items()})
-        memory = {found[name].memory for name in read}
         report = replace(
             report,
             missing=tuple(name for name in report.missing if name in self._trusted and name not in refused),
-            extra=tuple(sorted(name for name, one in found.items() if name not in read and one.memory not in memory)),
+            extra=tuple(sorted(_untied(found, read.keys()))),
             problems=tuple(f"tensor {name!r}: {reason}" for name, reason in refused.items()),
         )
         if not report.ok:
@@ -574,6 +569,12 @@ class Watch:
 
     def _ranges(self, slices: Sequence[Slice]) -> list[Range]:
         return [(self._watched[part.tensor].location, part.start, part.stop) for part in slices]
+
+
+def _untied(found: Mapping[str, Location], listed: Collection[str]) -> set[str]:
+    """The names that are not listed, of tensors that are not tied to one that is."""
+    contents = {location.content for name, location in found.items() if name in listed}
+    return {name for name, location in found.items() if name not in listed and location.content not in contents}
 
 
 def _difference(expected: TensorEntry, found: TensorEntry) -> str:

@@ -92,6 +92,10 @@ class Appraisal:
         """Whether nothing failed."""
         return all(check.state != FAILED for check in self.checks)
 
+    def __bool__(self) -> bool:
+        """`ok`: whoever asks whether an appraisal is true means that."""
+        return self.ok
+
     def lines(self) -> Iterator[str]:
         """A line for each check, and the verdict."""
         for check in self.checks:
@@ -283,6 +287,7 @@ def _tdx(
             accepted = [tdx.extended(tdx.register_digest(claims.root)).hex()]
         yield _reference(f"RTMR{number}", value, accepted)
     yield _check("debug", _not_debug, quote.debug)
+    yield _check("migration", _not_movable, quote.movable)
     statuses = asked.get("tcb_statuses", ["UpToDate"])
     if verified is None:
         yield Check("TCB status", FAILED, "not known, since the quote is not verified")
@@ -313,6 +318,7 @@ def _snp(files: Mapping[str, bytes], asked: Mapping[str, Any], at: datetime, is_
     yield _check("report data", _report_data, report.report_data, files[STATEMENT])
     yield _reference("measurement", report.measurement, asked.get("measurements"))
     yield _check("debug", _not_debug, report.debug)
+    yield _check("migration", _not_movable, report.movable)
     most = asked.get("max_vmpl", 0)
     fits = report.vmpl <= most
     yield _decided("VMPL", fits, f"{report.vmpl}; accepted is up to {most}")
@@ -338,6 +344,11 @@ def _report_data(report_data: bytes, statement: bytes) -> str:
 
 def _not_debug(debug: bool) -> str:
     _require(not debug, "the host may read and change the memory of this machine")
+    return "off"
+
+
+def _not_movable(movable: bool) -> str:
+    _require(not movable, "an agent that the host chooses may have the memory of this machine, to move it elsewhere")
     return "off"
 
 
@@ -367,9 +378,7 @@ def _gpu(
     if count is None:
         yield Check("GPU count", NOT_ASKED, str(len(reports)))
     else:
-        different = len({report.chain for report in reports})
-        fits = different == len(reports) == count
-        yield _decided("GPU count", fits, f"{different}; accepted is {count}")
+        yield _check("GPU count", _gpu_count, reports, count)
     for name, listed in (("drivers", [r.driver for r in reports]), ("vbios", [r.vbios for r in reports])):
         accepted = asked.get(name)
         state = NOT_ASKED if accepted is None else PASSED if set(listed) <= set(accepted) else FAILED
@@ -402,6 +411,12 @@ def _gpu_nonce(reports: Sequence[nvidia.GpuReport], nonce: bytes) -> str:
     wanted = nvidia.nonce_for(nonce)
     _require(all(report.nonce == wanted for report in reports), "a GPU was asked with another nonce")
     return ""
+
+
+def _gpu_count(reports: Sequence[nvidia.GpuReport], count: int) -> str:
+    different = len({report.key_pin for report in reports})
+    _require(different == len(reports) == count, f"{different}; accepted is {count}")
+    return str(count)
 
 
 def _gpu_measurements(reports: Sequence[nvidia.GpuReport], references: Mapping[str, Sequence[str]]) -> str:

@@ -119,8 +119,7 @@ class CertificateVerifier:
         roots = [certificate for certificate in self.certificates if is_self_issued(certificate)]
         if not roots:
             raise TrustError("none of the certificates that are trusted is a root, which issued itself")
-        check_chain(leaf, [*self.certificates, *others], among(roots), leaf.not_valid_before_utc)
-        check_may_sign(leaf)
+        check_may_sign(check_chain(leaf, [*self.certificates, *others], among(roots), leaf.not_valid_before_utc))
         key = check_public_key(leaf.public_key(), "the signer's certificate")
         return bundle.envelope.checked(key), f"certificate of {leaf.subject.rfc4514_string()}"
 

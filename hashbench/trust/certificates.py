@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
@@ -28,6 +29,8 @@ E = TypeVar("E", bound=x509.ExtensionType)
 MAX_CERTIFICATES = 16
 """The most certificates that are read from one place."""
 
+_LEAST_DIGEST = 28  # bytes: of MD5 and SHA-1, which have fewer, collisions are known
+_LEAST_RSA = 2048  # bits
 _REMEMBERED = 256  # certificates and pairs of them: a machine with many GPUs shows the same authorities many times
 
 _UNDERSTOOD = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
@@ -128,6 +131,7 @@ def check_chain(
                 f"the chain of certificates ends at {quoted(_subject(current))}, whose issuer "
                 f"{quoted(current.issuer.rfc4514_string())} is neither given nor a trusted root"
             )
+        _check_strength(current, issuer)
         chain.append(issuer)
 
 
@@ -152,20 +156,28 @@ def is_self_issued(certificate: x509.Certificate) -> bool:
     return _issued(certificate, certificate)
 
 
-def check_may_sign(certificate: x509.Certificate) -> None:
+def check_may_sign(chain: Sequence[x509.Certificate]) -> None:
     """Checks that a certificate is for signing: key usage and extended key usage say so, as far as it has them.
 
-    Both count, as RFC 5280 (section 4.2.1.12) has it: certificates of web servers have digital signatures too.
+    Both count, as RFC 5280 (section 4.2.1.12) has it: certificates of web servers have digital signatures too. The
+    extended key usage of an authority between limits what it issues, as browsers and OpenSSL have it: one for the
+    certificates of web servers makes no signers.
+
+    Args:
+        chain: what `check_chain` found.
 
     Raises:
         VerificationError: it is not, or has neither.
     """
+    certificate = chain[0]
     usage = _value(certificate.extensions, x509.KeyUsage)
     extended = _value(certificate.extensions, x509.ExtendedKeyUsage)
-    allowed = [usage.digital_signature] if usage else []
-    allowed += [not _SIGNING.isdisjoint(extended)] if extended else []
-    if not allowed or not all(allowed):
+    if (usage is None and extended is None) or (usage is not None and not usage.digital_signature):
         raise VerificationError(f"the certificate {quoted(_subject(certificate))} is not for signing")
+    for each in chain[:-1] or chain:  # a root is trusted for whatever it is
+        extended = _value(each.extensions, x509.ExtendedKeyUsage)
+        if extended is not None and _SIGNING.isdisjoint(extended):
+            raise VerificationError(f"the certificate {quoted(_subject(each))} is not for signing")
 
 
 @lru_cache(_REMEMBERED)
@@ -183,6 +195,20 @@ def _check_time(certificate: x509.Certificate, at: datetime) -> None:
         raise VerificationError(
             f"the certificate {quoted(_subject(certificate))} is valid from {certificate.not_valid_before_utc} to "
             f"{certificate.not_valid_after_utc}, not at {at}"
+        )
+
+
+def _check_strength(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Checks that nobody can make another certificate for the signature on one, or break the key that made it."""
+    algorithm, key = certificate.signature_hash_algorithm, issuer.public_key()
+    if algorithm is not None and algorithm.digest_size < _LEAST_DIGEST:
+        raise VerificationError(
+            f"the certificate {quoted(_subject(certificate))} is signed with {algorithm.name}, which is broken"
+        )
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_RSA:
+        raise VerificationError(
+            f"the certificate {quoted(_subject(certificate))} is signed with a key of {key.key_size} bits; accepted is "
+            f"RSA from {_LEAST_RSA} bits on"
         )
 
 

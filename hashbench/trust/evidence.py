@@ -129,6 +129,8 @@ def claims_of(data: bytes) -> Claims:
         raise TrustError("the statement is not one of hashbench attest, in canonical JSON")
     if (
         claims.algorithm not in ALGORITHMS
+        or len(claims.root) != ALGORITHMS[claims.algorithm].digest_size
+        or len(claims.manifest) != hashlib.sha256().digest_size
         or not 0 < claims.chunk_size <= MAX_INTEGER
         or (claims.place is None) != (claims.verified is None)
         or claims.place not in (None, *PLACES)

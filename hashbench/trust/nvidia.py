@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model import canonical_json
 from hashbench.model.documents import DocumentError, parse_document
-from hashbench.trust.certificates import IsRoot, check_chain, parse_certificates, with_key
+from hashbench.trust.certificates import IsRoot, check_chain, key_pin, parse_certificates, with_key
 from hashbench.trust.dsse import from_base64
 from hashbench.trust.keys import check_signature
 from hashbench.trust.trust_error import TrustError
@@ -39,6 +39,7 @@ _REQUEST = 37  # bytes: version, code and parameters, nonce, slot
 _GET_MEASUREMENTS, _MEASUREMENTS = 0xE0, 0x60
 _NUMBER = 48  # bytes of each number of a signature
 _DRIVER, _VBIOS, _FIRMWARE = 3, 6, 20  # kinds of opaque fields
+_CHAIN = "the GPU's chain"  # in errors
 _FWID = x509.ObjectIdentifier("2.23.133.5.4.1")
 
 
@@ -63,6 +64,15 @@ class GpuReport:
     driver: str
     vbios: str
     firmware: bytes
+
+    @property
+    def key_pin(self) -> str:
+        """What tells GPUs apart: the pin of the key that signs, which is the GPU's own. Its chain has many encodings.
+
+        Raises:
+            TrustError: the chain has no valid certificate.
+        """
+        return key_pin(parse_certificates(self.chain, _CHAIN)[0])
 
 
 class _Reader:
@@ -167,7 +177,7 @@ def verify_report(report: GpuReport, at: datetime, is_root: IsRoot = NVIDIA_ROOT
         VerificationError: the report is not vouched for at that time.
         TrustError: a certificate is not valid.
     """
-    leaf, *others = parse_certificates(report.chain, "the GPU's chain")
+    leaf, *others = parse_certificates(report.chain, _CHAIN)
     check_chain(leaf, others, is_root, at)
     key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":

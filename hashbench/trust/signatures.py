@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hashbench.hashing.hasher import Progress
 from hashbench.hashing.opening import read_regular
+from hashbench.hashing.printable import printable
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
@@ -68,6 +69,10 @@ class SignedReport:
         """Whether the model is what was signed."""
         return not self.wrong and (self.model is None or self.model.ok)
 
+    def __bool__(self) -> bool:
+        """`ok`: whoever asks whether a report is true means that."""
+        return self.ok
+
     @property
     def wrong(self) -> bool:
         """Whether the model is known not to be what was signed, even if some of it could not be read."""
@@ -89,7 +94,8 @@ class SignedReport:
         yield from _up_to("extra, ignored", self.ignored)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), *bounded(self.notes), *bounded(self.problems)])
+        # Notes and problems may have paths of files, which the lines before have escaped.
+        return "\n".join([*self.lines(), *map(printable, [*bounded(self.notes), *bounded(self.problems)])])
 
 
 def verify_signed(
@@ -159,7 +165,7 @@ def verify_signed(
     if path.is_dir():
         now = list_model(path, files.exclusions, own)
         check_same_files(_counting(there, known, extra), _counting(now.files, known, extra))
-    told = {*report.extra, *report.ignored} if report else set()
+    told = {*report.extra, *report.ignored} if report is not None else set()
     untold = tuple(one for one in unknown if one not in told)
     return SignedReport(
         signer,
@@ -171,8 +177,8 @@ def verify_signed(
         extra=untold if extra == "fail" else (),
         ignored=untold if extra == "warn" else (),
         not_covered=not_covered(path, files, found, signature),
-        notes=tuple(note for note in (report.notes if report else ()) if not note.startswith("excluded: ")),
-        problems=tuple(dict.fromkeys([*listed.problems, *(report.problems if report else ())])),
+        notes=tuple(note for note in (() if report is None else report.notes) if not note.startswith("excluded: ")),
+        problems=tuple(dict.fromkeys([*listed.problems, *(() if report is None else report.problems)])),
     )
 
 

@@ -18,7 +18,7 @@ from hashbench.hashing.verification_error import VerificationError
 from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Kernel
 from hashbench.model.contents import check_same_files
-from hashbench.model.disk import Notes, manifest, verify
+from hashbench.model.disk import Notes, check_decided, manifest, verify
 from hashbench.model.exclusions import DEFAULT, Exclusions, exactly
 from hashbench.model.folder import Listing, list_folder
 from hashbench.model.manifest import Manifest, read_manifest
@@ -107,6 +107,7 @@ def sign_model(
         made = older
         own_files = [folder / name, *([output] if signature else [])]
         report = verify(folder, older, kernel=kernel, device=device, own=own_files, progress=progress, whole=whole)
+        check_decided(report)
         if not report.ok:
             raise VerificationError(f"the model is not what {manifest_path} says: {next(report.lines())}")
     digests = whole.digests()

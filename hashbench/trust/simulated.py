@@ -37,7 +37,7 @@ ROOT_NAME, KEY_NAME = "root.pem", "root.key"
 _QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # Intel's, which quotes are refused without
 _FMSPC, _PCE_ID = bytes(5) + b"\x51", bytes(2)
 _SVN = 1
-_SEPT_VE_DISABLE = 1 << 28  # an attribute that every domain must have
+_SEPT_VE_DISABLE, _MIGRATABLE = 1 << 28, 1 << 29  # attributes; every domain must have the first
 _SGX = bytes.fromhex("2a864886f84d010d01")  # the object identifier of Intel's extension, 1.2.840.113741.1.13.1
 _DATES = timedelta(days=30)
 
@@ -51,6 +51,7 @@ class Domain:
         mr_config_id: what its owner configured.
         rtmrs: its registers.
         debug: whether its host may read its memory.
+        movable: whether an agent that its host chooses may have its memory, to move it elsewhere.
         tcb_status: what the collateral says of its platform.
     """
 
@@ -58,6 +59,7 @@ class Domain:
     mr_config_id: bytes = bytes(48)
     rtmrs: tuple[bytes, bytes, bytes, bytes] = (bytes(48),) * 4
     debug: bool = False
+    movable: bool = False
     tcb_status: str = "UpToDate"
 
 
@@ -197,7 +199,7 @@ class SimulatedPlatform:
 def _quote(report_data: bytes, domain: Domain, pck: _Authority, chain: bytes) -> bytes:
     """A quote of version 4."""
     header = struct.pack("<HHIHH16s20s", 4, 2, 0x81, _SVN, _SVN, _QE_VENDOR, bytes(20))
-    attributes = _SEPT_VE_DISABLE | domain.debug
+    attributes = _SEPT_VE_DISABLE | domain.debug | (_MIGRATABLE if domain.movable else 0)
     body = b"".join(
         (
             bytes(16),  # versions of the TDX module

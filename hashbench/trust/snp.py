@@ -32,7 +32,7 @@ AMD_ROOTS = with_key(
 _SIGNED = 0x2A0
 _INTEGER = 72  # bytes of a signature's numbers, little-endian
 _ECDSA_P384 = 1
-_DEBUG = 1 << 19  # of the guest's policy
+_DEBUG, _MIGRATION_AGENT = 1 << 19, 1 << 18  # of the guest's policy
 _VERSIONS = range(2, 6)
 _ENTRY_FORMAT = struct.Struct("<16sII")
 _ENTRY = _ENTRY_FORMAT.size
@@ -61,6 +61,7 @@ class SnpReport:
         measurement: of the machine as it was started.
         report_data: what the machine bound to the report.
         debug: whether its host may read its memory.
+        movable: whether an agent that its host chooses may have its memory, to move it elsewhere.
         vmpl: the privilege level of who asked, 0 the highest.
         reported_tcb: versions of the firmware.
         chip_id: of the processor.
@@ -70,6 +71,7 @@ class SnpReport:
     measurement: bytes
     report_data: bytes
     debug: bool
+    movable: bool
     vmpl: int
     reported_tcb: bytes
     chip_id: bytes
@@ -94,6 +96,7 @@ def parse_report(data: bytes) -> SnpReport:
         measurement=data[0x90:0xC0],
         report_data=data[0x50:0x90],
         debug=bool(number(0x08, 8) & _DEBUG),
+        movable=bool(number(0x08, 8) & _MIGRATION_AGENT),
         vmpl=number(0x30, 4),
         reported_tcb=data[0x180:0x188],
         chip_id=data[0x1A0:0x1E0],

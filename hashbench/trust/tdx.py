@@ -26,7 +26,7 @@ from hashbench.trust.trust_error import TrustError
 MAX_QUOTE_SIZE = 1 << 16
 MAX_COLLATERAL_SIZE = 1 << 20
 
-_DEBUG = 1  # the first bit of a trust domain's attributes
+_DEBUG, _MIGRATABLE = 1 << 0, 1 << 29  # of a trust domain's attributes
 _HEX = re.compile(r"([0-9a-fA-F]{2})*")
 _FIELDS = (
     "pck_crl_issuer_chain",
@@ -53,6 +53,7 @@ class Quote:
         rtmrs: registers that were extended while it ran.
         report_data: what the domain bound to the quote.
         debug: whether its host may read its memory.
+        movable: whether an agent that its host chooses may have its memory, to move it elsewhere.
     """
 
     data: bytes
@@ -61,6 +62,7 @@ class Quote:
     rtmrs: tuple[bytes, bytes, bytes, bytes]
     report_data: bytes
     debug: bool
+    movable: bool
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ def parse_quote(data: bytes) -> Quote:
     report: Any = quote.report
     if not quote.is_tdx():
         raise TrustError("the quote is of an SGX enclave, not of a TDX trust domain")
+    attributes = int.from_bytes(report.td_attributes, "little")
     return Quote(
         data,
         mr_td=report.mr_td,
         mr_config_id=report.mr_config_id,
         rtmrs=(report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3),
         report_data=report.report_data,
-        debug=bool(report.td_attributes[0] & _DEBUG),
+        debug=bool(attributes & _DEBUG),
+        movable=bool(attributes & _MIGRATABLE),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,28 @@ def test_a_kernel_that_does_not_start_is_replaced_by_the_next(monkeypatch: pytes
     monkeypatch.setattr(selection, "_by_preference", lambda names: iter([fast]))
     with pytest.raises(Unavailable, match="fast on 0 cannot be used"):
         choose()
+
+
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [("click", "ImportError"), ("numpy", "ImportError"), ("numpy", "MemoryError"), ("jsonschema_rs", "OSError")],
+)
+def test_a_broken_installation_is_no_verdict_on_a_model(module: str, error: str, tmp_path: Path) -> None:
+    program = f"""if True:
+        import runpy, sys
+        class Broken:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == {module!r}:
+                    raise {error}("libbroken.so:\\ncannot be loaded")
+        sys.meta_path.insert(0, Broken())
+        runpy.run_module("hashbench", run_name="__main__", alter_sys=True)
+    """
+    (tmp_path / "model").write_bytes(b"content")
+    (tmp_path / "manifest").write_bytes(b"{{}}")
+    arguments = ["verify", str(tmp_path / "model"), str(tmp_path / "manifest")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False, text=True)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"hashbench: .+\n", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

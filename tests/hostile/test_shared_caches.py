@@ -1,12 +1,16 @@
-"""A cache that others can write to holds their pickles: frameworks neither read nor fill it."""
+"""A cache that others can write to holds their code: frameworks neither read nor fill it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from hashbench.kernels.cupy_cuda import built
 
 
 @pytest.fixture
@@ -71,3 +75,35 @@ def test_triton_caches_in_a_private_folder_alone(shared: Path, monkeypatch: pyte
     private.mkdir(mode=0o700)
     for folder, used in (private, "True\n"), (shared, "False\n"):
         assert printed(TRITON, {"XDG_CACHE_HOME": str(folder)}, monkeypatch) == used
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_cupy_caches_in_a_private_folder_alone(
+    shared: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = shared.parent / "private"
+    private.mkdir(mode=0o700)
+    variable = "CUPY_CACHE_IN_MEMORY"
+
+    def set_or_unset(name: str, value: str | None) -> None:
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+    def meanwhile() -> str | None:
+        """The variable as CuPy has it when it compiles."""
+        seen: list[str | None] = []
+        module = SimpleNamespace(compile=lambda: seen.append(os.environ.get(variable)))
+        assert built(SimpleNamespace(RawModule=lambda code: module), "code") is module
+        assert os.environ.get(variable) == before
+        return seen.pop()
+
+    set_or_unset(variable, before)
+    for folder, found in (str(private), before), (str(shared), "1"), ("relative", "1"), ("", "1"):
+        set_or_unset("CUPY_CACHE_DIR", folder)
+        assert meanwhile() == found
+    set_or_unset("CUPY_CACHE_DIR", None)
+    for home, found in (private, before), (shared, "1"):
+        set_or_unset("HOME", str(home))
+        assert meanwhile() == found

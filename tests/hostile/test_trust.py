@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attestations import MANIFEST, NONCE, NOW, Gpu, SnpProcessor, appraised, attested, platform, policy
+from attestations import MANIFEST, NONCE, NOW, Gpu, SnpProcessor, appraised, attested, failed, platform, policy
 from authorities import issue, key_of, write_keys
 from command_line import in_process
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +128,7 @@ def test_damaged_certificates(data: bytes) -> None:
         certificate = parse_certificate(data, "it")
         key_pin(certificate)
         check_chain(certificate, [ROOT.certificate], among([ROOT.certificate]), datetime.now(UTC))
-        check_may_sign(certificate)
+        check_may_sign([certificate])
         assert certificate == LEAF.certificate
 
     refused_or_read(check)
@@ -354,11 +355,32 @@ def test_evidence_of_many_gpus_is_refused() -> None:
         nvidia.parse_reports(b" " * (nvidia.MAX_SIZE + 1))
 
 
-def test_one_gpu_is_not_counted_twice() -> None:
-    twice = nvidia.reports_text([GPU_AT_HAND.report(nvidia.nonce_for(NONCE))] * 2)
+@pytest.mark.parametrize("before", [b"", b"\n", b"# the second GPU\n"])
+def test_one_gpu_is_not_counted_twice(before: bytes) -> None:
+    def report() -> tuple[bytes, bytes]:
+        return GPU_AT_HAND.report(nvidia.nonce_for(NONCE))
+
+    def failing(chain: bytes) -> set[str]:
+        evidence = nvidia.reports_text([(first, right), (second, chain)])
+        asked = policy(gpu={"required": True, "count": 2})
+        return failed(appraised(attested(gpu=lambda _: evidence), asked, nvidia_root=GPU_AT_HAND.is_root))
+
+    (first, right), (second, again) = report(), report()
+    assert failing(before + again) == {"GPU count"}
+    assert failing(b"") == failing(b"no certificate") == {"GPU evidence", "GPU count"}
+
+
+def test_two_gpus_are_counted() -> None:
+    nonce = nvidia.nonce_for(NONCE)
+    other = Gpu()
+    both = nvidia.reports_text([GPU_AT_HAND.report(nonce), other.report(nonce)])
     asked = policy(gpu={"required": True, "count": 2})
-    found = appraised(attested(gpu=lambda _: twice), asked, nvidia_root=GPU_AT_HAND.is_root)
-    assert {check.name for check in found.checks if check.state == "failed"} == {"GPU count"}
+
+    def is_root(certificate: x509.Certificate) -> bool:
+        return GPU_AT_HAND.is_root(certificate) or other.is_root(certificate)
+
+    found = appraised(attested(gpu=lambda _: both), asked, nvidia_root=is_root)
+    assert found.ok, list(found.lines())
 
 
 def test_a_statement_is_no_larger_than_it_needs_to_be() -> None:

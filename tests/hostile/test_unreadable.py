@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from command_line import COMMAND
+from command_line import COMMAND, in_process
 from model_folders import index_of, safetensors_file, trust, write
 
 import hashbench
@@ -131,3 +131,22 @@ def test_the_verdict_for_programs_names_what_is_unreadable(tmp_path: Path) -> No
     assert not verdict["verified"]
     assert verdict["unreadable"] == {"2.safetensors": "Permission denied", "code/": "Permission denied"}
     assert verdict["counts"] == {"differs": 0, "extra": 0, "ignored": 0, "missing": 0, "unreadable": 2}
+
+
+def test_nothing_is_attested_or_signed_of_what_nobody_could_read(tmp_path: Path, lock: Lock) -> None:
+    pytest.importorskip("cryptography", reason="cryptography is not installed: install hashbench[trust]")
+    from authorities import write_keys
+
+    private, _ = write_keys(tmp_path / "keys")
+    folder = write(tmp_path / "model", FILES)
+    manifest = folder / "manifest.json"
+    assert in_process("manifest", folder, "-o", manifest, "--kernel", "hashlib").returncode == 0
+    lock(folder / "config.json")
+    reason = "hashbench: 'config.json' cannot be read: Permission denied; nothing else differs from the manifest\n"
+    platform = ("--provider", "simulated", "--platform", tmp_path / "platform")
+    attest = ("attest", "--manifest", manifest, "--model", folder, "--nonce", "00" * 16, "-o", tmp_path / "evidence")
+    for command in (*attest, *platform), ("sign", folder, "--key", private, "--manifest", manifest):
+        done = in_process(*command, "--kernel", "hashlib")
+        assert (done.returncode, done.stderr.decode()) == (2, reason)
+    assert not (tmp_path / "evidence").exists()
+    assert not (folder / "model.sig").exists()

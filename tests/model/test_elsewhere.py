@@ -29,10 +29,14 @@ CASES: dict[str, tuple[Files, list[str]]] = {
     "code of other repositories": (
         {
             "config.json": config(auto_map={"AutoConfig": "org/code--configuration.C", "AutoModel": "own.Model"}),
+            "modules.json": json.dumps([{"type": "sentence_transformers.Router"}, {"type": "org/m--own.M"}]).encode(),
+            "old/tokenizer_config.json": config(auto_map=["org/old--tokenization.T", None]),
             "sub/tokenizer_config.json": config(auto_map={"AutoTokenizer": [None, "org/t--tokenization.T"]}),
         },
         [
             "not covered: the code of 'org/code', which 'config.json' names",
+            "not covered: the code of 'org/m', which 'modules.json' names",
+            "not covered: the code of 'org/old', which 'old/tokenizer_config.json' names",
             "not covered: the code of 'org/t', which 'sub/tokenizer_config.json' names",
         ],
     ),
@@ -69,7 +73,10 @@ CASES: dict[str, tuple[Files, list[str]]] = {
             "adapter_config.json": config(base_model_name_or_path=None),
             "a/config.json": b'["auto_map"]',
             "b/config.json": b'{"auto_map": ',
-            "c/config.json": config(auto_map=["org/x--y"]),
+            "c/config.json": config(auto_map=[None, 1, "own.Model"]),
+            "modules.json": config(type="org/x--own.Module"),
+            "a/modules.json": b'[1, {"type": 2}, {"type": "own.Module"}, {}]',
+            "b/modules.json": b'[{"type": "org/x--y"}',
         },
         [],
     ),

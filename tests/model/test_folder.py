@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hashbench.model.contents import list_model
 from hashbench.model.exclusions import DEFAULT, MAX_LENGTH, MAX_PATTERNS, ExclusionError, Exclusions, exactly
 from hashbench.model.folder import list_folder, list_named
 
@@ -41,7 +42,7 @@ def test_names_are_not_read_in_another_encoding(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "gbk")
     listing = list_folder(tmp_path, NONE)
     assert [file.name for file in listing.files] == ["a"]
-    assert "set PYTHONUTF8=1" in listing.refused[ascii("\xe9")]
+    assert "set PYTHONUTF8=1" in listing.refused["\xe9"]
 
 
 def test_defaults_leave_out_what_tools_leave_behind(tmp_path: Path) -> None:
@@ -162,10 +163,12 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(b"\xff.safetensors")).touch()
+    name = os.fsdecode(b"\xff.safetensors")
+    (tmp_path / name).touch()
     listing = list_folder(tmp_path, NONE)
     assert listing.files == ()
-    assert dict(listing.refused) == {r"'\udcff.safetensors'": "its name is not valid UTF-8"}
+    assert dict(listing.refused) == {name: "its name is not valid UTF-8"}
+    assert list_model(tmp_path, NONE).problems == (r"'\udcff.safetensors' is refused: its name is not valid UTF-8",)
 
 
 def test_what_is_no_folder_is_an_error(tmp_path: Path) -> None:

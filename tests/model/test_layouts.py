@@ -313,6 +313,14 @@ BAD = {
         document(tensors=[{"name": "a.{n}", "parts": [{"tensor": "b.{n}"}, {"tensor": "c"}]}]),
         r"'c' does not have the placeholders",
     ),
+    "numbers that could end anywhere, which took hours for one name": (
+        document(tensors=[{"name": "a.{n}.{m}", "parts": [{"tensor": "b.{n}1{m}.c"}]}]),
+        r"'b\.\{n\}1\{m\}\.c' has placeholders with nothing but digits between them",
+    ),
+    "numbers side by side": (
+        document(tensors=[{"name": "a.{n}.{m}", "parts": [{"tensor": "{n}{m}"}]}]),
+        r"'\{n\}\{m\}' has placeholders with nothing but digits between them",
+    ),
     "stacked by its own": (
         document(tensors=[{"name": "a.{n}", "stack": "n", "parts": [{"tensor": "b.{n}"}]}]),
         "has the placeholder by which it is stacked",

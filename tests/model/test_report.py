@@ -214,6 +214,18 @@ def test_a_problem_is_no_verification() -> None:
     assert str(report) == "a shard cannot be read"
 
 
+def test_a_report_has_the_lines_that_it_is_made_of() -> None:
+    report = replace(compared([WEIGHT], []), notes=("a\nverified: b",), problems=("c\x1b[2Kd",))
+    assert str(report).splitlines() == ["missing: weight", r"a\nverified: b", r"c\x1b[2Kd"]
+
+
+def test_a_report_that_is_asserted_is_what_it_says() -> None:
+    verified = compared([WEIGHT], [WEIGHT])
+    assert verified
+    for changes in {"differs": ("weight",)}, {"missing": ("a",)}, {"problems": ("b",)}, {"unreadable": {"c": "d"}}:
+        assert not replace(verified, **changes)
+
+
 def test_what_is_unreadable_is_neither_verified_nor_wrong() -> None:
     report = replace(compared([WEIGHT], [WEIGHT]), unreadable={"a\nb": "Permission denied"})
     assert (report.ok, report.wrong) == (False, False)

@@ -188,11 +188,13 @@ class SnpProcessor:
         leaf = builder.add_extension(hardware, critical=False).sign(self._between.key, hashes.SHA384())
         return Issued(leaf, key).pem() + self._between.pem() + self._root.pem()
 
-    def report(self, report_data: bytes, *, debug: bool = False, vmpl: int = 0, version: int = 2) -> bytes:
+    def report(
+        self, report_data: bytes, *, debug: bool = False, movable: bool = False, vmpl: int = 0, version: int = 2
+    ) -> bytes:
         """A report that binds 64 bytes."""
         data = bytearray(0x2A0)
         struct.pack_into("<I", data, 0, version)
-        struct.pack_into("<Q", data, 8, (1 << 17) | (debug << 19))
+        struct.pack_into("<Q", data, 8, (1 << 17) | (movable << 18) | (debug << 19))
         struct.pack_into("<II", data, 0x30, vmpl, 1)
         data[0x50:0x90] = report_data
         data[0x90:0xC0] = b"m" * 48

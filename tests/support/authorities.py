@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -71,6 +71,7 @@ def issue(
     start: datetime | None = None,
     days: int = 3650,
     critical: x509.ExtensionType | None = None,
+    key: Any = None,
 ) -> Issued:
     """Makes a certificate.
 
@@ -84,8 +85,9 @@ def issue(
         start: when it begins to be valid; None for a day ago.
         days: how long it is valid.
         critical: one more extension, which is critical.
+        key: its key, of whatever kind; None for a new one of the curve.
     """
-    key = ec.generate_private_key(CURVES[curve])
+    key = ec.generate_private_key(CURVES[curve]) if key is None else key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     start = start or datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
     builder = (

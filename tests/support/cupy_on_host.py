@@ -44,6 +44,9 @@ class _Module:
         kernels = _KERNEL.findall(beyond)
         self._library = ctypes.CDLL(str(compiled(host_program(code, kernels, with_barriers=kernels))))
 
+    def compile(self) -> None:
+        pass
+
     def get_function(self, name: str) -> Callable[[Sequence[int], Sequence[int], Sequence[Any]], None]:
         return lambda groups, threads, arguments: launch(self._library, name, groups[0], arguments, threads[0])
 

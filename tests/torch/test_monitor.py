@@ -309,6 +309,10 @@ def test_a_model_that_is_another_from_the_start_is_refused() -> None:
         Monitor(watched, expected)
     assert "missing: mean" in str(error.value)
     assert "extra: more" in str(error.value)
+    watched = model()
+    tied_otherwise(watched)
+    with pytest.raises(VerificationError, match="extra: more"):
+        Monitor(watched, expected)
 
 
 # Lawful changes ------------------------------------------------------------------------------------------------------
@@ -399,6 +403,17 @@ def test_misused_updates_are_refused() -> None:
 # What happens to memory ----------------------------------------------------------------------------------------------
 
 
+def test_what_is_tied_to_a_tensor_that_is_updated_is_not_extra() -> None:
+    watched = model()
+    clocked = Clocked(watched)
+    tied(watched)  # as a head that files do not list
+    chosen = clocked.watch.suspend(["embedding"], None)
+    clocked.until(3 * PERIOD)
+    clocked.watch.restore(chosen, clocked.now, None)
+    clocked.until(6 * PERIOD)
+    assert not clocked.found
+
+
 def moved_by_data(watched: Any) -> None:
     watched.bias.data = watched.bias.data.clone()
 
@@ -432,6 +447,14 @@ def added(watched: Any) -> None:
     watched.register_buffer("more", torch.ones(3))
 
 
+def tied(watched: Any) -> None:
+    watched.more = watched.embedding
+
+
+def tied_otherwise(watched: Any) -> None:
+    watched.more = torch.nn.Parameter(watched.embedding.data.view(8, 40))
+
+
 EVENTS: dict[Callable[[Any], None], set[tuple[str, str]]] = {
     moved_by_data: {("moved", "bias")},
     moved_by_replacing: {("moved", "bias")},
@@ -441,6 +464,7 @@ EVENTS: dict[Callable[[Any], None], set[tuple[str, str]]] = {
     freed: {("gone", "mean")},
     to_meta: {("gone", "mean")},
     added: {("extra", "more")},
+    tied_otherwise: {("extra", "more")},
 }
 
 
@@ -471,6 +495,17 @@ def test_a_tensor_that_comes_back_is_watched_again() -> None:
     bytes_of(watched.mean)[0] ^= 1
     clocked.until(6 * PERIOD)
     assert clocked.found[-1].kind == "changed"
+
+
+def test_a_name_changes_nothing_but_its_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    state = {"a\nERROR\x1b[2K": torch.zeros(100), "b": torch.zeros(100)}
+    with Paced(state) as monitor:
+        for _ in range(2):  # damaged, and right again
+            bytes_of(next(iter(state.values())))[0] ^= 1
+            monitor.finish_sweeps(2)
+    assert [str(finding) for finding in monitor.findings] == [r"a\nERROR\x1b[2K: bytes [0:256] changed"]
+    assert [r.getMessage() for r in caplog.records if not r.getMessage().isprintable()] == []
+    assert any("are again what is trusted" in record.getMessage() for record in caplog.records)
 
 
 def test_untied_weights_are_watched_apart() -> None:

@@ -65,23 +65,35 @@ class DefaultModelLoader:
             fall_back_to_pt=True,
             allow_patterns_overrides=None,
         )
-        yield from self._get_weights_iterator(source)  # type: ignore[attr-defined]
+        yield from self._get_weights_iterator(source)
+
+    def _get_weights_iterator(self, source: Any) -> Any:
+        raise NotImplementedError
+
+    def load_weights(self, model: Any, config: Any) -> None:
+        model.load_weights(self.get_all_weights(config, model))
+
+
+def registered(monkeypatch: pytest.MonkeyPatch, loader: type) -> dict[str, Any]:
+    """What is registered with a vLLM that has this loader."""
+    loaders: dict[str, Any] = {}
+    loading: Any = ModuleType("vllm.model_executor.model_loader")
+    loading.register_model_loader = lambda name: lambda cls: loaders.setdefault(name, cls)
+    default: Any = ModuleType("vllm.model_executor.model_loader.default_loader")
+    setattr(default, loader.__name__, loader)
+    for name in ("vllm", "vllm.model_executor"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    for module in (loading, default):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    register()
+    return loaders
 
 
 @pytest.fixture
 def new_loader(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the loader of the registered format."""
-    loaders: dict[str, Any] = {}
     if find_spec("vllm") is None:
-        loading: Any = ModuleType("vllm.model_executor.model_loader")
-        loading.register_model_loader = lambda name: lambda cls: loaders.setdefault(name, cls)
-        default: Any = ModuleType("vllm.model_executor.model_loader.default_loader")
-        default.DefaultModelLoader = DefaultModelLoader
-        for name in ("vllm", "vllm.model_executor"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        for module in (loading, default):
-            monkeypatch.setitem(sys.modules, module.__name__, module)
-        register()
+        loaders = registered(monkeypatch, DefaultModelLoader)
         return lambda **options: loaders["hashbench"](LoadConfig("hashbench", options))
     from vllm.config.load import LoadConfig as VllmConfig
     from vllm.model_executor.model_loader import get_model_loader
@@ -161,3 +173,38 @@ def test_the_manifest_must_be_the_trusted_one(new_loader: Any, model: Path) -> N
         new_loader(manifest=str(path), root="00" * 32)
     with pytest.raises(ValueError, match="Unexpected extra config keys"):
         new_loader(manifest=str(path), root=trusted.root.hex(), other=1)
+
+
+class Receiving:
+    """A model that vLLM loads weights into."""
+
+    def load_weights(self, weights: Any) -> None:
+        self.weights = dict(weights)
+
+
+@pytest.mark.parametrize("missing", ["_get_weights_iterator", "_prepare_weights", "load_weights", "DefaultModelLoader"])
+def test_a_vllm_with_another_loader_starts_without_the_format(
+    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = {name: value for name, value in vars(DefaultModelLoader).items() if name != missing}
+    name = "OtherLoader" if missing == "DefaultModelLoader" else "DefaultModelLoader"
+    assert registered(monkeypatch, type(name, (), own)) == {}
+    assert "the load format hashbench is not there: this vLLM" in caplog.text
+    assert missing in caplog.text
+
+
+def test_a_vllm_that_loads_past_the_format_does_not_start(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    path, trusted = written(model)
+    config = SimpleNamespace(model=str(model), revision=None)
+
+    def load(loader: type) -> Receiving:
+        made = registered(monkeypatch, loader)["hashbench"]
+        receiving = Receiving()
+        options = {"manifest": str(path), "root": trusted.root.hex()}
+        made(LoadConfig("hashbench", options)).load_weights(receiving, config)
+        return receiving
+
+    assert load(DefaultModelLoader).weights.keys() == TENSORS.keys()
+    past = {"load_weights": lambda self, model, config: model.load_weights({"a.weight": torch.zeros(1)})}
+    with pytest.raises(VerificationError, match="did not hand out"):
+        load(type("DefaultModelLoader", (DefaultModelLoader,), past))

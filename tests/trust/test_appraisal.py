@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from importlib.resources import files
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from attestations import (
     DIGEST,
@@ -117,6 +119,7 @@ FORGERIES: dict[str, tuple[Callable[[], Files], set[str]]] = {
         {"RTMR1"},
     ),
     "a domain in debug mode": (lambda: attested(provider(Domain(debug=True))), UNVERIFIED | {"debug"}),
+    "a domain that its host may move": (lambda: attested(provider(Domain(movable=True))), UNVERIFIED | {"migration"}),
     "a platform that is out of date": (
         lambda: attested(provider(Domain(tcb_status="OutOfDate"))),
         {"TCB status"},
@@ -144,6 +147,7 @@ def test_every_forgery_is_named(forgery: str) -> None:
     make, names = FORGERIES[forgery]
     found = appraised(make())
     assert not found.ok
+    assert not found  # as who writes `assert appraise(...)` has it
     assert failed(found) == names
 
 
@@ -306,6 +310,7 @@ def test_a_report_of_sev_snp(processor: SnpProcessor) -> None:
     assert failed(appraised(files, policy(**SNP), amd_roots=processor.is_root)) == {"platform"}  # a simulated root
     for change, names in (
         ({"report": {"debug": True}}, {"debug"}),
+        ({"report": {"movable": True}}, {"migration"}),
         ({"report": {"vmpl": 2}}, {"VMPL"}),
         ({"report": {"version": 9}}, {"report"}),
         ({"chain": {"tcb": bytes(8)}}, {"report"}),
@@ -330,7 +335,10 @@ def test_a_report_of_sev_snp(processor: SnpProcessor) -> None:
 
 def test_an_appraisal_as_a_document_and_as_a_statement() -> None:
     found = appraised(attested())
+    schema = json.loads((files("hashbench.trust") / "appraisal.schema.json").read_text())
+    jsonschema_rs.meta.validate(schema)
     document = json.loads(json.dumps(found.document()))
+    jsonschema_rs.validate(schema, document)
     assert document["accepted"] is True
     assert document["simulated"] is True
     assert [check["name"] for check in document["checks"]] == [check.name for check in found.checks]
@@ -340,6 +348,7 @@ def test_an_appraisal_as_a_document_and_as_a_statement() -> None:
     refused = appraised(attested(nonce=bytes(32)))
     assert refused.statement().predicate["properties"] == []
     assert refused.document()["accepted"] is False
+    jsonschema_rs.validate(schema, refused.document())
 
 
 def test_a_statement_of_another_shape_is_no_attestation() -> None:
@@ -350,6 +359,8 @@ def test_a_statement_of_another_shape_is_no_attestation() -> None:
         lambda text: text.replace(b'"sha256","chunk_size"', b'"sha1","chunk_size"'),
         lambda text: text.replace(b"gpu memory", b"my memory"),
         lambda text: text.replace(b"4096", b"-4096"),
+        lambda text: text.replace(MANIFEST.root.hex().encode(), b"00" * 31),
+        lambda text: text.replace(DIGEST.encode(), b"00" * 33),
     ]
     for change in changes:
         changed = change(files[STATEMENT])

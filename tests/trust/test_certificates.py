@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from authorities import Issued, issue
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from hashbench.hashing.verification_error import VerificationError
+from hashbench.trust import certificates
 from hashbench.trust.certificates import (
     MAX_CERTIFICATES,
     among,
@@ -100,10 +102,34 @@ def test_roots_by_their_key() -> None:
     assert not is_self_issued(BETWEEN.certificate)
 
 
+def test_signatures_on_certificates_that_others_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bits, accepted in (1024, False), (2048, True):
+        between = issue("rsa", ROOT, authority=True, key=rsa.generate_private_key(65537, bits))
+        refusal = pytest.raises(VerificationError, match="'CN=x' is signed with a key of 1024 bits")
+        with nullcontext() if accepted else refusal:
+            chain(issue("x", between), between, ROOT)
+    # New releases of cryptography neither make nor verify signatures with MD5 and SHA-1.
+    monkeypatch.setattr(certificates, "_LEAST_DIGEST", 33)
+    with pytest.raises(VerificationError, match="'CN=leaf' is signed with sha256, which is broken"):
+        chain(LEAF, BETWEEN, ROOT)
+    assert chain(ROOT) == ["CN=root"]  # which is trusted for what it is, whoever signed it
+
+
 def test_certificates_that_are_not_for_signing() -> None:
-    check_may_sign(LEAF.certificate)
+    check_may_sign([LEAF.certificate])
     with pytest.raises(VerificationError, match="is not for signing"):
-        check_may_sign(issue("x", signs=False).certificate)
+        check_may_sign([issue("x", signs=False).certificate])
+
+
+def test_an_authority_for_something_else_makes_no_signers() -> None:
+    for purpose, accepted in (Purpose.SERVER_AUTH, False), (Purpose.CODE_SIGNING, True):
+        usage = x509.ExtendedKeyUsage([purpose])
+        between = issue("between", ROOT, authority=True, critical=usage)
+        leaf = issue("x", between, critical=x509.ExtendedKeyUsage([Purpose.CODE_SIGNING]))
+        found = [leaf.certificate, between.certificate, ROOT.certificate]
+        with nullcontext() if accepted else pytest.raises(VerificationError, match="'CN=between' is not for signing"):
+            check_may_sign(found)
+        check_may_sign(found[:2])  # whoever trusts it as a root
 
 
 @pytest.mark.parametrize(
@@ -122,7 +148,7 @@ def test_a_certificate_for_something_else_signs_no_model(
 ) -> None:
     certificate = issue("x", signs=signs, critical=x509.ExtendedKeyUsage(purposes)).certificate
     with nullcontext() if accepted else pytest.raises(VerificationError, match="is not for signing"):
-        check_may_sign(certificate)
+        check_may_sign([certificate])
 
 
 def test_files_of_certificates_are_bounded(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonschema_rs
 import pytest
 from authorities import CURVES, Issued, issue, private_pem, write_keys
 from click.testing import CliRunner
@@ -17,7 +19,9 @@ from hashbench.hashing.sources import ChangedWhileReadError
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.manifest import read_manifest
 from hashbench.trust import verified_manifest
-from hashbench.trust.bundles import Bundle
+from hashbench.trust.bundles import Bundle, KeyVerifier
+from hashbench.trust.keys import read_public_key
+from hashbench.trust.signatures import SignedReport, verify_signed
 from hashbench.trust.signing import MANIFEST_NAME, sign_model
 
 MODEL: Files = {
@@ -221,6 +225,15 @@ def test_the_type_of_what_is_signed_is_under_the_signature(signed: Path, keys: t
     assert verify(signed, "--public-key", keys[1])[0] == 1
 
 
+def test_a_report_that_is_asserted_is_what_it_says(signed: Path, keys: tuple[Path, Path]) -> None:
+    def report() -> SignedReport:
+        return verify_signed(signed, signed / "model.sig", KeyVerifier(read_public_key(keys[1])), kernel="hashlib")
+
+    assert report()
+    (signed / "config.json").write_bytes(b"[]")
+    assert not report()
+
+
 def test_the_manifest_of_a_signature_is_for_models_in_memory(signed: Path, keys: tuple[Path, Path]) -> None:
     found = verified_manifest(signed / "model.sig", keys[1])
     assert [tensor.name for tensor in found.tensors] == ["one", "three", "two"]
@@ -404,16 +417,28 @@ def test_nothing_but_an_older_signature_is_overwritten(tmp_path: Path, keys: tup
 
 
 def test_verdicts_are_json_too(signed: Path, keys: tuple[Path, Path]) -> None:
-    code, said = verify(signed, "--public-key", keys[1], "--json")
-    found = json.loads(said)
+    schema = json.loads((files("hashbench.trust") / "signature-verdict.schema.json").read_text())
+    jsonschema_rs.meta.validate(schema)
+
+    def verdict(key: Path) -> tuple[int, dict[str, Any]]:
+        done = in_process(
+            "verify", "--kernel", "hashlib", signed, "--signature", signed / "model.sig", "--public-key", key, "--json"
+        )
+        found = json.loads(done.stdout)
+        jsonschema_rs.validate(schema, found)
+        return done.returncode, found
+
+    code, found = verdict(keys[1])
     assert code == 0
     assert found["verified"] is True
     assert found["manifest"]["verified"] is True
     assert found["not_covered"] == []
     (signed / "x").write_bytes(b"")
-    found = json.loads(verify(signed, "--public-key", keys[1], "--json")[1])
-    assert found["verified"] is False
+    code, found = verdict(keys[1])
+    assert (code, found["verified"]) == (1, False)
     assert found["manifest"]["extra"] == ["x"]
+    code, found = verdict(write_keys(signed.parent / "others", number=1)[1])
+    assert (code, found["verified"], len(found["problems"])) == (1, False, 1)
 
 
 def test_a_key_of_a_certificate_must_be_its_own(tmp_path: Path, keys: tuple[Path, Path]) -> None:
