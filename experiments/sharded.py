@@ -290,7 +290,7 @@ _BAR = ["of", "workers", "unit", "kernel", *VALUES]
 def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     shown = readings[readings["quantity"].isin([f"{VERDICT} seconds", THROUGHPUT])]
     for one in lines(shown):
-        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else one.subject.capitalize()
+        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else one.subject[:1].upper() + one.subject[1:]
         yield (
             of,
             one.workers,
