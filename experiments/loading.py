@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +30,14 @@ from hashbench.bench.readings import Reading
 from hashbench.bench.sweeps import CHUNK_SIZE
 from hashbench.experiments import style
 from hashbench.experiments.programs import Outcomes
-from hashbench.experiments.storage import Storage, StorageUnavailable, in_memory, leave_page_cache, on_disk
+from hashbench.experiments.storage import (
+    Storage,
+    StorageUnavailable,
+    in_memory,
+    leave_page_cache,
+    on_disk,
+    write_pieces,
+)
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.kernels import Device, Kernel, Unavailable
 
@@ -72,7 +76,6 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _PIECE = 128 << 20  # random bytes that are made at a time
-_WRITERS = 8  # threads: one writes to memory at 1.5 GB/s
 
 State = Mapping[str, Any]
 Loader = Callable[[Sequence[Path], Any, ExitStack], State]
@@ -289,21 +292,11 @@ def _write_shard(path: Path, tensors: Sequence[Tensor], kernel: Kernel | None, s
             file.truncate(8 + len(text) + end)
             return
         file.flush()
-        with ThreadPoolExecutor(_WRITERS) as writers:
-            written: deque[Future[None]] = deque()
-            for start in range(0, end, _PIECE):
-                piece = kernel.get(kernel.random(min(_PIECE, end - start), seed + start)).data
-                written.append(writers.submit(_write_at, file.fileno(), 8 + len(text) + start, piece))
-                if len(written) > _WRITERS:  # so that few pieces are in memory
-                    written.popleft().result()
-            for done in written:
-                done.result()
-
-
-def _write_at(descriptor: int, offset: int, data: memoryview) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        offset, data = offset + count, data[count:]
+        pieces = (
+            (8 + len(text) + start, kernel.get(kernel.random(min(_PIECE, end - start), seed + start)).data)
+            for start in range(0, end, _PIECE)
+        )
+        write_pieces(file.fileno(), pieces)
 
 
 def _from(place: Any, kernel: Kernel, name: str, files: Sequence[Path], where: Storage, *, cold: bool) -> Outcomes:

@@ -16,7 +16,6 @@ from functools import partial
 from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import pandas as pd
@@ -30,10 +29,11 @@ from hashbench.bench.sweeps import CHUNK_SIZE, GiB
 from hashbench.experiments import style
 from hashbench.experiments.programs import Outcomes
 from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Files, Ranks
+from hashbench.experiments.storage import StorageUnavailable, in_memory, write_pieces
 from hashbench.hashing.selection import choose
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
-from hashbench.kernels import Device
+from hashbench.kernels import Device, Kernel
 from hashbench.model.disk import manifest, verify
 from hashbench.model.manifest import Manifest
 
@@ -58,8 +58,10 @@ ONE_PROCESS, PROCESSES = "files in memory, one process", "files in memory, a pro
 THROUGHPUT = "throughput"
 FILE_BYTES = {"gpu": 4 * GiB, "cpu": 256 << 20}
 FILE_RUNS = 5
-LINKS = {"gpu": 8, "cpu": 4}
+LINKS = {"gpu": 16, "cpu": 4}
 """One file with so many names is verified: all are read and hashed."""
+
+_PIECE = 128 << 20  # random bytes that are made at a time
 
 
 class Sharded(Experiment):
@@ -206,31 +208,49 @@ def _workers(count: int, kind: str) -> str:
 def _files(pool: Ranks, gpus: Sequence[Device], quick: bool) -> Outcomes:
     """The throughput of one process that verifies a folder with one, two, four ... GPUs, and of a process for each."""
     kind = "cpu" if quick else "gpu"
-    nbytes, links = FILE_BYTES[kind], LINKS[kind]
-    counts = _counts(len(gpus))
-    with TemporaryDirectory(prefix="hashbench-sharded-", dir="/dev/shm") as folder:
-        first = Path(folder) / "0.bin"
-        kernel = choose(gpus[0].kernel, gpus[0].id, ALGORITHM)
-        piece = min(256 << 20, nbytes)
+    nbytes = FILE_BYTES[kind]
+    try:
+        with in_memory(nbytes) as where:
+            _write_names(where.folder, choose(gpus[0].kernel, gpus[0].id, ALGORITHM), nbytes, LINKS[kind])
+            yield from _of_folder(pool, gpus, str(where.folder), nbytes, LINKS[kind])
+    except StorageUnavailable as error:
+        yield Skip("sharded: files", str(error))
+
+
+def _write_names(folder: Path, kernel: Kernel, nbytes: int, links: int) -> None:
+    """Writes a file of random bytes, which a kernel makes, and gives it more names.
+
+    Raises:
+        StorageUnavailable: it cannot be written.
+    """
+    first = folder / "0.bin"
+    pieces = (
+        (start, kernel.get(kernel.random(min(_PIECE, nbytes - start), SEED + start)).data)
+        for start in range(0, nbytes, _PIECE)
+    )
+    try:
         with first.open("wb") as file:
-            for number in range(nbytes // piece):
-                file.write(kernel.get(kernel.random(piece, SEED + number)).data)
-        for number in range(1, links):
-            first.with_name(f"{number}.bin").hardlink_to(first)
-        kernel.trim()
-        expected = manifest(folder, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, device="all")
-        reading = partial(_of_files, links=links, nbytes=nbytes)
-        ways = list(product(counts, (ONE_PROCESS, PROCESSES)))
-        seconds: dict[tuple[int, str], list[float]] = {way: [] for way in ways}
-        for _ in range(FILE_RUNS + 1):  # in turn, so that what changes on the machine meets all
-            for count, subject in ways:
-                case = Files(folder, expected.text(), kernel.name, tuple(gpu.id for gpu in gpus[:count]))
-                if subject == ONE_PROCESS:
-                    seconds[count, subject].append(_in_one_process(case, expected))
-                else:
-                    seconds[count, subject] += _slowest([answer.seconds for answer in pool.measure(case)])
+            write_pieces(file.fileno(), pieces)
+    except OSError as error:
+        raise StorageUnavailable(f"a file of {format_size(nbytes)} cannot be written: {error.strerror}") from None
+    for number in range(1, links):
+        first.with_name(f"{number}.bin").hardlink_to(first)
+    kernel.trim()
+
+
+def _of_folder(pool: Ranks, gpus: Sequence[Device], folder: str, nbytes: int, links: int) -> Outcomes:
+    expected = manifest(folder, algorithm=ALGORITHM, chunk_size=CHUNK_SIZE, device="all")
+    ways = list(product(_counts(len(gpus)), (ONE_PROCESS, PROCESSES)))
+    seconds: dict[tuple[int, str], list[float]] = {way: [] for way in ways}
+    for _ in range(FILE_RUNS + 1):  # in turn, so that what changes on the machine meets all
         for count, subject in ways:
-            yield reading(gpus[:count], subject, seconds[count, subject][1:])
+            case = Files(folder, expected.text(), gpus[0].kernel, tuple(gpu.id for gpu in gpus[:count]))
+            if subject == ONE_PROCESS:
+                seconds[count, subject].append(_in_one_process(case, expected))
+            else:
+                seconds[count, subject] += _slowest([answer.seconds for answer in pool.measure(case)])
+    for count, subject in ways:
+        yield _of_files(gpus[:count], subject, seconds[count, subject][1:], links=links, nbytes=nbytes)
 
 
 def _in_one_process(case: Files, expected: Manifest) -> float:
@@ -270,7 +290,7 @@ _BAR = ["of", "workers", "unit", "kernel", *VALUES]
 def _bars(readings: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     shown = readings[readings["quantity"].isin([f"{VERDICT} seconds", THROUGHPUT])]
     for one in lines(shown):
-        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else one.subject.capitalize()
+        of = f"{MODELS[one.model].title}, {one.subject}" if one.model else one.subject[:1].upper() + one.subject[1:]
         yield (
             of,
             one.workers,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ IN_MEMORY = ("tmpfs", "ramfs")
 """Types of file systems without a disk."""
 
 _PIECE = 64 << 20  # bytes written at a time
+_WRITERS = 8  # threads: one writes to memory at 1.5 GB/s
 
 
 class StorageUnavailable(Exception):
@@ -116,6 +119,32 @@ def write_random(path: Path, nbytes: int, seed: int) -> None:
                 file.write(random.bytes(min(_PIECE, nbytes - start)))
     except OSError as error:
         raise StorageUnavailable(f"a file of {format_size(nbytes)} cannot be written: {error.strerror}") from None
+
+
+def write_pieces(descriptor: int, pieces: Iterable[tuple[int, memoryview]]) -> None:
+    """Writes pieces of a file by several threads, of which few are in memory at the same time.
+
+    Args:
+        descriptor: of the file, open for writing.
+        pieces: of each the offset of its first byte, and its bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        written: deque[Future[None]] = deque()
+        for offset, data in pieces:
+            written.append(writers.submit(_write_at, descriptor, offset, data))
+            if len(written) > _WRITERS:
+                written.popleft().result()
+        for done in written:
+            done.result()
+
+
+def _write_at(descriptor: int, offset: int, data: memoryview) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        offset, data = offset + count, data[count:]
 
 
 def leave_page_cache(path: Path) -> bool:

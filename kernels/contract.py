@@ -6,6 +6,7 @@ how data gets onto a device, and how work is prepared and run there.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -199,6 +200,29 @@ class Lane(ABC):
     @abstractmethod
     def send(self, parts: Iterable[Part]) -> None:
         """Copies parts of the block to the device."""
+
+    def bring(self, file: int, offset: int, target: Buffer) -> int:
+        """Brings bytes of a file to the device, as many as it takes, one block after another.
+
+        Args:
+            file: its descriptor.
+            offset: the first byte there.
+            target: where they go.
+
+        Returns:
+            How many came: fewer where the file ends.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        done = 0
+        while done < target.nbytes:
+            count = os.preadv(file, [self.block[: target.nbytes - done]], offset + done)
+            if not count:
+                break
+            self.send([(0, count, target, done)])
+            done += count
+        return done
 
 
 class Work(ABC):

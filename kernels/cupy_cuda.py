@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -18,6 +19,7 @@ from hashbench.kernels.contract import Buffer, Bytes, Device, Lane, OutOfDeviceM
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.kernels.read_and_copy import ReadAndCopy
 from hashbench.kernels.source import VARIANTS, device_source, functions
 from hashbench.kernels.working_directory import outside_working_directory
 
@@ -89,17 +91,40 @@ class _StreamLane(Lane):
         super().__init__(block)
         self._address = block.ctypes.data
         self._device, self._runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
+        self._read_and_copy = None if self._runtime.is_hip else _read_and_copy()
         with self._device:
             self._stream = kernel.cupy.cuda.Stream(non_blocking=True)
 
     def send(self, parts: Iterable[Part]) -> None:
-        if getattr(self._thread, "device", None) != self._device.id:
-            self._device.use()  # a copy needs none, but would make a context on the first
-            self._thread.device = self._device.id
+        self._use_device()
         copy, kind, stream = self._runtime.memcpyAsync, self._runtime.memcpyHostToDevice, self._stream.ptr
         for start, nbytes, target, place in parts:
             copy(target.address + place, self._address + start, nbytes, kind, stream)
         self._runtime.streamSynchronize(stream)
+
+    def bring(self, file: int, offset: int, target: Buffer) -> int:
+        if self._read_and_copy is None:
+            return super().bring(file, offset, target)
+        self._use_device()
+        return self._read_and_copy(
+            file, offset, target.nbytes, self._address, self.block.nbytes, target.address, self._stream.ptr
+        )
+
+    def _use_device(self) -> None:
+        if getattr(self._thread, "device", None) != self._device.id:
+            self._device.use()  # a copy needs none, but would make a context on the first
+            self._thread.device = self._device.id
+
+
+@cache
+def _read_and_copy() -> ReadAndCopy | None:
+    """The loop of NVIDIA's driver; None where it cannot be compiled."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        functions = driver.cuMemcpyHtoDAsync_v2, driver.cuStreamSynchronize
+        return ReadAndCopy(*(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions))
+    except Exception:  # without llvmlite, or with one that is broken; Python's own loop does the same
+        return None
 
 
 class _Handle:

@@ -19,7 +19,7 @@ from hashbench.hashing.selection import kernel_for
 from hashbench.hashing.sources import FileParts, FileRange, Source, Stream, opened
 from hashbench.hashing.staging import PIECE_SIZE, Staging
 from hashbench.hashing.whole_files import WholeFiles
-from hashbench.kernels import Buffer, Bytes, Kernel
+from hashbench.kernels import Buffer, Bytes, Kernel, Work
 from hashbench.merkle.rfc9162 import root_of
 
 Progress = Callable[[int, int | None], object]
@@ -70,6 +70,7 @@ class Hasher:
         self.chunk_size = chunk_size
         self._staging = Staging(kernel, chunk_size, piece_size)
         self.piece_size = self._staging.piece_size
+        self._prepared: dict[tuple[int, int], tuple[Work, Buffer]] = {}  # a place is its buffer's while that is kept
 
     def roots(
         self,
@@ -116,12 +117,24 @@ class Hasher:
     ) -> Iterator[tuple[int, bytes]]:
         """The index of a source and the root of a piece, for each piece; those of one source come in order."""
         for pieces, buffers in self.pieces(sources, progress, failed, whole):
-            for piece, root in zip(pieces, self.kernel.tree(buffers, self.chunk_size), strict=True):
+            for piece, root in zip(pieces, self._tree(buffers), strict=True):
                 yield piece.source, root.tobytes()
             if on_leaves:
                 # The chunks are hashed a second time: to fold millions of leaves in Python would take far longer.
                 for leaves in self._split(pieces, self.kernel.leaves(buffers, self.chunk_size)):
                     on_leaves(leaves)
+
+    def _tree(self, buffers: Sequence[Buffer]) -> Bytes:
+        """The roots of a stage's pieces. A piece that fills its stage is hashed as the one before it there was."""
+        if len(buffers) > 1 or buffers[0].nbytes < self.piece_size:
+            return self.kernel.tree(buffers, self.chunk_size)
+        buffer = buffers[0]
+        place = id(buffer.owner), buffer.address
+        if place not in self._prepared:
+            self._prepared[place] = self.kernel.prepare("tree", buffers, self.chunk_size), buffer
+        work, _ = self._prepared[place]
+        work.run()
+        return work.digests()
 
     def leaves(self, sources: Sequence[Source], progress: Progress | None = None) -> Iterator[ChunkHashes]:
         """The leaf hashes H(0x00 || chunk) of each source, a piece at a time; an empty source has none.

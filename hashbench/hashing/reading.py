@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
@@ -26,7 +26,7 @@ from hashbench.hashing.lanes import Lanes
 from hashbench.hashing.packing import packed
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
-from hashbench.kernels import Buffer, Bytes, Part
+from hashbench.kernels import Buffer, Bytes, Lane, Part
 
 _READ_SIZE = 16 << 20  # bytes of one read: enough for any storage, and a stage has work for all threads
 _ALIGNMENT = 16  # bytes: kernels read fastest at multiples of it
@@ -270,6 +270,26 @@ def _parts(targets: Targets, first: int, start: int, stop: int, skipped: int) ->
             yield skipped + begin - start, end - begin, buffer, begin - place
 
 
+def _only_target(reads: Sequence[Read], targets: Targets, places: Sequence[int]) -> Buffer | None:
+    """Where a single read of a file goes, if one target takes all of it.
+
+    Args:
+        reads: what is read.
+        targets: of the stage.
+        places: of the targets.
+    """
+    if len(reads) != 1 or not isinstance(reads[0].origin, str):
+        return None
+    index = bisect_right(places, reads[0].place) - 1
+    buffer, begin = targets[index][1], reads[0].place - places[index]
+    end = begin + reads[0].nbytes
+    return buffer[begin:end] if end <= buffer.nbytes else None
+
+
+def _shrank(path: str) -> ChangedWhileReadError:
+    return ChangedWhileReadError(f"{path}: the file shrank while it was read")
+
+
 def _in_one_file(first: str | Bytes, second: str | Bytes) -> bool:
     return isinstance(first, str) and isinstance(second, str) and first == second
 
@@ -328,7 +348,7 @@ class Reader:
             OSError: a file cannot be read, and nothing takes its error; it names the file.
             ChangedWhileReadError: a file changed, or is shorter than a range of it.
         """
-        return self._brought(stage, [self._pool.submit(self.read, run, host) for run in _runs(stage)])
+        return self._brought(stage, [self._pool.submit(self._read_all, run, host) for run in _runs(stage)])
 
     def carry(self, stage: StagePlan, lanes: Lanes, buffer: Buffer) -> int:
         """Reads everything that a stage takes, and brings it to device memory.
@@ -341,12 +361,13 @@ class Reader:
             OutOfDeviceMemory: as for `Lanes.one`.
         """
         targets = [(0, buffer)]
-        return self._brought(stage, [self._pool.submit(self.send, run, lanes, targets) for run in _runs(stage)])
+        return self._brought(stage, [self._pool.submit(self._send, run, lanes, targets) for run in _runs(stage)])
 
     def _brought(self, stage: StagePlan, parts: Sequence[Future[None]]) -> int:
-        # Wait for all, even if one fails: none may write to the stage when another plan uses it.
-        for error in filter(None, [part.exception() for part in parts]):
-            raise error
+        wait(parts)  # for all, even if one fails: none may write to the stage when another plan uses it
+        for part in parts:
+            part.result()
+        self._check_files(stage.reads)  # once: each call of the system costs the thread Python's lock
         return stage.nbytes
 
     def read(self, reads: Sequence[Read], host: memoryview) -> None:
@@ -355,11 +376,14 @@ class Reader:
         Raises:
             OSError, ChangedWhileReadError: as for `fill`.
         """
+        self._read_all(reads, host)
+        self._check_files(reads)
+
+    def _read_all(self, reads: Sequence[Read], host: memoryview) -> None:
         for read in reads:
             if self._unwanted.is_set():
                 return
             self._read(read.origin, read.offset, host[read.place : read.place + read.nbytes])
-        self._check_files(reads)
 
     def send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
         """Reads, and copies what was read to a device, in the calling thread.
@@ -372,14 +396,34 @@ class Reader:
         Raises:
             OSError, ChangedWhileReadError, OutOfDeviceMemory: as for `carry`.
         """
+        self._send(reads, lanes, targets)
+        self._check_files(reads)
+
+    def _send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
         places = [place for place, _ in targets]
         with lanes.one() as lane:
-            for start, stop, reads_of_block in _blocks(reads, lane.block.nbytes - (PAGE if self._direct else 0)):
-                skipped = self._fill_block(start, reads_of_block, lane.block)
-                if self._unwanted.is_set():
-                    return
-                lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
-        self._check_files(reads)
+            target = None if self._direct else _only_target(reads, targets, places)
+            if target is not None:
+                self._bring(reads[0], target, lane)
+            else:
+                for start, stop, reads_of_block in _blocks(reads, lane.block.nbytes - (PAGE if self._direct else 0)):
+                    skipped = self._fill_block(start, reads_of_block, lane.block)
+                    if self._unwanted.is_set():
+                        return
+                    lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
+
+    def _bring(self, read: Read, target: Buffer, lane: Lane) -> None:
+        """Reads a file to the device, in one call where the lane can, which gives up Python's lock for all of it."""
+        if self._unwanted.is_set():
+            return
+        path = str(read.origin)
+        try:
+            count = lane.bring(self._descriptor(path), read.offset, target)
+        except OSError as error:
+            self._fail(path, OSError(error.errno, error.strerror, path))
+        else:
+            if count < read.nbytes:
+                raise _shrank(path)
 
     def _fill_block(self, start: int, reads: Sequence[_Reading], block: memoryview) -> int:
         """Reads what takes no more than one block. Returns where in the block it begins."""
@@ -449,7 +493,7 @@ class Reader:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, path) from None
             if count == 0:
-                raise ChangedWhileReadError(f"{path}: the file shrank while it was read")
+                raise _shrank(path)
             filled += count
 
     def _past_cache(self, path: str, offset: int) -> DirectFile | None:

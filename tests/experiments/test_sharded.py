@@ -109,5 +109,7 @@ def test_the_figure_says_how_soon_the_verdict_is_there(tmp_path: Path, figures: 
         table = [(line["of"], line["workers"]) for line in csv.DictReader(file)]
     assert sorted(table) == sorted(set(table))
     assert [of for of, _ in table[:8]] == sorted(of for of, _ in table[:8])
-    assert table[8:] == [(of.capitalize(), f"{count} GPUs") for of in (PROCESSES, ONE_PROCESS) for count in (1, 2)]
+    assert table[8:] == [
+        (of, f"{count} GPUs") for of in (f"F{PROCESSES[1:]}", f"F{ONE_PROCESS[1:]}") for count in (1, 2)
+    ]
     assert EXPERIMENT.figure(Results.of(), tmp_path / "none") == []

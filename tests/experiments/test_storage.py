@@ -42,6 +42,16 @@ def test_a_file_is_as_long_as_asked_and_random(tmp_path: Path) -> None:
     assert len(set(a)) == 256
 
 
+def test_pieces_are_written_where_they_belong(tmp_path: Path) -> None:
+    data = memoryview(os.urandom(100_001))
+    places = range(0, len(data), 1000)
+    with (tmp_path / "file").open("wb") as file:
+        storage.write_pieces(file.fileno(), [(place, data[place : place + 1000]) for place in reversed(places)])
+    assert (tmp_path / "file").read_bytes() == data
+    with (tmp_path / "file").open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
+        storage.write_pieces(file.fileno(), [(0, data)])
+
+
 def test_storage_in_memory_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(storage, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(storage, "file_system", {tmp_path: "tmpfs"}.__getitem__)

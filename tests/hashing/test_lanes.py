@@ -18,7 +18,7 @@ from hashbench.hashing import lanes, reading
 from hashbench.hashing.hasher import Hasher
 from hashbench.hashing.lanes import Lanes
 from hashbench.hashing.reading import Reader, plan
-from hashbench.hashing.sources import FileRange, Source
+from hashbench.hashing.sources import ChangedWhileReadError, FileRange, Source
 from hashbench.hashing.whole_files import WholeFiles
 from hashbench.kernels import Buffer, Bytes, Lane, Stage
 from hashbench.kernels.hashlib_cpu import HashlibCpu
@@ -148,6 +148,13 @@ def test_a_file_that_cannot_be_read_leaves_the_others(file: Path) -> None:
     sources = [FileRange(missing, 0, 10), FileRange(file, 0, len(DATA))]
     assert Hasher(ByLanes(), 64).roots(sources, failed=failed) == [b"", root(DATA)]
     assert list(failed) == [str(missing)]
+
+
+@pytest.mark.parametrize("nbytes", [50_000, len(DATA)])
+def test_a_file_that_is_shorter_than_it_was_is_an_error(file: Path, nbytes: int) -> None:
+    source = FileRange(file, 60_000, nbytes)
+    with pytest.raises(ChangedWhileReadError, match="file: the file shrank while it was read"):
+        Hasher(ByLanes(), 64).roots([source])
 
 
 def test_whoever_else_uses_the_bytes_has_them_in_host_memory(file: Path) -> None:

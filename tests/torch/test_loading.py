@@ -22,10 +22,10 @@ import hashbench  # noqa: E402  # after what it needs is known to be there
 import hashbench.torch.loading as loading  # noqa: E402
 from hashbench.hashing import lanes  # noqa: E402
 from hashbench.hashing.lanes import Lanes  # noqa: E402
-from hashbench.hashing.reading import Reader  # noqa: E402
+from hashbench.hashing.reading import Read, Reader  # noqa: E402
 from hashbench.hashing.sources import ChangedWhileReadError  # noqa: E402
 from hashbench.hashing.verification_error import VerificationError  # noqa: E402
-from hashbench.kernels import Lane  # noqa: E402
+from hashbench.kernels import Buffer, Lane  # noqa: E402
 from hashbench.kernels.hashlib_cpu import HashlibCpu  # noqa: E402
 from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.model.manifest import Manifest, TensorEntry  # noqa: E402
@@ -142,13 +142,18 @@ def test_only_what_is_asked_for_is_read(device: str, tmp_path: Path, monkeypatch
     path = write(tmp_path, "model.safetensors", expected)
     trusted = hashbench.manifest(path, kernel="hashlib")
     read: list[int] = []
-    original = Reader._read_file
+    read_file, bring = Reader._read_file, Reader._bring
 
     def counted(self: Any, path: str, offset: int, target: memoryview) -> None:
         read.append(len(target))
-        original(self, path, offset, target)
+        read_file(self, path, offset, target)
+
+    def brought(self: Any, one: Read, target: Buffer, lane: Lane) -> None:
+        read.append(one.nbytes)
+        bring(self, one, target, lane)
 
     monkeypatch.setattr(Reader, "_read_file", counted)
+    monkeypatch.setattr(Reader, "_bring", brought)
     names = ["5.w", "9.w"]
     assert same(load(path, trusted, device=device, names=names), {name: expected[name] for name in names})
     assert sum(read) == sum(expected[name].nbytes for name in names)
