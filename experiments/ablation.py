@@ -30,6 +30,8 @@ STEPS = {
     "paired": "two threads a chunk, where they are few",
     "rotated": "SHA-384's rotations on the multiply-add pipe",
     "early": "next block loaded early, where chunks are few",
+    "queued": "for two threads: rounds in a loop, blocks by copies",
+    "reordered": "SHA-256's schedule in another order",
     "tabled": "schedules of padding and nodes from tables",
     "sliced": "slices that fill the GPU, of large chunks",
 }
@@ -38,6 +40,7 @@ STEPS = {
 UNCHANGED = {
     ("sha256", "plain"): "unrolled",
     ("sha256", "rotated"): "paired",
+    ("sha384", "reordered"): "queued",
     ("sha384", "sliced"): "tabled",
 }
 """Steps that do not change an algorithm's code, and the step with the same code. If a kernel has that one too, they are

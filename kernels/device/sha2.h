@@ -258,7 +258,7 @@ DEVICE void initialise(word state[8]) {
 #define SCHEDULE(w, t)                                                               \
     ((w)[t] = add3((w)[t], SMALL_SIGMA_0((w)[((t) + 1) & 15]) + (w)[((t) + 9) & 15], \
                    SMALL_SIGMA_1((w)[((t) + 14) & 15])))
-#elif BALANCED && HAVE_PTX && SHA == 256 /* in this order, with which it is 0.4 % faster */
+#elif REORDERED && HAVE_PTX && SHA == 256 /* in this order, with which it is 0.4 % faster */
 #define SCHEDULE(w, t)                                                            \
     ((w)[t] = ADD(ADD((w)[((t) + 9) & 15], SMALL_SIGMA_1((w)[((t) + 14) & 15])), \
                   ADD((w)[t], SMALL_SIGMA_0((w)[((t) + 1) & 15]))))
