@@ -18,7 +18,7 @@ from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 
-CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 1 * MiB)
+CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 512 * KiB, 1 * MiB)
 """From a size at which a whole GPU is busy to one that leaves its schedulers short of threads."""
 
 STEPS = {
@@ -30,6 +30,7 @@ STEPS = {
     "paired": "two threads a chunk, where they are few",
     "rotated": "SHA-384's rotations on the multiply-add pipe",
     "early": "next block loaded early, where chunks are few",
+    "held": "SHA-256: these loads kept early",
     "queued": "for two threads: rounds in a loop, blocks by copies",
     "reordered": "SHA-256's schedule in another order",
     "tabled": "schedules of padding and nodes from tables",
@@ -40,6 +41,7 @@ STEPS = {
 UNCHANGED = {
     ("sha256", "plain"): "unrolled",
     ("sha256", "rotated"): "paired",
+    ("sha384", "held"): "early",
     ("sha384", "reordered"): "queued",
     ("sha384", "sliced"): "tabled",
 }

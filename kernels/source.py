@@ -13,7 +13,7 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
-_LATER = ("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY", "QUEUED", "REORDERED", "TABLED", "SLICED")
+_LATER = ("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY", "HELD", "QUEUED", "REORDERED", "TABLED", "SLICED")
 
 _STEPS = {
     "bytewise": {"BYTEWISE": 1, "ROLLED": 1, **dict.fromkeys(_LATER, 0)},
@@ -24,6 +24,7 @@ _STEPS = {
     "paired": {"PAIRED": 1},
     "rotated": {"ROTATED": 1},
     "early": {"EARLY": 1},
+    "held": {"HELD": 1},
     "queued": {"QUEUED": 1},
     "reordered": {"REORDERED": 1},
     "tabled": {"TABLED": 1},
@@ -40,6 +41,7 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 - "reordered": SHA-256's message schedule adds in another order;
 - "queued": where two threads share a chunk, their rounds are a loop. In CUDA C, from sm_80 on, the schedule is one too,
   and its blocks are copied to shared memory long before they are needed;
+- "held": the compiler cannot delay these loads of SHA-256's;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
 - "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;

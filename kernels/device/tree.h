@@ -44,7 +44,7 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, GLOBAL co
         carry = four.w;
     }
 #if SHA == 256
-    compress(state, w, one);
+    compress(state, w, 0, one);
 #endif
 #if SHA == 256 && TABLED
     compress_tabled(state, schedule_after(schedules, carry), 1, one);
@@ -54,7 +54,7 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, GLOBAL co
         set_word32(w, i, i == 2 * DIGEST_WORDS32 % BLOCK_WORDS32 ? (carry & 0xff000000u) | 0x00800000u
                        : i == BLOCK_WORDS32 - 1                  ? 8 * (1 + 8 * DIGEST_WORDS32)
                                                                  : 0);
-    compress(state, w, one);
+    compress(state, w, 0, one);
 #endif
 }
 
