@@ -205,7 +205,7 @@ DEVICE void hash_blocks(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_
 #if TABLED
         if (ends_with_padding_block(full_chunk_bytes)) {
             if (to > whole) compress_tabled(state, schedule_after(schedules, tagged ? before : 0), 0, one);
-            block = ~(u64)0; /* nothing is left */
+            block = to; /* nothing is left */
         }
 #elif !HAVE_PTX
         /* The same is true of the padding. GPUs are faster with one copy of the rounds less. */
