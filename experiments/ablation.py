@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hashbench.bench.experiment import Experiment, Point
@@ -18,7 +19,7 @@ from hashbench.experiments import style
 from hashbench.hashing.sizes import format_size
 from hashbench.kernels import ALGORITHMS, Device, kernel_class
 
-CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 1 * MiB)
+CHUNK_SIZES = (CHUNK_SIZE, 64 * KiB, 512 * KiB, 1 * MiB)
 """From a size at which a whole GPU is busy to one that leaves its schedulers short of threads."""
 
 STEPS = {
@@ -30,6 +31,9 @@ STEPS = {
     "paired": "two threads a chunk, where they are few",
     "rotated": "SHA-384's rotations on the multiply-add pipe",
     "early": "next block loaded early, where chunks are few",
+    "held": "SHA-256: these loads kept early",
+    "queued": "for two threads: rounds in a loop, blocks by copies",
+    "reordered": "SHA-256's schedule in another order",
     "tabled": "schedules of padding and nodes from tables",
     "sliced": "slices that fill the GPU, of large chunks",
 }
@@ -38,6 +42,8 @@ STEPS = {
 UNCHANGED = {
     ("sha256", "plain"): "unrolled",
     ("sha256", "rotated"): "paired",
+    ("sha384", "held"): "early",
+    ("sha384", "reordered"): "queued",
     ("sha384", "sliced"): "tabled",
 }
 """Steps that do not change an algorithm's code, and the step with the same code. If a kernel has that one too, they are
@@ -67,43 +73,31 @@ class Ablation(Experiment):
                 yield Point(device, "batched", algorithm, (SIZE["gpu"],), chunk_size, variant)
 
     def figure(self, results: Results, path: Path) -> list[Path]:
-        """Bars of throughput for the kernel and GPU with the most variants: a panel per algorithm, a group of bars per
-        step, and each bar's gain over the step before. Larger chunks are paler. The table has every kernel and GPU.
+        """Bars of throughput for the kernel and GPU with the most variants: a figure of each algorithm, a group of bars
+        per step, and each bar's gain over the step before. Larger chunks are paler.
+
+        The tables have every kernel and GPU.
         """
         steps = _gains(results.rows[results.rows["variant"].isin(STEPS)])
         if steps.empty:
             return []
         shown = _most_varied(steps)
-        kernel, _, device_name, nbytes = shown[_LANE].iloc[0]
         variants = [name for name in STEPS if (shown["variant"] == name).any()]
-        algorithms = style.algorithms(shown["algorithm"])
-        sizes = sorted(set(shown["chunk_size"]))
-        looks = {size: style.solid(kernel, 1 - 0.7 * place / len(sizes)) for place, size in enumerate(sizes)}
-        with style.style():
-            height = style.LANE * (0.8 * len(sizes) + 0.6) * len(variants)
-            figure, grid = style.panels([height] * len(algorithms), sharex=True)
-            for panel, algorithm in zip(grid.flat, algorithms, strict=True):
-                panel.set_title(ALGORITHMS[algorithm].title, loc="left")
-                _draw_bars(panel, shown[shown["algorithm"] == algorithm], variants, looks)
-            grid[0, 0].set_xlim(0, 1.42 * shown["gb_per_s_q3"].max())
-            grid[-1, 0].set_xlabel("GB/s (and % over the step before)")
-            what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"
-            style.headline(figure, _headline(shown), f"Throughput after each step: {what}")
-            keys = [Patch(**look, label=f"{format_size(size)} chunks") for size, look in looks.items()]
-            style.legend(figure, keys)
-        texts = steps[["gb_per_s_q1", "gb_per_s_q3"]].apply(style.seven_digits)
-        texts["step_before"] = steps["step_before"]
-        texts["gain_percent"] = steps["gain_percent"].map(lambda gain: "" if pd.isna(gain) else f"{gain:z.2f}")
-        return style.save(figure, path, steps[_COLUMNS].join(texts))
+        written: list[Path] = []
+        for algorithm in style.algorithms(shown["algorithm"]):
+            drawn, table = (frame[frame["algorithm"] == algorithm] for frame in (shown, steps))
+            figure = _draw(drawn, variants)
+            written += style.save(figure, path.with_name(f"{path.name}_{algorithm}"), _table(table))
+        return written
 
 
 EXPERIMENT = Ablation()
 
 
 def _headline(steps: pd.DataFrame) -> str:
-    """What all steps gained together, where it is most."""
+    """What all steps of an algorithm gained together, where it is most."""
     gains = []
-    for _, part in steps.groupby(["algorithm", "chunk_size"]):
+    for _, part in steps.groupby("chunk_size"):
         speed = dict(zip(part["variant"], part["gb_per_s"], strict=True))
         speeds = [speed[name] for name in STEPS if name in speed]
         row = next(lines(part))
@@ -132,6 +126,32 @@ def _gains(steps: pd.DataFrame) -> pd.DataFrame:
     return both.assign(
         step_before=both["step_before"].fillna(""), gain_percent=100 * (both["gb_per_s"] / both["before"] - 1)
     )
+
+
+def _draw(rows: pd.DataFrame, variants: Sequence[str]) -> Figure:
+    """The rows of one lane and algorithm."""
+    kernel, _, device_name, nbytes = rows[_LANE].iloc[0]
+    sizes = sorted(set(rows["chunk_size"]))
+    looks = {size: style.solid(kernel, 1 - 0.7 * place / len(sizes)) for place, size in enumerate(sizes)}
+    with style.style():
+        figure, grid = style.panels([style.LANE * (0.8 * len(sizes) + 0.6) * len(variants)])
+        panel = grid[0, 0]
+        panel.set_title(ALGORITHMS[rows["algorithm"].iloc[0]].title, loc="left")
+        _draw_bars(panel, rows, variants, looks)
+        panel.set_xlim(0, 1.42 * rows["gb_per_s_q3"].max())
+        panel.set_xlabel("GB/s (and % over the step before)")
+        what = f"{kernel}, batched, {format_size(nbytes)}, {device_name}"
+        style.headline(figure, _headline(rows), f"Throughput after each step: {what}")
+        keys = [Patch(**look, label=f"{format_size(size)} chunks") for size, look in looks.items()]
+        style.legend(figure, keys)
+    return figure
+
+
+def _table(steps: pd.DataFrame) -> pd.DataFrame:
+    texts = steps[["gb_per_s_q1", "gb_per_s_q3"]].apply(style.seven_digits)
+    texts["step_before"] = steps["step_before"]
+    texts["gain_percent"] = steps["gain_percent"].map(lambda gain: "" if pd.isna(gain) else f"{gain:z.2f}")
+    return steps[_COLUMNS].join(texts)
 
 
 def _draw_bars(

@@ -121,8 +121,8 @@ DEVICE u32 sum_of_sigmas(u32 x, u32 y, u32 one) {
 #define SMALL_SIGMA_0_WITH(x, shifted) (ROTATE_RIGHT(x, 7) ^ ROTATE_RIGHT(x, 18) ^ (shifted))
 #define SMALL_SIGMA_1_WITH(x, shifted) (ROTATE_RIGHT(x, 17) ^ ROTATE_RIGHT(x, 19) ^ (shifted))
 
-/* compress() of sha2.h with another message schedule. */
-DEVICE void compress_with_matrix_units(word state[8], word w[16], u32 one) {
+/* compress() of sha2.h with another message schedule, whatever `early` is. */
+DEVICE void compress_with_matrix_units(word state[8], word w[16], int early, u32 one) {
     word a = state[0], b = state[1], c = state[2], d = state[3];
     word e = state[4], f = state[5], g = state[6], h = state[7];
     double shifts = shifts_of_own_word();

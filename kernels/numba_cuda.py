@@ -173,7 +173,7 @@ class NumbaCuda(DeviceKernel):
     """SHA-2 in Python, compiled by Numba when a kernel is first built, and later loaded from Numba's cache on disk."""
 
     name = "numba-cuda"
-    variants = ("sliced", "tabled", "early", "rotated", "paired", "prefetched", "balanced", "plain")
+    variants = ("sliced", "tabled", "held", "early", "rotated", "paired", "prefetched", "balanced", "plain")
 
     @outside_working_directory(_READS)
     def __init__(

@@ -51,6 +51,7 @@ PREFETCHED: int = globals()["PREFETCHED"]
 PAIRED: int = globals()["PAIRED"]
 ROTATED: int = globals()["ROTATED"]
 EARLY: int = globals()["EARLY"]
+HELD: int = globals()["HELD"]
 TABLED: int = globals()["TABLED"]
 SLICED: int = globals()["SLICED"]
 
@@ -377,6 +378,22 @@ else:
 def compress(state: Any, w: Any, one: Any) -> Any:
     """FIPS 180-4 sections 6.2.2 and 6.4.2: `state` updated with the message block of the 16 words `w`."""
     return add_to_state(state, all_rounds(state, w, one), one)
+
+
+if HELD and SHA == 256:
+
+    @device
+    def compress_early(state: Any, w: Any, one: Any) -> Any:
+        """`compress` after loads that the compiler would delay. It moves none past this branch, never taken."""
+        v, w = scheduling_rounds(state, w, K[:16], one)
+        if one == uint32(0):
+            return state
+        v, w = scheduling_rounds(v, w, K[16:32], one)
+        v, w = scheduling_rounds(v, w, K[32:48], one)
+        return add_to_state(state, last_rounds(v, w, K[48:], one), one)
+
+else:
+    compress_early = compress
 
 
 @device
@@ -715,7 +732,7 @@ def compress_blocks_early(state: Any, data: Any, first: Any, end: Any, selector:
             raw = wide_block(data + block * BLOCK_BYTES)
         if SHA == 256 and block + BLOCKS_AHEAD < end:
             prefetch_message(data + (block + BLOCKS_AHEAD) * BLOCK_BYTES)
-        state = compress(state, block_words(message), one)
+        state = compress_early(state, block_words(message), one)
     return state, before
 
 
@@ -736,7 +753,6 @@ def hash_blocks(
 
     Messages of `full_chunk_bytes` at a multiple of 16 are read 16 bytes at a time, by `compress_full`.
     """
-    blocks = min(block_count(length, tagged), end)
     block = first
     before = NOTHING
     full = is_full_and_aligned(data, length, full_chunk_bytes)
@@ -745,12 +761,13 @@ def hash_blocks(
         block = min(whole, end)
         state, before = compress_full(state, data, first, block, full_chunk_selector(tagged), one)
         if TABLED and full_chunk_bytes % BLOCK_BYTES == _0:
-            block = blocks
+            block = end  # nothing is left
             if end > whole:
                 byte = NOTHING
                 if tagged != _0:
                     byte = uint32(before >> 24)
                 state = compress_tabled(state, schedules, byte, one)
+    blocks = min(block_count(length, tagged), end)  # only now, so that no registers keep it in the loop above
     while block < blocks:
         if not TABLED and full and full_chunk_bytes % BLOCK_BYTES == _0:
             message = padding_block(length, tagged, before)

@@ -32,7 +32,7 @@ from hashbench.kernels.contract import (
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE, digest_count
 from hashbench.kernels.opencl_drivers import environment
-from hashbench.kernels.source import BLOCKS, blocks, device_source, opencl_options
+from hashbench.kernels.source import BLOCKS, VARIANTS, blocks, device_source, opencl_options
 from hashbench.kernels.working_directory import outside_working_directory
 
 _QUEUE_PRIORITY = 0x1096
@@ -116,7 +116,7 @@ class OpenCL(DeviceKernel):
     """
 
     name = "opencl"
-    variants = ("sliced", "tabled", "early", "rotated", "paired", "prefetched", "balanced", "plain")
+    variants = tuple(name for name in VARIANTS if name not in ("unrolled", "bytewise"))
 
     @outside_working_directory(*opencl_drivers.READS)
     def __init__(

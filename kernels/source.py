@@ -13,10 +13,10 @@ from hashbench.kernels.layout import GROUP_SIZE, GROUP_SIZE_LOG2
 
 _PARTS = ("dialect.h", "sha2.h", "message.h", "tree.h", "random.h")
 
-_NOTHING_MOVED = dict.fromkeys(("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY", "TABLED", "SLICED"), 0)
+_LATER = ("BALANCED", "PREFETCHED", "PAIRED", "ROTATED", "EARLY", "HELD", "QUEUED", "REORDERED", "TABLED", "SLICED")
 
 _STEPS = {
-    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, **_NOTHING_MOVED},
+    "bytewise": {"BYTEWISE": 1, "ROLLED": 1, **dict.fromkeys(_LATER, 0)},
     "unrolled": {"BYTEWISE": 0, "ROLLED": 0},
     "plain": {"ROLLED": 1},
     "balanced": {"BALANCED": 1},
@@ -24,6 +24,9 @@ _STEPS = {
     "paired": {"PAIRED": 1},
     "rotated": {"ROTATED": 1},
     "early": {"EARLY": 1},
+    "held": {"HELD": 1},
+    "queued": {"QUEUED": 1},
+    "reordered": {"REORDERED": 1},
     "tabled": {"TABLED": 1},
     "sliced": {"SLICED": 1},
 }
@@ -35,6 +38,10 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
   that are;
 - "tabled": blocks with at most one unknown byte, those of padding and the second block of a node, are compressed with
   message schedules from tables;
+- "reordered": SHA-256's message schedule adds in another order;
+- "queued": where two threads share a chunk, their rounds are a loop. In CUDA C, from sm_80 on, the schedule is one too,
+  and its blocks are copied to shared memory long before they are needed;
+- "held": the compiler cannot delay these loads of SHA-256's;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
 - "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;
@@ -46,7 +53,7 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 - "unrolled": all rounds unrolled, the latest 16 words of the message schedule in registers, 16 bytes per read;
 - "bytewise": reads single bytes and keeps the whole message schedule in an array: FIPS 180-4 as it is written.
 
-Without PTX, "balanced", "prefetched" and "rotated" are the same as "plain".
+Without PTX, "balanced", "prefetched", "rotated" and "reordered" change nothing.
 """
 
 _OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY", "hash_chunks_sliced": "SLICED"}

@@ -181,7 +181,6 @@ DEVICE GLOBAL const words* schedule_after(GLOBAL const words* schedules, u32 bef
  * compressed if `early`, a constant, is 1. */
 DEVICE void hash_blocks(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_chunk_bytes, u64 from, u64 to,
                         GLOBAL const words* schedules, int early, word state[8], u32 one) {
-    u64 blocks = block_count(length, tagged) < to ? block_count(length, tagged) : to;
     u64 block = from;
     u32 before = 0; /* the tag */
     int full = is_full_and_aligned(data, length, full_chunk_bytes);
@@ -201,29 +200,31 @@ DEVICE void hash_blocks(GLOBAL const u8* data, u64 length, u32 tagged, u64 full_
             cut_block(raw, tagged, &before, w);
             if (early && block + 1 < wide) load_block(source + (block + 1) * units, raw);
             if (early && block + BLOCKS_AHEAD < wide) prefetch_message(source + (block + BLOCKS_AHEAD) * units);
-            compress(state, w, one);
+            compress(state, w, early, one);
         }
 #if TABLED
         if (ends_with_padding_block(full_chunk_bytes)) {
             if (to > whole) compress_tabled(state, schedule_after(schedules, tagged ? before : 0), 0, one);
-            block = blocks;
+            block = to; /* nothing is left */
         }
 #elif !HAVE_PTX
         /* The same is true of the padding. GPUs are faster with one copy of the rounds less. */
         if (ends_with_padding_block(full_chunk_bytes)) {
             padding_block(length, tagged, before, w);
-            compress(state, w, one);
+            compress(state, w, 0, one);
             ++block;
         }
 #endif
     }
+    /* Only now, so that no registers keep it in the loop above. */
+    u64 blocks = block_count(length, tagged) < to ? block_count(length, tagged) : to;
     for (; block < blocks; ++block) {
         /* With TABLED there is no such block here, but SHA-384 is 1 % faster if the compiler does not know that. */
         if ((!TABLED || (SHA == 384 && !early)) && full && ends_with_padding_block(full_chunk_bytes))
             padding_block(length, tagged, before, w);
         else
             read_block(data, length, tagged, block, w);
-        compress(state, w, one);
+        compress(state, w, 0, one);
     }
 }
 

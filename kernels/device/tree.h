@@ -44,7 +44,7 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, GLOBAL co
         carry = four.w;
     }
 #if SHA == 256
-    compress(state, w, one);
+    compress(state, w, 0, one);
 #endif
 #if SHA == 256 && TABLED
     compress_tabled(state, schedule_after(schedules, carry), 1, one);
@@ -54,7 +54,7 @@ DEVICE void hash_node(GLOBAL const u32* left, GLOBAL const u32* right, GLOBAL co
         set_word32(w, i, i == 2 * DIGEST_WORDS32 % BLOCK_WORDS32 ? (carry & 0xff000000u) | 0x00800000u
                        : i == BLOCK_WORDS32 - 1                  ? 8 * (1 + 8 * DIGEST_WORDS32)
                                                                  : 0);
-    compress(state, w, one);
+    compress(state, w, 0, one);
 #endif
 }
 
@@ -176,7 +176,7 @@ hash_chunks_sliced(GLOBAL const u8* base, GLOBAL const u64* table, u64 segments,
 #endif
 
 /* Copies to shared memory that no thread waits for. In OpenCL C they were not tried. */
-#if ARCHITECTURE >= 80 && !defined(__OPENCL_VERSION__)
+#if QUEUED && ARCHITECTURE >= 80 && !defined(__OPENCL_VERSION__)
 #define HAVE_QUEUE 1
 #define UNROLL_EXPANSION NO_UNROLL /* which is faster only if no load from memory is waited for */
 #else
@@ -270,9 +270,12 @@ DEVICE void expand_message(GLOBAL const u8* data, u64 length, u32 tagged, u64 fu
         LOCAL_BARRIER;
         buffer ^= 1;
     }
+#if QUEUED
     LOCAL_BARRIER; /* the other thread's last one */
+#endif
 }
 
+#if QUEUED
 /* Half a turn's W_t + K_t, from a row of the stage. */
 DEVICE void load_from_stage(LOCAL_POINTER words (*row)[PAIRS], u32 pair, words loaded[HALF_A_TURN]) {
     UNROLL for (int i = 0; i < HALF_A_TURN; ++i) loaded[i] = row[i][pair];
@@ -306,6 +309,27 @@ DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, w
         if (present) add_to_state(state, a, b, c, d, e, f, g, h, one);
     }
 }
+#else
+/* The same, with the barrier where the first words of a buffer are needed. */
+DEVICE void run_rounds(u64 blocks, u64 longest, LOCAL_POINTER STAGE, u32 pair, word state[8], u32 one) {
+    u32 buffer = 0;
+    initialise(state);
+    for (u64 block = 0; block < longest; ++block) {
+        word a = state[0], b = state[1], c = state[2], d = state[3];
+        word e = state[4], f = state[5], g = state[6], h = state[7];
+        NO_UNROLL for (int turn = 0; turn < ROUNDS; turn += STAGED) {
+            LOCAL_BARRIER;
+            UNROLL for (int i = 0; i < STAGED / WORDS_OF_16_BYTES; ++i) {
+                words these = stage[buffer][i][pair];
+                ROUNDS_OVER(these, STAGED_ROUND);
+            }
+            buffer ^= 1;
+        }
+        if (block < blocks) /* later rounds were over what was left on the stage */
+            add_to_state(state, a, b, c, d, e, f, g, h, one);
+    }
+}
+#endif
 
 /* Like hash_chunks with two threads per chunk, which is faster if there are too few chunks to occupy all schedulers
  * of a device. The two threads are in neighbouring warps, so on two schedulers of NVIDIA's multiprocessors. */

@@ -36,19 +36,22 @@ RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 
 @pytest.mark.covers("cuda-source-on-host")
 @pytest.mark.parametrize(
-    ("sanitizer", "algorithm"),
+    ("sanitizer", "algorithm", "variant"),
     [
-        ("address", "sha256"),
-        ("address", "sha384"),
+        ("address", "sha256", "sliced"),
+        ("address", "sha384", "sliced"),
         # Of the two, SHA-384's threads meet more often: at five barriers a block, not at one.
-        pytest.param("thread", "sha256", marks=pytest.mark.thorough),
-        ("thread", "sha384"),
+        pytest.param("thread", "sha256", "sliced", marks=pytest.mark.thorough),
+        ("thread", "sha384", "sliced"),
+        # Pairs of threads as they were before "queued"
+        pytest.param("thread", "sha256", "early", marks=pytest.mark.thorough),
+        pytest.param("thread", "sha384", "early", marks=pytest.mark.thorough),
     ],
 )
-def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str) -> None:
+def test_the_source_is_clean_under_sanitizers(sanitizer: str, algorithm: str, variant: str) -> None:
     if reason := CudaOnHost.devices()[0].unavailable:
         pytest.skip(reason)
-    source, options = host_source(ALGORITHMS[algorithm], "sliced"), ["-g", "-O1", *SANITIZERS[sanitizer]]
+    source, options = host_source(ALGORITHMS[algorithm], variant), ["-g", "-O1", *SANITIZERS[sanitizer]]
 
     def run() -> bytes:
         check_under_sanitizer(sanitizer, compiled(source, options), algorithm)

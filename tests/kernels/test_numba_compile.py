@@ -45,6 +45,7 @@ CHANGED = {
         *("reduce_tiles", "gather_leaves", "gather_roots", "fill_random"),
     },
     "tabled": set(),
+    "held": {"hash_chunks_early"},
     "early": {"hash_chunks", "hash_chunks_early", "hash_level", "reduce_tiles"},
     "rotated": set(),
     "paired": {"hash_chunks", "hash_chunks_paired"},

@@ -84,7 +84,7 @@ class CudaOnHost(HostMemoryKernel):
     """
 
     name = "cuda-source-on-host"
-    variants = ("sliced", "early", "paired", "plain", "bytewise")  # the other variants are the same without PTX
+    variants = ("sliced", "tabled", "queued", "early", "paired", "plain", "bytewise")  # others are the same without PTX
 
     def __init__(
         self, device: Device, algorithm: str = "sha256", variant: str | None = None, library: Path | None = None
