@@ -164,7 +164,7 @@ _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *_carried(52, 56, blocks=33),
+        *_carried(52, 54, 56, blocks=33),
         *_carried(15, blocks=33),
         *_carried(52, blocks=36),
         *_carried(66, 72, blocks=28),
