@@ -98,7 +98,8 @@ class Schedule:
         kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
         groups: of threads in a portion, which the workload's own graph carries; 0 if it carries none.
         blocks: of each chunk in a portion; None for all.
-        products: beside which of each layer's matrix products a portion begins; of `PRODUCTS`.
+        products: beside which of a layer's matrix products a portion begins; of `PRODUCTS`.
+        every: of how many layers one carries portions.
         chunk_size: bytes of a leaf.
     """
 
@@ -110,6 +111,7 @@ class Schedule:
     groups: int = 0
     blocks: int | None = None
     products: tuple[str, ...] = ()
+    every: int = 1
     chunk_size: int = CHUNK_SIZE
 
     @property
@@ -121,6 +123,7 @@ class Schedule:
             blocks = "" if self.blocks is None else f", {self.blocks} blocks"
             chunks = "" if self.chunk_size == CHUNK_SIZE else f" of chunks of {format_size(self.chunk_size)}"
             place = " and ".join(self.products)
+            place += "" if self.every == 1 else f" of one layer in {self.every}"
             return f"{who}in the workload's graph, {self.groups} groups{blocks}{chunks}, beside {place}{aim}"
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
@@ -142,14 +145,17 @@ def _carried(
     *groups: int,
     blocks: int | None = None,
     beside: Sequence[str] = ("down",),
+    every: int = 1,
     chunk_size: int = 8 * KiB,
     rate: float | None = None,
     kind: str = "thread",
+    slices: int = 4,
 ) -> tuple[Schedule, ...]:
-    """The workload's graph carries portions of so many groups; a piece has four slices for each group."""
-    piece = 4 * CARRIED_CHUNKS * chunk_size
+    """The workload's graph carries portions of so many groups; a piece has so many slices for each group."""
+    piece = slices * CARRIED_CHUNKS * chunk_size
     return tuple(
-        Schedule(count * piece, None, rate, 1, kind, count, blocks, tuple(beside), chunk_size) for count in groups
+        Schedule(count * piece, None, rate, 1, kind, count, blocks, tuple(beside), every, chunk_size)
+        for count in groups
     )
 
 
@@ -173,7 +179,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_carried(30, 52, blocks=33, chunk_size=CHUNK_SIZE),
         *_carried(60, blocks=9, beside=["values"], chunk_size=CHUNK_SIZE),
         *_carried(52, blocks=33, rate=14),
-        *_carried(52, blocks=33, rate=1),
+        *_carried(52, blocks=33, rate=1, slices=1),
         _MONITOR,
         *_all(14, 16, 24, together=PIECES),
         *_all(50, 16, 24, together=PIECES),
@@ -462,7 +468,7 @@ class Bench:
         products = [PRODUCTS[name] for name in schedule.products]
 
         def carried() -> None:
-            with carrying() as portion, self._decoder.calling(lambda: portion(AFTER), products):
+            with carrying() as portion, self._decoder.calling(lambda: portion(AFTER), products, schedule.every):
                 step()
 
         return Graph(carried, self._stream)
