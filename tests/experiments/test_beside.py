@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, together
 from hashbench.bench.inventories import MODELS
-from hashbench.bench.sweeps import MiB
+from hashbench.bench.sweeps import CHUNK_SIZE, MiB
 from hashbench.experiments import beside
 from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Bench, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
@@ -149,11 +149,11 @@ def test_a_schedule_says_what_it_is() -> None:
     assert Schedule(multiprocessors=4, rate=14).name == "4 SMs, 56MiB at 14 GB/s"
     (carried,) = beside._carried(32, blocks=9, beside=["values", "down"], rate=14)
     assert carried.name == (
-        "in the workload's graph, 32 groups, 9 blocks of chunks of 8KiB, beside values and down, at 14 GB/s"
+        "in the workload's graph, 32 groups, 9 blocks of chunks of 8KiB, beside values and down after 20 µs, at 14 GB/s"
     )
     assert carried.piece == 128 * MiB
-    (carried,) = beside._carried(44, every=3, chunk_size=beside.CHUNK_SIZE)
-    assert carried.name == "in the workload's graph, 44 groups, beside down of one layer in 3"
+    (carried,) = beside._carried(44, every=3, chunk_size=CHUNK_SIZE)
+    assert carried.name == "in the workload's graph, 44 groups, beside down of one layer in 3 after 20 µs"
 
 
 def test_whole_slices_are_those_of_the_weights() -> None:
@@ -217,8 +217,10 @@ def test_some_layers_carry_portions() -> None:
     layers = [torch.nn.ModuleDict({"down": torch.nn.Identity()}) for _ in range(5)]
     decoder: Any = Decoder.__new__(Decoder)
     decoder.model = SimpleNamespace(model=SimpleNamespace(layers=layers))
+    under_way: list[int] = []
     carried: list[int] = []
-    with decoder.calling(lambda: carried.append(place), ["down"], every=2):
+    with decoder.calling(lambda: carried.append(under_way[-1]), ["down"], every=2):
         for place, layer in enumerate(layers):
+            under_way.append(place)
             layer["down"](place)
     assert carried == [0, 2, 4]
