@@ -98,7 +98,10 @@ class Schedule:
         kind: "thread", "process", or "monitor" for `hashbench.torch.Monitor`.
         groups: of threads in a portion, which the workload's own graph carries; 0 if it carries none.
         blocks: of each chunk in a portion; None for all.
-        products: beside which of each layer's matrix products a portion begins; of `PRODUCTS`.
+        products: beside which of a layer's matrix products a portion begins; of `PRODUCTS`.
+        every: of how many layers one carries portions.
+        after: seconds from where a product could begin until a portion does: the product has its multiprocessors then,
+            and the portion takes others.
         chunk_size: bytes of a leaf.
     """
 
@@ -110,6 +113,8 @@ class Schedule:
     groups: int = 0
     blocks: int | None = None
     products: tuple[str, ...] = ()
+    every: int = 1
+    after: float = 20e-6
     chunk_size: int = CHUNK_SIZE
 
     @property
@@ -121,6 +126,8 @@ class Schedule:
             blocks = "" if self.blocks is None else f", {self.blocks} blocks"
             chunks = "" if self.chunk_size == CHUNK_SIZE else f" of chunks of {format_size(self.chunk_size)}"
             place = " and ".join(self.products)
+            place += "" if self.every == 1 else f" of one layer in {self.every}"
+            place += f" after {1e6 * self.after:g} µs"
             return f"{who}in the workload's graph, {self.groups} groups{blocks}{chunks}, beside {place}{aim}"
         where = "all SMs" if self.multiprocessors is None else f"{self.multiprocessors} SMs"
         aim = "without rest" if self.rate is None else f"at {self.rate:g} GB/s"
@@ -142,38 +149,42 @@ def _carried(
     *groups: int,
     blocks: int | None = None,
     beside: Sequence[str] = ("down",),
+    every: int = 1,
+    after: float = 20e-6,
     chunk_size: int = 8 * KiB,
     rate: float | None = None,
     kind: str = "thread",
+    slices: int = 4,
 ) -> tuple[Schedule, ...]:
-    """The workload's graph carries portions of so many groups; a piece has four slices for each group."""
-    piece = 4 * CARRIED_CHUNKS * chunk_size
+    """The workload's graph carries portions of so many groups; a piece has so many slices for each group."""
+    piece = slices * CARRIED_CHUNKS * chunk_size
     return tuple(
-        Schedule(count * piece, None, rate, 1, kind, count, blocks, tuple(beside), chunk_size) for count in groups
+        Schedule(count * piece, None, rate, 1, kind, count, blocks, tuple(beside), every, after, chunk_size)
+        for count in groups
     )
 
 
 PRODUCTS = {"values": "self_attn.v_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
 """Modules of a layer, by what they compute or do."""
 
-AFTER = 5e-6
-"""Seconds from where a product could begin until a portion does: the product has its multiprocessors then, and the
-portion takes others."""
-
 _MONITOR = Schedule(16 * MiB, rate=14, kind="monitor")
 
 SCHEDULES: Mapping[str, Sequence[Schedule]] = {
     DECODE_64: (
-        *_carried(52, 56, blocks=33),
-        *_carried(15, blocks=33),
-        *_carried(52, blocks=36),
-        *_carried(66, 72, blocks=28),
-        *_carried(44, blocks=33),
-        *_carried(52, blocks=33, rate=14, kind="monitor"),
+        *_carried(52, 54, 56, blocks=33),
+        *_carried(40, 44, 52, blocks=44),
+        *_carried(44, blocks=33, every=3),
+        *_carried(58, blocks=33, every=4),
+        *_carried(44, blocks=44, every=4),
+        *_carried(54, blocks=33, after=5e-6),
+        *_carried(40, blocks=44, after=5e-6),
+        *_carried(15, 44, blocks=33),
+        *_carried(66, blocks=28),
+        *_carried(44, blocks=33, every=3, rate=14, kind="monitor"),
         *_carried(30, 52, blocks=33, chunk_size=CHUNK_SIZE),
         *_carried(60, blocks=9, beside=["values"], chunk_size=CHUNK_SIZE),
         *_carried(52, blocks=33, rate=14),
-        *_carried(52, blocks=33, rate=1),
+        *_carried(52, blocks=33, rate=1, slices=1),
         _MONITOR,
         *_all(14, 16, 24, together=PIECES),
         *_all(50, 16, 24, together=PIECES),
@@ -185,7 +196,8 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         Schedule(480 * MiB, rate=14, kind="process"),
     ),
     DECODE_8: (
-        *_carried(15, 52, blocks=33),
+        *_carried(44, blocks=33, every=3),
+        *_carried(54, blocks=33),
         *_all(14, 16, together=PIECES),
         *_all(50, 16, together=PIECES),
         *_all(14, 16),
@@ -193,7 +205,7 @@ SCHEDULES: Mapping[str, Sequence[Schedule]] = {
         *_few(4, rate=14),
         _MONITOR,
     ),
-    PREFILL: (*_carried(52, blocks=33), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
+    PREFILL: (*_carried(54, blocks=33), *_all(14, 16, together=PIECES), *_all(14, 480), *_few(2), _MONITOR),
 }
 """The schedules beside each workload: those that lose least or were near to it, the cheapest first."""
 
@@ -462,7 +474,10 @@ class Bench:
         products = [PRODUCTS[name] for name in schedule.products]
 
         def carried() -> None:
-            with carrying() as portion, self._decoder.calling(lambda: portion(AFTER), products):
+            with (
+                carrying() as portion,
+                self._decoder.calling(lambda: portion(schedule.after), products, schedule.every),
+            ):
                 step()
 
         return Graph(carried, self._stream)

@@ -119,9 +119,10 @@ class Decoder:
         return step
 
     @contextmanager
-    def calling(self, call: Callable[[], None], products: Sequence[str]) -> Iterator[None]:
-        """A context in which each layer calls that before it computes those matrix products, by the modules' names."""
-        modules = [layer.get_submodule(name) for layer in self.model.model.layers for name in products]
+    def calling(self, call: Callable[[], None], products: Sequence[str], every: int = 1) -> Iterator[None]:
+        """A context in which every so many-th layer, from the first on, calls that before it computes those matrix
+        products, by the modules' names."""
+        modules = [layer.get_submodule(name) for layer in self.model.model.layers[::every] for name in products]
         hooks = [module.register_forward_pre_hook(lambda *_: call()) for module in modules]
         try:
             yield

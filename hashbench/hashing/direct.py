@@ -7,9 +7,10 @@ only its bounds in the file must be multiples of a block.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+from contextlib import suppress
 from functools import cached_property
-from mmap import ACCESS_READ, ALLOCATIONGRANULARITY, PAGESIZE, mmap
 
 import numpy as np
 
@@ -18,6 +19,8 @@ PAGE = 4096
 
 _READ_SIZE = 4 << 20
 """Bytes of a read, of which each thread has one under way."""
+
+_LARGE_PAGE = 2 << 20  # bytes, on x86-64, and on Arm with usual pages of 4 KiB
 
 
 def is_cached(descriptor: int, offset: int) -> bool:
@@ -31,15 +34,32 @@ def is_cached(descriptor: int, offset: int) -> bool:
 def cached_pages(descriptor: int, offset: int, nbytes: int) -> int | None:
     """How many of the pages that have a range of a file are in the page cache, by mincore(2); None if the system does
     not say. Linux calls all pages cached to whoever may neither write to the file nor owns it."""
-    before = offset % ALLOCATIONGRANULARITY
+    before = offset % mmap.ALLOCATIONGRANULARITY
     try:
-        mapped = np.frombuffer(mmap(descriptor, before + nbytes, offset=offset - before, access=ACCESS_READ), np.uint8)
+        view = mmap.mmap(descriptor, before + nbytes, offset=offset - before, access=mmap.ACCESS_READ)
+        mapped = np.frombuffer(view, np.uint8)
         mincore = ctypes.CDLL(None).mincore
     except (OSError, ValueError, AttributeError):  # files that cannot be mapped, as empty ones, and other systems
         return None
-    pages = np.empty(-(-mapped.size // PAGESIZE), np.uint8)
+    pages = np.empty(-(-mapped.size // mmap.PAGESIZE), np.uint8)
     status = mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages.ctypes)
-    return None if status else int((pages[before // PAGESIZE :] & 1).sum())
+    return None if status else int((pages[before // mmap.PAGESIZE :] & 1).sum())
+
+
+def large_pages(nbytes: int) -> memoryview:
+    """Memory that begins on a large page, and is made of them if the system has some.
+
+    A disk brings what is read by ranges that are contiguous in the machine, and pages of 4 KiB may be scattered. On a
+    virtual machine the same disk made 1.4 to 1.8 GB/s into such pages and 3.6 into large ones, with any number of
+    threads. What CUDA's driver page-locks was contiguous already.
+    """
+    # What is private may have large pages where what could be shared has none.
+    mapped = mmap.mmap(-1, nbytes + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # the system has none
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    begin = -np.frombuffer(mapped, np.uint8).ctypes.data % _LARGE_PAGE
+    return memoryview(mapped)[begin : begin + nbytes]
 
 
 class DirectFile:
@@ -57,7 +77,7 @@ class DirectFile:
 
     @cached_property
     def _pages(self) -> memoryview:
-        return memoryview(mmap(-1, _READ_SIZE))  # a mapping begins on a page
+        return large_pages(_READ_SIZE)
 
     def close(self) -> None:
         """Closes the file."""

@@ -9,8 +9,9 @@ from hashbench.kernels import Kernel, Lane
 
 BLOCK_SIZE = 4 << 20
 """Bytes of a lane's block: short enough that those of all threads of two GPUs stay in the processor's cache, and long
-enough for the driver. On a host of 32 cores with two H100s, a program in C with fourteen threads a GPU read and copied
-72 GB/s with blocks of 4 MiB and 48 with 8; with one GPU both are equal, and 2 MiB are slower (45 and 38 GB/s)."""
+enough for the driver. A program in C with fourteen threads a GPU read and copied 67 to 72 GB/s with blocks of 4 MiB to
+two H100s of a host of 32 cores, and 47 with 8. To one it made 45 with 4 MiB and 41 with 8 there, 45 and 47 on a host of
+16 cores, and 38 with 2."""
 
 
 class Lanes:

@@ -54,7 +54,7 @@ class Portion:
             usual, until it carries portions again.
     """
 
-    groups: int = 52
+    groups: int = 44
     blocks: int | None = 33
     patience: float = 0.1
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from hashbench.bench.experiment import Skip
 from hashbench.bench.frames import Results, together
 from hashbench.bench.inventories import MODELS
-from hashbench.bench.sweeps import MiB
+from hashbench.bench.sweeps import CHUNK_SIZE, MiB
 from hashbench.experiments import beside
 from hashbench.experiments.beside import DECODE_8, DECODE_64, EXPERIMENT, Bench, Hashing, Schedule
 from hashbench.experiments.decoder import SMALLER, Decoder, Steps
@@ -149,9 +149,11 @@ def test_a_schedule_says_what_it_is() -> None:
     assert Schedule(multiprocessors=4, rate=14).name == "4 SMs, 56MiB at 14 GB/s"
     (carried,) = beside._carried(32, blocks=9, beside=["values", "down"], rate=14)
     assert carried.name == (
-        "in the workload's graph, 32 groups, 9 blocks of chunks of 8KiB, beside values and down, at 14 GB/s"
+        "in the workload's graph, 32 groups, 9 blocks of chunks of 8KiB, beside values and down after 20 µs, at 14 GB/s"
     )
     assert carried.piece == 128 * MiB
+    (carried,) = beside._carried(44, every=3, chunk_size=CHUNK_SIZE)
+    assert carried.name == "in the workload's graph, 44 groups, beside down of one layer in 3 after 20 µs"
 
 
 def test_whole_slices_are_those_of_the_weights() -> None:
@@ -201,5 +203,24 @@ def test_what_a_graph_carries_can_be_prepared(schedule: Schedule, monkeypatch: p
     place = bench._portions[schedule] = bench._place(schedule)
     works = bench._prepared(schedule)
     assert len(works) == beside.PIECES
-    assert 4 * schedule.groups == place.capacity == len(works[0].expected)
-    assert schedule.piece == place.capacity * beside.CARRIED_CHUNKS * schedule.chunk_size
+    assert len(works[0].expected) <= place.capacity == 4 * schedule.groups
+    assert schedule.piece == len(works[0].expected) * beside.CARRIED_CHUNKS * schedule.chunk_size
+
+
+def test_a_window_is_long_enough_for_what_is_measured_in_it() -> None:
+    rated = [one for schedules in beside.SCHEDULES.values() for one in schedules if one.rate]
+    assert min(1e9 * one.rate * beside.SECONDS / one.piece for one in rated if one.rate) > 4
+
+
+def test_some_layers_carry_portions() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
+    layers = [torch.nn.ModuleDict({"down": torch.nn.Identity()}) for _ in range(5)]
+    decoder: Any = Decoder.__new__(Decoder)
+    decoder.model = SimpleNamespace(model=SimpleNamespace(layers=layers))
+    under_way: list[int] = []
+    carried: list[int] = []
+    with decoder.calling(lambda: carried.append(under_way[-1]), ["down"], every=2):
+        for place, layer in enumerate(layers):
+            under_way.append(place)
+            layer["down"](place)
+    assert carried == [0, 2, 4]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import re
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hashbench.hashing import direct, reading
-from hashbench.hashing.direct import DirectFile, cached_pages, is_cached
+from hashbench.hashing.direct import DirectFile, cached_pages, is_cached, large_pages
 from hashbench.hashing.reading import Reader, plan
 from hashbench.hashing.sources import ChangedWhileReadError, FileRange
 
@@ -93,6 +95,26 @@ def test_a_file_that_is_replaced_is_told(file: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(DirectFile, "__init__", replaced)
     with pytest.raises(ChangedWhileReadError, match="while it was read"):
         read(file, 0, 100)
+
+
+@pytest.mark.parametrize("nbytes", [PAGESIZE, 4 << 20])
+def test_memory_for_direct_reads_asks_for_large_pages(nbytes: int) -> None:
+    memory = large_pages(nbytes)
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    assert len(memory) == nbytes
+    assert address % (2 << 20) == 0
+    memory[-1] = 1
+    told = Path("/proc/self/smaps")
+    if not (told.exists() and Path("/sys/kernel/mm/transparent_hugepage").exists()):
+        pytest.skip("the system does not say which pages memory has, or has no large ones")
+    flags: dict[str, bool] = {}
+    for line in told.read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+)", line):
+            here = int(bounds[1], 16) <= address < int(bounds[2], 16)
+            flags["private"] = flags.get("private", False) or (here and bounds[3].endswith("p"))
+        elif line.startswith("VmFlags:") and here:
+            flags["large"] = "hg" in line.split()
+    assert flags == {"private": True, "large": True}
 
 
 def test_what_was_just_read_is_cached(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors
 
 import hashbench  # noqa: E402  # after what it needs is known to be there
 import hashbench.torch.loading as loading  # noqa: E402
-from hashbench.hashing import lanes  # noqa: E402
+from hashbench.hashing import lanes, reading  # noqa: E402
+from hashbench.hashing.direct import PAGE  # noqa: E402
 from hashbench.hashing.lanes import Lanes  # noqa: E402
 from hashbench.hashing.reading import Read, Reader  # noqa: E402
 from hashbench.hashing.sources import ChangedWhileReadError  # noqa: E402
@@ -108,6 +109,20 @@ def test_a_file_is_loaded_as_it_is(device: str, only_tensors: bool, tmp_path: Pa
     assert {tensor.device.type for tensor in found.values()} == {device}
     assert verify(found, trusted).ok
     assert not verify(found, trusted).notes  # of memory that a file can change
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_file_is_loaded_past_the_page_cache(
+    device: str, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "is_cached", lambda descriptor, offset: cached)
+    monkeypatch.setattr(lanes, "BLOCK_SIZE", 2 * PIECE + PAGE)
+    monkeypatch.setattr(loading, "DIRECT_PIECE_SIZE", 2 * PIECE)
+    tensors = state()
+    path = write(tmp_path, "model.safetensors", tensors)
+    trusted = hashbench.manifest(path, kernel="hashlib")
+    assert same(load(path, trusted, device=device, past_cache=True), tensors)
+    assert same(dict(iterate(path, trusted, device=device, past_cache=True, ahead=PIECE)), tensors)
 
 
 def test_every_dtype_is_loaded(device: str, tmp_path: Path) -> None:
