@@ -47,9 +47,12 @@ _OLDEST = (3, 5)
 _REDUCTIONS = {"hash_level": 1, "reduce_tiles": TILE_LEVELS}
 """The launches that are one function here, and the levels that each goes up."""
 
-_REGISTERS = {"sha256": {"hash_chunks_early": 96, "reduce": 80}, "sha384": {"hash_chunks_early": 168}}
-"""The most registers, on NVIDIA's GPUs, of functions that load something long before it is needed. With these, as many
-groups fit on a multiprocessor as of CUDA C's, or one less. Left alone, the compiler takes fewer, and loads late."""
+_REGISTERS = {
+    "sha256": {"hash_chunks_early": 96, "reduce": 80},
+    "sha384": {"hash_chunks_early": 168, "reduce": 128},
+}
+"""The most registers, on NVIDIA's GPUs, of functions that lone warps run. With these, about as many groups fit on a
+multiprocessor as of CUDA C's. Left alone, the compiler takes fewer, so that it loads late and waits for results."""
 
 _PARSING = Lock()
 """Held while a function is parsed, which Python's lock lets one thread do at a time anyway: Python 3.11 counts how deep

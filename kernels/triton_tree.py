@@ -996,10 +996,7 @@ def run_rounds(last_block: tl.tensor, blocks: tl.tensor, stage: tl.tensor, one: 
 @triton.jit
 def eight_rounds(state: tl.tuple, w: tl.tuple, one: tl.tensor) -> tl.tuple:
     for t in tl.static_range(8):
-        if WORD_BITS == 32:
-            state = short_round(state, w[t], one)
-        else:
-            state = one_round(state, w[t], one)
+        state = short_round(state, w[t], one)
     return state
 
 
