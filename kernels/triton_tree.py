@@ -65,7 +65,8 @@ PREFETCHED = tl.constexpr(BACKEND == "cuda" and ARCHITECTURE >= 80)
 UNROLLED = tl.constexpr(SHA == 256)
 BLOCKS_AHEAD = tl.constexpr(8 if SHA == 256 else 0)
 
-# Two lanes for a chunk, with what they share: see `hash_chunks_paired`.
+# Two lanes for a chunk: see `hash_chunks_paired`. A turn is sixteen rounds; it has as many words as a block, here in
+# bytes for all pairs of a program. The stage has two parts, of TURNS_STAGED each; the queue has blocks.
 PAIRS = tl.constexpr(GROUP_SIZE // 2)
 TURNS = tl.constexpr(len(_CONSTANTS.k) // 16)
 TURN_BYTES = tl.constexpr(2 * _CONSTANTS.word_bits * GROUP_SIZE // 2)
@@ -141,7 +142,7 @@ def _copies() -> str:
 
 
 def _shared_memory(nbytes: int) -> str:
-    """PTX for its address."""
+    """PTX for memory of a program, and its address."""
     return f"{{ .shared .align 16 .b8 memory[{nbytes}]; mov.u32 $0, memory; }}"
 
 
@@ -746,7 +747,7 @@ def hash_one_chunk(
     early: tl.constexpr,
 ) -> None:
     thread = this_thread()
-    data, length, tags, slot = find_chunk(
+    data, length, tags, _ = find_chunk(
         base, table, segments, chunk_size, tagged, partial_chunks, chunks, tl.minimum(thread, chunks - 1), one
     )
     last_block, blocks, aligned_blocks = blocks_of(data, length, tags, chunk_size)
@@ -778,6 +779,10 @@ def hash_one_chunk(
             words = any_words(data, length, tags, block, last_block, table, one)
             state = chosen(block <= last_block, compress(state, words_of(words), False, one, k), state, 8)
 
+    # found again, from what the compiler cannot see to be the same: the rounds need the registers that would keep it
+    _, _, _, slot = find_chunk(
+        base, table, segments, chunk_size, tagged, partial_chunks, chunks, tl.minimum(thread * one, chunks - 1), one
+    )
     store_words(digests + slot * (4 * DIGEST_WORDS32), digest_words(state), thread < chunks, one)
 
 
