@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -55,15 +55,27 @@ class DeviceKernel(Kernel):
     early_up_to = 0
     sliced = range(0)
 
-    def adapt_to_nvidia(self, multiprocessors: int) -> None:
-        """Chooses these numbers for an NVIDIA GPU. The multiprocessors have four schedulers of warps each."""
+    def adapt_to_nvidia(self, multiprocessors: int, present: Collection[str] | None = None) -> None:
+        """Chooses these numbers for an NVIDIA GPU. The multiprocessors have four schedulers of warps each.
+
+        Args:
+            multiprocessors: how many there are.
+            present: the device functions that the kernel has; None for those of `kernels/device` in its variant.
+        """
+        if present is None:
+            present = functions(self.algorithm, self.variant)
         warp_on_each = 4 * WARP_SIZE * multiprocessors
-        if VARIANTS[self.variant]["PAIRED"]:
+        if "hash_chunks_paired" in present:
             self.paired_up_to = warp_on_each // 2
-        if VARIANTS[self.variant]["EARLY"]:
+        if "hash_chunks_early" in present:
             self.early_up_to = 4 * warp_on_each
-        if "hash_chunks_sliced" in functions(self.algorithm, self.variant):
+        if "hash_chunks_sliced" in present:
             self.sliced = range(warp_on_each * blocks(self.algorithm, self.variant)["CHUNK_BLOCKS"], 64 * warp_on_each)
+
+    @property
+    def tabled(self) -> bool:
+        """Whether blocks with at most one unknown byte are compressed with message schedules from tables."""
+        return bool(VARIANTS.get(self.variant, {}).get("TABLED", 0))  # kernels may have variants of their own
 
     @cached_property
     def _schedules(self) -> dict[int, Buffer]:
@@ -72,8 +84,7 @@ class DeviceKernel(Kernel):
     def schedules(self, length: int) -> Buffer:
         """The table of message schedules of the last block of messages of `length` bytes, with at most one byte of
         them in it; something else in variants without tables, and for other lengths."""
-        tabled = VARIANTS.get(self.variant, {}).get("TABLED", 0)  # kernels may have variants of their own
-        if not tabled or length % self.algorithm.block_size > 1:
+        if not self.tabled or length % self.algorithm.block_size > 1:
             length = -1
         found = self._schedules.get(length)
         if found is None:

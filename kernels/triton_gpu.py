@@ -47,6 +47,13 @@ _OLDEST = (3, 5)
 _REDUCTIONS = {"hash_level": 1, "reduce_tiles": TILE_LEVELS}
 """The launches that are one function here, and the levels that each goes up."""
 
+_REGISTERS = {
+    "sha256": {"hash_chunks": 72, "hash_chunks_early": 96, "reduce": 80},
+    "sha384": {"hash_chunks_early": 168, "reduce": 128},
+}
+"""The most registers, on NVIDIA's GPUs. With these, about as many groups fit on a multiprocessor as of CUDA C's. Left
+alone, the compiler takes fewer, so that it loads late and waits for results."""
+
 _PARSING = Lock()
 """Held while a function is parsed, which Python's lock lets one thread do at a time anyway: Python 3.11 counts how deep
 it is in a parse for all threads together, and fails at times if a second one parses meanwhile."""
@@ -71,9 +78,9 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
     import triton
 
     code = program(algorithm, target.backend, target.arch if target.backend == "cuda" else 0)
-    options = {"num_warps": GROUP_SIZE // target.warp_size, "enable_fp_fusion": False}
+    common = {"num_warps": GROUP_SIZE // target.warp_size, "enable_fp_fusion": False}
     if target.backend == "hip":
-        options["waves_per_eu"] = 4  # or LLVM takes so many registers that only two waves fit
+        common["waves_per_eu"] = 4  # or LLVM takes so many registers that only two waves fit
 
     class Source(triton.compiler.ASTSource):  # type: ignore[misc]  # Triton has no types
         def hash(self) -> Any:
@@ -86,6 +93,12 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
 
     def one(name: str) -> Any:
         function = getattr(code, name)
+        options = common
+        registers = _REGISTERS[algorithm.name].get(name)
+        if name == "hash_chunks" and target.arch == 120:
+            registers = None  # it takes as many by itself, but with the bound some versions spill
+        if target.backend == "cuda" and registers is not None:
+            options = common | {"maxnreg": registers}
         source = Source(function, dict(zip(function.arg_names, code.SIGNATURES[name], strict=True)))
         return triton.compile(source, target=target, options=options)
 
@@ -103,15 +116,15 @@ def call_of(launch: Launch, constants: Buffer) -> tuple[str, list[int]]:
     """The name of the function for a launch, and its arguments.
 
     Args:
-        launch: the launch. Tables of variants that Triton does not have, before the digests, are left out.
+        launch: the launch.
         constants: the bytes of `round_constants` on the device.
     """
     name = launch.function
     arguments = [a.address if isinstance(a, Buffer) else int(a) for a in launch.arguments]
-    if name == "hash_chunks":
-        return name, [*arguments[:7], *arguments[-2:], constants.address]
+    if name.startswith("hash_chunks"):
+        return name, [*arguments, constants.address]
     if name in _REDUCTIONS:
-        return "reduce", [*arguments[:4], _REDUCTIONS[name], *arguments[-2:], constants.address]
+        return "reduce", [*arguments[:4], _REDUCTIONS[name], *arguments[4:], constants.address]
     return name, arguments
 
 
@@ -139,6 +152,8 @@ def _host_tensor(array: Bytes) -> Any:
     """The memory of an array as a tensor. PyTorch warns of arrays that cannot be written to."""
     import torch
 
+    if array.nbytes == 0:  # which PyTorch refuses
+        return torch.empty(0, dtype=torch.uint8)
     return torch.frombuffer((ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data), dtype=torch.uint8)
 
 
@@ -199,6 +214,7 @@ class TritonGpu(DeviceKernel):
     """
 
     name = "triton"
+    tabled = True
 
     @outside_working_directory()
     def __init__(
@@ -220,6 +236,9 @@ class TritonGpu(DeviceKernel):
         except Exception as error:  # no C compiler, no headers of Python, a GPU that Triton does not know
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise Unavailable(f"Triton's compiler does not work here ({reason})") from error
+        if device.vendor == "NVIDIA":
+            properties = self.gpu.get_device_properties(self.place)
+            self.adapt_to_nvidia(properties.multi_processor_count, self._functions)
         self._round_constants = self.put(round_constants(self.algorithm))
 
     @classmethod

@@ -23,14 +23,19 @@ ARCHITECTURE: int = globals()["ARCHITECTURE"]
 
 _CONSTANTS = constants(f"sha{SHA}")
 
+_HASHING = ("u64", "u64", "u64", "u64", "u32", "u64", "u64", "u64", "u64", "u32", "u64")
+
 SIGNATURES = {
-    "hash_chunks": ("u64", "u64", "u64", "u64", "u32", "u64", "u64", "u64", "u32", "u64"),
-    "reduce": ("u64", "u64", "u64", "u32", "u32", "u64", "u32", "u64"),
+    "hash_chunks": _HASHING,
+    "reduce": ("u64", "u64", "u64", "u32", "u32", "u64", "u64", "u32", "u64"),
     "gather_leaves": ("u64", "u64", "u64", "u64", "u64"),
     "gather_roots": ("u64", "u64", "u64", "u64"),
     "fill_random": ("u64", "u64", "u64"),
 }
 """The kernels with the types of their arguments. Addresses are u64."""
+
+if BACKEND == "cuda" and ARCHITECTURE >= 80:
+    SIGNATURES |= {"hash_chunks_early": _HASHING, "hash_chunks_paired": _HASHING}
 
 # What Triton's compiler may read of a module are its functions, and these.
 LANES = tl.constexpr(GROUP_SIZE)
@@ -52,10 +57,22 @@ INTERPRETED = tl.constexpr(BACKEND == "interpreter")
 # What runs on other pipes than those of logic and shifts: see `kernels/device/sha2.h`.
 BALANCED = tl.constexpr(BACKEND == "cuda" and SHA == 256)
 BALANCED_CONSTANTS = tl.constexpr(BACKEND == "cuda" and SHA == 256 and ARCHITECTURE not in (90, 100))
-BALANCED_ROTATIONS = tl.constexpr(BACKEND == "cuda" and SHA == 384 and ARCHITECTURE < 120)
-BALANCED_SHIFTS = tl.constexpr(SHA == 384 and ARCHITECTURE in (80, 90, 100))
+SIGMAS_IN_PTX = tl.constexpr(BACKEND == "cuda" and SHA == 384)
+CONSTANT_MEMORY = tl.constexpr(BACKEND == "cuda" and SHA == 384)
+BALANCED_ROTATIONS = ARCHITECTURE < 120
+BALANCED_SHIFTS = ARCHITECTURE in (80, 90, 100)
 PREFETCHED = tl.constexpr(BACKEND == "cuda" and ARCHITECTURE >= 80)
 UNROLLED = tl.constexpr(SHA == 256)
+BLOCKS_AHEAD = tl.constexpr(8 if SHA == 256 else 0)
+
+# Two lanes for a chunk: see `hash_chunks_paired`. A turn is sixteen rounds; it has as many words as a block, here in
+# bytes for all pairs of a program. The stage has two parts, of TURNS_STAGED each; the queue has blocks.
+PAIRS = tl.constexpr(GROUP_SIZE // 2)
+TURNS = tl.constexpr(len(_CONSTANTS.k) // 16)
+TURN_BYTES = tl.constexpr(2 * _CONSTANTS.word_bits * GROUP_SIZE // 2)
+TURNS_STAGED = tl.constexpr(4 if SHA == 256 else 1)
+STAGE_BYTES = tl.constexpr(2 * TURNS_STAGED.value * TURN_BYTES.value)
+QUEUE_LENGTH = tl.constexpr(3 if SHA == 256 else 2)
 
 
 def _funnel_shift(result: str, high: str, low: str, k: int) -> str:
@@ -67,29 +84,73 @@ def _funnel_shift(result: str, high: str, low: str, k: int) -> str:
     return f"{shifted} dp2a.lo.u32.u32 t, t, 256, 0; mad.lo.u32 {result}, {high}, {1 << k}, t; "
 
 
-def _rotation(n: int) -> str:
-    """PTX for a rotation of 64 bits to the right, where 64 - n is 1 to 15 modulo 32."""
-    low, high = ("l", "h") if n > 32 else ("h", "l")
-    k = (64 - n) % 32
-    return (
-        "{ .reg .b32 l, h, t, a, b; mov.b64 {l, h}, $1; "
-        f"{_funnel_shift('a', low, high, k)}{_funnel_shift('b', high, low, k)}"
-        "mov.b64 $0, {a, b}; }"
-    )
+def _rotation(result: str, n: int) -> str:
+    """PTX for x rotated right by n, whose halves are h and l."""
+    low, high = ("l", "h") if n < 32 else ("h", "l")
+    if BALANCED_ROTATIONS and n in (18, 28, 61):
+        k = (64 - n) % 32
+        halves = _funnel_shift("a", high, low, k) + _funnel_shift("b", low, high, k)
+    else:
+        k = n % 32
+        halves = f"shf.r.wrap.b32 a, {low}, {high}, {k}; shf.r.wrap.b32 b, {high}, {low}, {k}; "
+    return f"{halves}mov.b64 {result}, {{a, b}}; "
 
 
-def _shift(n: int) -> str:
-    """PTX for a shift of 64 bits to the right, whose upper half is multiplied by 2^-n on the double-precision pipe."""
+def _shift(result: str, n: int) -> str:
+    """PTX for x shifted right by n. Its upper half can be multiplied by 2^-n on the double-precision pipe."""
+    if not BALANCED_SHIFTS:
+        return f"shr.u64 {result}, $1, {n}; "
     factor = f"0d{(1023 - n) << 52:016X}"
     return (
-        "{ .reg .b32 l, h, z; .reg .f64 f; mov.b64 {l, h}, $1; mov.b32 z, 0; mov.b64 f, {h, z}; "
-        f"shf.r.wrap.b32 l, l, h, {n}; mul.rz.f64 f, f, {factor}; "
-        "mov.b64 {h, z}, f; mov.b64 $0, {l, h}; }"
+        f"shf.r.wrap.b32 a, l, h, {n}; mov.b32 c, 0; mov.b64 f, {{h, c}}; mul.rz.f64 f, f, {factor}; "
+        f"mov.b64 {{b, c}}, f; mov.b64 {result}, {{a, b}}; "
     )
 
 
-ROTATION_18, ROTATION_28, ROTATION_61 = (tl.constexpr(_rotation(n)) for n in (18, 28, 61))
-SHIFT_6, SHIFT_7 = (tl.constexpr(_shift(n)) for n in (6, 7))
+def _sigma(first: int, second: int, third: int, *, shifted: bool = False) -> tl.constexpr:
+    """A sigma of FIPS 180-4: three rotations, or two and a shift; and PTX for one of 64 bits."""
+    last = _shift("x2", third) if shifted else _rotation("x2", third)
+    ptx = (
+        "{ .reg .b32 l, h, t, a, b, c; .reg .f64 f; .reg .b64 x<3>; mov.b64 {l, h}, $1; "
+        f"{_rotation('x0', first)}{_rotation('x1', second)}{last}xor.b64 x0, x0, x1; xor.b64 $0, x0, x2; }}"
+    )
+    return tl.constexpr((first, second, third, ptx))
+
+
+if SHA == 256:  # (4.4) to (4.7)
+    BIG_SIGMA_0, BIG_SIGMA_1 = _sigma(2, 13, 22), _sigma(6, 11, 25)
+    SMALL_SIGMA_0, SMALL_SIGMA_1 = _sigma(7, 18, 3, shifted=True), _sigma(17, 19, 10, shifted=True)
+else:  # (4.10) to (4.13)
+    BIG_SIGMA_0, BIG_SIGMA_1 = _sigma(28, 34, 39), _sigma(14, 18, 41)
+    SMALL_SIGMA_0, SMALL_SIGMA_1 = _sigma(1, 8, 7, shifted=True), _sigma(19, 61, 6, shifted=True)
+
+
+def _constants() -> str:
+    """PTX for K_t in constant memory, and their address."""
+    words = ", ".join(map(str, K.value))
+    return f"{{ .const .align 16 .b{WORD_BITS.value} k[{ROUNDS.value}] = {{{words}}}; mov.u64 $0, k; }}"
+
+
+def _copies() -> str:
+    """PTX for copies of a block to shared memory, if $3 is not zero."""
+    row = 16 * PAIRS.value
+    copies = (
+        f"@p cp.async.cg.shared.global.L2::256B [$1 + {row * i}], [$2 + {16 * i}], 16; "
+        for i in range(BLOCK_BYTES.value // 16)
+    )
+    return f"{{ .reg .pred p; setp.ne.u32 p, $3, 0; {''.join(copies)} cp.async.commit_group; mov.u32 $0, 0; }}"
+
+
+def _shared_memory(nbytes: int) -> str:
+    """PTX for memory of a program, and its address."""
+    return f"{{ .shared .align 16 .b8 memory[{nbytes}]; mov.u32 $0, memory; }}"
+
+
+CONSTANTS = tl.constexpr(_constants())
+COPIES = tl.constexpr(_copies())
+STAGE_AND_QUEUE = tl.constexpr(_shared_memory(STAGE_BYTES.value + QUEUE_LENGTH.value * TURN_BYTES.value))
+NODES = tl.constexpr(_shared_memory(GROUP_SIZE * SHA // 8))
+WAIT_FOR_COPIES = tl.constexpr(f"cp.async.wait_group {QUEUE_LENGTH.value - 1}; mov.u32 $0, 0;")
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
@@ -204,6 +265,49 @@ def store_four(
         store_u32(address + 12, d, where, one)
 
 
+@triton.jit
+def load_shared(address: tl.tensor) -> tl.tuple:
+    """Sixteen bytes of shared memory."""
+    return tl.inline_asm_elementwise(
+        "ld.shared.v4.u32 {$0, $1, $2, $3}, [$4];",
+        "=r,=r,=r,=r,r",
+        [address],
+        (tl.uint32, tl.uint32, tl.uint32, tl.uint32),
+        False,
+        1,
+    )
+
+
+@triton.jit
+def store_shared(address: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> None:
+    tl.inline_asm_elementwise(
+        "st.shared.v4.u32 [$1], {$2, $3, $4, $5}; mov.u32 $0, 0;",
+        "=r,r,r,r,r,r",
+        [address, a, b, c, d],
+        tl.uint32,
+        False,
+        1,
+    )
+
+
+@triton.jit
+def prefetch(address: tl.tensor) -> None:
+    """Makes the L2 cache fetch the line."""
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address], tl.uint32, False, 1)
+
+
+@triton.jit
+def thread_of_group(like: tl.tensor) -> tl.tensor:
+    """The number of this thread: for each lane, or, if `like` is a number, one that differs from thread to thread, of
+    which Triton knows nothing."""
+    return tl.inline_asm_elementwise("mov.u32 $0, %tid.x;", "=r,r", [like], tl.uint32, True, 1)
+
+
+@triton.jit
+def barrier(one: tl.tensor) -> None:
+    tl.inline_asm_elementwise("bar.sync 1; mov.u32 $0, 0;", "=r,r", [one], tl.uint32, False, 1)
+
+
 # SHA-2 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -242,55 +346,20 @@ def rotate_right(x: tl.tensor, n: tl.constexpr) -> tl.tensor:
         return (x >> n) | (x << (WORD_BITS - n))
 
 
-if SHA == 256:
+@triton.jit
+def big_sigma(x: tl.tensor, sigma: tl.constexpr) -> tl.tensor:
+    if SIGMAS_IN_PTX:
+        return tl.inline_asm_elementwise(sigma[3], "=l,l", [x], tl.uint64, True, 1)
+    else:
+        return rotate_right(x, sigma[0]) ^ rotate_right(x, sigma[1]) ^ rotate_right(x, sigma[2])
 
-    @triton.jit
-    def big_sigma_0(x: tl.tensor) -> tl.tensor:  # FIPS 180-4 (4.4)
-        return rotate_right(x, 2) ^ rotate_right(x, 13) ^ rotate_right(x, 22)
 
-    @triton.jit
-    def big_sigma_1(x: tl.tensor) -> tl.tensor:  # (4.5)
-        return rotate_right(x, 6) ^ rotate_right(x, 11) ^ rotate_right(x, 25)
-
-    @triton.jit
-    def small_sigma_0(x: tl.tensor) -> tl.tensor:  # (4.6)
-        return rotate_right(x, 7) ^ rotate_right(x, 18) ^ (x >> 3)
-
-    @triton.jit
-    def small_sigma_1(x: tl.tensor) -> tl.tensor:  # (4.7)
-        return rotate_right(x, 17) ^ rotate_right(x, 19) ^ (x >> 10)
-
-else:
-
-    @triton.jit
-    def balanced_rotate_right(x: tl.tensor, n: tl.constexpr, ptx: tl.constexpr) -> tl.tensor:
-        if BALANCED_ROTATIONS:
-            return tl.inline_asm_elementwise(ptx, "=l,l", [x], tl.uint64, True, 1)
-        else:
-            return rotate_right(x, n)
-
-    @triton.jit
-    def balanced_shift_right(x: tl.tensor, n: tl.constexpr, ptx: tl.constexpr) -> tl.tensor:
-        if BALANCED_SHIFTS:
-            return tl.inline_asm_elementwise(ptx, "=l,l", [x], tl.uint64, True, 1)
-        else:
-            return x >> n
-
-    @triton.jit
-    def big_sigma_0(x: tl.tensor) -> tl.tensor:  # (4.10)
-        return balanced_rotate_right(x, 28, ROTATION_28) ^ rotate_right(x, 34) ^ rotate_right(x, 39)
-
-    @triton.jit
-    def big_sigma_1(x: tl.tensor) -> tl.tensor:  # (4.11)
-        return rotate_right(x, 14) ^ balanced_rotate_right(x, 18, ROTATION_18) ^ rotate_right(x, 41)
-
-    @triton.jit
-    def small_sigma_0(x: tl.tensor) -> tl.tensor:  # (4.12)
-        return rotate_right(x, 1) ^ rotate_right(x, 8) ^ balanced_shift_right(x, 7, SHIFT_7)
-
-    @triton.jit
-    def small_sigma_1(x: tl.tensor) -> tl.tensor:  # (4.13)
-        return rotate_right(x, 19) ^ balanced_rotate_right(x, 61, ROTATION_61) ^ balanced_shift_right(x, 6, SHIFT_6)
+@triton.jit
+def small_sigma(x: tl.tensor, sigma: tl.constexpr) -> tl.tensor:
+    if SIGMAS_IN_PTX:
+        return tl.inline_asm_elementwise(sigma[3], "=l,l", [x], tl.uint64, True, 1)
+    else:
+        return rotate_right(x, sigma[0]) ^ rotate_right(x, sigma[1]) ^ (x >> sigma[2])
 
 
 @triton.jit
@@ -304,23 +373,114 @@ def initial_state() -> tl.tuple:
 @triton.jit
 def one_round(state: tl.tuple, w_plus_k: tl.tensor, one: tl.tensor) -> tl.tuple:
     a, b, c, d, e, f, g, h = state
-    t1 = add(add(h, big_sigma_1(e), one), add(g ^ (e & (f ^ g)), w_plus_k, one), one)
-    t2 = add(big_sigma_0(a), (a & b) | (c & (a | b)), one)
+    t1 = add(add(h, big_sigma(e, BIG_SIGMA_1), one), add(g ^ (e & (f ^ g)), w_plus_k, one), one)
+    t2 = add(big_sigma(a, BIG_SIGMA_0), (a & b) | (c & (a | b)), one)
     return add(t1, t2, one), a, b, c, add(d, t1, one), e, f, g
+
+
+@triton.jit
+def short_round(state: tl.tuple, w_plus_k: tl.tensor, one: tl.tensor) -> tl.tuple:
+    """The same with more additions, one of which lies between two values of e instead of two: for lone warps."""
+    a, b, c, d, e, f, g, h = state
+    sum = add(add(h, w_plus_k, one), g ^ (e & (f ^ g)), one)
+    sigma = big_sigma(e, BIG_SIGMA_1)
+    t1 = add(sum, sigma, one)
+    next_e = add(add(d, sum, one), sigma, one)
+    next_a = add(add(t1, (a & b) | (c & (a | b)), one), big_sigma(a, BIG_SIGMA_0), one)
+    return next_a, a, b, c, next_e, e, f, g
 
 
 @triton.jit
 def next_word(w: tl.tuple, one: tl.tensor) -> tl.tensor:
     """W_t from the sixteen words before it."""
-    return add(add(w[0], w[9], one), add(small_sigma_0(w[1]), small_sigma_1(w[14]), one), one)
+    return add(
+        add(w[0], w[9], one),
+        add(
+            small_sigma(w[1], SMALL_SIGMA_0),
+            small_sigma(w[14], SMALL_SIGMA_1),
+            one,
+        ),
+        one,
+    )
+
+
+@triton.jit
+def words_in_order(words32: tl.tuple) -> tl.tuple:
+    """Words from their halves as they lie in memory, the lower one first."""
+    if WORD_BITS == 32:
+        return words32
+    else:
+        words = ()
+        for i in tl.static_range(0, len(words32), 2):
+            words = words + (words32[i + 1].to(tl.uint64) << 32 | words32[i],)
+        return words
+
+
+@triton.jit
+def halves_in_order(words: tl.tuple) -> tl.tuple:
+    """The opposite."""
+    if WORD_BITS == 32:
+        return words
+    else:
+        words32 = ()
+        for i in tl.static_range(len(words)):
+            words32 = words32 + (words[i].to(tl.uint32), (words[i] >> 32).to(tl.uint32))
+        return words32
+
+
+@triton.jit
+def constants_at(k: tl.tensor) -> tl.tensor:
+    """The address of the constants K_t, which are in memory at `k`, for `load_constants`."""
+    if CONSTANT_MEMORY:
+        return tl.inline_asm_elementwise(CONSTANTS, "=l,l", [k], tl.uint64, False, 1)
+    else:
+        return k
+
+
+@triton.jit
+def load_constants(k: tl.tensor) -> tl.tuple:
+    """Sixteen constants."""
+    constants = ()
+    if CONSTANT_MEMORY:
+        for i in tl.static_range(0, 128, 16):
+            constants = constants + tl.inline_asm_elementwise(
+                "ld.const.v2.u64 {$0, $1}, [$2];", "=l,=l,l", [k + i], (tl.uint64, tl.uint64), True, 1
+            )
+    elif IS_CUDA:
+        constants = load_words(k)
+    else:
+        for t in tl.static_range(16):
+            constants = constants + (tl.load(k.to(tl.pointer_type(WORD)) + t),)
+    return constants
+
+
+@triton.jit
+def load_words(address: tl.tensor) -> tl.tuple:
+    """Sixteen words that no launch writes to."""
+    words = ()
+    for i in tl.static_range(0, 2 * WORD_BITS, 16):
+        if WORD_BITS == 32:
+            words = words + tl.inline_asm_elementwise(
+                "ld.global.nc.v4.u32 {$0, $1, $2, $3}, [$4];",
+                "=r,=r,=r,=r,l",
+                [address + i],
+                (tl.uint32, tl.uint32, tl.uint32, tl.uint32),
+                True,
+                1,
+            )
+        else:
+            words = words + tl.inline_asm_elementwise(
+                "ld.global.nc.v2.u64 {$0, $1}, [$2];", "=l,=l,l", [address + i], (tl.uint64, tl.uint64), True, 1
+            )
+    return words
 
 
 @triton.jit
 def sixteen_rounds(state: tl.tuple, w: tl.tuple, k: tl.tensor, one: tl.tensor) -> tl.tuple:
     """The next rounds, whose constants are at the address `k`, and the words of those after them."""
-    pointer = k.to(tl.pointer_type(WORD))
+    constants = load_constants(k)
     for t in tl.static_range(16):
-        state = one_round(state, add_constant(w[0], tl.load(pointer + t), one), one)
+        state = one_round(state, add_constant(w[0], constants[t], one), one)
         w = w[1:] + (next_word(w, one),)
     return state, w
 
@@ -342,20 +502,63 @@ def last_rounds(state: tl.tuple, w: tl.tuple, one: tl.tensor) -> tl.tuple:
 
 
 @triton.jit
-def compress(before: tl.tuple, w: tl.tuple, one: tl.tensor, k: tl.tensor) -> tl.tuple:
-    """FIPS 180-4 sections 6.2.2 and 6.4.2: `before` updated with a block, of which `w` are the words."""
+def compress(before: tl.tuple, w: tl.tuple, unrolled: tl.constexpr, one: tl.tensor, k: tl.tensor) -> tl.tuple:
+    """FIPS 180-4 sections 6.2.2 and 6.4.2: `before` updated with a block, of which `w` are the words. Unrolled, SHA-256
+    is faster, and takes longer to compile."""
     state = before
-    if UNROLLED:
+    if unrolled:
         for turn in tl.static_range(0, ROUNDS - 16, 16):
             state, w = sixteen_unrolled(state, w, turn, one)
     else:
         for turn in range(0, ROUNDS - 16, 16):
             state, w = sixteen_rounds(state, w, k + turn * (WORD_BITS // 8), one)
-    state = last_rounds(state, w, one)
+    return added(before, last_rounds(state, w, one), one)
+
+
+@triton.jit
+def added(before: tl.tuple, state: tl.tuple, one: tl.tensor) -> tl.tuple:
     after = (add(before[0], state[0], one),)
     for i in tl.static_range(1, 8):
         after = after + (add(before[i], state[i], one),)
     return after
+
+
+@triton.jit
+def load_schedule(address: tl.tensor, one: tl.tensor) -> tl.tuple:
+    """W_t + K_t of sixteen rounds, from a table."""
+    if IS_CUDA:
+        return load_words(address)
+    else:
+        words = ()
+        for t in tl.static_range(16):
+            if WORD_BITS == 32:
+                words = words + (load_u32(address + 4 * t, one),)
+            else:
+                words = words + (load_u64(address + 8 * t, one),)
+        return words
+
+
+@triton.jit
+def compress_tabled(
+    before: tl.tuple, schedules: tl.tensor, byte: tl.tensor, early: tl.constexpr, one: tl.tensor
+) -> tl.tuple:
+    """`before` updated with a block that begins with `byte`, whose schedule is in a table with one for each byte.
+    If `early`, each load is sixteen rounds before its use."""
+    schedule = schedules + byte.to(tl.uint64) * (ROUNDS * WORD_BITS // 8)
+    state = before
+    if early:
+        coming = load_schedule(schedule, one)
+        for turn in range(TURNS):
+            words = coming
+            coming = load_schedule(schedule + tl.minimum(turn + 1, TURNS - 1) * (2 * WORD_BITS), one)
+            for t in tl.static_range(16):
+                state = one_round(state, words[t], one)
+    else:
+        for turn in range(TURNS):
+            words = load_schedule(schedule + turn * (2 * WORD_BITS), one)
+            for t in tl.static_range(16):
+                state = one_round(state, words[t], one)
+    return added(before, state, one)
 
 
 # Messages ------------------------------------------------------------------------------------------------------------
@@ -401,20 +604,21 @@ def words_of(words32: tl.tuple) -> tl.tuple:
 
 
 @triton.jit
-def aligned_words(source: tl.tensor, before: tl.tensor, select: tl.tensor, one: tl.tensor) -> tl.tuple:
-    """A block from its aligned words in memory and the one `before` them; and the last of them."""
-    a, b, c, d = load_message(source, one)
-    words = big_endian(before, a, select), big_endian(a, b, select), big_endian(b, c, select), big_endian(c, d, select)
-    for i in tl.static_range(16, BLOCK_BYTES, 16):
-        before = d
-        a, b, c, d = load_message(source + i, one)
-        words = words + (
-            big_endian(before, a, select),
-            big_endian(a, b, select),
-            big_endian(b, c, select),
-            big_endian(c, d, select),
-        )
-    return words, d
+def load_block(source: tl.tensor, one: tl.tensor) -> tl.tuple:
+    """The aligned words of a block."""
+    words = ()
+    for i in tl.static_range(0, BLOCK_BYTES, 16):
+        words = words + load_message(source + i, one)
+    return words
+
+
+@triton.jit
+def cut_block(raw: tl.tuple, before: tl.tensor, select: tl.tensor) -> tl.tuple:
+    """A block from its aligned words in memory and the one `before` them."""
+    words = (big_endian(before, raw[0], select),)
+    for i in tl.static_range(1, BLOCK_WORDS32):
+        words = words + (big_endian(raw[i - 1], raw[i], select),)
+    return words
 
 
 @triton.jit
@@ -489,7 +693,7 @@ def find_segment(
 
 
 @triton.jit
-def hash_chunks(
+def find_chunk(
     base: tl.tensor,
     table: tl.tensor,
     segments: tl.tensor,
@@ -497,15 +701,12 @@ def hash_chunks(
     tagged: tl.tensor,
     partial_chunks: tl.tensor,
     chunks: tl.tensor,
-    digests: tl.tensor,
+    chunk: tl.tensor,
     one: tl.tensor,
-    k: tl.tensor,
-) -> None:
-    """A lane for each chunk: writes its digest, or its leaf hash if `tagged`, to its slot."""
+) -> tl.tuple:
+    """The address of a chunk, its length, its tag's length, and its slot: see `kernels/device/tree.h`."""
     lengths, firsts = table + 8 * segments, table + 16 * segments
     full_before, with_partial = table + 24 * segments, table + 32 * segments
-    thread = this_thread()
-    chunk = tl.minimum(thread, chunks - 1)
     partial = chunk < partial_chunks
     of_partial = load_u64(tl.where(partial, with_partial + 8 * chunk, table), one)
     full = tl.where(partial, 0, chunk - partial_chunks)
@@ -518,23 +719,107 @@ def hash_chunks(
     length = tl.where(partial, load_u64(lengths + 8 * segment, one) - index * chunk_size, chunk_size)
     data = base + load_u64(table + 8 * segment, one) + index * chunk_size
     tags = tl.where(length == 0, 0, tagged).to(tl.uint64)  # an empty tree is H(""), without the leaf prefix
-    last_block = ((length + tags + LENGTH_BYTES) // BLOCK_BYTES).to(tl.int64)
-    blocks = tl.max(last_block, 0) + 1
-    alike = tl.min(((length == chunk_size) & (data & 15 == 0)).to(tl.int32), 0)
-    aligned_blocks = tl.where(alike == 1, chunk_size // BLOCK_BYTES, 0).to(tl.int64)
+    return data, length, tags, load_u64(firsts + 8 * segment, one) + index
 
+
+@triton.jit
+def blocks_of(data: tl.tensor, length: tl.tensor, tags: tl.tensor, chunk_size: tl.tensor) -> tl.tuple:
+    """The number of each lane's last block, of the program's blocks, and of those that all lanes can read 16 bytes at a
+    time, because their chunks are full and aligned."""
+    last_block = ((length + tags + LENGTH_BYTES) // BLOCK_BYTES).to(tl.int64)
+    alike = tl.min(((length == chunk_size) & (data & 15 == 0)).to(tl.int32), 0)
+    return last_block, tl.max(last_block, 0) + 1, tl.where(alike == 1, chunk_size // BLOCK_BYTES, 0).to(tl.int64)
+
+
+@triton.jit
+def hash_one_chunk(
+    base: tl.tensor,
+    table: tl.tensor,
+    segments: tl.tensor,
+    chunk_size: tl.tensor,
+    tagged: tl.tensor,
+    partial_chunks: tl.tensor,
+    chunks: tl.tensor,
+    schedules: tl.tensor,
+    digests: tl.tensor,
+    one: tl.tensor,
+    k: tl.tensor,
+    early: tl.constexpr,
+) -> None:
+    thread = this_thread()
+    data, length, tags, _ = find_chunk(
+        base, table, segments, chunk_size, tagged, partial_chunks, chunks, tl.minimum(thread, chunks - 1), one
+    )
+    last_block, blocks, aligned_blocks = blocks_of(data, length, tags, chunk_size)
+
+    k = constants_at(k)
     state = initial_state()
     before = tl.zeros((LANES,), tl.uint32)
     select = selector(tl.where(tagged == 1, 3, 4).to(tl.uint32))
-    for block in range(aligned_blocks):
-        words, before = aligned_words(data + block * BLOCK_BYTES, before, select, one)
-        state = compress(state, words_of(words), one, k)
-    for block in range(aligned_blocks, blocks):
-        words = any_words(data, length, tags, block, last_block, table, one)
-        state = chosen(block <= last_block, compress(state, words_of(words), one, k), state, 8)
+    if early:
+        if aligned_blocks > 0:
+            raw = load_block(data, one)
+            for block in range(aligned_blocks):
+                words = cut_block(raw, before, select)
+                before = raw[BLOCK_WORDS32 - 1]
+                raw = load_block(data + tl.minimum(block + 1, aligned_blocks - 1) * BLOCK_BYTES, one)
+                if BLOCKS_AHEAD > 0:
+                    prefetch(data + tl.minimum(block + BLOCKS_AHEAD, aligned_blocks - 1) * BLOCK_BYTES)
+                state = compress(state, words_of(words), UNROLLED, one, k)
+    else:
+        for block in range(aligned_blocks):
+            raw = load_block(data + block * BLOCK_BYTES, one)
+            words = cut_block(raw, before, select)
+            before = raw[BLOCK_WORDS32 - 1]
+            state = compress(state, words_of(words), UNROLLED, one, k)
+    if (aligned_blocks > 0) & (chunk_size % BLOCK_BYTES == 0):
+        state = compress_tabled(state, schedules, tl.where(tagged == 1, before >> 24, 0), False, one)
+    else:
+        for block in range(aligned_blocks, blocks):
+            words = any_words(data, length, tags, block, last_block, table, one)
+            state = chosen(block <= last_block, compress(state, words_of(words), False, one, k), state, 8)
 
-    slot = load_u64(firsts + 8 * segment, one) + index
+    # found again, from what the compiler cannot see to be the same: the rounds need the registers that would keep it
+    _, _, _, slot = find_chunk(
+        base, table, segments, chunk_size, tagged, partial_chunks, chunks, tl.minimum(thread * one, chunks - 1), one
+    )
     store_words(digests + slot * (4 * DIGEST_WORDS32), digest_words(state), thread < chunks, one)
+
+
+@triton.jit
+def hash_chunks(
+    base: tl.tensor,
+    table: tl.tensor,
+    segments: tl.tensor,
+    chunk_size: tl.tensor,
+    tagged: tl.tensor,
+    partial_chunks: tl.tensor,
+    chunks: tl.tensor,
+    schedules: tl.tensor,
+    digests: tl.tensor,
+    one: tl.tensor,
+    k: tl.tensor,
+) -> None:
+    """A lane for each chunk: writes its digest, or its leaf hash if `tagged`, to its slot."""
+    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, schedules, digests, one, k, False)
+
+
+@triton.jit
+def hash_chunks_early(
+    base: tl.tensor,
+    table: tl.tensor,
+    segments: tl.tensor,
+    chunk_size: tl.tensor,
+    tagged: tl.tensor,
+    partial_chunks: tl.tensor,
+    chunks: tl.tensor,
+    schedules: tl.tensor,
+    digests: tl.tensor,
+    one: tl.tensor,
+    k: tl.tensor,
+) -> None:
+    """The same, but each lane loads a block while it compresses the one before it: for few chunks."""
+    hash_one_chunk(base, table, segments, chunk_size, tagged, partial_chunks, chunks, schedules, digests, one, k, True)
 
 
 @triton.jit
@@ -565,6 +850,161 @@ def digest_words(state: tl.tuple) -> tl.tuple:
     return words
 
 
+# Chunks, two lanes for each -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def hash_chunks_paired(
+    base: tl.tensor,
+    table: tl.tensor,
+    segments: tl.tensor,
+    chunk_size: tl.tensor,
+    tagged: tl.tensor,
+    partial_chunks: tl.tensor,
+    chunks: tl.tensor,
+    schedules: tl.tensor,
+    digests: tl.tensor,
+    one: tl.tensor,
+    k: tl.tensor,
+) -> None:
+    """Like hash_chunks with two lanes for a chunk, in neighbouring warps, so on two schedulers: one expands the
+    schedule, the other runs the rounds over it.
+
+    Triton has no branches for single warps. But what tells the warps apart is a number here of which Triton knows
+    nothing, so that it takes it to be the same in all lanes. In the branches nothing may go from lane to lane but
+    through inline assembly.
+    """
+    thread = thread_of_group(tl.full((LANES,), 0, tl.uint32))
+    pair = (thread >> 6 << 5) + (thread & 31)
+    chunk = tl.program_id(0).to(tl.uint64) * PAIRS + pair
+    data, length, tags, slot = find_chunk(
+        base, table, segments, chunk_size, tagged, partial_chunks, chunks, tl.minimum(chunk, chunks - 1), one
+    )
+    last_block, blocks, aligned_blocks = blocks_of(data, length, tags, chunk_size)
+    stage = tl.inline_asm_elementwise(STAGE_AND_QUEUE, "=r,r", [one], tl.uint32, False, 1) + pair * 16
+    if thread_of_group(one) >> 5 & 1 == 0:
+        k = constants_at(k)
+        expand_message(data, length, tags, tagged, last_block, aligned_blocks, blocks, table, stage, one, k)
+    else:
+        state = run_rounds(last_block, blocks, stage, one)
+        store_words(digests + slot * (4 * DIGEST_WORDS32), digest_words(state), chunk < chunks, one)
+
+
+@triton.jit
+def expand_message(
+    data: tl.tensor,
+    length: tl.tensor,
+    tags: tl.tensor,
+    tagged: tl.tensor,
+    last_block: tl.tensor,
+    aligned_blocks: tl.tensor,
+    blocks: tl.tensor,
+    spare: tl.tensor,
+    stage: tl.tensor,
+    one: tl.tensor,
+    k: tl.tensor,
+) -> None:
+    """Puts W_t + K_t of all blocks on the stage. The blocks come through a queue in shared memory."""
+    before = tl.zeros((LANES,), tl.uint32)
+    select = selector(tl.where(tagged == 1, 3, 4).to(tl.uint32))
+    queue = stage + STAGE_BYTES
+    for block in tl.static_range(QUEUE_LENGTH):
+        send_for_block(data, tl.full((), block, tl.int64), aligned_blocks, queue)
+    raw = take_block(tl.full((), 0, tl.int64), queue, one)
+    for block in range(aligned_blocks):
+        words = cut_block(raw, before, select)
+        before = raw[BLOCK_WORDS32 - 1]
+        send_for_block(data, block + QUEUE_LENGTH, aligned_blocks, queue)
+        raw = take_block(block + 1, queue, one)
+        expand_block(words_of(words), block, stage, one, k)
+    for block in range(aligned_blocks, blocks):
+        words = any_words(data, length, tags, block, last_block, spare, one)
+        expand_block(words_of(words), block, stage, one, k)
+    barrier(one)  # the other lanes' last one
+
+
+@triton.jit
+def send_for_block(data: tl.tensor, block: tl.tensor, blocks: tl.tensor, queue: tl.tensor) -> None:
+    """Starts to copy a block, if there is such a one."""
+    place = queue + (block % QUEUE_LENGTH).to(tl.uint32) * TURN_BYTES
+    present = tl.full((LANES,), 1, tl.uint32) * (block < blocks).to(tl.uint32)
+    tl.inline_asm_elementwise(COPIES, "=r,r,l,r", [place, data + block * BLOCK_BYTES, present], tl.uint32, False, 1)
+
+
+@triton.jit
+def take_block(block: tl.tensor, queue: tl.tensor, one: tl.tensor) -> tl.tuple:
+    """Waits for a block, after which QUEUE_LENGTH - 1 others were sent for."""
+    place = queue + (block % QUEUE_LENGTH).to(tl.uint32) * TURN_BYTES
+    tl.inline_asm_elementwise(WAIT_FOR_COPIES, "=r,r", [one], tl.uint32, False, 1)
+    words = ()
+    for i in tl.static_range(BLOCK_BYTES // 16):
+        words = words + load_shared(place + i * (16 * PAIRS))
+    return words
+
+
+@triton.jit
+def expand_block(w: tl.tuple, block: tl.tensor, stage: tl.tensor, one: tl.tensor, k: tl.tensor) -> None:
+    turn = block * TURNS
+    put_on_stage(w, k, turn, stage, one)
+    for i in range(1, TURNS):
+        if TURNS_STAGED == 1:
+            barrier(one)
+        for _ in tl.static_range(16):
+            w = w[1:] + (next_word(w, one),)
+        put_on_stage(w, k + i * (2 * WORD_BITS), turn + i, stage, one)
+    barrier(one)
+
+
+@triton.jit
+def put_on_stage(w: tl.tuple, k: tl.tensor, turn: tl.tensor, stage: tl.tensor, one: tl.tensor) -> None:
+    place = stage + (turn % (2 * TURNS_STAGED)).to(tl.uint32) * TURN_BYTES
+    constants = load_constants(k)
+    these = ()
+    for t in tl.static_range(16):
+        these = these + (add_constant(w[t], constants[t], one),)
+    halves = halves_in_order(these)
+    for i in tl.static_range(0, WORD_BITS // 2, 4):
+        store_shared(place + i * (4 * PAIRS), halves[i], halves[i + 1], halves[i + 2], halves[i + 3])
+
+
+@triton.jit
+def half_a_turn(place: tl.tensor) -> tl.tuple:
+    """Eight words from the stage."""
+    words = ()
+    for i in tl.static_range(0, WORD_BITS // 4, 4):
+        words = words + load_shared(place + i * (4 * PAIRS))
+    return words_in_order(words)
+
+
+@triton.jit
+def run_rounds(last_block: tl.tensor, blocks: tl.tensor, stage: tl.tensor, one: tl.tensor) -> tl.tuple:
+    """The hash value, by what is on the stage. Words are loaded half a turn before they are needed. When the last ones
+    of a half of the stage are there, it comes to the barrier, after which they may be overwritten."""
+    state = initial_state()
+    barrier(one)
+    first = half_a_turn(stage)
+    second = half_a_turn(stage + TURN_BYTES // 2)
+    for block in range(blocks):
+        before = state
+        for i in range(TURNS):
+            state = eight_rounds(state, first, one)
+            if TURNS_STAGED == 1 or i == TURNS - 1:
+                barrier(one)
+            place = stage + ((block * TURNS + i + 1) % (2 * TURNS_STAGED)).to(tl.uint32) * TURN_BYTES
+            first = half_a_turn(place)
+            state = eight_rounds(state, second, one)
+            second = half_a_turn(place + TURN_BYTES // 2)
+        state = chosen(block <= last_block, added(before, state, one), before, 8)
+    return state
+
+
+@triton.jit
+def eight_rounds(state: tl.tuple, w: tl.tuple, one: tl.tensor) -> tl.tuple:
+    for t in tl.static_range(8):
+        state = short_round(state, w[t], one)
+    return state
+
+
 # Trees ---------------------------------------------------------------------------------------------------------------
 
 
@@ -591,6 +1031,7 @@ def reduce(
     slots: tl.tensor,
     level: tl.tensor,
     levels: tl.tensor,
+    schedules: tl.tensor,
     digests: tl.tensor,
     one: tl.tensor,
     k: tl.tensor,
@@ -616,14 +1057,15 @@ def reduce(
     left = load_digest(tl.where(2 * pair < width, place, digests), one)
     right = load_digest(tl.where(2 * pair + 1 < width, place + stride, digests), one)
     widest = tl.max(width.to(tl.int32), 0)
+    shared, k = shared_nodes(one), constants_at(k)
     while widest > 1:
-        left = chosen(2 * pair + 1 < width, digest_words(hash_node(left, right, one, k)), left, DIGEST_WORDS32)
+        left = chosen(
+            2 * pair + 1 < width, digest_words(hash_node(left, right, schedules, one, k)), left, DIGEST_WORDS32
+        )
         width = (width + 1) // 2
         widest = (widest + 1) // 2
         if widest > 1:
-            nodes_of = tl.minimum(2 * pair, LANES - 2).to(tl.int32)
-            right = gathered(left, nodes_of + 1)
-            left = gathered(left, nodes_of)
+            left, right = children(left, pair.to(tl.uint32), shared, one)
     store_words(place, left, reduced, one)
 
 
@@ -637,6 +1079,33 @@ def load_digest(slot: tl.tensor, one: tl.tensor) -> tl.tuple:
 
 
 @triton.jit
+def shared_nodes(one: tl.tensor) -> tl.tensor:
+    """The address of shared memory for a node of each lane."""
+    if IS_CUDA:
+        return tl.inline_asm_elementwise(NODES, "=r,r", [one], tl.uint32, False, 1)
+    else:
+        return one
+
+
+@triton.jit
+def children(nodes: tl.tuple, pair: tl.tensor, shared: tl.tensor, one: tl.tensor) -> tl.tuple:
+    """The nodes of lanes 2 * pair and 2 * pair + 1, where there are such ones."""
+    first = tl.minimum(2 * pair, LANES - 2)
+    if IS_CUDA:  # tl.gather takes a barrier or two for each word
+        for i in tl.static_range(0, DIGEST_WORDS32, 4):
+            store_shared(shared + 16 * pair + (4 * LANES) * i, nodes[i], nodes[i + 1], nodes[i + 2], nodes[i + 3])
+        barrier(one)
+        left, right = (), ()
+        for i in tl.static_range(0, DIGEST_WORDS32, 4):
+            left = left + load_shared(shared + 16 * first + (4 * LANES) * i)
+            right = right + load_shared(shared + 16 * first + 16 + (4 * LANES) * i)
+        barrier(one)
+        return left, right
+    else:
+        return gathered(nodes, first.to(tl.int32)), gathered(nodes, first.to(tl.int32) + 1)
+
+
+@triton.jit
 def gathered(words: tl.tuple, lanes: tl.tensor) -> tl.tuple:
     """The words of other lanes."""
     result = ()
@@ -646,7 +1115,7 @@ def gathered(words: tl.tuple, lanes: tl.tensor) -> tl.tuple:
 
 
 @triton.jit
-def hash_node(left: tl.tuple, right: tl.tuple, one: tl.tensor, k: tl.tensor) -> tl.tuple:
+def hash_node(left: tl.tuple, right: tl.tuple, schedules: tl.tensor, one: tl.tensor, k: tl.tensor) -> tl.tuple:
     """The node hash H(0x01 || left || right), of the words of two digests."""
     select = selector(tl.full((LANES,), 3, tl.uint32))
     before = tl.full((LANES,), 0x01000000, tl.uint32)
@@ -655,21 +1124,16 @@ def hash_node(left: tl.tuple, right: tl.tuple, one: tl.tensor, k: tl.tensor) -> 
     for i in tl.static_range(2 * DIGEST_WORDS32):
         words = words + (big_endian(before, both[i], select),)
         before = both[i]
-    # the last byte of `right`, padding and the length
-    words = words + (big_endian(before, tl.full((LANES,), 0x80, tl.uint32), select),)
-    for _ in tl.static_range(2 * DIGEST_WORDS32 + 1, NODE_BLOCKS * BLOCK_WORDS32 - 1):
-        words = words + (tl.zeros((LANES,), tl.uint32),)
-    words = words + (tl.full((LANES,), 8 * NODE_BYTES, tl.uint32),)
     state = initial_state()
-    if NODE_BLOCKS == 1:
-        return compress(state, words_of(words), one, k)
+    if NODE_BLOCKS == 2:  # the second one has a byte of `right`, padding and the length
+        state = compress(state, words_of(words), UNROLLED, one, k)
+        return compress_tabled(state, schedules, before >> 24, True, one)
     else:
-        for block in range(2):
-            w = (tl.where(block == 0, words[0], words[16]),)
-            for i in tl.static_range(1, 16):
-                w = w + (tl.where(block == 0, words[i], words[16 + i]),)
-            state = compress(state, w, one, k)
-        return state
+        words = words + (big_endian(before, tl.full((LANES,), 0x80, tl.uint32), select),)
+        for _ in tl.static_range(2 * DIGEST_WORDS32 + 1, BLOCK_WORDS32 - 1):
+            words = words + (tl.zeros((LANES,), tl.uint32),)
+        words = words + (tl.full((LANES,), 8 * NODE_BYTES, tl.uint32),)
+        return compress(state, words_of(words), UNROLLED, one, k)
 
 
 @triton.jit

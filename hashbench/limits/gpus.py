@@ -21,7 +21,7 @@ class GPU:
         boost_mhz: the published boost clock.
         memory_gb_per_s: peak memory bandwidth, in 1e9 bytes per second.
         power_w: the power limit.
-        fp32_tflops: published FP32 peak without matrix units, which must agree with units and clock; None if unknown.
+        fp32_tflops: published FP32 peak without matrix units, which must agree with units and clock.
         source: the documents with these figures.
         note: what a reader needs to know about them.
     """
@@ -33,7 +33,7 @@ class GPU:
     boost_mhz: int
     memory_gb_per_s: float
     power_w: int
-    fp32_tflops: float | None
+    fp32_tflops: float
     source: str
     note: str
 
@@ -54,7 +54,7 @@ def _gpu(line: Mapping[str, str]) -> GPU:
         boost_mhz=int(line["boost_mhz"]),
         memory_gb_per_s=float(line["memory_gb_per_s"]),
         power_w=int(line["power_w"]),
-        fp32_tflops=float(line["fp32_tflops"]) if line["fp32_tflops"] else None,
+        fp32_tflops=float(line["fp32_tflops"]),
         source=line["source"],
         note=line["note"] or "",
     )

@@ -128,6 +128,27 @@ def test_edges_where_memory_ends(edge_kernel: Kernel, strategy: Strategy, chunk_
     check(edge_kernel, strategy, segments, messages, chunk_size)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("chunk_size", [192, 1024])
+@pytest.mark.parametrize("limits", [("paired_up_to",), ("paired_up_to", "early_up_to")], ids="+".join)
+def test_few_chunks_by_the_functions_for_more(
+    device_kernel: DeviceKernel,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Sequence[str],
+    chunk_size: int,
+    strategy: Strategy,
+) -> None:
+    for limit in limits:
+        monkeypatch.setattr(device_kernel, limit, 0)
+    content = painted(300 * chunk_size + 100)
+    buffer = device_kernel.put(content)
+    alike = [slice(0, 300 * chunk_size)]
+    unlike = [slice(start, 130 * chunk_size + 40 * start) for start in (0, 1, 8, 16)]
+    for parts in (alike, unlike):
+        messages = [content[part].tobytes() for part in parts]
+        check(device_kernel, strategy, [buffer[part] for part in parts], messages, chunk_size)
+
+
 @pytest.mark.parametrize("last", [64, 1, 63], ids=lambda last: f"last chunk of {last}")
 def test_trees_of_every_shape(any_kernel: Kernel, last: int) -> None:
     sizes = [64 * (leaves - 1) + last for leaves in LEAF_COUNTS]

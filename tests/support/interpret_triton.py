@@ -40,6 +40,7 @@ class Interpreted(HostMemoryKernel):
     """The launches and device code of `TritonGpu`, in the form without inline assembly, over the host's memory."""
 
     name = "triton"
+    tabled = True
 
     def __init__(self, algorithm: str) -> None:
         super().__init__(Device(self.name), algorithm)
