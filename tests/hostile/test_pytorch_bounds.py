@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -144,15 +143,16 @@ READER = """if True:
 """
 
 
-@cache
-def reader() -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def reader() -> Iterator[subprocess.Popen[str]]:
     """A process that reads each checkpoint in a new child, so that nothing but its imports is there before."""
-    return subprocess.Popen([sys.executable, "-c", READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    program = [sys.executable, "-c", READER]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
 
 
-def spent(path: Path) -> tuple[float, float, str]:
+def spent(process: subprocess.Popen[str], path: Path) -> tuple[float, float, str]:
     """The CPU seconds and MiB that it takes to read a checkpoint, and why it is refused."""
-    process = reader()
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{path}\n")
@@ -161,8 +161,8 @@ def spent(path: Path) -> tuple[float, float, str]:
     return float(seconds), float(mebibytes), message.strip()
 
 
-def check_bounded(path: Path, reason: str) -> None:
-    seconds, mebibytes, message = spent(path)
+def check_bounded(process: subprocess.Popen[str], path: Path, reason: str) -> None:
+    seconds, mebibytes, message = spent(process, path)
     print(f"{seconds:.2f} s, {mebibytes:.0f} MiB: {message[-150:]}")
     assert any(part in message for part in reason.split("|")) if reason else not message
     assert seconds < SECONDS
@@ -170,10 +170,12 @@ def check_bounded(path: Path, reason: str) -> None:
 
 
 @pytest.mark.parametrize(("make", "reason"), PICKLES.values(), ids=PICKLES)
-def test_a_pickle_asks_for_little(tmp_path: Path, make: Callable[[], bytes], reason: str) -> None:
+def test_a_pickle_asks_for_little(
+    reader: subprocess.Popen[str], tmp_path: Path, make: Callable[[], bytes], reason: str
+) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(archive(checkpoint(make())))
-    check_bounded(path, reason)
+    check_bounded(reader, path, reason)
 
 
 HUGE = 1 << 40
@@ -205,10 +207,10 @@ HUGE = 1 << 40
     ids=["pickle", "transposed", "two rows", "scattered", "contiguous"],
 )
 def test_zeros_that_take_no_space_take_no_memory(
-    tmp_path: Path, data: bytes | int, storages: dict[str, int], reason: str
+    reader: subprocess.Popen[str], tmp_path: Path, data: bytes | int, storages: dict[str, int], reason: str
 ) -> None:
     path = tmp_path / "model.pt"
     members = checkpoint(b"", storages)
     members[0].data = data
     write_sparse(path, members)
-    check_bounded(path, reason)
+    check_bounded(reader, path, reason)
