@@ -19,9 +19,11 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 
 from hashbench.bench.frames import VALUES, lines
 from hashbench.bench.records import check_writable
@@ -172,8 +174,19 @@ def panels(heights: Sequence[float], columns: int = 1, **options: Any) -> tuple[
         columns: the number of panels in a row.
         options: of `Figure.subplots`.
     """
-    figure = Figure(figsize=(WIDTH, sum(heights) + 2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(heights) + 2), layout=_Layout())
     return figure, figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights, **options)
+
+
+class _Layout(ConstrainedLayoutEngine):
+    """Matplotlib's, with rounded positions: its solver takes terms in the order of their hashes, so that the last bits
+    differ from one run to the next, and with them the names of shapes in an SVG."""
+
+    def execute(self, fig: Figure) -> None:
+        super().execute(fig)
+        for panel in fig.axes:
+            panel.set_position(Bbox(panel.get_position(original=True).get_points().round(12)), which="original")
+            panel.set_in_layout(True)  # which set_position ends
 
 
 def fit(figure: Figure) -> None:

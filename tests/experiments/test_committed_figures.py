@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,27 @@ def test_the_figures_of_a_machine_are_legible(folder: Path, name: str, tmp_path:
     assert figures
     for figure in figures:
         check_legible(figure)
+
+
+DRAW = """if True:
+    import sys
+    from pathlib import Path
+    from hashbench.bench.experiment import experiment_named
+    from hashbench.bench.frames import read_machine
+    name = "cpu-speedup"
+    experiment_named(name).figure(read_machine(Path(sys.argv[1]), name), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.thorough
+def test_a_figure_is_the_same_whatever_the_order_of_hashes(tmp_path: Path) -> None:
+    """Of a figure whose layout differed with the two seeds."""
+    for seed in "01":
+        program = [sys.executable, "-c", DRAW, RESULTS / "nvidia-h100-80gb-hbm3", tmp_path / seed]
+        subprocess.run(program, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    for suffix in (".png", ".pdf", ".svg"):
+        first, second = ((tmp_path / seed).with_suffix(suffix).read_bytes() for seed in "01")
+        assert first == second
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.svg")), ids=lambda path: f"{path.parts[-3]}-{path.stem}")
