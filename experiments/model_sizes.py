@@ -259,15 +259,15 @@ def _tell_memory(panel: Axes, readings: pd.DataFrame) -> None:
 
 
 def _name_models(panel: Axes, rows: pd.DataFrame, width: float) -> None:
-    """Names each model at its bytes on the horizontal axis of a panel, about `width` inches wide. Names that are too
-    near to each other move apart."""
+    """Names each model at its bytes on the horizontal axis of a panel, about `width` inches wide. Names stand upright,
+    but for a single one, and those that are too near to each other move apart."""
     smallest_first = rows.sort_values("bytes", kind="stable")
     names = {n: MODELS[model].title for n, model in zip(smallest_first["bytes"], smallest_first["model"], strict=True)}
     low, high = 0.75 * min(names), 1.35 * max(names)
     panel.set_xscale("log")
     panel.set_xlim(low, high)
     texts = [f"{name}, {1e-9 * nbytes:.3g} GB" for nbytes, name in names.items()]
-    panel.set_xticks(list(names), texts, rotation=90)
+    panel.set_xticks(list(names), texts, rotation=90 if len(texts) > 1 else 0)
     panel.minorticks_off()
     free = 0.0
     for nbytes, label in zip(names, panel.get_xticklabels(), strict=True):
