@@ -348,7 +348,7 @@ def _not_debug(debug: bool) -> str:
 
 
 def _not_movable(movable: bool) -> str:
-    _require(not movable, "an agent that the host chooses may have the memory of this machine, to move it elsewhere")
+    _require(not movable, "an agent that the host chooses may get the memory of this machine, to move it elsewhere")
     return "off"
 
 

@@ -199,7 +199,7 @@ def _check_time(certificate: x509.Certificate, at: datetime) -> None:
 
 
 def _check_strength(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Checks that nobody can make another certificate for the signature on one, or break the key that made it."""
+    """Checks that nobody can forge the signature on a certificate, by a collision or by the issuer's private key."""
     algorithm, key = certificate.signature_hash_algorithm, issuer.public_key()
     if algorithm is not None and algorithm.digest_size < _LEAST_DIGEST:
         raise VerificationError(
