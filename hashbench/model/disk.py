@@ -235,8 +235,8 @@ def check_decided(report: Report) -> None:
     """
     if report.unreadable and not report.wrong:
         name, reason = next(iter(report.unreadable.items()))
-        more = f", nor {len(report.unreadable) - 1:,} more" if len(report.unreadable) > 1 else ""
-        raise ModelError(f"{quoted(name)} cannot be read: {reason}{more}; nothing else differs from the manifest")
+        more = f" (and {len(report.unreadable) - 1:,} more)" if len(report.unreadable) > 1 else ""
+        raise ModelError(f"{quoted(name)} cannot be read: {reason}{more}; all else is what the manifest says")
 
 
 def _hashed(

@@ -69,8 +69,8 @@ def load(
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
 
     Each tensor is read straight into host memory, or through page-locked memory into that of a GPU, and hashed where it
-    stays. There is no second copy of the model, and no more than 56 MiB of page-locked memory, which are kept for
-    the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
+    stays. There is no second copy of the model, and no more than 56 MiB of page-locked memory for each
+    GPU, which are kept for the next call. Tensors of GGUF's quantised types are their bytes, with the shape in bytes.
 
     Args:
         path: the model, as for `hashbench.verify`: a folder, an index, or a file of tensors.

@@ -348,7 +348,7 @@ def _not_debug(debug: bool) -> str:
 
 
 def _not_movable(movable: bool) -> str:
-    _require(not movable, "an agent that the host chooses may have the memory of this machine, to move it elsewhere")
+    _require(not movable, "an agent that the host chooses may get the memory of this machine, to move it elsewhere")
     return "off"
 
 
@@ -415,7 +415,8 @@ def _gpu_nonce(reports: Sequence[nvidia.GpuReport], nonce: bytes) -> str:
 
 def _gpu_count(reports: Sequence[nvidia.GpuReport], count: int) -> str:
     different = len({report.key_pin for report in reports})
-    _require(different == len(reports) == count, f"{different}; accepted is {count}")
+    reason = f"reports: {len(reports)}; different GPUs: {different}; accepted: {count}"
+    _require(different == len(reports) == count, reason)
     return str(count)
 
 

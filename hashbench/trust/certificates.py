@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
@@ -30,7 +30,7 @@ MAX_CERTIFICATES = 16
 """The most certificates that are read from one place."""
 
 _LEAST_DIGEST = 28  # bytes: of MD5 and SHA-1, which have fewer, collisions are known
-_LEAST_RSA = 2048  # bits
+_LEAST_BITS, _LEAST_CURVE_BITS = 2048, 224  # of keys: 112 bits of security, as of NIST SP 800-57, part 1, table 2
 _REMEMBERED = 256  # certificates and pairs of them: a machine with many GPUs shows the same authorities many times
 
 _UNDERSTOOD = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
@@ -160,8 +160,8 @@ def check_may_sign(chain: Sequence[x509.Certificate]) -> None:
     """Checks that a certificate is for signing: key usage and extended key usage say so, as far as it has them.
 
     Both count, as RFC 5280 (section 4.2.1.12) has it: certificates of web servers have digital signatures too. The
-    extended key usage of an authority between limits what it issues, as browsers and OpenSSL have it: one for the
-    certificates of web servers makes no signers.
+    extended key usage of an intermediate authority limits what it issues, as browsers and OpenSSL have it: an authority
+    for web servers cannot make signers.
 
     Args:
         chain: what `check_chain` found.
@@ -199,17 +199,19 @@ def _check_time(certificate: x509.Certificate, at: datetime) -> None:
 
 
 def _check_strength(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Checks that nobody can make another certificate for the signature on one, or break the key that made it."""
+    """Checks that nobody can forge the signature on a certificate, by a collision or by the issuer's private key."""
     algorithm, key = certificate.signature_hash_algorithm, issuer.public_key()
     if algorithm is not None and algorithm.digest_size < _LEAST_DIGEST:
         raise VerificationError(
             f"the certificate {quoted(_subject(certificate))} is signed with {algorithm.name}, which is broken"
         )
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_RSA:
-        raise VerificationError(
-            f"the certificate {quoted(_subject(certificate))} is signed with a key of {key.key_size} bits; accepted is "
-            f"RSA from {_LEAST_RSA} bits on"
-        )
+    if isinstance(key, (rsa.RSAPublicKey, dsa.DSAPublicKey, ec.EllipticCurvePublicKey)):  # others have one size each
+        least = _LEAST_CURVE_BITS if isinstance(key, ec.EllipticCurvePublicKey) else _LEAST_BITS
+        if key.key_size < least:
+            raise VerificationError(
+                f"the certificate {quoted(_subject(certificate))} is signed with a key of {key.key_size} bits, which "
+                f"is too short: keys of its kind must have {least}"
+            )
 
 
 def _check_extensions(certificate: x509.Certificate, below: int) -> None:

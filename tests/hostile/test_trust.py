@@ -23,6 +23,7 @@ from profiles import examples
 
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.trust import nvidia, snp, tdx
+from hashbench.trust.appraisal import Appraisal
 from hashbench.trust.bundles import CertificateVerifier, KeyVerifier, by_certificate, by_key, parse_bundle
 from hashbench.trust.certificates import among, check_chain, check_may_sign, key_pin, parse_certificate
 from hashbench.trust.dsse import signed
@@ -360,14 +361,17 @@ def test_one_gpu_is_not_counted_twice(before: bytes) -> None:
     def report() -> tuple[bytes, bytes]:
         return GPU_AT_HAND.report(nvidia.nonce_for(NONCE))
 
-    def failing(chain: bytes) -> set[str]:
+    def found(chain: bytes, count: int) -> Appraisal:
         evidence = nvidia.reports_text([(first, right), (second, chain)])
-        asked = policy(gpu={"required": True, "count": 2})
-        return failed(appraised(attested(gpu=lambda _: evidence), asked, nvidia_root=GPU_AT_HAND.is_root))
+        asked = policy(gpu={"required": True, "count": count})
+        return appraised(attested(gpu=lambda _: evidence), asked, nvidia_root=GPU_AT_HAND.is_root)
 
     (first, right), (second, again) = report(), report()
-    assert failing(before + again) == {"GPU count"}
-    assert failing(b"") == failing(b"no certificate") == {"GPU evidence", "GPU count"}
+    for count in 1, 2:
+        assert failed(found(before + again, count)) == {"GPU count"}
+        reason = f"failed: GPU count: reports: 2; different GPUs: 1; accepted: {count}"
+        assert reason in found(before + again, count).lines()
+    assert failed(found(b"", 2)) == failed(found(b"no certificate", 2)) == {"GPU evidence", "GPU count"}
 
 
 def test_two_gpus_are_counted() -> None:

@@ -142,7 +142,7 @@ def test_nothing_is_attested_or_signed_of_what_nobody_could_read(tmp_path: Path,
     manifest = folder / "manifest.json"
     assert in_process("manifest", folder, "-o", manifest, "--kernel", "hashlib").returncode == 0
     lock(folder / "config.json")
-    reason = "hashbench: 'config.json' cannot be read: Permission denied; nothing else differs from the manifest\n"
+    reason = "hashbench: 'config.json' cannot be read: Permission denied; all else is what the manifest says\n"
     platform = ("--provider", "simulated", "--platform", tmp_path / "platform")
     attest = ("attest", "--manifest", manifest, "--model", folder, "--nonce", "00" * 16, "-o", tmp_path / "evidence")
     for command in (*attest, *platform), ("sign", folder, "--key", private, "--manifest", manifest):

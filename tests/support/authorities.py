@@ -14,7 +14,7 @@ for _needed in ("cryptography", "dcap_qvl"):
 
 from cryptography import x509  # noqa: E402  # after what it needs is known to be there
 from cryptography.hazmat.primitives import hashes  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519  # noqa: E402
 from cryptography.hazmat.primitives.serialization import (  # noqa: E402
     Encoding,
     NoEncryption,
@@ -116,4 +116,6 @@ def issue(
     )
     if critical is not None:
         builder = builder.add_extension(critical, critical=True)
-    return Issued(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
+    signer = issuer.key if issuer else key
+    digest = None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return Issued(builder.sign(signer, digest), key)

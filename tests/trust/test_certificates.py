@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from authorities import Issued, issue
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from hashbench.hashing.verification_error import VerificationError
@@ -103,10 +104,18 @@ def test_roots_by_their_key() -> None:
 
 
 def test_signatures_on_certificates_that_others_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
-    for bits, accepted in (1024, False), (2048, True):
-        between = issue("rsa", ROOT, authority=True, key=rsa.generate_private_key(65537, bits))
-        refusal = pytest.raises(VerificationError, match="'CN=x' is signed with a key of 1024 bits")
-        with nullcontext() if accepted else refusal:
+    keys: list[tuple[Any, str | None]] = [
+        (rsa.generate_private_key(65537, 1024), "1024 bits, which is too short: keys of its kind must have 2048"),
+        (rsa.generate_private_key(65537, 2048), None),
+        (dsa.generate_private_key(1024), "1024 bits, which is too short: keys of its kind must have 2048"),
+        (ec.generate_private_key(ec.SECP192R1()), "192 bits, which is too short: keys of its kind must have 224"),
+        (ec.generate_private_key(ec.SECP224R1()), None),
+        (ed25519.Ed25519PrivateKey.generate(), None),
+    ]
+    for key, reason in keys:
+        between = issue("between", ROOT, authority=True, key=key)
+        refusal = pytest.raises(VerificationError, match=f"'CN=x' is signed with a key of {reason}")
+        with nullcontext() if reason is None else refusal:
             chain(issue("x", between), between, ROOT)
     # New releases of cryptography neither make nor verify signatures with MD5 and SHA-1.
     monkeypatch.setattr(certificates, "_LEAST_DIGEST", 33)
