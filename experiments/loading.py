@@ -36,6 +36,7 @@ from hashbench.experiments.storage import (
     in_memory,
     leave_page_cache,
     on_disk,
+    random_pieces,
     write_pieces,
 )
 from hashbench.hashing.verification_error import VerificationError
@@ -78,8 +79,6 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
     VERIFIED: {"facecolor": "#444444", "linewidth": 0},
     UNVERIFIED: {"facecolor": "#CCCCCC", "linewidth": 0},
 }
-
-_PIECE = 128 << 20  # random bytes that are made at a time
 
 State = Mapping[str, Any]
 Loader = Callable[[Sequence[Path], Any, ExitStack], State]
@@ -296,11 +295,7 @@ def _write_shard(path: Path, tensors: Sequence[Tensor], kernel: Kernel | None, s
             file.truncate(8 + len(text) + end)
             return
         file.flush()
-        pieces = (
-            (8 + len(text) + start, kernel.get(kernel.random(min(_PIECE, end - start), seed + start)).data)
-            for start in range(0, end, _PIECE)
-        )
-        write_pieces(file.fileno(), pieces)
+        write_pieces(file.fileno(), random_pieces(kernel, end, seed, 8 + len(text)))
 
 
 def _from(place: Any, kernel: Kernel, name: str, files: Sequence[Path], where: Storage, *, cold: bool) -> Outcomes:

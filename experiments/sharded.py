@@ -29,7 +29,7 @@ from hashbench.bench.sweeps import CHUNK_SIZE, GiB
 from hashbench.experiments import style
 from hashbench.experiments.programs import Outcomes
 from hashbench.experiments.sharded_ranks import FSDP, TP, Answer, Case, Files, Ranks
-from hashbench.experiments.storage import StorageUnavailable, in_memory, write_pieces
+from hashbench.experiments.storage import StorageUnavailable, in_memory, random_pieces, write_pieces
 from hashbench.hashing.selection import choose
 from hashbench.hashing.sizes import format_size
 from hashbench.hashing.verification_error import VerificationError
@@ -60,8 +60,6 @@ FILE_BYTES = {"gpu": 4 * GiB, "cpu": 256 << 20}
 FILE_RUNS = 5
 LINKS = {"gpu": 16, "cpu": 4}
 """One file with so many names is verified: all are read and hashed."""
-
-_PIECE = 128 << 20  # random bytes that are made at a time
 
 
 class Sharded(Experiment):
@@ -224,13 +222,9 @@ def _write_names(folder: Path, kernel: Kernel, nbytes: int, links: int) -> None:
         StorageUnavailable: it cannot be written.
     """
     first = folder / "0.bin"
-    pieces = (
-        (start, kernel.get(kernel.random(min(_PIECE, nbytes - start), SEED + start)).data)
-        for start in range(0, nbytes, _PIECE)
-    )
     try:
         with first.open("wb") as file:
-            write_pieces(file.fileno(), pieces)
+            write_pieces(file.fileno(), random_pieces(kernel, nbytes, SEED))
     except OSError as error:
         raise StorageUnavailable(f"a file of {format_size(nbytes)} cannot be written: {error.strerror}") from None
     for number in range(1, links):

@@ -17,6 +17,7 @@ import psutil
 
 from hashbench.hashing.direct import cached_pages
 from hashbench.hashing.sizes import format_size
+from hashbench.kernels import Kernel
 
 SHARED_MEMORY = Path("/dev/shm")
 """Linux's folder for files in memory."""
@@ -25,6 +26,7 @@ IN_MEMORY = ("tmpfs", "ramfs")
 """Types of file systems without a disk."""
 
 _PIECE = 64 << 20  # bytes written at a time
+_DEVICE_PIECE = 128 << 20  # random bytes that a device makes at a time
 _WRITERS = 8  # threads: one writes to memory at 1.5 GB/s
 
 
@@ -119,6 +121,20 @@ def write_random(path: Path, nbytes: int, seed: int) -> None:
                 file.write(random.bytes(min(_PIECE, nbytes - start)))
     except OSError as error:
         raise StorageUnavailable(f"a file of {format_size(nbytes)} cannot be written: {error.strerror}") from None
+
+
+def random_pieces(kernel: Kernel, nbytes: int, seed: int, offset: int = 0) -> Iterator[tuple[int, memoryview]]:
+    """Random bytes that a kernel makes, for `write_pieces`.
+
+    Args:
+        kernel: makes them on its device.
+        nbytes: how many.
+        seed: of the first piece.
+        offset: of the first byte in the file.
+    """
+    for start in range(0, nbytes, _DEVICE_PIECE):
+        made = kernel.random(min(_DEVICE_PIECE, nbytes - start), seed + start)
+        yield offset + start, kernel.get(made).data
 
 
 def write_pieces(descriptor: int, pieces: Iterable[tuple[int, memoryview]]) -> None:

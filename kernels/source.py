@@ -41,7 +41,7 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 - "reordered": SHA-256's message schedule adds in another order;
 - "queued": where two threads share a chunk, their rounds are a loop. In CUDA C, from sm_80 on, the schedule is one too,
   and its blocks are copied to shared memory long before they are needed;
-- "held": the compiler cannot delay these loads of SHA-256's;
+- "held": SHA-256's loads of "early" stay where they are, since the compiler cannot delay them;
 - "early": in calls of fewer chunks than fill the GPU, each block is loaded while the one before it is compressed;
 - "rotated": three of SHA-384's ten rotations run on the multiply-add pipe, before sm_120;
 - "paired": two threads per chunk in calls of few chunks;
@@ -53,7 +53,7 @@ VARIANTS = dict(reversed([*zip(_STEPS, accumulate(_STEPS.values(), or_), strict=
 - "unrolled": all rounds unrolled, the latest 16 words of the message schedule in registers, 16 bytes per read;
 - "bytewise": reads single bytes and keeps the whole message schedule in an array: FIPS 180-4 as it is written.
 
-Without PTX, "balanced", "prefetched", "rotated" and "reordered" change nothing.
+Without PTX, "balanced", "prefetched", "rotated", "held" and "reordered" change nothing.
 """
 
 _OPTIONAL = {"hash_chunks_paired": "PAIRED", "hash_chunks_early": "EARLY", "hash_chunks_sliced": "SLICED"}

@@ -22,6 +22,8 @@ _READ_SIZE = 4 << 20
 
 _LARGE_PAGE = 2 << 20  # bytes, on x86-64, and on Arm with usual pages of 4 KiB
 
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK of Linux, which Python's mmap does not name
+
 
 def is_cached(descriptor: int, offset: int) -> bool:
     """Whether the page cache has the byte there. If the system does not say, it counts as cached.
@@ -53,11 +55,13 @@ def large_pages(nbytes: int) -> memoryview:
     virtual machine the same disk made 1.4 to 1.8 GB/s into such pages and 3.6 into large ones, with any number of
     threads. What CUDA's driver page-locks was contiguous already.
     """
-    # What is private may have large pages where what could be shared has none.
+    # What is private may have large pages where what could be shared has none. But a fork during a direct read would
+    # leave its bytes to parent or child (open(2), notes), so the child gets none of these pages.
     mapped = mmap.mmap(-1, nbytes + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # the system has none
-            mapped.madvise(mmap.MADV_HUGEPAGE)
+        for advice in (mmap.MADV_HUGEPAGE, _WIPE_ON_FORK):
+            with suppress(OSError):  # the system has no large pages, or is older than Linux 4.14
+                mapped.madvise(advice)
     begin = -np.frombuffer(mapped, np.uint8).ctypes.data % _LARGE_PAGE
     return memoryview(mapped)[begin : begin + nbytes]
 

@@ -331,7 +331,9 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        # Nothing is cancelled: a thread that waits for all parts of a stage would wait for those forever.
+        self.stop()
+        self._pool.shutdown()
         for _, descriptor in self._open.values():
             os.close(descriptor)
         for _, file in self._open_directly.values():
@@ -400,6 +402,8 @@ class Reader:
         self._check_files(reads)
 
     def _send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
+        if self._unwanted.is_set():
+            return
         places = [place for place, _ in targets]
         with lanes.one() as lane:
             target = None if self._direct else _only_target(reads, targets, places)
@@ -414,8 +418,6 @@ class Reader:
 
     def _bring(self, read: Read, target: Buffer, lane: Lane) -> None:
         """Reads a file to the device, in one call where the lane can, which gives up Python's lock for all of it."""
-        if self._unwanted.is_set():
-            return
         path = str(read.origin)
         try:
             count = lane.bring(self._descriptor(path), read.offset, target)
@@ -453,7 +455,7 @@ class Reader:
         self._failed.setdefault(path, error)
 
     def stop(self) -> None:
-        """Ends a `fill` that runs in another thread."""
+        """Makes what runs in other threads end soon, and what comes later at once, without the bytes."""
         self._unwanted.set()
 
     def check_unchanged(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hashbench.experiments import storage
 from hashbench.experiments.storage import StorageUnavailable
 from hashbench.hashing.direct import cached_pages
+from hashbench.kernels.hashlib_cpu import HashlibCpu
 
 MiB = 1 << 20
 
@@ -50,6 +51,16 @@ def test_pieces_are_written_where_they_belong(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == data
     with (tmp_path / "file").open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
         storage.write_pieces(file.fileno(), [(0, data)])
+
+
+def test_random_pieces_are_what_the_kernel_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_DEVICE_PIECE", 1000)
+    kernel = HashlibCpu(HashlibCpu.devices()[0])
+    places, pieces = zip(*storage.random_pieces(kernel, 2500, 7, 16), strict=True)
+    assert places == (16, 1016, 2016)
+    assert [len(piece) for piece in pieces] == [1000, 1000, 500]
+    assert len({bytes(piece[:500]) for piece in pieces}) == 3
+    assert pieces[1] == kernel.get(kernel.random(1000, 1007)).data
 
 
 def test_storage_in_memory_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import re
+import sys
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,19 @@ def test_memory_for_direct_reads_asks_for_large_pages(nbytes: int) -> None:
         elif line.startswith("VmFlags:") and here:
             flags["large"] = "hg" in line.split()
     assert flags == {"private": True, "large": True}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps pages from the child of a fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests do not matter to it
+def test_a_fork_does_not_share_memory_for_direct_reads() -> None:
+    """Pages that a fork shares are copied when they are written to, and a read under way may go to either copy."""
+    memory = large_pages(PAGESIZE)
+    memory[0] = 7
+    child = os.fork()
+    if child == 0:
+        os._exit(memory[0])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert memory[0] == 7
 
 
 def test_what_was_just_read_is_cached(tmp_path: Path) -> None:
