@@ -94,10 +94,10 @@ def compiled(algorithm: Algorithm, target: Any) -> dict[str, Any]:
     def one(name: str) -> Any:
         function = getattr(code, name)
         options = common
-        registers = _REGISTERS[algorithm.name].get(name)
-        if name == "hash_chunks" and target.arch == 120:
+        registers = _REGISTERS[algorithm.name].get(name) if target.backend == "cuda" else None
+        if registers is not None and name == "hash_chunks" and target.arch >= 120:
             registers = None  # it takes as many by itself, but with the bound some versions spill
-        if target.backend == "cuda" and registers is not None:
+        if registers is not None:
             options = common | {"maxnreg": registers}
         source = Source(function, dict(zip(function.arg_names, code.SIGNATURES[name], strict=True)))
         return triton.compile(source, target=target, options=options)

@@ -270,20 +270,40 @@ def _parts(targets: Targets, first: int, start: int, stop: int, skipped: int) ->
             yield skipped + begin - start, end - begin, buffer, begin - place
 
 
-def _only_target(reads: Sequence[Read], targets: Targets, places: Sequence[int]) -> Buffer | None:
-    """Where a single read of a file goes, if one target takes all of it.
+def _by_targets(
+    reads: Sequence[Read], targets: Targets, places: Sequence[int], least: int
+) -> Iterator[tuple[Read, Buffer | None]]:
+    """Reads cut where a target has at least so many bytes of a file, which go there at once.
 
     Args:
         reads: what is read.
         targets: of the stage.
         places: of the targets.
+        least: bytes.
+
+    Yields:
+        A read and where it goes; None if it is shorter or host memory, or goes to several targets.
     """
-    if len(reads) != 1 or not isinstance(reads[0].origin, str):
-        return None
-    index = bisect_right(places, reads[0].place) - 1
-    buffer, begin = targets[index][1], reads[0].place - places[index]
-    end = begin + reads[0].nbytes
-    return buffer[begin:end] if end <= buffer.nbytes else None
+    for read in reads:
+        start = place = read.place
+        end = start + read.nbytes
+        index = bisect_right(places, place) - 1
+        while isinstance(read.origin, str) and end - place >= least:
+            at, buffer = targets[index]
+            stop = min(end, at + buffer.nbytes)
+            if stop - place >= least:
+                if start < place:
+                    yield _part_of(read, start, place), None
+                yield _part_of(read, place, stop), buffer[place - at : stop - at]
+                start = stop
+            place, index = stop, index + 1
+        if start < end:
+            yield _part_of(read, start, end), None
+
+
+def _part_of(read: Read, start: int, stop: int) -> Read:
+    """What a read brings to the stage from `start` to `stop`."""
+    return Read(read.origin, read.offset + start - read.place, start, stop - start, read.lane)
 
 
 def _shrank(path: str) -> ChangedWhileReadError:
@@ -406,18 +426,31 @@ class Reader:
             return
         places = [place for place, _ in targets]
         with lanes.one() as lane:
-            target = None if self._direct else _only_target(reads, targets, places)
-            if target is not None:
-                self._bring(reads[0], target, lane)
-            else:
-                for start, stop, reads_of_block in _blocks(reads, lane.block.nbytes - (PAGE if self._direct else 0)):
-                    skipped = self._fill_block(start, reads_of_block, lane.block)
-                    if self._unwanted.is_set():
-                        return
-                    lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
+            if self._direct:
+                self._send_blocks(reads, lane, targets, places, lane.block.nbytes - PAGE)
+                return
+            in_blocks: list[Read] = []
+            for read, target in _by_targets(reads, targets, places, lane.block.nbytes):
+                if target is None:
+                    in_blocks.append(read)
+                else:
+                    self._bring(read, target, lane)
+            self._send_blocks(in_blocks, lane, targets, places, lane.block.nbytes)
+
+    def _send_blocks(
+        self, reads: Sequence[Read], lane: Lane, targets: Targets, places: Sequence[int], size: int
+    ) -> None:
+        """Reads to the lane's block as much as it takes, or `size` bytes, and copies it; and so on."""
+        for start, stop, reads_of_block in _blocks(reads, size):
+            skipped = self._fill_block(start, reads_of_block, lane.block)
+            if self._unwanted.is_set():
+                return
+            lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
 
     def _bring(self, read: Read, target: Buffer, lane: Lane) -> None:
         """Reads a file to the device, in one call where the lane can, which gives up Python's lock for all of it."""
+        if self._unwanted.is_set():
+            return
         path = str(read.origin)
         try:
             count = lane.bring(self._descriptor(path), read.offset, target)

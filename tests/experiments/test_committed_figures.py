@@ -42,7 +42,7 @@ DRAW = """if True:
 def test_a_figure_is_the_same_whatever_the_order_of_hashes(tmp_path: Path) -> None:
     """Of a figure whose layout differed with the two seeds."""
     for seed in "01":
-        program = [sys.executable, "-c", DRAW, RESULTS / "nvidia-h100-80gb-hbm3", tmp_path / seed]
+        program = [sys.executable, "-c", DRAW, str(RESULTS / "nvidia-h100-80gb-hbm3"), str(tmp_path / seed)]
         subprocess.run(program, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
     for suffix in (".png", ".pdf", ".svg"):
         first, second = ((tmp_path / seed).with_suffix(suffix).read_bytes() for seed in "01")

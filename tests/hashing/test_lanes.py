@@ -111,6 +111,43 @@ def test_sources_come_as_they_are(
     assert not any(stage.used for stage in kernel.stages if isinstance(stage, _Unread))
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], parent=examples(30))
+@given(
+    sizes=st.lists(st.one_of(st.integers(0, 100), st.integers(0, 40_000)), min_size=1, max_size=12),
+    gaps=st.lists(st.sampled_from([0, 0, 1, 5000]), min_size=12, max_size=12),
+    read_size=st.sampled_from([1000, BLOCK, 3 * BLOCK, 1 << 20]),
+    direct=st.booleans(),
+)
+def test_each_target_has_what_is_its_own(
+    file: Path, sizes: list[int], gaps: list[int], read_size: int, direct: bool
+) -> None:
+    ranges, start = [], 0
+    for nbytes, gap in zip(sizes, gaps, strict=False):
+        start = min(start + gap, len(DATA))
+        ranges.append(FileRange(file, start, min(nbytes, len(DATA) - start)))
+        start += ranges[-1].nbytes
+    kernel = ByLanes()
+    brought: list[int] = []
+    bring = HostLane.bring
+
+    def recorded(self: HostLane, descriptor: int, offset: int, target: Buffer) -> int:
+        brought.append(target.nbytes)
+        return bring(self, descriptor, offset, target)
+
+    with pytest.MonkeyPatch.context() as patched, Reader(ranges, direct=direct) as reader:
+        patched.setattr(reading, "_READ_SIZE", read_size)
+        patched.setattr(HostLane, "bring", recorded)
+        for stage in plan(ranges, 1 << 20):
+            targets = [(piece.place, kernel.put(bytes(piece.nbytes))) for piece in stage.pieces]
+            reader.send(stage.reads, Lanes(kernel), targets)
+            for piece, (_, buffer) in zip(stage.pieces, targets, strict=True):
+                one = ranges[piece.source]
+                assert kernel.get(buffer).tobytes() == DATA[one.offset : one.offset + one.nbytes]
+    assert all(nbytes >= BLOCK for nbytes in brought)
+    at_once = [one.nbytes for one in ranges if one.nbytes >= BLOCK + read_size]  # one read is theirs alone
+    assert direct or read_size < BLOCK or sum(brought) >= len(at_once) * BLOCK
+
+
 @pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 10_000])
 @pytest.mark.parametrize("cached", [False, True])
 def test_what_is_read_past_the_cache_comes_as_it_is(

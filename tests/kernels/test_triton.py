@@ -155,7 +155,10 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Compiled for GPUs ---------------------------------------------------------------------------------------------------
 
-NVIDIA = {"sha256": ("sm_80", "sm_90", "sm_100", "sm_120"), "sha384": ("sm_80", "sm_90", "sm_100", "sm_120")}
+NVIDIA = {
+    "sha256": ("sm_80", "sm_90", "sm_100", "sm_120", "sm_121"),
+    "sha384": ("sm_80", "sm_90", "sm_100", "sm_120", "sm_121"),
+}
 
 REGISTERS = {
     "sha256": {"hash_chunks": 72, "hash_chunks_early": 96, "hash_chunks_paired": 168},
