@@ -31,7 +31,7 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise GroupError("there is no process group: call torch.distributed.init_process_group() first")
-        self._group = dist.group.WORLD if group is None else group
+        self._group = group  # None stays None: who keeps the group of all ranks keeps its threads
         self.mine: int = dist.get_rank()
         self.sent = 0
         if dist.get_rank(self._group) < 0:

@@ -244,6 +244,32 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+THREADS_AFTER_A_TEAM = """if True:
+    from pathlib import Path
+    from hashbench.distributed.launched import launched
+
+    def threads():
+        return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+
+    before = threads()
+    with launched() as team:
+        assert team.gather(b"said") == [b"said"]
+        assert any("gloo" in name for name in threads() - before)
+    print(*threads() - before)
+"""
+
+
+def test_no_thread_outlives_a_team() -> None:
+    """One of gloo that wants Python's lock when the interpreter ends would abort the process."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    command = [sys.executable, "-c", THREADS_AFTER_A_TEAM]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | alone | {"GLOO_SOCKET_IFNAME": "lo"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.strip()
+
+
 @pytest.mark.thorough
 def test_torchrun_shares_the_hashing(folder: Folder, tmp_path: Path) -> None:
     output = tmp_path / "manifest.json"
