@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -299,7 +300,8 @@ def _write_shard(path: Path, tensors: Sequence[Tensor], kernel: Kernel | None, s
 
 
 def _from(place: Any, kernel: Kernel, name: str, files: Sequence[Path], where: Storage, *, cold: bool) -> Outcomes:
-    """The readings of all loaders of one model from one storage. They load in turn, for a disk is not always as fast.
+    """The readings of all loaders of one model from one storage. They load in turn, for a disk is not always as fast;
+    and each run begins with another one, since a disk may be slower after a fast loader than after a slow one.
 
     Raises:
         StorageUnavailable: files stay in memory.
@@ -317,7 +319,9 @@ def _from(place: Any, kernel: Kernel, name: str, files: Sequence[Path], where: S
     wrong: list[VerificationError] = []
     runs = max(2, FROM_DISK // MODELS[name].nbytes) if cold else RUNS
     for run in range(1 + runs):
-        for rival, samples in list(loads.items()):
+        turn = deque(loads.items())
+        turn.rotate(-run)
+        for rival, samples in turn:
             what = f"loading: {rival.subject}, {kernel.device.kind}, {name} from {where.place}"
             if cold and not all(leave_page_cache(file) for file in files):
                 raise StorageUnavailable(

@@ -33,6 +33,7 @@ from hashbench.kernels.contract import (
     Stage,
     Unavailable,
 )
+from hashbench.kernels.cuda_graph import CudaGraph
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
 from hashbench.kernels.fips180 import constants
@@ -367,33 +368,31 @@ class TritonGpu(DeviceKernel):
         return self.gpu.ExternalStream(stream_handle(stream), self.place)
 
     def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:
-        return self._timed(lambda: self._submit(launches, queue), queue)
+        return self._timed(lambda: self._submit(launches, self._handle(queue)), queue)
 
     def series(self, launches: Sequence[Launch]) -> Callable[[Any], Callable[[], float]]:
-        """As one CUDA graph from the second time on, as in `CupyCuda`."""
+        """As one CUDA graph from the second time on, as in `CupyCuda`. PyTorch's take longer to launch."""
         if len(launches) == 1 or self.device.vendor != "NVIDIA":
             return super().series(launches)
-        graphs: list[Any] = []
+        graphs: list[CudaGraph] = []
 
         def enqueue(queue: Any) -> Callable[[], float]:
             if graphs:
-                return self._timed(graphs[0].replay, queue)
+                return self._timed(lambda: graphs[0].launch(self._handle(queue)), queue)
             finish = self.launch(launches, queue)
             graphs.append(self._graph(launches))
             return finish
 
         return enqueue
 
-    def _graph(self, launches: Sequence[Launch]) -> Any:
-        graph, stream = self.gpu.CUDAGraph(), self.gpu.Stream(device=self.place)
-        with self.gpu.stream(stream):
-            graph.capture_begin(capture_error_mode="thread_local")
-            self._submit(launches, stream)
-            graph.capture_end()
-        return graph
+    def _graph(self, launches: Sequence[Launch]) -> CudaGraph:
+        with self.gpu.device(self.place):
+            return CudaGraph(lambda stream: self._submit(launches, stream))
 
-    def _submit(self, launches: Sequence[Launch], queue: Any) -> None:
-        handle = queue.cuda_stream if self.place.type == "cuda" else queue.sycl_queue
+    def _handle(self, queue: Any) -> int:
+        return int(queue.cuda_stream if self.place.type == "cuda" else queue.sycl_queue)
+
+    def _submit(self, launches: Sequence[Launch], handle: int) -> None:
         for launch in launches:
             name, arguments = call_of(launch, self._round_constants)
             self._functions[name][launch.groups, 1, 1](*arguments, stream=handle)
