@@ -83,7 +83,7 @@ def load(
         stream: a GPU's memory is allocated for this stream; None means the device's current stream. The tensors can be
             used on any.
         past_cache: whether what the page cache does not have is read past it, where the file system can. That is faster
-            from some disks and slower from others, and leaves nothing in the cache for the next load.
+            from the disks on which it was tried, and leaves nothing in the cache for the next load.
 
     Returns:
         The tensors by name, in the order in which they are in the files.
