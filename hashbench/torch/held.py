@@ -10,10 +10,12 @@ import fnmatch
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import getattr_static, isdatadescriptor
 from typing import Any, TypeAlias
 
 import torch
 
+from hashbench.model.strict_json import quoted
 from hashbench.torch.tensors import PLAIN_TYPES, InMemory, TensorError, described, plain_tensors
 
 Model: TypeAlias = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -37,6 +39,9 @@ _MODULE_WRAPPERS = (
     torch.nn.DataParallel,
     torch.optim.swa_utils.AveragedModel,
 )
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+"""A module's tables, in the order in which it looks for a name; before them come attributes."""
 
 _DATA = (int, float, complex, str, bytes, type(None))
 """Types of numbers and texts. They have no entry in a manifest."""
@@ -80,7 +85,10 @@ def held(model: Model, names: Names = None, expected: Collection[str] = (), *, e
         if everything or unfound:
             more = _described(_attributes(module), names)
             if not everything:
-                more = Held({name: more.tensors[name] for name in unfound if name in more.tensors}, {})
+                more = Held(
+                    {name: more.tensors[name] for name in unfound if name in more.tensors},
+                    {name: more.refused[name] for name in unfound if name in more.refused},
+                )
             found = Held(more.tensors | found.tensors, more.refused | found.refused)
     elif isinstance(model, Mapping):
         found = _described(_of_mapping(model), names)
@@ -203,52 +211,76 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
             return module
 
 
-def _of_module(module: torch.nn.Module, path: str = "") -> Iterator[_Value]:
+def _modules_of(
+    module: torch.nn.Module, path: str = "", refusal: str | None = None
+) -> Iterator[tuple[torch.nn.Module, str, str | None]]:
+    """A module and those below, each with what precedes its tensors' names, and why these are refused."""
+    yield module, path, refusal
+    for name, below in _table(module, "_modules").items():
+        if below is not None:
+            hidden = refusal or _hidden(module, "_modules", name, f"the module {quoted(path + name)}")
+            yield from _modules_of(below, path if name in _RESERVED else f"{path}{name}.", hidden)
+
+
+def _of_module(module: torch.nn.Module) -> Iterator[_Value]:
     """The parameters and persistent buffers of a module and those below, as they are in its memory."""
+    for one, path, hidden in _modules_of(module):
+        for name, tensor, refusal in _persistent(one):
+            yield path + name, tensor, hidden or refusal
+
+
+def _persistent(module: torch.nn.Module) -> Iterator[_Value]:
+    """A module's own parameters and persistent buffers."""
     own, kind = module.__dict__, type(module)
     transient = _table(module, "_non_persistent_buffers_set")
     flat = dict(zip(own["_flat_weights_names"], own["_flat_weights"], strict=True)) if "_flat_weights" in own else {}
     for table in ("_parameters", "_buffers"):
         for name, tensor in _table(module, table).items():
-            if tensor is None or name in transient:
+            if tensor is None or (table == "_buffers" and name in transient):
                 continue
-            refusal = None
-            if name in own or hasattr(kind, name):
-                refusal = "an attribute of the same name hides it, so that the module's code reads another value"
-            elif flat and flat.get(name, tensor) is not tensor:
+            refusal = _hidden(module, table, name)
+            if refusal is None and flat and flat.get(name, tensor) is not tensor:
                 refusal = "the module computes with another tensor, in _flat_weights: assign the parameter anew"
-            elif "_hf_hook" in own and tensor.is_meta:
+            elif refusal is None and "_hf_hook" in own and tensor.is_meta:
                 refusal = (
                     "accelerate offloads it, and loads it only while it is used: verify the model's files, or load "
                     "the model without offloading"
                 )
-            yield path + name, tensor, refusal
+            yield name, tensor, refusal
     if ".quantized." in kind.__module__:
         for name, value in own.items():
             if isinstance(value, torch.ScriptObject):
                 refusal = "its weights are packed for a quantised kernel, in an object that shows only copies of them"
-                yield path + name, value, f"{refusal}: verify before quantising"
+                yield name, value, f"{refusal}: verify before quantising"
     if kind.get_extra_state is not torch.nn.Module.get_extra_state:
         state = module.get_extra_state()
         if isinstance(state, torch.Tensor):
-            yield f"{path}_extra_state", state, None
-    for name, below in _table(module, "_modules").items():
-        if below is not None:
-            yield from _of_module(below, path if name in _RESERVED else f"{path}{name}.")
+            yield "_extra_state", state, None
 
 
-def _attributes(module: torch.nn.Module, path: str = "") -> Iterator[_Value]:
+def _attributes(module: torch.nn.Module) -> Iterator[_Value]:
     """The tensors of a module and those below that no state dict has: non-persistent buffers, and attributes."""
-    buffers = _table(module, "_buffers")
-    for name in _table(module, "_non_persistent_buffers_set"):
-        if (tensor := buffers.get(name)) is not None:
-            yield path + name, tensor, None
-    for name, value in module.__dict__.items():
-        if isinstance(value, torch.Tensor):
-            yield path + name, value, None
-    for name, below in _table(module, "_modules").items():
-        if below is not None:
-            yield from _attributes(below, path if name in _RESERVED else f"{path}{name}.")
+    for one, path, hidden in _modules_of(module):
+        buffers = _table(one, "_buffers")
+        for name in _table(one, "_non_persistent_buffers_set"):
+            if (tensor := buffers.get(name)) is not None:
+                yield path + name, tensor, hidden or _hidden(one, "_buffers", name)
+        for name, value in one.__dict__.items():
+            if isinstance(value, torch.Tensor):
+                by_class = isdatadescriptor(getattr_static(type(one), name, None))
+                yield path + name, value, hidden or (_hides("it") if by_class else None)
+
+
+def _hidden(module: torch.nn.Module, table: str, name: str, what: str = "it") -> str | None:
+    """Why the module's code reads something else than what a table has under a name; None if it reads that."""
+    before = _TABLES[: _TABLES.index(table)]
+    if name in module.__dict__ or hasattr(type(module), name) or any(name in _table(module, one) for one in before):
+        return _hides(what)
+    return None
+
+
+def _hides(what: str) -> str:
+    return f"an attribute of the same name hides {what}, so that the model's code reads another value"
 
 
 def _table(module: torch.nn.Module, name: str) -> Any:

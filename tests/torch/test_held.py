@@ -71,6 +71,80 @@ def test_a_parameter_that_an_attribute_hides_is_a_problem(where: str) -> None:
         manifest(module)
 
 
+def nested() -> Any:
+    """A model whose module `body.lin` can be hidden."""
+
+    class Body(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+            self.lin.register_buffer("mask", torch.ones(4), persistent=False)
+
+    return nn.ModuleDict({"body": Body()})
+
+
+@pytest.mark.parametrize("where", ["instance", "class", "parameters", "buffers"])
+def test_all_tensors_of_a_module_that_an_attribute_hides_are_a_problem(where: str) -> None:
+    module = nested()
+    trusted, whole = manifest(module), manifest(module, everything=True)
+    assert verify(module, whole).ok
+    body, other = module["body"], nn.Linear(4, 4)
+    if where == "instance":
+        body.__dict__["lin"] = other
+    elif where == "class":
+        type(body).lin = other
+    else:
+        other = getattr(body, f"_{where}")["lin"] = None
+    assert body.lin is other
+    report = verify(module, trusted)
+    (problem,) = report.problems
+    assert problem.startswith(
+        "tensor 'body.lin.0.weight' and 6 more: an attribute of the same name hides the module 'body.lin', so that"
+    )
+    assert (report.ok, report.missing, report.differs) == (False, (), ())
+    (problem,) = verify(module, whole).problems
+    assert "and 7 more: an attribute of the same name hides the module 'body.lin'" in problem
+    with pytest.raises(TensorError, match=r"hides the module 'body\.lin'"):
+        manifest(module)
+
+
+@pytest.mark.parametrize("where", ["instance", "class", "parameters"])
+def test_a_buffer_that_something_else_hides_is_a_problem(where: str) -> None:
+    class Norm(nn.BatchNorm1d):  # type: ignore[misc,name-defined]
+        pass
+
+    module = Norm(4)
+    module.register_buffer("mask", torch.ones(4), persistent=False)
+    trusted = manifest(module, everything=True)
+    for name in ("running_mean", "mask"):
+        if where == "class":
+            setattr(Norm, name, None)
+        else:
+            {"instance": module.__dict__, "parameters": module._parameters}[where][name] = None
+        assert getattr(module, name) is None
+    report = verify(module, trusted)
+    (problem,) = report.problems
+    assert problem.startswith("tensor 'mask' and 1 more: an attribute of the same name hides it")
+    assert (report.ok, report.missing) == (False, ())
+
+
+def test_an_attribute_that_the_class_computes_is_a_problem() -> None:
+    module = Rotary()
+    trusted = manifest(module, everything=True)
+    module.__class__ = type("Computed", (Rotary,), {"original": property(lambda self: torch.zeros(4))})
+    assert not module.original.any()
+    (problem,) = verify(module, trusted).problems
+    assert problem.startswith("tensor 'original': an attribute of the same name hides it")
+
+
+def test_a_parameter_is_no_buffer_whatever_a_set_of_names_says() -> None:
+    module = nn.Linear(2, 3)
+    trusted = manifest(module)
+    module.register_parameter("more", nn.Parameter(torch.ones(2)))
+    module._non_persistent_buffers_set.add("more")
+    assert verify(module, trusted).extra == ("more",)
+
+
 def test_a_recurrent_module_computes_with_its_parameters_or_has_a_problem() -> None:
     module = nn.LSTM(3, 4)
     trusted = manifest(module)
