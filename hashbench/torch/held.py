@@ -14,6 +14,7 @@ from inspect import getattr_static, isdatadescriptor
 from typing import Any, TypeAlias
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from hashbench.model.strict_json import quoted
 from hashbench.torch.tensors import PLAIN_TYPES, InMemory, TensorError, described, plain_tensors
@@ -29,7 +30,7 @@ _TRANSPARENT = frozenset(
 """Components of names that wrappers add: torch.compile, FSDP, activation checkpoints; and PEFT around layers."""
 
 _RESERVED = _TRANSPARENT - {"base_layer", "original_module"}
-"""Those that PyTorch alone gives to children."""
+"""Those that PyTorch alone gives to children. Names of modules are without them."""
 
 _LEADING = ("module.", "base_model.model.")
 """What wrappers put in front of all names: DDP, DataParallel, AveragedModel; and PEFT."""
@@ -37,8 +38,9 @@ _LEADING = ("module.", "base_model.model.")
 _MODULE_WRAPPERS = (
     torch.nn.parallel.DistributedDataParallel,
     torch.nn.DataParallel,
-    torch.optim.swa_utils.AveragedModel,
+    AveragedModel,
 )
+"""Wrappers around a whole model, whose child is `module`. Names are without that, too."""
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 """A module's tables, in the order in which it looks for a name; before them come attributes."""
@@ -79,11 +81,10 @@ def held(model: Model, names: Names = None, expected: Collection[str] = (), *, e
         ValueError: `names` gives two tensors one name.
     """
     if isinstance(model, torch.nn.Module):
-        module = _unwrapped(model)
-        found = _described(_of_module(module), names)
+        found = _described(_of_module(model), names)
         unfound = expected - found.tensors.keys() - found.refused.keys() if expected else ()
         if everything or unfound:
-            more = _described(_attributes(module), names)
+            more = _described(_attributes(model), names)
             if not everything:
                 more = Held(
                     {name: more.tensors[name] for name in unfound if name in more.tensors},
@@ -105,7 +106,7 @@ def values_of(model: Model) -> Iterator[_Value]:
         TypeError: `model` is neither, or a name is not a string.
     """
     if isinstance(model, torch.nn.Module):
-        return _of_module(_unwrapped(model))
+        return _of_module(model)
     if isinstance(model, Mapping):
         return _of_mapping(model)
     raise TypeError(f"{type(model).__name__} is not accepted: pass a module or a mapping of names to tensors")
@@ -199,18 +200,6 @@ def _is_data(name: str, value: Any) -> bool:
     return isinstance(value, _DATA) or name.rpartition(".")[2] == "_extra_state"
 
 
-def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """The module that wrappers around the whole model call. They compute with no tensors of their own."""
-    while True:
-        below = _table(module, "_modules")
-        if isinstance(module, _MODULE_WRAPPERS):
-            module = below["module"]
-        elif "_orig_mod" in below:
-            module = below["_orig_mod"]
-        else:
-            return module
-
-
 def _modules_of(
     module: torch.nn.Module, path: str = "", refusal: str | None = None
 ) -> Iterator[tuple[torch.nn.Module, str, str | None]]:
@@ -219,14 +208,16 @@ def _modules_of(
     for name, below in _table(module, "_modules").items():
         if below is not None:
             hidden = refusal or _hidden(module, "_modules", name, f"the module {quoted(path + name)}")
-            yield from _modules_of(below, path if name in _RESERVED else f"{path}{name}.", hidden)
+            around_all = not path and name == "module" and isinstance(module, _MODULE_WRAPPERS)
+            yield from _modules_of(below, path if around_all or name in _RESERVED else f"{path}{name}.", hidden)
 
 
 def _of_module(module: torch.nn.Module) -> Iterator[_Value]:
     """The parameters and persistent buffers of a module and those below, as they are in its memory."""
     for one, path, hidden in _modules_of(module):
         for name, tensor, refusal in _persistent(one):
-            yield path + name, tensor, hidden or refusal
+            if path or name != "n_averaged" or not isinstance(one, AveragedModel):  # a count beside the model
+                yield path + name, tensor, hidden or refusal
 
 
 def _persistent(module: torch.nn.Module) -> Iterator[_Value]:

@@ -242,6 +242,47 @@ def test_wrappers_are_seen_through(how: str) -> None:
     assert verify(wrapped, trusted).differs == ("0.weight",)
 
 
+def test_what_wrappers_compute_with_is_not_passed_over() -> None:
+    class Compiled(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self._orig_mod, self.head = inner, nn.Linear(4, 2)
+            self.scale = nn.Parameter(torch.ones(1))
+
+    class Parallel(nn.DataParallel):  # type: ignore[misc,name-defined]
+        def __init__(self, inner: Any) -> None:
+            super().__init__(inner)
+            self.head = nn.Linear(4, 2)
+            self.register_buffer("scale", torch.ones(1))
+
+    module = small()
+    trusted = manifest(module)
+    for wrapped in (Compiled(module), Parallel(module), compiled(Parallel(module)), parallel(Compiled(module))):
+        report = verify(wrapped, trusted)
+        assert (report.extra, report.missing, report.differs) == (("head.bias", "head.weight", "scale"), (), ())
+        assert {"0.weight", "head.weight", "scale"} <= {entry.name for entry in manifest(wrapped).entries}
+    average = torch.optim.swa_utils.AveragedModel(module)
+    average.head = nn.Linear(4, 2)
+    assert verify(average, trusted).extra == ("head.bias", "head.weight")
+
+
+def test_a_wrapped_module_that_an_attribute_hides_is_a_problem() -> None:
+    module = small()
+    trusted = manifest(module)
+    for wrapped in (parallel(module), compiled(module)):
+        (name,) = wrapped._modules
+        wrapped.__dict__[name] = small()
+        (problem,) = verify(wrapped, trusted).problems
+        assert f"an attribute of the same name hides the module '{name}'" in problem
+
+
+def test_wrappers_below_the_whole_model_keep_their_names() -> None:
+    module = nn.Sequential(nn.DataParallel(nn.Linear(2, 3)), torch.optim.swa_utils.AveragedModel(nn.Linear(3, 2)))
+    trusted = manifest(module.state_dict())
+    assert trusted.by_name.keys() > {"0.module.weight", "1.module.weight", "1.n_averaged"}
+    assert manifest(module) == trusted
+
+
 class LoraLinear(nn.Module):  # type: ignore[misc,name-defined]
     """A layer as PEFT wraps it."""
 
