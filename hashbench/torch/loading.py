@@ -32,7 +32,7 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
-from hashbench.torch.places import Roots, device_buffer, indexed, place_of, stream_on
+from hashbench.torch.places import Roots, device_buffer, host_bytes, indexed, place_of, stream_on
 from hashbench.torch.tensors import TensorError, described
 
 AHEAD = 1 << 30
@@ -262,22 +262,11 @@ def _as_torch(entry: TensorEntry) -> tuple[torch.dtype, tuple[int, ...]]:
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-class _Target(NamedTuple):
-    """A tensor that is being loaded, and its bytes: uint8, shape (nbytes,)."""
-
-    tensor: torch.Tensor
-    flat: torch.Tensor
-
-
-def _target(tensor: torch.Tensor) -> _Target:
-    return _Target(tensor, tensor.reshape(-1).view(torch.uint8))
-
-
 class _Memory(ABC):
     """Where tensors are loaded to."""
 
     @abstractmethod
-    def allocate(self, wanted: _Wanted) -> _Target:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
         """A new tensor, without its bytes.
 
         Raises:
@@ -289,7 +278,7 @@ class _Memory(ABC):
         return lambda: None
 
     @abstractmethod
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
         """Brings the pieces of a stage into their tensors, in the calling thread.
 
         Args:
@@ -308,12 +297,12 @@ class _HostMemory(_Memory):
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    def allocate(self, wanted: _Wanted) -> _Target:
-        return _target(torch.empty(wanted.shape, dtype=wanted.dtype))
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
+        return torch.empty(wanted.shape, dtype=wanted.dtype)
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
         for piece in stage.pieces:
-            host = memoryview(targets[piece.source].flat.numpy())[piece.start : piece.start + piece.nbytes]
+            host = host_bytes(targets[piece.source])[piece.start : piece.start + piece.nbytes].data
             source = sources[piece.source]
             if isinstance(source, FileRange):
                 read = Read(os.fspath(source.path), source.offset + piece.start, 0, piece.nbytes)
@@ -336,9 +325,9 @@ class _CudaMemory(_Memory):
     def __init__(self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream) -> None:
         self._reader, self._lanes, self._device, self._stream = reader, lanes, device, stream
 
-    def allocate(self, wanted: _Wanted) -> _Target:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
         with torch.cuda.stream(self._stream):
-            return _target(torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device))
+            return torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device)
 
     def usable(self) -> Callable[[], object]:
         # The memory may have been another tensor's, which work on that stream still uses.
@@ -347,9 +336,9 @@ class _CudaMemory(_Memory):
         wait: Callable[[], object] = reached.synchronize
         return wait
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
         places = [
-            (piece.place, device_buffer(targets[piece.source].flat)[piece.start : piece.start + piece.nbytes])
+            (piece.place, device_buffer(targets[piece.source])[piece.start : piece.start + piece.nbytes])
             for piece in stage.pieces
         ]
         self._reader.send(stage.reads, self._lanes, places)
@@ -369,7 +358,7 @@ class _Group:
     """
 
     wanted: Sequence[_Wanted]
-    targets: list[_Target]
+    targets: list[torch.Tensor]
     roots: Future[list[bytes]]
 
     @property
@@ -417,7 +406,7 @@ def _iterate(
                         )
                 group.targets.reverse()
                 for one in group.wanted:
-                    yield one.name, group.targets.pop().tensor  # which nothing here refers to any more
+                    yield one.name, group.targets.pop()  # which nothing here refers to any more
 
 
 def _nbytes(wanted: Sequence[_Wanted]) -> int:
@@ -459,7 +448,7 @@ class _Pipeline:
         brought = [self._readers.submit(bring, stage) for stage in plan(sources, self._piece_size)]
         return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
 
-    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
+    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[torch.Tensor]) -> list[bytes]:
         for future in brought:
             future.result()
-        return self._roots_of([target.tensor for target in targets])
+        return self._roots_of(targets)

@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from threading import Lock
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from hashbench.hashing.hasher import Hasher
@@ -122,12 +123,23 @@ def device_buffer(tensor: torch.Tensor) -> Buffer:
     return Buffer(tensor, tensor.data_ptr(), tensor.nbytes)
 
 
+class _HostArray:
+    """The bytes of a contiguous tensor in host memory, in the form in which NumPy takes them and keeps the tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),
+            "shape": (tensor.nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
 def host_bytes(tensor: torch.Tensor) -> Bytes:
     """The bytes of a contiguous tensor in host memory, which the array shares."""
-    # With fewer than two items, reshape() may keep a stride that view() does not accept.
-    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
-    data: Bytes = flat.view(torch.uint8).numpy()
-    return data
+    # Not by tensor.numpy(), which forbids a storage to be resized from then on.
+    return np.asarray(_HostArray(tensor))
 
 
 @cache

@@ -12,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-from hashbench.torch import TensorError, manifest, verify  # noqa: E402  # after what it needs is known to be there
+from hashbench.torch import TensorError, manifest, verified, verify  # noqa: E402  # after what it needs is known to be there
 from hashbench.torch.held import inner_name  # noqa: E402
+from hashbench.torch.places import host_bytes  # noqa: E402
 
 nn = torch.nn
 
@@ -517,3 +518,25 @@ def test_memory_without_a_file_is_not_taken_for_a_mapping() -> None:
     private = torch.frombuffer(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
     state = {"a": private, "b": torch.ones(1 << 20), "c": torch.empty(0)}
     assert verify(state, manifest(state)).notes == ()
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (300, 7)])
+def test_memory_that_was_hashed_can_be_resized(shape: tuple[int, ...]) -> None:
+    def resized(tensor: Any) -> bool:
+        tensor.untyped_storage().resize_(tensor.nbytes + 64)
+        return bool(tensor.untyped_storage().nbytes() == tensor.nbytes + 64)
+
+    trusted = manifest({"w": torch.zeros(shape)} | {"one": torch.zeros(1)})
+    state = {"w": torch.zeros(shape), "one": torch.zeros(1)}
+    assert verify(state, trusted).ok
+    assert manifest(state) == trusted
+    assert all(tensor is state[name] for name, tensor in verified(state.items(), trusted))
+    assert all(map(resized, state.values()))
+    assert verify(state, trusted).ok
+
+
+def test_memory_that_is_hashed_lives_as_long_as_what_shares_it() -> None:
+    data = host_bytes(torch.arange(1 << 20, dtype=torch.uint8))
+    other = torch.zeros(1 << 20, dtype=torch.uint8)
+    assert not other.any()
+    assert bytes(data[:512]) == bytes(range(256)) * 2
