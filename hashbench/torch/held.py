@@ -112,7 +112,7 @@ def values_of(model: Model) -> Iterator[_Value]:
     raise TypeError(f"{type(model).__name__} is not accepted: pass a module or a mapping of names to tensors")
 
 
-def matcher(patterns: Collection[str]) -> Callable[[str], bool]:
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Whether a name matches one of several globs, as in the shell and case-sensitive; `*` also matches dots.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ def load(
     manifest: Manifest,
     *,
     device: str | torch.device = "cpu",
-    names: Collection[str] | None = None,
+    names: Iterable[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     past_cache: bool = False,
@@ -106,7 +106,7 @@ def iterate(
     manifest: Manifest,
     *,
     device: str | torch.device = "cpu",
-    names: Collection[str] | None = None,
+    names: Iterable[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     ahead: int = AHEAD,
@@ -207,7 +207,7 @@ class _Wanted(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _wanted(path: Path, manifest: Manifest, names: Collection[str] | None, component: str) -> list[_Wanted]:
+def _wanted(path: Path, manifest: Manifest, names: Iterable[str] | None, component: str) -> list[_Wanted]:
     """The tensors to load, in the order in which they are in the files.
 
     Raises:
@@ -370,7 +370,7 @@ def _iterate(
     path: str | os.PathLike[str],
     manifest: Manifest,
     device: str | torch.device,
-    names: Collection[str] | None,
+    names: Iterable[str] | None,
     component: str,
     stream: torch.cuda.Stream | None,
     ahead: int | None,

@@ -375,6 +375,8 @@ def test_what_is_ignored_is_said() -> None:
     assert report.ignored == ("1.bias", "1.weight")  # which the manifest has as 2.bias and 2.weight
     assert report.notes == ("not compared, as `ignore` says: 7 tensors that the manifest lists",)
     assert [entry.name for entry in manifest(module, ignore=["*.bias"]).entries] == ["0.weight", "1.weight"]
+    assert verify(module, trusted, ignore=iter(["1.*", "2.*"])) == report
+    assert manifest(module, ignore=iter(["*.bias"])) == manifest(module, ignore=["*.bias"])
     with pytest.raises(TypeError, match=r"the string '1\.\*' is not accepted: pass a list of patterns"):
         verify(module, trusted, ignore="1.*")
 
