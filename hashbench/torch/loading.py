@@ -33,7 +33,7 @@ from hashbench.model.strict_json import quoted
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
 from hashbench.torch.places import Roots, device_buffer, host_bytes, indexed, place_of, stream_on
-from hashbench.torch.tensors import TensorError, described
+from hashbench.torch.tensors import TensorError, described, plain_tensors
 
 AHEAD = 1 << 30
 """Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
@@ -147,8 +147,9 @@ def verified(
 ) -> Iterator[Named]:
     """The tensors that another loader hands out, each verified in its memory before it is handed on.
 
-    A tensor that is mapped from a file is copied first, and the copy is verified and handed on: whoever writes to the
-    file could change the mapping afterwards.
+    A tensor that is mapped from a file, or in memory that processes share, is copied first, and the copy is verified
+    and handed on: whoever writes there could change it afterwards. A tensor subclass that wraps others, as of torchao,
+    is verified as these.
 
     Args:
         tensors: names and tensors, as a loader gives them. Each is verified before the next is asked for.
@@ -164,23 +165,26 @@ def verified(
     Raises:
         VerificationError: a tensor differs from the manifest, is not in it, or comes twice; or, at the end, one did
             not come.
-        TensorError: a tensor has no bytes as they would be stored.
+        TensorError: a tensor has no bytes as they would be stored, or wraps others that are mapped.
         TypeError, ValueError, Unavailable, OutOfDeviceMemory: as for `hashbench.torch.verify`.
     """
     expected = tensors_of(manifest, component)
     left = dict(expected.by_name)
     for name, tensor in tensors:
         listed = names(name) if names else name
-        if (entry := left.pop(listed, None)) is None:
-            how = "came before" if listed in expected.by_name else "is not in the manifest"
-            raise VerificationError(f"tensor {quoted(listed)} {how}")
-        found = described(listed, tensor)
-        if mapped_files([found]):
+        plain = dict(plain_tensors(listed, tensor))
+        if unexpected := [part for part in plain if part not in left]:
+            how = "came before" if unexpected[0] in expected.by_name else "is not in the manifest"
+            raise VerificationError(f"tensor {quoted(unexpected[0])} {how}")
+        found = {part: described(part, one) for part, one in plain.items()}
+        if mapped_files(found.values()):
+            if listed not in found:
+                raise TensorError(listed, "it wraps tensors that are mapped, so that others can change them: clone it")
             tensor = tensor.clone()
-            found = described(listed, tensor)
-        (now,) = entries_of({listed: found}, expected.algorithm, expected.chunk_size, stream).values()
-        if now != entry:
-            raise VerificationError(f"tensor {quoted(listed)} is not what the manifest says")
+            found = {listed: described(listed, tensor)}
+        for part, now in entries_of(found, expected.algorithm, expected.chunk_size, stream).items():
+            if now != left.pop(part):
+                raise VerificationError(f"tensor {quoted(part)} is not what the manifest says")
         yield name, tensor
     if left and complete:
         more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""

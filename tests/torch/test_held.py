@@ -12,7 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-from hashbench.torch import TensorError, manifest, verified, verify  # noqa: E402  # after what it needs is known to be there
+from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is known to be there
+
+from hashbench.torch import TensorError, manifest, verified, verify  # noqa: E402
 from hashbench.torch.held import inner_name  # noqa: E402
 from hashbench.torch.places import host_bytes  # noqa: E402
 
@@ -459,26 +461,6 @@ def test_packed_weights_are_told_in_words_that_help() -> None:
 # Subclasses that wrap other tensors -----------------------------------------------------------------------------------
 
 
-class Quantised(torch.Tensor):  # type: ignore[misc,name-defined]
-    """Int8 weights with a scale, flattened as torchao's tensors are."""
-
-    @staticmethod
-    def __new__(cls, qdata: Any, scale: Any) -> Any:
-        return torch.Tensor._make_wrapper_subclass(cls, qdata.shape, dtype=scale.dtype, device=qdata.device)
-
-    def __init__(self, qdata: Any, scale: Any) -> None:
-        self.qdata, self.scale = qdata, scale
-
-    def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return ["qdata", "scale"], None
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.detach.default:
-            return cls(args[0].qdata, args[0].scale)
-        raise NotImplementedError(function)
-
-
 def test_a_subclass_is_the_tensors_that_it_says_it_wraps() -> None:
     qdata, scale = torch.arange(12, dtype=torch.int8).reshape(3, 4), torch.ones(3, 1)
     module = nn.Sequential(nn.Linear(4, 3))
@@ -489,6 +471,8 @@ def test_a_subclass_is_the_tensors_that_it_says_it_wraps() -> None:
     assert verify(compiled(module), trusted).ok
     scale[2] = 0
     assert verify(module, trusted).differs == ("0._weight_scale",)
+    hollow = type("Hollow", (Quantised,), {"__tensor_flatten__": lambda self: ([], None)})(qdata, scale)
+    assert "wraps no tensors" in verify({"w": qdata, "x": hollow}, manifest({"w": qdata})).problems[0]
     nested = {"w": Quantised(qdata, Quantised(qdata, scale))}
     assert [entry.name for entry in manifest(nested).entries] == ["__w_scale_qdata", "__w_scale_scale", "_w_qdata"]
 

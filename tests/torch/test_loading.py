@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,9 @@ from model_folders import index_of
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-import hashbench  # noqa: E402  # after what it needs is known to be there
+from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is known to be there
+
+import hashbench  # noqa: E402
 import hashbench.torch.loading as loading  # noqa: E402
 from hashbench.hashing import lanes, reading  # noqa: E402
 from hashbench.hashing.direct import PAGE  # noqa: E402
@@ -460,6 +464,61 @@ def test_a_buffer_that_the_loader_uses_again_is_verified_before_it_changes() -> 
 
     for name, tensor in verified(loader(), trusted):
         assert torch.equal(tensor, expected[name])
+
+
+def test_a_subclass_that_another_loader_gives_is_verified_as_what_it_wraps() -> None:
+    qdata, scale = torch.arange(12, dtype=torch.int8).reshape(3, 4), torch.ones(3, 1)
+    given = [("0.weight", Quantised(qdata, scale)), ("0.bias", torch.zeros(3))]
+    trusted = manifest({"0._weight_qdata": qdata, "0._weight_scale": scale, "0.bias": torch.zeros(3)})
+    assert trusted == manifest(dict(given))
+    ((_, tensor), _) = verified(given, trusted)
+    assert tensor is given[0][1]
+    with pytest.raises(VerificationError, match=r"tensor '0\._weight_qdata' came before"):
+        list(verified([given[0], given[0]], trusted))
+    with pytest.raises(VerificationError, match=r"tensor '_w_qdata' is not in the manifest"):
+        list(verified([("w", tensor)], trusted))
+    scale[2] = 0
+    with pytest.raises(VerificationError, match=r"tensor '0\._weight_scale' is not what the manifest says"):
+        list(verified(given, trusted))
+
+
+def test_a_subclass_around_mapped_tensors_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "model.safetensors", {"q": torch.ones(4), "s": torch.ones(4)})
+    mapped = safetensors_torch.load_file(path)
+    given = {"w": Quantised(mapped["q"], mapped["s"])}
+    with pytest.raises(TensorError, match="tensor 'w': it wraps tensors that are mapped"):
+        list(verified(given.items(), manifest(given)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which memory processes share")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests do not matter to it
+def test_memory_that_processes_share_is_copied_before_it_is_verified() -> None:
+    shared = mmap.mmap(-1, 4096)
+    given = {"a": torch.frombuffer(shared, dtype=torch.uint8)}
+    trusted = manifest(given)
+    (note,) = verify(given, trusted).notes
+    assert note.startswith("1 tensor is mapped from memory that processes share: a change there changes it")
+    found = dict(verified(given.items(), trusted))
+    if (child := os.fork()) == 0:
+        shared[0] = 1
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not verify(given, trusted).ok
+    assert verify(found, trusted).ok
+
+
+def test_devices_are_no_files_that_others_write_to_but_large_pages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = torch.zeros(64)
+    start = tensor.data_ptr()
+    found = {}
+    for path in ("/dev/nvidia0", "/dev/hugepages/model", "/dev/shm/model"):
+        maps = tmp_path / "maps"
+        maps.write_text(f"{start:x}-{start + 4096:x} rw-s 00000000 00:0f 1234 {path}\n")
+        monkeypatch.setattr("hashbench.torch.mapped._MAPS", maps)
+        found[path] = verify({"a": tensor}, manifest({"a": tensor})).notes != ()
+    assert found == {"/dev/nvidia0": False, "/dev/hugepages/model": True, "/dev/shm/model": True}
 
 
 def test_what_another_loader_maps_is_copied_before_it_is_verified(tmp_path: Path) -> None:
