@@ -95,7 +95,7 @@ def load(
         TensorError: PyTorch has no such dtype, or the tensor is not one range of its file.
         OSError: a file cannot be read.
         ChangedWhileReadError: a file changed meanwhile.
-        Unavailable: the device has no kernel.
+        Unavailable: PyTorch cannot use the device, or it has no kernel.
         torch.OutOfMemoryError: the device has no room for the tensors.
     """
     return dict(_iterate(path, manifest, device, names, component, stream, None, past_cache))

@@ -44,18 +44,22 @@ def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
 
     Raises:
         ValueError: the algorithm is unknown.
-        Unavailable: no kernel can be used on the device, or its tensors cannot be hashed in place.
+        Unavailable: PyTorch cannot use the device, no kernel can, or its tensors cannot be hashed in place.
     """
-    if device.type not in ("cpu", "cuda"):
-        raise Unavailable(f"tensors on {device} cannot be hashed in place: only those on cpu and cuda devices can")
     return place_of(indexed(device), algorithm).kernel
 
 
 def indexed(device: torch.device) -> torch.device:
-    """The device itself, or the current one where it is any GPU."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+    """The device itself, or the current one where it is any GPU.
+
+    Raises:
+        Unavailable: tensors there cannot be hashed in place, or PyTorch finds no GPU.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise Unavailable(f"tensors on {device} cannot be hashed in place: only those on cpu and cuda devices can")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(f"{device} cannot be used: PyTorch finds no GPU of CUDA or ROCm here")
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def roots_on(device: torch.device, algorithm: str, chunk_size: int) -> Roots:
 
     Raises:
         ValueError: the chunk size is not accepted there.
-        Unavailable: no kernel can be used there.
+        Unavailable: as for `kernel_for`.
     """
     return place_of(indexed(device), algorithm).roots_over(chunk_size)
 

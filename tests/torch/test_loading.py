@@ -30,7 +30,7 @@ from hashbench.hashing.lanes import Lanes  # noqa: E402
 from hashbench.hashing.reading import Read, Reader  # noqa: E402
 from hashbench.hashing.sources import ChangedWhileReadError  # noqa: E402
 from hashbench.hashing.verification_error import VerificationError  # noqa: E402
-from hashbench.kernels import Buffer, Lane  # noqa: E402
+from hashbench.kernels import Buffer, Lane, Unavailable  # noqa: E402
 from hashbench.kernels.hashlib_cpu import HashlibCpu  # noqa: E402
 from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.model.manifest import Manifest, TensorEntry  # noqa: E402
@@ -417,6 +417,22 @@ def test_a_gpu_holds_the_model_once(tmp_path: Path) -> None:
     assert same(found, expected)
     nbytes = sum(tensor.nbytes for tensor in expected.values())
     assert torch.cuda.max_memory_allocated() - before <= nbytes + (1 << 20)
+
+
+@pytest.mark.parametrize("name", ["meta", "mps"])
+def test_a_device_whose_tensors_cannot_be_hashed_is_unavailable(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "model.safetensors", {"a": torch.ones(3)})
+    trusted = hashbench.manifest(path, kernel="hashlib")
+    with pytest.raises(Unavailable, match=f"^tensors on {name} cannot be hashed in place: only those on cpu and cuda"):
+        load(path, trusted, device=name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_pytorch_does_not_find_cannot_be_loaded_to(tmp_path: Path) -> None:
+    path = write(tmp_path, "model.safetensors", {"a": torch.ones(3)})
+    trusted = hashbench.manifest(path, kernel="hashlib")
+    with pytest.raises(Unavailable, match="cuda cannot be used: PyTorch finds no GPU of CUDA or ROCm here"):
+        load(path, trusted, device="cuda")
 
 
 # Around another loader ------------------------------------------------------------------------------------------------
