@@ -21,6 +21,7 @@ import numpy as np
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.merkle.rfc9162 import leaf_hash, root_of, roots_of_runs
 from hashbench.model.documents import DocumentError, parse_document, read_document
+from hashbench.model.hints import did_you_mean
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.sidecar import Sidecar
 from hashbench.model.strict_json import quoted
@@ -100,11 +101,16 @@ def read_layout(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
 
     Raises:
         OSError: it cannot be read.
-        LayoutError: it is not valid.
+        LayoutError: it is not valid, or there is none.
     """
-    if os.fspath(path) in shipped():
-        return parse_layout(files("hashbench.model").joinpath(f"{os.fspath(path)}{_SUFFIX}").read_bytes())
-    return read_document(path, "layout", parse_layout, LayoutError, MAX_SIZE)
+    name, known = os.fspath(path), shipped()
+    if name in known:
+        return parse_layout(files("hashbench.model").joinpath(f"{name}{_SUFFIX}").read_bytes())
+    try:
+        return read_document(path, "layout", parse_layout, LayoutError, MAX_SIZE)
+    except FileNotFoundError:
+        such = f"{quoted(name)} is neither a file nor one of the layouts {', '.join(known)}"
+        raise LayoutError(f"{such}{did_you_mean(name, known)}") from None
 
 
 def parse_layout(data: bytes) -> tuple[Rule, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import in_process
+from command_line import in_own_process, in_process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profiles import examples
@@ -373,4 +373,14 @@ def test_the_command_writes_a_manifest_and_names_the_rest(tmp_path: Path) -> Non
     shown = in_process(*call, "--json")
     assert json.loads(shown.stdout)["unused"] == ["model.layers.0.rotary.inv_freq"]
     assert in_process(*call[:-2], "--json").returncode == 2
-    assert in_process(*call[:-3], "vllm-lama").returncode == 2
+    unknown = in_process(*call[:-3], "vllm-lama")
+    assert unknown.returncode == 2
+    assert unknown.stderr.decode().endswith(
+        "'vllm-lama' is neither a file nor one of the layouts vllm-llama, vllm-mixtral; did you mean 'vllm-llama'?\n"
+    )
+    before = files[0].read_bytes()
+    same = in_process(*call[:-1], manifest)
+    assert same.returncode == 2
+    assert f"{manifest} is what is read: it is not overwritten" in same.stderr.decode()
+    assert files[0].read_bytes() == before
+    assert in_own_process("derive", "-", *call[2:], input=before).returncode == 0  # over what it wrote before
