@@ -32,8 +32,8 @@ _TRANSPARENT = frozenset(
 _RESERVED = _TRANSPARENT - {"base_layer", "original_module"}
 """Those that PyTorch alone gives to children. Names of modules are without them."""
 
-_LEADING = ("module.", "base_model.model.")
-"""What wrappers put in front of all names: DDP, DataParallel, AveragedModel; and PEFT."""
+_LEADING = ("module.", "base_model.model.", "base_model.")
+"""What wrappers put in front of all names: DDP, DataParallel, AveragedModel; and PEFT, for adapters and for prompts."""
 
 _MODULE_WRAPPERS = (
     torch.nn.parallel.DistributedDataParallel,
@@ -124,12 +124,14 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     return lambda name: compiled.match(name) is not None
 
 
-def inner_name(name: str) -> str:
-    """A name without what wrappers add to it."""
+def inner_names(name: str) -> Iterator[str]:
+    """A name without what wrappers add to it. There are two where `model` may be PEFT's or the model's own."""
     name = ".".join(part for part in name.split(".") if part not in _TRANSPARENT)
-    while leading := next((prefix for prefix in _LEADING if name.startswith(prefix)), None):
-        name = name.removeprefix(leading)
-    return name
+    leading = [prefix for prefix in _LEADING if name.startswith(prefix)]
+    for prefix in leading:
+        yield from inner_names(name.removeprefix(prefix))
+    if not leading:
+        yield name
 
 
 def _described(values: Iterable[_Value], names: Names) -> Held:
@@ -174,12 +176,12 @@ def _seen_through(found: Held, expected: Collection[str]) -> Held:
     wanted: dict[str, str] = {}
     for name in expected:
         if name not in there:
-            inner = inner_name(name)
-            wanted[inner] = "" if inner in wanted else name  # where two could be meant, none is
+            for inner in inner_names(name):
+                wanted[inner] = "" if inner in wanted else name  # where two could be meant, none is
     renamed: dict[str, str] = {}
     for name in sorted(there - known):
-        if target := wanted.get(inner_name(name)):
-            wanted[inner_name(name)] = ""  # each is meant once
+        if target := next(filter(None, map(wanted.get, inner_names(name))), None):
+            wanted |= dict.fromkeys(inner_names(target), "")  # each is meant once
             renamed[name] = target
     return Held(
         {renamed.get(name, name): tensor for name, tensor in found.tensors.items()},

@@ -15,7 +15,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors
 from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is known to be there
 
 from hashbench.torch import TensorError, manifest, verified, verify  # noqa: E402
-from hashbench.torch.held import inner_name  # noqa: E402
+from hashbench.torch.held import inner_names  # noqa: E402
 from hashbench.torch.places import host_bytes  # noqa: E402
 
 nn = torch.nn
@@ -333,14 +333,28 @@ def test_a_tensor_is_taken_for_another_only_where_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("name", "inner"),
     [
-        ("module._orig_mod.a.weight", "a.weight"),
-        ("_orig_mod.module.a.weight", "a.weight"),
-        ("base_model.model.model.q.base_layer.weight", "model.q.weight"),
-        ("a.module.weight", "a.module.weight"),
+        ("module._orig_mod.a.weight", ["a.weight"]),
+        ("_orig_mod.module.a.weight", ["a.weight"]),
+        ("base_model.model.model.q.base_layer.weight", ["model.q.weight", "model.model.q.weight"]),
+        ("base_model.model.module.q.weight", ["q.weight", "model.module.q.weight"]),
+        ("module.base_model.transformer.wte.weight", ["transformer.wte.weight"]),
+        ("a.module.weight", ["a.module.weight"]),
     ],
 )
-def test_names_without_what_wrappers_add(name: str, inner: str) -> None:
-    assert inner_name(name) == inner
+def test_names_without_what_wrappers_add(name: str, inner: list[str]) -> None:
+    assert list(inner_names(name)) == inner
+
+
+@pytest.mark.parametrize("own", ["", "model.", "transformer."])
+def test_models_with_tuned_prompts_are_seen_through(own: str) -> None:
+    """PEFT 0.21 wraps a model for prompt tuning without the `model` that it adds for adapters."""
+    state = {f"{own}{name}": tensor for name, tensor in small().state_dict().items()}
+    tuned = {f"base_model.{name}": tensor for name, tensor in state.items()} | {"prompt_encoder.w": torch.ones(3)}
+    assert verify(tuned, manifest(state)).extra == ("prompt_encoder.w",)
+    assert verify(tuned, manifest(state), ignore=["prompt_encoder.*"]).ok
+    assert verify(state, manifest(tuned), ignore=["prompt_encoder.*"]).ok
+    tuned[f"base_model.{own}2.bias"] = torch.ones(4)
+    assert verify(tuned, manifest(state)).differs == (f"{own}2.bias",)
 
 
 # Names, and what is left out ------------------------------------------------------------------------------------------
