@@ -45,9 +45,16 @@ _MODULE_WRAPPERS = (
 _TABLES = ("_parameters", "_buffers", "_modules")
 """A module's tables, in the order in which it looks for a name; before them come attributes."""
 
-_DATA = (int, float, complex, str, bytes, type(None))
-"""Types of numbers and texts. They have no entry in a manifest."""
+_DATA = (int, float, complex, str, bytes, type(None), torch.dtype)
+"""Types of numbers, texts and dtypes. They have no entry in a manifest."""
 
+_PACKED = "_packed_params._packed_params"
+"""What a state dict has for the weights of a quantised layer, beside its `scale` and `zero_point`."""
+
+_IS_PACKED = (
+    "the weights are packed for a quantised kernel, in an object that shows only copies of them: verify before "
+    "quantising"
+)
 
 _Value = tuple[str, Any, str | None]
 """A name, the tensor, and why it is refused."""
@@ -190,10 +197,18 @@ def _seen_through(found: Held, expected: Collection[str]) -> Held:
 
 
 def _of_mapping(state: Mapping[Any, Any]) -> Iterator[_Value]:
+    packed = {
+        f"{name.removesuffix(_PACKED)}{part}"
+        for name, value in state.items()
+        if isinstance(value, tuple) and str(name).endswith(_PACKED)
+        for part in (_PACKED, "scale", "zero_point")
+    }
     for name, value in state.items():
         if not isinstance(name, str):
             raise TypeError(f"the tensor name {name!r} is not accepted: it must be a string")
-        if type(value) in PLAIN_TYPES or isinstance(value, torch.Tensor) or not _is_data(name, value):
+        if name in packed or isinstance(value, torch.ScriptObject):
+            yield name, value, _IS_PACKED
+        elif type(value) in PLAIN_TYPES or isinstance(value, torch.Tensor) or not _is_data(name, value):
             yield name, value, None
 
 
@@ -243,8 +258,7 @@ def _persistent(module: torch.nn.Module) -> Iterator[_Value]:
     if ".quantized." in kind.__module__:
         for name, value in own.items():
             if isinstance(value, torch.ScriptObject):
-                refusal = "its weights are packed for a quantised kernel, in an object that shows only copies of them"
-                yield name, value, f"{refusal}: verify before quantising"
+                yield name, value, _IS_PACKED
     if kind.get_extra_state is not torch.nn.Module.get_extra_state:
         state = module.get_extra_state()
         if isinstance(state, torch.Tensor):

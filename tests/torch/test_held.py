@@ -468,8 +468,14 @@ def test_packed_weights_are_told_in_words_that_help() -> None:
     quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
     report = verify(quantised, trusted)
     (problem,) = report.problems
-    assert problem.startswith("tensor '0._packed_params._packed_params' and 1 more: its weights are packed")
+    assert problem.startswith("tensor '0._packed_params._packed_params' and 1 more: the weights are packed")
     assert report.missing == ("0.bias", "0.weight", "2.bias", "2.weight")
+    of_state = verify(quantised.state_dict(), trusted)
+    assert of_state.problems == (problem.replace("_packed_params._packed_params' and 1", "scale' and 5"),)
+    assert (of_state.missing, of_state.extra) == (report.missing, ())
+    recurrent = torch.ao.quantization.quantize_dynamic(nn.ModuleList([nn.LSTM(3, 4)]), {nn.LSTM})
+    (problem,) = verify(recurrent.state_dict(), trusted).problems
+    assert problem.startswith("tensor '0._all_weight_values.0.param': the weights are packed")
 
 
 # Subclasses that wrap other tensors -----------------------------------------------------------------------------------
