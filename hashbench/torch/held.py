@@ -200,15 +200,17 @@ def _of_mapping(state: Mapping[Any, Any]) -> Iterator[_Value]:
     packed = {
         f"{name.removesuffix(_PACKED)}{part}"
         for name, value in state.items()
-        if isinstance(value, tuple) and str(name).endswith(_PACKED)
+        if type(value) is tuple and str(name).endswith(_PACKED)
         for part in (_PACKED, "scale", "zero_point")
     }
     for name, value in state.items():
         if not isinstance(name, str):
             raise TypeError(f"the tensor name {name!r} is not accepted: it must be a string")
-        if name in packed or isinstance(value, torch.ScriptObject):
+        if type(value) in PLAIN_TYPES and name not in packed:  # as nearly all are
+            yield name, value, None
+        elif name in packed or isinstance(value, torch.ScriptObject):
             yield name, value, _IS_PACKED
-        elif type(value) in PLAIN_TYPES or isinstance(value, torch.Tensor) or not _is_data(name, value):
+        elif isinstance(value, torch.Tensor) or not _is_data(name, value):
             yield name, value, None
 
 
