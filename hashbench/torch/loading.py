@@ -12,16 +12,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from hashbench.hashing.direct import PAGE
-from hashbench.hashing.lanes import BLOCK_SIZE, Lanes
+from hashbench.hashing.lanes import Lanes, reading_threads
 from hashbench.hashing.packing import packed
-from hashbench.hashing.reading import Read, Reader, StagePlan, plan, reading_threads
+from hashbench.hashing.reading import Read, Reader, StagePlan, Targets, plan
 from hashbench.hashing.sources import FileRange, Source
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.contents import named_path
@@ -41,14 +41,15 @@ AHEAD = 1 << 30
 PIECE_SIZE = 32 << 20
 """Bytes that a thread takes at a time."""
 
-DIRECT_PIECE_SIZE = BLOCK_SIZE - PAGE
-"""The same past the page cache: what fits a lane's block, in one read. So a disk reads a file from its beginning to its
-end, which on a host with an H100 took 9 % less than pieces of 32 MiB. The page cache reads ahead for each thread, and
-threads that are so near to each other wait there."""
+DIRECT_PIECE_SIZE = 4 << 20
+"""The same past the page cache to host memory, so that a disk reads a file from its beginning to its end. The page
+cache reads ahead for each thread, and threads that are so near to each other wait there."""
 
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
 _BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
 _BATCHES_STARTED = 8  # at most, since threads that read wait for the one that plans what they will read later
+
+_WHOLE = 1 << 62  # bytes of a piece, so that no tensor is cut
 
 _DTYPES = {ours: getattr(torch, name) for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
 _PAIRS = "F4"  # the dtype of which PyTorch counts two elements as one
@@ -282,29 +283,36 @@ class _Memory(ABC):
         return lambda: None
 
     @abstractmethod
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
-        """Brings the pieces of a stage into their tensors, in the calling thread.
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
+        """What threads call, all at the same time or one after another, to bring sources into their tensors.
 
         Args:
-            stage: a plan of `sources`.
-            sources: what the stage reads.
+            sources: what to read.
             targets: a tensor for each.
 
-        Raises:
-            OSError, ChangedWhileReadError: a file cannot be read, or changed.
+        Returns:
+            Functions, which raise OSError or ChangedWhileReadError if a file cannot be read, or changed.
         """
 
 
 class _HostMemory(_Memory):
-    """The host's memory, into which files are read directly."""
+    """The host's memory, into which files are read directly.
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    Args:
+        reader: reads the files.
+        past_cache: whether it reads past the page cache what that does not have.
+    """
+
+    def __init__(self, reader: Reader, *, past_cache: bool) -> None:
+        self._reader, self._piece_size = reader, DIRECT_PIECE_SIZE if past_cache else PIECE_SIZE
 
     def allocate(self, wanted: _Wanted) -> torch.Tensor:
         return torch.empty(wanted.shape, dtype=wanted.dtype)
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
+        return [partial(self._bring, stage, sources, targets) for stage in plan(sources, self._piece_size)]
+
+    def _bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
         for piece in stage.pieces:
             host = host_bytes(targets[piece.source])[piece.start : piece.start + piece.nbytes].data
             source = sources[piece.source]
@@ -324,10 +332,14 @@ class _CudaMemory(_Memory):
         lanes: to the GPU.
         device: the GPU.
         stream: the tensors' memory is allocated for it.
+        past_cache: whether what the page cache does not have is read past it.
     """
 
-    def __init__(self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream) -> None:
+    def __init__(
+        self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream, *, past_cache: bool
+    ) -> None:
         self._reader, self._lanes, self._device, self._stream = reader, lanes, device, stream
+        self._past_cache = past_cache
 
     def allocate(self, wanted: _Wanted) -> torch.Tensor:
         with torch.cuda.stream(self._stream):
@@ -340,12 +352,25 @@ class _CudaMemory(_Memory):
         wait: Callable[[], object] = reached.synchronize
         return wait
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
-        places = [
-            (piece.place, device_buffer(targets[piece.source])[piece.start : piece.start + piece.nbytes])
-            for piece in stage.pieces
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
+        if self._past_cache:
+            return [
+                bring
+                for stage in plan(sources, _WHOLE)
+                for bring in reading_threads() * [self._reader.in_turn(stage, self._lanes, _places(stage, targets))]
+            ]
+        return [
+            partial(self._reader.send, stage.reads, self._lanes, _places(stage, targets))
+            for stage in plan(sources, PIECE_SIZE)
         ]
-        self._reader.send(stage.reads, self._lanes, places)
+
+
+def _places(stage: StagePlan, targets: Sequence[torch.Tensor]) -> Targets:
+    """Where the pieces of a stage go on a GPU."""
+    return [
+        (piece.place, device_buffer(targets[piece.source])[piece.start : piece.start + piece.nbytes])
+        for piece in stage.pieces
+    ]
 
 
 # The pipeline ---------------------------------------------------------------------------------------------------------
@@ -388,9 +413,12 @@ def _iterate(
     given = stream_on(where, stream)
     limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
     with Reader([one.source for one in wanted], direct=past_cache) as reader:
-        memory = _HostMemory(reader) if given is None else _CudaMemory(reader, place.lanes, where, given)
-        piece_size = DIRECT_PIECE_SIZE if past_cache else PIECE_SIZE
-        with _Pipeline(memory, roots_of, piece_size, reader.stop) as pipeline:
+        memory: _Memory
+        if given is None:
+            memory = _HostMemory(reader, past_cache=past_cache)
+        else:
+            memory = _CudaMemory(reader, place.lanes, where, given, past_cache=past_cache)
+        with _Pipeline(memory, roots_of, reader.stop) as pipeline:
             coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))
             started: deque[_Group] = deque()
             held = 0
@@ -423,12 +451,11 @@ class _Pipeline:
     Args:
         memory: where the tensors go.
         roots_of: hashes them there.
-        piece_size: bytes that a thread takes at a time.
         stop: makes the threads that bring tensors end soon.
     """
 
-    def __init__(self, memory: _Memory, roots_of: Roots, piece_size: int, stop: Callable[[], object]) -> None:
-        self._memory, self._roots_of, self._piece_size, self._stop = memory, roots_of, piece_size, stop
+    def __init__(self, memory: _Memory, roots_of: Roots, stop: Callable[[], object]) -> None:
+        self._memory, self._roots_of, self._stop = memory, roots_of, stop
         self._readers, self._hasher = ThreadPoolExecutor(reading_threads(), "load"), ThreadPoolExecutor(1, "hash")
 
     def __enter__(self) -> _Pipeline:
@@ -443,13 +470,13 @@ class _Pipeline:
         """Starts to bring and hash tensors."""
         targets = [self._memory.allocate(one) for one in wanted]
         usable = self._memory.usable()
-        sources = [one.source for one in wanted]
+        tasks = self._memory.tasks([one.source for one in wanted], targets)
 
-        def bring(stage: StagePlan) -> None:
+        def run(task: Callable[[], None]) -> None:
             usable()
-            self._memory.bring(stage, sources, targets)
+            task()
 
-        brought = [self._readers.submit(bring, stage) for stage in plan(sources, self._piece_size)]
+        brought = [self._readers.submit(run, task) for task in tasks]
         return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
 
     def _hash(self, brought: Sequence[Future[None]], targets: Sequence[torch.Tensor]) -> list[bytes]:

@@ -24,8 +24,7 @@ from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is k
 
 import hashbench  # noqa: E402
 import hashbench.torch.loading as loading  # noqa: E402
-from hashbench.hashing import lanes, reading  # noqa: E402
-from hashbench.hashing.direct import PAGE  # noqa: E402
+from hashbench.hashing import in_turn, lanes, reading  # noqa: E402
 from hashbench.hashing.lanes import Lanes  # noqa: E402
 from hashbench.hashing.reading import Read, Reader  # noqa: E402
 from hashbench.hashing.sources import ChangedWhileReadError  # noqa: E402
@@ -44,16 +43,17 @@ PIECE = 4096
 class MemoryByLanes(loading._CudaMemory):
     """The host's memory, which tensors come to as they come to a GPU's."""
 
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader, Lanes(ByHostLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)
+    def __init__(self, reader: Reader, *, past_cache: bool) -> None:
+        made = Lanes(ByHostLanes(HashlibCpu.devices()[0]))
+        super().__init__(reader, made, torch.device("cpu"), None, past_cache=past_cache)
 
     def usable(self) -> Callable[[], object]:
         return lambda: None
 
 
 class ByHostLanes(HashlibCpu):
-    def lane(self, nbytes: int) -> Lane:
-        return HostLane(nbytes, bytes_at)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [HostLane(nbytes, bytes_at) for _ in range(count)]
 
 
 @pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.covers("torch")), "cpu by lanes", ON_CUDA])
@@ -121,7 +121,7 @@ def test_a_file_is_loaded_past_the_page_cache(
     device: str, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "is_cached", lambda descriptor, offset: cached)
-    monkeypatch.setattr(lanes, "BLOCK_SIZE", 2 * PIECE + PAGE)
+    monkeypatch.setattr(in_turn, "cached_pages", lambda descriptor, offset, nbytes: np.full(nbytes, cached))
     monkeypatch.setattr(loading, "DIRECT_PIECE_SIZE", 2 * PIECE)
     tensors = state()
     path = write(tmp_path, "model.safetensors", tensors)
