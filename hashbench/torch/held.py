@@ -226,7 +226,7 @@ def _modules_of(
     yield module, path, refusal
     for name, below in _table(module, "_modules").items():
         if below is not None:
-            hidden = refusal or _hidden(module, "_modules", name, f"the module {quoted(path + name)}")
+            hidden = refusal or _hidden(module, "_modules", name, below, f"the module {quoted(path + name)}")
             around_all = not path and name == "module" and isinstance(module, _MODULE_WRAPPERS)
             yield from _modules_of(below, path if around_all or name in _RESERVED else f"{path}{name}.", hidden)
 
@@ -248,7 +248,7 @@ def _persistent(module: torch.nn.Module) -> Iterator[_Value]:
         for name, tensor in _table(module, table).items():
             if tensor is None or (table == "_buffers" and name in transient):
                 continue
-            refusal = _hidden(module, table, name)
+            refusal = _hidden(module, table, name, tensor)
             if refusal is None and flat and flat.get(name, tensor) is not tensor:
                 refusal = "the module computes with another tensor, in _flat_weights: assign the parameter anew"
             elif refusal is None and "_hf_hook" in own and tensor.is_meta:
@@ -273,19 +273,19 @@ def _attributes(module: torch.nn.Module) -> Iterator[_Value]:
         buffers = _table(one, "_buffers")
         for name in _table(one, "_non_persistent_buffers_set"):
             if (tensor := buffers.get(name)) is not None:
-                yield path + name, tensor, hidden or _hidden(one, "_buffers", name)
+                yield path + name, tensor, hidden or _hidden(one, "_buffers", name, tensor)
         for name, value in one.__dict__.items():
             if isinstance(value, torch.Tensor):
                 by_class = isdatadescriptor(getattr_static(type(one), name, None))
                 yield path + name, value, hidden or (_hides("it") if by_class else None)
 
 
-def _hidden(module: torch.nn.Module, table: str, name: str, what: str = "it") -> str | None:
-    """Why the module's code reads something else than what a table has under a name; None if it reads that."""
-    before = _TABLES[: _TABLES.index(table)]
-    if name in module.__dict__ or hasattr(type(module), name) or any(name in _table(module, one) for one in before):
+def _hidden(module: torch.nn.Module, table: str, name: str, value: object, what: str = "it") -> str | None:
+    """Why the module's code reads something else than the value in a table; None if it reads that."""
+    if hasattr(type(module), name) or module.__dict__.get(name, value) is not value:
         return _hides(what)
-    return None
+    before = _TABLES[: _TABLES.index(table)]
+    return _hides(what) if any(name in _table(module, one) for one in before) else None
 
 
 def _hides(what: str) -> str:

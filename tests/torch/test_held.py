@@ -279,6 +279,21 @@ def test_a_wrapped_module_that_an_attribute_hides_is_a_problem() -> None:
         assert f"an attribute of the same name hides the module '{name}'" in problem
 
 
+def test_an_attribute_that_is_the_very_same_hides_nothing() -> None:
+    class Engine(nn.Module):  # type: ignore[misc,name-defined]
+        """A wrapper as DeepSpeed's, which keeps the model in both places."""
+
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self._modules["module"] = self.__dict__["module"] = inner
+
+    engine = Engine(small())
+    trusted = manifest(engine.module)
+    assert verify(engine, trusted).ok
+    engine.__dict__["module"] = small()
+    assert "hides the module 'module'" in verify(engine, trusted).problems[0]
+
+
 def test_wrappers_below_the_whole_model_keep_their_names() -> None:
     module = nn.Sequential(nn.DataParallel(nn.Linear(2, 3)), torch.optim.swa_utils.AveragedModel(nn.Linear(3, 2)))
     trusted = manifest(module.state_dict())
