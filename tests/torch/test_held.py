@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is k
 from hashbench.torch import TensorError, manifest, verified, verify  # noqa: E402
 from hashbench.torch.held import inner_names  # noqa: E402
 from hashbench.torch.places import host_bytes  # noqa: E402
+from hashbench.torch.watch import Finding, Watch  # noqa: E402
 
 nn = torch.nn
 
@@ -109,6 +111,17 @@ def test_all_tensors_of_a_module_that_an_attribute_hides_are_a_problem(where: st
     assert "and 7 more: an attribute of the same name hides the module 'body.lin'" in problem
     with pytest.raises(TensorError, match=r"hides the module 'body\.lin'"):
         manifest(module)
+
+
+def test_a_monitor_finds_that_a_module_is_hidden() -> None:
+    module = nested()
+    found: list[Finding] = []
+    watch = Watch(module, manifest(module), None, (), 60.0, random.Random(0), 0.0, found.append)
+    module["body"].__dict__["lin"] = nn.Linear(4, 4)
+    watch.look(1.0)
+    assert {finding.kind for finding in found} == {"gone"}
+    assert {finding.tensor for finding in found} == manifest(nested()).by_name.keys()
+    assert "hides the module 'body.lin'" in str(found[0])
 
 
 @pytest.mark.parametrize("where", ["instance", "class", "parameters"])
