@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +32,8 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
-from hashbench.torch.places import Roots, device_buffer, indexed, place_of, stream_on
-from hashbench.torch.tensors import TensorError, described
+from hashbench.torch.places import Roots, device_buffer, host_bytes, indexed, place_of, stream_on
+from hashbench.torch.tensors import TensorError, described, plain_tensors
 
 AHEAD = 1 << 30
 """Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
@@ -62,7 +62,7 @@ def load(
     manifest: Manifest,
     *,
     device: str | torch.device = "cpu",
-    names: Collection[str] | None = None,
+    names: Iterable[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     past_cache: bool = False,
@@ -96,7 +96,7 @@ def load(
         TensorError: PyTorch has no such dtype, or the tensor is not one range of its file.
         OSError: a file cannot be read.
         ChangedWhileReadError: a file changed meanwhile.
-        Unavailable: the device has no kernel.
+        Unavailable: PyTorch cannot use the device, or it has no kernel.
         torch.OutOfMemoryError: the device has no room for the tensors.
     """
     return dict(_iterate(path, manifest, device, names, component, stream, None, past_cache))
@@ -107,7 +107,7 @@ def iterate(
     manifest: Manifest,
     *,
     device: str | torch.device = "cpu",
-    names: Collection[str] | None = None,
+    names: Iterable[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     ahead: int = AHEAD,
@@ -148,8 +148,9 @@ def verified(
 ) -> Iterator[Named]:
     """The tensors that another loader hands out, each verified in its memory before it is handed on.
 
-    A tensor that is mapped from a file is copied first, and the copy is verified and handed on: whoever writes to the
-    file could change the mapping afterwards.
+    A tensor that is mapped from a file, or in memory that processes share, is copied first, and the copy is verified
+    and handed on: whoever writes there could change it afterwards. A tensor subclass that wraps others, as of torchao,
+    is verified as these.
 
     Args:
         tensors: names and tensors, as a loader gives them. Each is verified before the next is asked for.
@@ -165,23 +166,26 @@ def verified(
     Raises:
         VerificationError: a tensor differs from the manifest, is not in it, or comes twice; or, at the end, one did
             not come.
-        TensorError: a tensor has no bytes as they would be stored.
+        TensorError: a tensor has no bytes as they would be stored, or wraps others that are mapped.
         TypeError, ValueError, Unavailable, OutOfDeviceMemory: as for `hashbench.torch.verify`.
     """
     expected = tensors_of(manifest, component)
     left = dict(expected.by_name)
     for name, tensor in tensors:
         listed = names(name) if names else name
-        if (entry := left.pop(listed, None)) is None:
-            how = "came before" if listed in expected.by_name else "is not in the manifest"
-            raise VerificationError(f"tensor {quoted(listed)} {how}")
-        found = described(listed, tensor)
-        if mapped_files([found]):
+        plain = dict(plain_tensors(listed, tensor))
+        if unexpected := [part for part in plain if part not in left]:
+            how = "came before" if unexpected[0] in expected.by_name else "is not in the manifest"
+            raise VerificationError(f"tensor {quoted(unexpected[0])} {how}")
+        found = {part: described(part, one) for part, one in plain.items()}
+        if mapped_files(found.values()):
+            if listed not in found:
+                raise TensorError(listed, "it wraps tensors that are mapped, so that others can change them: clone it")
             tensor = tensor.clone()
-            found = described(listed, tensor)
-        (now,) = entries_of({listed: found}, expected.algorithm, expected.chunk_size, stream).values()
-        if now != entry:
-            raise VerificationError(f"tensor {quoted(listed)} is not what the manifest says")
+            found = {listed: described(listed, tensor)}
+        for part, now in entries_of(found, expected.algorithm, expected.chunk_size, stream).items():
+            if now != left.pop(part):
+                raise VerificationError(f"tensor {quoted(part)} is not what the manifest says")
         yield name, tensor
     if left and complete:
         more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
@@ -208,7 +212,7 @@ class _Wanted(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _wanted(path: Path, manifest: Manifest, names: Collection[str] | None, component: str) -> list[_Wanted]:
+def _wanted(path: Path, manifest: Manifest, names: Iterable[str] | None, component: str) -> list[_Wanted]:
     """The tensors to load, in the order in which they are in the files.
 
     Raises:
@@ -263,22 +267,11 @@ def _as_torch(entry: TensorEntry) -> tuple[torch.dtype, tuple[int, ...]]:
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-class _Target(NamedTuple):
-    """A tensor that is being loaded, and its bytes: uint8, shape (nbytes,)."""
-
-    tensor: torch.Tensor
-    flat: torch.Tensor
-
-
-def _target(tensor: torch.Tensor) -> _Target:
-    return _Target(tensor, tensor.reshape(-1).view(torch.uint8))
-
-
 class _Memory(ABC):
     """Where tensors are loaded to."""
 
     @abstractmethod
-    def allocate(self, wanted: _Wanted) -> _Target:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
         """A new tensor, without its bytes.
 
         Raises:
@@ -290,7 +283,7 @@ class _Memory(ABC):
         return lambda: None
 
     @abstractmethod
-    def tasks(self, sources: Sequence[Source], targets: Sequence[_Target]) -> Sequence[Callable[[], None]]:
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
         """What threads call, all at the same time or one after another, to bring sources into their tensors.
 
         Args:
@@ -313,15 +306,15 @@ class _HostMemory(_Memory):
     def __init__(self, reader: Reader, *, past_cache: bool) -> None:
         self._reader, self._piece_size = reader, DIRECT_PIECE_SIZE if past_cache else PIECE_SIZE
 
-    def allocate(self, wanted: _Wanted) -> _Target:
-        return _target(torch.empty(wanted.shape, dtype=wanted.dtype))
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
+        return torch.empty(wanted.shape, dtype=wanted.dtype)
 
-    def tasks(self, sources: Sequence[Source], targets: Sequence[_Target]) -> Sequence[Callable[[], None]]:
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
         return [partial(self._bring, stage, sources, targets) for stage in plan(sources, self._piece_size)]
 
-    def _bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+    def _bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
         for piece in stage.pieces:
-            host = memoryview(targets[piece.source].flat.numpy())[piece.start : piece.start + piece.nbytes]
+            host = host_bytes(targets[piece.source])[piece.start : piece.start + piece.nbytes].data
             source = sources[piece.source]
             if isinstance(source, FileRange):
                 read = Read(os.fspath(source.path), source.offset + piece.start, 0, piece.nbytes)
@@ -348,9 +341,9 @@ class _CudaMemory(_Memory):
         self._reader, self._lanes, self._device, self._stream = reader, lanes, device, stream
         self._past_cache = past_cache
 
-    def allocate(self, wanted: _Wanted) -> _Target:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
         with torch.cuda.stream(self._stream):
-            return _target(torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device))
+            return torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device)
 
     def usable(self) -> Callable[[], object]:
         # The memory may have been another tensor's, which work on that stream still uses.
@@ -359,7 +352,7 @@ class _CudaMemory(_Memory):
         wait: Callable[[], object] = reached.synchronize
         return wait
 
-    def tasks(self, sources: Sequence[Source], targets: Sequence[_Target]) -> Sequence[Callable[[], None]]:
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
         if self._past_cache:
             return [
                 bring
@@ -372,10 +365,10 @@ class _CudaMemory(_Memory):
         ]
 
 
-def _places(stage: StagePlan, targets: Sequence[_Target]) -> Targets:
+def _places(stage: StagePlan, targets: Sequence[torch.Tensor]) -> Targets:
     """Where the pieces of a stage go on a GPU."""
     return [
-        (piece.place, device_buffer(targets[piece.source].flat)[piece.start : piece.start + piece.nbytes])
+        (piece.place, device_buffer(targets[piece.source])[piece.start : piece.start + piece.nbytes])
         for piece in stage.pieces
     ]
 
@@ -394,7 +387,7 @@ class _Group:
     """
 
     wanted: Sequence[_Wanted]
-    targets: list[_Target]
+    targets: list[torch.Tensor]
     roots: Future[list[bytes]]
 
     @property
@@ -406,7 +399,7 @@ def _iterate(
     path: str | os.PathLike[str],
     manifest: Manifest,
     device: str | torch.device,
-    names: Collection[str] | None,
+    names: Iterable[str] | None,
     component: str,
     stream: torch.cuda.Stream | None,
     ahead: int | None,
@@ -445,7 +438,7 @@ def _iterate(
                         )
                 group.targets.reverse()
                 for one in group.wanted:
-                    yield one.name, group.targets.pop().tensor  # which nothing here refers to any more
+                    yield one.name, group.targets.pop()  # which nothing here refers to any more
 
 
 def _nbytes(wanted: Sequence[_Wanted]) -> int:
@@ -486,7 +479,7 @@ class _Pipeline:
         brought = [self._readers.submit(run, task) for task in tasks]
         return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
 
-    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
+    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[torch.Tensor]) -> list[bytes]:
         for future in brought:
             future.result()
-        return self._roots_of([target.tensor for target in targets])
+        return self._roots_of(targets)

@@ -1,4 +1,4 @@
-"""Which memory of this process is mapped from a file, so that whoever writes to the file changes it."""
+"""Which memory of this process is mapped from a file or shared, so that whoever writes there changes it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 from hashbench.torch.tensors import InMemory
 
 _MAPS = Path("/proc/self/maps")
-_SHARED = "/dev/shm/"
+_SHARED = ("/dev/shm/", "/dev/hugepages/")
 _DEVICES = "/dev/"
+
+_ANONYMOUS = "/dev/zero (deleted)"
+"""What the system calls memory without a file that processes share."""
 
 
 def mapped_files(tensors: Collection[InMemory]) -> dict[int, str]:
-    """The paths of the files that tensors are mapped from, by the tensors' index; none where the system does not say.
+    """What tensors are mapped from, as files' paths, by the tensors' index; none where the system does not say.
 
     A private mapping counts too: pages that nothing has written to show the file as it is now.
     """
@@ -43,7 +46,7 @@ def _mappings() -> list[tuple[int, int, str]]:
     found = []
     for fields in (line.split(maxsplit=5) for line in lines):
         if len(fields) == 6 and fields[5].startswith("/") and fields[4] != "0":
-            path = fields[5]
+            path = "memory that processes share" if fields[5] == _ANONYMOUS else fields[5]
             if path.startswith(_SHARED) or not path.startswith(_DEVICES):
                 start, _, end = fields[0].partition("-")
                 found.append((int(start, 16), int(end, 16), path))

@@ -6,7 +6,6 @@ that it had. So a storage that was freed, resized or put elsewhere is never read
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from time import sleep
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -23,7 +21,7 @@ from hashbench.hashing.selection import devices_of
 from hashbench.kernels import Buffer, Kernel, Unavailable, Work, kernel_class
 from hashbench.merkle.rfc9162 import merkle_tree_hash
 from hashbench.torch.modules import manifest
-from hashbench.torch.places import kernel_for
+from hashbench.torch.places import host_bytes, kernel_for
 from hashbench.torch.tensors import InMemory, Memory
 
 if TYPE_CHECKING:
@@ -244,14 +242,9 @@ class _HostReading(Reading):
 
     def read(self) -> None:
         held = _hold(self._ranges)
-        segments = [_in_host_memory(held[place].data_ptr() + a, b - a) for place, a, b in self._ranges]
+        whole = {place: Buffer(host_bytes(tensor), 0, tensor.nbytes) for place, tensor in held.items()}
+        segments = [whole[place][a:b] for place, a, b in self._ranges]
         self.roots = [root.tobytes() for root in self._reader.kernel.tree(segments, self._reader.chunk_size)]
-
-
-def _in_host_memory(address: int, nbytes: int) -> Buffer:
-    # Not by tensor.numpy(), which forbids a storage to be resized from then on.
-    memory = memoryview((ctypes.c_uint8 * nbytes).from_address(address)) if nbytes else b""
-    return Buffer(np.frombuffer(memory, np.uint8), 0, nbytes)
 
 
 class _OnGpu(Reader):
