@@ -68,8 +68,9 @@ def announced_to_opencl() -> Iterator[list[str]]:
         return
     registered = _registered()
     names = {Path(library).name for library in registered}
-    missing = [library for library in [*_intel_cpu_runtime(), _NVIDIA] if Path(library).name not in names]
-    usable, refused = _checked([*registered, *missing])
+    usable, refused = _checked([*registered, *(path for path in _intel_cpu_runtime() if Path(path).name not in names)])
+    if _NVIDIA not in names:
+        usable += _checked([_NVIDIA])[0]  # nobody said that it is installed, so it is not missed
     if len(usable) == 1:  # the loader takes one library by its name, which needs no folder
         with environment("OCL_ICD_VENDORS", usable[0]):
             yield refused
@@ -100,7 +101,7 @@ def _intel_cpu_runtime() -> list[str]:
 
 
 def _checked(libraries: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The libraries whose needs are loaded, and why others cannot be used; those not installed are left out."""
+    """The libraries whose needs are loaded, and why others cannot be used."""
     usable, refused = [], []
     for library in libraries:
         try:
@@ -109,8 +110,8 @@ def _checked(libraries: Sequence[str]) -> tuple[list[str], list[str]]:
             else:
                 load_by_name(library)
         except LibraryError as error:
-            if os.path.isabs(library):  # noqa: PTH117
-                refused.append(f"{Path(library).name}: {error}")
+            # What is loaded by its name is named in the error.
+            refused.append(f"{Path(library).name}: {error}" if os.path.isabs(library) else str(error))  # noqa: PTH117
         else:
             usable.append(library)
     return usable, refused

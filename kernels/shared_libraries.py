@@ -43,7 +43,8 @@ def load_by_name(name: str) -> None:
         raise LibraryError(f"{name} is not the name of a library of the system")
     path = os.environ.get("LD_LIBRARY_PATH")
     if path and os.getcwd() != "/" and not all(map(os.path.isabs, re.split("[:;]", path))):  # noqa: PTH109
-        raise LibraryError("LD_LIBRARY_PATH has an empty or relative part, which is the working directory: remove it")
+        reason = "LD_LIBRARY_PATH has an empty or relative part, which is the working directory: remove it"
+        raise LibraryError(f"{name} is not loaded: {reason}")
     try:
         ctypes.CDLL(name)
     except OSError as error:

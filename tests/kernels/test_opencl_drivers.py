@@ -76,6 +76,41 @@ def test_without_any_usable_driver_none_is_shown(
     assert len(refused) == 1
 
 
+@each_loader
+def test_a_driver_registered_by_its_name_that_cannot_be_loaded_is_told_and_hidden(
+    announced: Callable[[], AbstractContextManager[list[str]]], register: Register, tmp_path: Path
+) -> None:
+    (tmp_path / "vendors" / "named.icd").write_text("libnowhere.so\n")
+    good = register("other", "libc.so.6")
+    with announced() as refused:
+        assert shown() == [str(good)]
+    assert len(refused) == 1
+    assert refused[0].startswith("libnowhere.so cannot be loaded: ")
+
+
+@each_loader
+def test_a_driver_registered_by_its_name_is_not_looked_for_in_the_working_directory(
+    announced: Callable[[], AbstractContextManager[list[str]]],
+    register: Register,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "vendors" / "named.icd").write_text("libc.so.6\n")
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":/usr/lib")
+    with announced() as refused:
+        assert shown() == []
+    assert len(refused) == 1
+    assert refused[0].startswith("libc.so.6 is not loaded: LD_LIBRARY_PATH ")
+
+
+def test_nvidias_driver_is_missed_only_where_it_is_registered(register: Register, tmp_path: Path) -> None:
+    with announced_to_opencl() as refused:
+        assert refused == []
+    (tmp_path / "vendors" / "nvidia.icd").write_text("libnone-installed.so\n")
+    with announced_to_opencl() as refused:
+        assert len(refused) == 1
+
+
 def test_sycls_loader_finds_registered_drivers_by_itself(register: Register) -> None:
     register("good", "libc.so.6")
     with announced_to_sycl() as refused:
