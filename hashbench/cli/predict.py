@@ -29,6 +29,8 @@ from hashbench.limits.gpus import GPU, gpu_named, gpus
 from hashbench.limits.machine_code import CompileError, StructureError
 from hashbench.limits.static_model import FORMAT, Prediction
 
+_BY_DEFAULT = [variant for variant in VARIANTS if variant != "bytewise"]
+
 
 @click.command()
 @click.option("--gpu", "names", multiple=True, help="Predict only for this GPU. Repeatable.")
@@ -44,7 +46,8 @@ from hashbench.limits.static_model import FORMAT, Prediction
     "variants",
     multiple=True,
     type=click.Choice(list(VARIANTS)),
-    help="Predict only for this variant of the device code. Repeatable.",
+    help="Predict only for this variant of the device code. Repeatable. By default all but bytewise, which reads single "
+    "bytes and cannot be counted.",
 )
 @click.option(
     "--results",
@@ -67,7 +70,7 @@ def predict(names: Sequence[str], algorithms: Sequence[str], variants: Sequence[
     partial = names or algorithms or variants
     kept = {p.point: p for p in FORMAT.read(path)} if partial and path.exists() else {}
 
-    found = _predictions(wanted, algorithms or list(ALGORITHMS), variants or list(VARIANTS))
+    found = _predictions(wanted, algorithms or list(ALGORITHMS), variants or _BY_DEFAULT)
     if not found:
         raise ValueError("nothing was predicted: see the reasons above")
     records = kept | {prediction.point: prediction for prediction in found}

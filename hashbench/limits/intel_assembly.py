@@ -205,7 +205,8 @@ def _run(arguments: Sequence[str], folder: str) -> str:
     """Runs ocloc in `folder`, and returns what it writes. It tells of errors by leaving out files."""
     program = shutil.which("ocloc")
     if program is None:
-        raise Unavailable("ocloc cannot be found: install Intel's compute runtime (Debian: intel-opencl-icd)")
+        missing = "Intel's compute runtime and disassembler (Debian: intel-opencl-icd and libigc-dev)"
+        raise Unavailable(f"ocloc cannot be found: install {missing}")
     done = subprocess.run(
         (program, *arguments),
         cwd=folder,

@@ -329,6 +329,25 @@ def test_the_command_names_the_variants_of_a_gpu_that_has_none_of_those_asked_fo
     assert "any of those variants: the different ones there are plain, unrolled, bytewise (MI300X)" in output
 
 
+@pytest.mark.parametrize("gpu", ["H200", "MI300X", "Max 1550"])
+def test_the_command_predicts_the_variant_that_cannot_be_counted_only_where_it_is_named(
+    gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def missing(_gpu: Any, _algorithm: Any, variant: str, _commit: str) -> Any:
+        tried.append(variant)
+        raise Unavailable("no compiler here")
+
+    monkeypatch.setattr(static_model, "predict", missing)
+    options = ["--results", str(tmp_path), "--gpu", gpu, "--algorithm", "sha256"]
+    CliRunner().invoke(predict, options)
+    assert tried == [variant for variant in static_model.toolchain(gpu_named(gpu)).variants if variant != "bytewise"]
+    tried.clear()
+    CliRunner().invoke(predict, [*options, "--variant", "bytewise"])
+    assert tried == ["bytewise"]
+
+
 def test_the_command_refuses_an_unknown_gpu(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown GPU 'H300': accepted are"):
         CliRunner().invoke(predict, ["--results", str(tmp_path), "--gpu", "H300"], catch_exceptions=False)
