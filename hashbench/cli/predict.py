@@ -46,8 +46,8 @@ _BY_DEFAULT = [variant for variant in VARIANTS if variant != "bytewise"]
     "variants",
     multiple=True,
     type=click.Choice(list(VARIANTS)),
-    help="Predict only for this variant of the device code. Repeatable. By default all but bytewise, which reads single "
-    "bytes and cannot be counted.",
+    help="Predict only for this variant of the device code. Repeatable. By default all but bytewise, which reads "
+    "single bytes and cannot be counted.",
 )
 @click.option(
     "--results",
