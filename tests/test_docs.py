@@ -23,6 +23,7 @@ import triton_programs
 from hashbench.bench.vendors import vendor_of
 from hashbench.cli.main import hashbench, run
 from hashbench.limits.gpus import gpus
+from hashbench.limits.hashcat import published
 from hashbench.limits.static_model import FORMAT, MEMORY, Prediction, toolchain
 
 ROOT = Path(__file__).parent.parent
@@ -195,6 +196,30 @@ def test_the_table_of_predictions_is_that_of_their_file() -> None:
             prediction = of_default[gpu, algorithm]
             assert architecture == f"{prediction.architecture}, {prediction.target}"
             assert cell == shown(prediction)
+
+
+def test_the_page_of_vendors_says_of_hashcats_rates_what_is_quoted() -> None:
+    ratios: defaultdict[str, list[float]] = defaultdict(list)
+    for prediction in FORMAT.read(ROOT / "results" / "predictions.csv"):
+        rate, limit = published().get((prediction.gpu, prediction.algorithm)), prediction.arithmetic_gb_per_s
+        if rate and limit and prediction.variant == toolchain(gpus()[prediction.gpu]).variants[0]:
+            ratios[prediction.gpu].append(rate.gb_per_s / limit)
+    l4, (sha256, sha512) = ratios.pop("L4"), ratios.pop("RX 7900 XT")
+    others = [ratio for both in ratios.values() for ratio in both]
+    clock = gpus()["RX 7900 XT"].boost_mhz
+    assert "3125 MHz" in published()["RX 7900 XT", "sha256"].note
+    unquoted = [gpu.partition(",")[0] for gpu in gpus() if (gpu, "sha256") not in published()]
+    text = " ".join((ROOT / "docs" / "vendors.md").read_text().split())
+    for said in (
+        f"{min(others):.2f} to {max(others):.2f} times the predicted limit of the arithmetic on seven GPUs",
+        f"and {min(l4):.2f} to {max(l4):.2f} on the L4",
+        f"{sha256:.2f} (SHA-256) and {sha512:.2f} times (SHA-512) the limit at the published {clock:,} MHz",
+        f"at that clock they are {sha256 * clock / 3125:.2f} and {sha512 * clock / 3125:.2f} times",
+        f"No rates are quoted for the {', '.join(unquoted[:-1])} and {unquoted[-1]}.",
+    ):
+        assert said in text
+    assert len(ratios) == 7
+    assert {toolchain(gpus()[gpu]).kernel for gpu in ratios} == {"cupy"}  # NVIDIA's
 
 
 def shown(prediction: Prediction) -> str:

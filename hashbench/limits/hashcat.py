@@ -2,8 +2,8 @@
 
 Nothing of it was measured by this project. hashcat hashes candidates of one block, which it makes in registers: it
 reads no data, and folds what is constant in the block and in the digest that it looks for, so that it may pass the
-limit of code that hashes any data. Its GPUs ran at clocks of their own, mostly above the published ones. The rates were
-read from the copies in github.com/tnAnGel/HashCat-Benchmark.
+limit of code that hashes any data. Its GPUs ran at clocks of their own, which are known where a note says so. The rates
+were read from the copies in github.com/tnAnGel/HashCat-Benchmark.
 """
 
 from __future__ import annotations
