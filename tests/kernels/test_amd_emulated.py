@@ -5,6 +5,9 @@ HASHBENCH_TINYGRAD must name a clone of tinygrad: see `amd_emulator`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import amd_emulator
 import amd_programs
 import pytest
@@ -13,6 +16,7 @@ from boundaries import painted, split_mix_64
 from reference import check
 
 from hashbench.kernels import ALGORITHMS, STRATEGIES, Unavailable, layout
+from hashbench.limits import amd_assembly
 
 SEGMENTS = [
     *(slice(start, start + length) for start, length in ((0, 384), (16, 4 * 192 + 55), (64, 3 * 192 + 120))),
@@ -63,7 +67,28 @@ def test_a_wrong_instruction_is_noticed() -> None:
         check(kernel, "batched", [kernel.put(message)], [message.tobytes()], 64)
 
 
-def test_a_missing_emulator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(amd_emulator.VARIABLE, raising=False)
+@pytest.fixture
+def unknown_emulator() -> Iterator[None]:
+    """It is looked for again, in the test and after it."""
     amd_emulator.emulator.cache_clear()
+    yield
+    amd_emulator.emulator.cache_clear()
+
+
+@pytest.mark.usefixtures("unknown_emulator")
+def test_a_missing_emulator_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(amd_emulator.VARIABLE, raising=False)
     assert all("HASHBENCH_TINYGRAD is not set" in str(device.unavailable) for device in AmdEmulated.devices())
+    monkeypatch.setenv(amd_emulator.VARIABLE, str(tmp_path))
+    reason = f"HASHBENCH_TINYGRAD is {tmp_path}, where there is no clone of"
+    assert all(reason in str(device.unavailable) for device in AmdEmulated.devices())
+
+
+@pytest.mark.usefixtures("unknown_emulator")
+def test_a_missing_compiler_of_the_emulator_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "test" / "mockgpu" / "amd" / "emu.py"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    monkeypatch.setenv(amd_emulator.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(amd_assembly, "compilers", tuple)
+    assert all("the emulator needs a clang: install" in str(device.unavailable) for device in AmdEmulated.devices())

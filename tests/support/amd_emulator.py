@@ -12,19 +12,23 @@ import importlib
 import mmap
 import os
 import re
-import shutil
+import shlex
 import struct
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from build_cache import cached_file
 from host_memory import HostMemoryKernel
 
 from hashbench.kernels import Buffer, Device, Unavailable
 from hashbench.kernels.device_kernel import Argument, Launch
 from hashbench.kernels.layout import GROUP_SIZE
+from hashbench.limits import amd_assembly
 
 VARIABLE = "HASHBENCH_TINYGRAD"
 
@@ -61,11 +65,15 @@ def emulator() -> Any:
     folder = os.environ.get(VARIABLE)
     if not folder:
         raise Unavailable(f"{VARIABLE} is not set: it is the path of a clone of github.com/tinygrad/tinygrad")
-    os.environ.setdefault("CC", next(filter(shutil.which, ("clang", "clang-19")), "clang"))
+    if not Path(folder, "test", "mockgpu", "amd", "emu.py").is_file():
+        raise Unavailable(f"{VARIABLE} is {folder}, where there is no clone of github.com/tinygrad/tinygrad")
+    compiler = _compiler()
     hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "test"}
     sys.path.insert(0, folder)  # before Python's own package `test`
     try:
-        module = importlib.import_module("test.mockgpu.amd.emu")
+        with patch.dict(os.environ, CC=compiler):
+            module = importlib.import_module("test.mockgpu.amd.emu")
+            importlib.import_module("tinygrad.helpers").getenv("CC", "clang")  # which it keeps
     except ImportError as error:
         raise Unavailable(f"{VARIABLE} has no emulator of this version's kind ({error})") from None
     finally:
@@ -74,6 +82,21 @@ def emulator() -> Any:
     _teach_program_counter(module)
     _teach_swaps_of_lanes(module)
     return module
+
+
+def _compiler() -> str:
+    """The program that the emulator compiles with, a clang: ziglang's is a command of two words.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    found = amd_assembly.compilers()
+    if not found:
+        raise Unavailable("the emulator needs a clang: install hashbench[amd-compilers]")
+    command = shlex.join(found[0].command)
+    script = cached_file("clang", command, make=lambda: f'#!/bin/sh\nexec {command} "$@"\n'.encode())
+    script.chmod(0o755)
+    return str(script)
 
 
 def _teach_swaps_of_lanes(module: Any) -> None:
