@@ -276,8 +276,15 @@ class TritonGpu(DeviceKernel):
         return found
 
     def free_memory(self) -> int:
-        free, _ = self.gpu.mem_get_info(self.place)
-        return int(free + self.gpu.memory_reserved(self.place) - self.gpu.memory_allocated(self.place))
+        allocated = self.gpu.memory_allocated(self.place)
+        try:
+            free, _ = self.gpu.mem_get_info(self.place)
+        except RuntimeError:
+            if self.place.type == "cuda":
+                raise
+            # Not all of Intel's GPUs tell it, so what other processes have is not known.
+            return int(self.gpu.get_device_properties(self.place).total_memory - allocated)
+        return int(free + self.gpu.memory_reserved(self.place) - allocated)
 
     def trim(self) -> None:
         self.gpu.empty_cache()
@@ -365,6 +372,8 @@ class TritonGpu(DeviceKernel):
             return self._stream
         if isinstance(stream, self.gpu.Stream):
             return stream
+        if self.place.type != "cuda":
+            raise TypeError(f"{type(stream).__name__} is not accepted as a stream: it must be a torch.xpu.Stream")
         return self.gpu.ExternalStream(stream_handle(stream), self.place)
 
     def launch(self, launches: Sequence[Launch], queue: Any) -> Callable[[], float]:

@@ -138,6 +138,43 @@ def test_every_launch_is_of_a_function_that_is_compiled(algorithm: str, monkeypa
     assert {"hash_level", "reduce_tiles"} < {launch.function for launch in kernel.kept}
 
 
+# Intel's GPUs ---------------------------------------------------------------------------------------------------------
+
+
+def on_intel(**gpu: Any) -> Any:
+    """What a kernel has of PyTorch there, with that of torch.xpu."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    kernel = TritonGpu.__new__(TritonGpu)
+    kernel.place, kernel.gpu = torch.device("xpu", 0), SimpleNamespace(**gpu)
+    return kernel
+
+
+def test_the_free_memory_of_a_gpu_that_does_not_tell_it_is_what_this_process_leaves() -> None:
+    def untold(device: Any) -> Any:
+        raise RuntimeError("The device doesn't support querying the available free memory.")
+
+    total = SimpleNamespace(total_memory=1000)
+    gpu = {
+        "memory_allocated": lambda _: 300,
+        "memory_reserved": lambda _: 400,
+        "get_device_properties": lambda _: total,
+    }
+    assert on_intel(mem_get_info=lambda _: (500, 1000), **gpu).free_memory() == 500 + 400 - 300
+    kernel = on_intel(mem_get_info=untold, **gpu)
+    assert kernel.free_memory() == 1000 - 300
+    kernel.place = kernel.place.__class__("cuda", 0)
+    with pytest.raises(RuntimeError, match="querying"):  # an error of CUDA's is none of these
+        kernel.free_memory()
+
+
+def test_a_handle_is_no_stream_of_an_intel_gpu() -> None:
+    kernel = on_intel(Stream=SimpleNamespace)
+    stream = SimpleNamespace()
+    assert kernel.queue_for(stream) is stream
+    with pytest.raises(TypeError, match=r"int is not accepted as a stream: it must be a torch\.xpu\.Stream"):
+        kernel.queue_for(1)
+
+
 # Why there is no device ----------------------------------------------------------------------------------------------
 
 
