@@ -269,10 +269,11 @@ def _verified(
 
 def _place(tensors: Any, expected: Manifest) -> str:
     """Where the tensors are that were compared: by their memory, whatever a state dict would say."""
+    from hashbench.torch.devices import GPUS
     from hashbench.torch.held import held
 
     kinds = {found.device.type for found in held(tensors, expected=expected.by_name.keys()).tensors.values()}
-    return "gpu memory" if kinds == {"cuda"} else "host memory"
+    return "gpu memory" if kinds and kinds <= GPUS.keys() else "host memory"
 
 
 def _made(factory: str) -> Any:

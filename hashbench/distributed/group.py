@@ -25,7 +25,7 @@ class Ranks:
         sent: the bytes that this rank has sent to others so far.
 
     Raises:
-        GroupError: there is no process group, or this rank is not in it.
+        GroupError: there is no process group, this rank is not in it, or its backend is for other devices.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -39,6 +39,8 @@ class Ranks:
         self.numbers: list[int] = dist.get_process_group_ranks(self._group)
         backends = dist.get_backend_config(self._group)
         self._devices = {pair.partition(":")[0] for pair in backends.split(",")}
+        if self._devices.isdisjoint(("cpu", "cuda")):
+            raise GroupError(f"the group's backend is {backends}: it must be one for cpu or cuda devices")
         # Messages on the host do not wait for what a GPU is busy with.
         self._talk = (
             torch.device("cpu") if "cpu" in self._devices else torch.device("cuda", torch.cuda.current_device())

@@ -80,14 +80,15 @@ def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
     Raises:
         TypeError: `model` is neither.
         TensorError: a tensor has no bytes, as `hashbench.torch.manifest` has it; is not yet reduced (Partial); has a
-            placement that is not known; or has another size than its placement says.
+            placement that is not known; has another size than its placement says; or is on a device other than cpu and
+            cuda.
     """
     for name, value, refusal in values_of(model):
         if refusal is not None:
             raise TensorError(name, refusal)
         if not isinstance(value, (DTensor, Shard)):
             for part, tensor in plain_tensors(name, value):
-                memory = described(part, tensor)
+                memory = _described(part, tensor)
                 yield Local(part, _layout(Box.whole(tuple(memory.tensor.shape)), tensor.dtype, (rank,)), memory)
             continue
         try:
@@ -102,7 +103,7 @@ def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
                 layout = placed
             if [part for part, _ in plain_tensors(name, local)] != [name]:
                 raise ValueError("its shards are wrappers around other tensors, such as quantised ones")
-            memory = described(name, local)
+            memory = _described(name, local)
             # Of a tensor that is not to have elements here, frameworks keep memory of some shape.
             if layout.local_shape != local.shape and (memory.nbytes or all(layout.box.held)):
                 raise ValueError(
@@ -114,6 +115,18 @@ def locals_of(model: Sharded, rank: int) -> Iterator[Local]:
         except ValueError as error:
             raise TensorError(name, str(error)) from None
         yield Local(name, layout, memory)
+
+
+def _described(name: str, tensor: torch.Tensor) -> InMemory:
+    """Describes a tensor that this rank can hash and exchange with others.
+
+    Raises:
+        TensorError: it cannot.
+    """
+    found = described(name, tensor)
+    if found.device.type not in ("cpu", "cuda"):
+        raise TensorError(name, f"it is on {found.device}: sharded models are hashed on cpu and cuda devices alone")
+    return found
 
 
 @lru_cache(1 << 14)

@@ -30,9 +30,10 @@ from hashbench.model.hints import did_you_mean
 from hashbench.model.located import locate
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
+from hashbench.torch.devices import Stream, all_done, indexed, on_stream, stream_on
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
-from hashbench.torch.places import Roots, device_buffer, host_bytes, indexed, place_of, stream_on
+from hashbench.torch.places import Roots, device_buffer, host_bytes, place_of
 from hashbench.torch.tensors import TensorError, described, plain_tensors
 
 AHEAD = 1 << 30
@@ -64,7 +65,7 @@ def load(
     device: str | torch.device = "cpu",
     names: Iterable[str] | None = None,
     component: str = "",
-    stream: torch.cuda.Stream | None = None,
+    stream: Stream | None = None,
     past_cache: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The tensors of a model on disk, in memory of their own, every one of them verified there.
@@ -77,11 +78,11 @@ def load(
         path: the model, as for `hashbench.verify`: a folder, an index, or a file of tensors.
         manifest: of the model, from a trusted source: nothing is checked but against it. If it lists files, it says
             where their tensors are, and no header is parsed.
-        device: the CPU or a GPU.
+        device: the CPU or a GPU: "cpu", "cuda" or "xpu", which was not tried.
         names: of the tensors to load, as the component has them; None means all. No others are read.
         component: which component's tensors to load, as for `hashbench.torch.verify`.
-        stream: a GPU's memory is allocated for this stream; None means the device's current stream. The tensors can be
-            used on any.
+        stream: a GPU's memory is allocated for this stream, of torch.cuda or torch.xpu; None means the device's
+            current stream. The tensors can be used on any.
         past_cache: whether what the page cache does not have is read past it, where the file system can. That is faster
             from the disks on which it was tried, and leaves nothing in the cache for the next load.
 
@@ -109,7 +110,7 @@ def iterate(
     device: str | torch.device = "cpu",
     names: Iterable[str] | None = None,
     component: str = "",
-    stream: torch.cuda.Stream | None = None,
+    stream: Stream | None = None,
     ahead: int = AHEAD,
     past_cache: bool = False,
 ) -> Iterator[Named]:
@@ -144,7 +145,7 @@ def verified(
     names: Callable[[str], str] | None = None,
     component: str = "",
     complete: bool = True,
-    stream: torch.cuda.Stream | None = None,
+    stream: Stream | None = None,
 ) -> Iterator[Named]:
     """The tensors that another loader hands out, each verified in its memory before it is handed on.
 
@@ -324,7 +325,7 @@ class _HostMemory(_Memory):
             self._reader.read([read], host)
 
 
-class _CudaMemory(_Memory):
+class _GpuMemory(_Memory):
     """A GPU's memory.
 
     Args:
@@ -335,22 +336,17 @@ class _CudaMemory(_Memory):
         past_cache: whether what the page cache does not have is read past it.
     """
 
-    def __init__(
-        self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream, *, past_cache: bool
-    ) -> None:
+    def __init__(self, reader: Reader, lanes: Lanes, device: torch.device, stream: Stream, *, past_cache: bool) -> None:
         self._reader, self._lanes, self._device, self._stream = reader, lanes, device, stream
         self._past_cache = past_cache
 
     def allocate(self, wanted: _Wanted) -> torch.Tensor:
-        with torch.cuda.stream(self._stream):
+        with on_stream(self._stream):
             return torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device)
 
     def usable(self) -> Callable[[], object]:
         # The memory may have been another tensor's, which work on that stream still uses.
-        reached = torch.cuda.Event(blocking=True)
-        reached.record(self._stream)
-        wait: Callable[[], object] = reached.synchronize
-        return wait
+        return all_done(self._stream)
 
     def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
         if self._past_cache:
@@ -401,7 +397,7 @@ def _iterate(
     device: str | torch.device,
     names: Iterable[str] | None,
     component: str,
-    stream: torch.cuda.Stream | None,
+    stream: Stream | None,
     ahead: int | None,
     past_cache: bool,
 ) -> Generator[Named, None, None]:
@@ -417,7 +413,7 @@ def _iterate(
         if given is None:
             memory = _HostMemory(reader, past_cache=past_cache)
         else:
-            memory = _CudaMemory(reader, place.lanes, where, given, past_cache=past_cache)
+            memory = _GpuMemory(reader, place.lanes, where, given, past_cache=past_cache)
         with _Pipeline(memory, roots_of, reader.stop) as pipeline:
             coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))
             started: deque[_Group] = deque()

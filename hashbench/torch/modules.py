@@ -8,6 +8,8 @@ through the fastest CPU kernel, in bounded memory.
 A tensor's root is that of its bytes as safetensors stores them: little-endian and row-major. So it is the root of the
 same tensor in its file, whatever its strides in memory. A tensor that is not contiguous is gathered piece by piece, in
 at most 128 MiB of extra memory, or as much as one chunk needs if that is more.
+
+GPUs are those of PyTorch's devices "cuda", NVIDIA's and AMD's, and "xpu", Intel's. On Intel's none of this was tried.
 """
 
 from __future__ import annotations
@@ -15,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-import torch
-
 from hashbench.kernels import algorithm_named, check_chunk_size
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.report import Report, compare
 from hashbench.model.strict_json import quoted
+from hashbench.torch.devices import Stream
 from hashbench.torch.held import Held, Model, Names, held, matcher
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.places import roots_by_memory
@@ -37,7 +38,7 @@ def manifest(
     names: Names = None,
     ignore: Iterable[str] = (),
     everything: bool = False,
-    stream: torch.cuda.Stream | None = None,
+    stream: Stream | None = None,
 ) -> Manifest:
     """The manifest of the tensors of a module, hashed in place.
 
@@ -54,8 +55,8 @@ def manifest(
         ignore: globs of names, as the manifest would have them, that are left out.
         everything: whether tensors that no file has have entries too, for a manifest of a model that runs:
             non-persistent buffers, and plain attributes of modules.
-        stream: the call waits for the work that was queued on this stream before it. None, and other devices than the
-            stream's, mean the device's current stream.
+        stream: the call waits for the work that was queued before it on this stream, of torch.cuda or torch.xpu. None,
+            and other devices than the stream's, mean the device's current stream.
 
     Returns:
         The manifest, with the names that dtypes have in safetensors.
@@ -64,10 +65,10 @@ def manifest(
         TypeError: `module_or_state_dict` is neither, `names` gives no string, or `stream` is not a stream.
         ValueError: `algorithm` or `chunk_size` is not accepted, where chunks of tensors in host memory have 256 MiB at
             most; two tensors have one name; or the model has no tensors, or none with bytes.
-        TensorError: a tensor has no bytes (it is on the meta device, or lazy), is on a device other than the CPU or a
-            CUDA or ROCm GPU, is sparse, is sharded, wraps others that it does not name, has a dtype that safetensors
-            does not have, or is not what the module's code reads.
-        Unavailable: tensors are on a GPU, and none of CuPy, numba-cuda and Triton can be used.
+        TensorError: a tensor has no bytes (it is on the meta device, or lazy), is on a device other than cpu, cuda and
+            xpu, is sparse, is sharded, wraps others that it does not name, has a dtype that safetensors does not have,
+            or is not what the module's code reads.
+        Unavailable: tensors are on a GPU, and none of CuPy, numba-cuda and Triton can be used; on Intel's, Triton.
         OutOfDeviceMemory: a GPU has no room for the digests of one tensor's chunks.
     """
     algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)
@@ -88,7 +89,7 @@ def verify(
     names: Names = None,
     ignore: Iterable[str] = (),
     everything: bool = False,
-    stream: torch.cuda.Stream | None = None,
+    stream: Stream | None = None,
 ) -> Report:
     """Verifies the tensors of a module against a manifest, in place.
 
@@ -179,7 +180,7 @@ def _without(found: Held, left_out: Callable[[str], bool]) -> tuple[Held, set[st
 
 
 def entries_of(
-    tensors: Mapping[str, InMemory], algorithm: str, chunk_size: int, stream: torch.cuda.Stream | None
+    tensors: Mapping[str, InMemory], algorithm: str, chunk_size: int, stream: Stream | None
 ) -> dict[str, TensorEntry]:
     """The entries of tensors by name, hashed in place.
 

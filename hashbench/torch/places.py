@@ -20,10 +20,11 @@ from hashbench.hashing.packing import packed
 from hashbench.hashing.selection import FASTEST_FIRST, choose, devices_of
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable
 from hashbench.merkle.rfc9162 import root_of
+from hashbench.torch.devices import Stream, indexed, on_stream, stream_on
 from hashbench.torch.tensors import InMemory, Memory
 
-CUDA_KERNELS = ("cupy", "numba-cuda", "triton")
-"""The kernels that hash tensors in GPU memory, the fastest first."""
+GPU_KERNELS = {"cuda": ("cupy", "numba-cuda", "triton"), "xpu": ("triton",)}
+"""The kernels that hash tensors in GPU memory, by the type of the device, the fastest first."""
 
 PIECE_ITEMS = 1 << 22
 """Items of a non-contiguous tensor that are gathered at a time, except that a piece has at least one chunk."""
@@ -39,7 +40,7 @@ def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
     """The kernel that hashes the tensors of a device. It is built in the first call, and kept.
 
     Args:
-        device: the CPU or a GPU, by default the current one.
+        device: the CPU or a GPU (cuda or xpu), by default the current one.
         algorithm: "sha256" or "sha384".
 
     Raises:
@@ -47,19 +48,6 @@ def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
         Unavailable: PyTorch cannot use the device, no kernel can, or its tensors cannot be hashed in place.
     """
     return place_of(indexed(device), algorithm).kernel
-
-
-def indexed(device: torch.device) -> torch.device:
-    """The device itself, or the current one where it is any GPU.
-
-    Raises:
-        Unavailable: tensors there cannot be hashed in place, or PyTorch finds no GPU.
-    """
-    if device.type not in ("cpu", "cuda"):
-        raise Unavailable(f"tensors on {device} cannot be hashed in place: only those on cpu and cuda devices can")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise Unavailable(f"{device} cannot be used: PyTorch finds no GPU of CUDA or ROCm here")
-    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,7 @@ def place_of(device: torch.device, algorithm: str) -> Place:
     """
     if device.type == "cpu":
         return HostMemory(_host_kernel(algorithm))
-    return DeviceMemory(_cuda_kernel(str(device.index), algorithm))
+    return DeviceMemory(_gpu_kernel(device, algorithm))
 
 
 def roots_on(device: torch.device, algorithm: str, chunk_size: int) -> Roots:
@@ -168,11 +156,11 @@ def roots_on(device: torch.device, algorithm: str, chunk_size: int) -> Roots:
     return place_of(indexed(device), algorithm).roots_over(chunk_size)
 
 
-def _cuda_kernel(device: str, algorithm: str) -> Kernel:
+def _gpu_kernel(device: torch.device, algorithm: str) -> Kernel:
     refusals = []
-    for name in CUDA_KERNELS:
+    for name in GPU_KERNELS[device.type]:
         try:
-            return choose(name, device, algorithm)
+            return choose(name, str(device.index), algorithm)
         except Unavailable as error:
             refusals.append(str(error))
     raise Unavailable("; ".join(refusals))
@@ -189,7 +177,7 @@ def _host_kernel(algorithm: str) -> Kernel:
 
 
 def roots_by_memory(
-    tensors: Collection[InMemory], algorithm: str, chunk_size: int, stream: torch.cuda.Stream | None
+    tensors: Collection[InMemory], algorithm: str, chunk_size: int, stream: Stream | None
 ) -> dict[Memory, bytes]:
     """The roots of tensors by memory: memory that several share is hashed once.
 
@@ -216,27 +204,14 @@ def roots_by_memory(
     return roots
 
 
-def stream_on(device: torch.device, given: torch.cuda.Stream | None) -> torch.cuda.Stream | None:
-    """The stream on which a device's tensors are written; None for the CPU.
-
-    Raises:
-        TypeError: what was given is not a stream.
-    """
-    if given is not None and not isinstance(given, torch.cuda.Stream):
-        raise TypeError(f"{type(given).__name__} is not accepted: the stream must be a torch.cuda.Stream")
-    if device.type == "cpu":
-        return None
-    return given if given is not None and given.device == device else torch.cuda.current_stream(device)
-
-
 def _hashed(
-    tensors: Mapping[Memory, InMemory], place: Place, chunk_size: int, stream: torch.cuda.Stream | None
+    tensors: Mapping[Memory, InMemory], place: Place, chunk_size: int, stream: Stream | None
 ) -> dict[Memory, bytes]:
     """The roots of one device's tensors by memory."""
     dense = {memory: found.tensor for memory, found in tensors.items() if found.contiguous}
     roots_of = place.roots_over(chunk_size)
     roots = dict(zip(dense, roots_of(list(dense.values())), strict=True))
-    with torch.cuda.stream(stream):
+    with on_stream(stream):
         for memory in tensors.keys() - dense.keys():
             pieces = _pieces(tensors[memory].tensor, chunk_size, stream)
             of_pieces = [root for piece in pieces for root in roots_of([piece])]
@@ -244,7 +219,7 @@ def _hashed(
     return roots
 
 
-def _pieces(tensor: torch.Tensor, chunk_size: int, stream: torch.cuda.Stream | None) -> Iterator[torch.Tensor]:
+def _pieces(tensor: torch.Tensor, chunk_size: int, stream: Stream | None) -> Iterator[torch.Tensor]:
     """A non-contiguous tensor in contiguous pieces, of which all but the last are complete subtrees."""
     items = tensor.detach()
     items = torch.view_as_real(items) if items.is_complex() else items

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hashbench.model.dtypes import TORCH_NAMES, torch_description
+from hashbench.torch.devices import can_be_hashed
 
 PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
 """The types of nearly all tensors: neither lazy nor wrappers."""
@@ -141,8 +142,8 @@ def _wraps(tensor: torch.Tensor) -> bool:
 def _refusal_of_device(device: torch.device) -> str | None:
     if device.type == "meta":
         return "it is on the meta device, where tensors have no bytes: load the weights first"
-    if device.type not in ("cpu", "cuda"):
-        return f"it is on {device}: only tensors on cpu and cuda devices can be hashed in place"
+    if not can_be_hashed(device):
+        return f"it is on {device}: only tensors on cpu, cuda and xpu devices can be hashed in place"
     return None
 
 

@@ -40,7 +40,7 @@ ON_CUDA = pytest.param("cuda", marks=[CUDA_SKIP, pytest.mark.covers("torch-cuda"
 PIECE = 4096
 
 
-class MemoryByLanes(loading._CudaMemory):
+class MemoryByLanes(loading._GpuMemory):
     """The host's memory, which tensors come to as they come to a GPU's."""
 
     def __init__(self, reader: Reader, *, past_cache: bool) -> None:
@@ -342,7 +342,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
     trusted = hashbench.manifest(path, kernel="hashlib")
     with pytest.raises(TypeError, match="str is not accepted: pass what"):
         load(path, "model.manifest.json")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"must be a torch\.cuda\.Stream"):
+    with pytest.raises(TypeError, match=r"must be a torch\.cuda\.Stream or a torch\.xpu\.Stream"):
         load(path, trusted, stream=3)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none", trusted)
@@ -423,7 +423,9 @@ def test_a_gpu_holds_the_model_once(tmp_path: Path) -> None:
 def test_a_device_whose_tensors_cannot_be_hashed_is_unavailable(name: str, tmp_path: Path) -> None:
     path = write(tmp_path, "model.safetensors", {"a": torch.ones(3)})
     trusted = hashbench.manifest(path, kernel="hashlib")
-    with pytest.raises(Unavailable, match=f"^tensors on {name} cannot be hashed in place: only those on cpu and cuda"):
+    with pytest.raises(
+        Unavailable, match=f"^tensors on {name} cannot be hashed in place: only those on cpu, cuda and xpu"
+    ):
         load(path, trusted, device=name)
 
 

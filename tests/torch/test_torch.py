@@ -457,7 +457,7 @@ def test_a_kernel_is_built_once() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_kernel_for_gpus_all_say_why() -> None:
-    reasons = "; ".join(rf"{name} is not available: .*" for name in hashed.CUDA_KERNELS)
+    reasons = "; ".join(rf"{name} is not available: .*" for name in hashed.GPU_KERNELS["cuda"])
     with pytest.raises(Unavailable, match=reasons):
         hashed.place_of(torch.device("cuda", 0), "sha256")
 
@@ -505,9 +505,9 @@ def test_what_a_stream_was_given_before_is_waited_for(given: bool) -> None:
 
 @CUDA_SKIP
 @pytest.mark.covers("torch-cuda")
-@pytest.mark.parametrize("name", hashed.CUDA_KERNELS)
+@pytest.mark.parametrize("name", hashed.GPU_KERNELS["cuda"])
 def test_each_cuda_kernel_finds_a_bit_flipped_on_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashed, "CUDA_KERNELS", (name,))
+    monkeypatch.setitem(hashed.GPU_KERNELS, "cuda", (name,))
     hashed.place_of.cache_clear()
     state = {str(n): tensor_of(torch.bfloat16, (n, 1000), seed=n).cuda() for n in range(50)}
     state["mixed"] = tensor_of(torch.int32, (999,))
