@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
@@ -83,7 +84,7 @@ class Monitor:
     the period, or while the monitor is paused, it takes longer: `status().oldest` says how long a change could have
     been there.
 
-    A difference is read a second time before it is a finding. A finding is told once, until the bytes are right again.
+    A difference is read a second time before it is a finding. It is one finding until the bytes are right again.
 
     It reads between `start` and `close`, or in a context. It ends by itself when the model no longer exists, or when it
     cannot read: `status().ended` says why.
@@ -104,7 +105,8 @@ class Monitor:
             16 KiB: elsewhere it has no effect.
         portion: what the workload carries at a time: see `carrying`. None if it carries nothing. Where
             `multiprocessors` has no effect, it has none either.
-        on_finding: is called with each finding, in the monitor's thread or that of `updating`. What it raises is
+        on_finding: is called with each finding, one at a time and in order, in the monitor's thread or that of
+            `updating`, `pause` or `close`. Nothing is read until it returns; it may call the monitor. What it raises is
             logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
         name: the label of the metrics and the name in the log; by default the component's, or "model".
@@ -151,10 +153,13 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._lock = threading.RLock()  # whoever has it may use the watch
+        self._telling = threading.Lock()
+        self._untold: deque[Finding] = deque()
         expected = tensors_of(manifest, component)
         self._watch = Watch(
             model, expected, names, ignore, period, order, monotonic(), self._found, multiprocessors, portion
         )
+        self._note()
         if registry is not None:
             from hashbench.torch.metrics import publish
 
@@ -181,7 +186,7 @@ class Monitor:
             self._thread.join()
             self._thread = None
         if self._ended is None:
-            with self._lock, self._ending():
+            with self._using(), self._ending():
                 self._watch.settle()
 
     def __enter__(self) -> Self:
@@ -193,13 +198,13 @@ class Monitor:
 
     def pause(self) -> None:
         """Stops reading until `resume`. When it returns, no piece is being read: memory may be given back."""
-        with self._lock, self._ending():
+        with self._using(), self._ending():
             self._paused = True
             self._watch.settle()
 
     def resume(self) -> None:
         """Goes on reading, after a look where the tensors are now."""
-        with self._lock:
+        with self._using():
             self._paused = False
             self._watch.look_soon()
 
@@ -237,8 +242,12 @@ class Monitor:
             carrying.end()
 
     @property
+    def _running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def _reads(self) -> bool:
-        return self._thread is not None and self._thread.is_alive() and not self._paused
+        return self._running and not self._paused
 
     @contextmanager
     def updating(self, names: Collection[str] | None = None, manifest: Manifest | None = None) -> Iterator[None]:
@@ -260,46 +269,66 @@ class Monitor:
         if isinstance(names, str):
             raise TypeError(f"the string {names!r} is not accepted: pass a list of names")
         new = None if manifest is None else tensors_of(manifest, self._component)
-        with self._lock:
+        with self._using():
             chosen = self._watch.suspend(names, new)
         finished = False
         try:
             yield
             finished = True
         finally:
-            with self._lock, self._ending():
+            with self._using(), self._ending():
                 self._watch.restore(chosen, monotonic(), new if finished else None, trust=finished and new is None)
 
     def status(self) -> Status:
-        """What was done up to now, and how things are."""
-        with self._lock:
-            watch, tally = self._watch, self._watch.tally
-            return Status(
-                running=self._thread is not None and self._thread.is_alive(),
-                ended=self._ended,
-                period=watch.period,
-                tensors=watch.tensors,
-                slices=watch.slices,
-                nbytes=watch.nbytes,
-                paused=watch.tensors if self._paused else watch.suspended,
-                damaged=len(watch.damaged),
-                oldest=watch.oldest(monotonic()),
-                bytes_read=tally.nbytes,
-                slices_read=tally.slices,
-                busy_seconds=self._busy,
-                sweeps=tally.sweeps,
-                sweep_seconds=tally.sweep_seconds,
-                findings=dict(tally.findings),
-                unconfirmed=tally.unconfirmed,
-            )
+        """What was done up to now, and how things are. Waits for nothing: not for reading, and not for `on_finding`."""
+        noted, visited = self._noted
+        return replace(noted, running=self._running, oldest=0.0 if visited is None else monotonic() - visited)
+
+    def _note(self) -> None:
+        """Notes how things are, for `status`."""
+        watch, tally = self._watch, self._watch.tally
+        status = Status(
+            running=False,
+            ended=self._ended,
+            period=watch.period,
+            tensors=watch.tensors,
+            slices=watch.slices,
+            nbytes=watch.nbytes,
+            paused=watch.tensors if self._paused else watch.suspended,
+            damaged=len(watch.damaged),
+            oldest=0.0,
+            bytes_read=tally.nbytes,
+            slices_read=tally.slices,
+            busy_seconds=self._busy,
+            sweeps=tally.sweeps,
+            sweep_seconds=tally.sweep_seconds,
+            findings=dict(tally.findings),
+            unconfirmed=tally.unconfirmed,
+        )
+        self._noted = status, watch.oldest()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Lets one thread use the watch. What it found is told when others may use it."""
+        try:
+            with self._lock:
+                try:
+                    yield
+                finally:
+                    self._note()
+        finally:
+            self._tell()
 
     # The thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         delay = 0.0
         while not self._stop.wait(max(delay, _LEAST_REST)):
-            with self._lock, self._ending():
+            sweeps = self._watch.tally.sweeps
+            with self._using(), self._ending():
                 delay = self._step()
+            if self._watch.tally.sweeps > sweeps:
+                self._tell_sweep()
             if self._ended is not None:
                 return
 
@@ -308,11 +337,8 @@ class Monitor:
         if self._paused:
             return 0.05
         begin = monotonic()
-        sweeps = self._watch.tally.sweeps
         read = self._watch.step(begin)
         now = monotonic()
-        if self._watch.tally.sweeps > sweeps:
-            self._tell_sweep()
         if not read:
             return min(self._watch.wait(now), 1.0)
         self._busy += now - begin
@@ -334,11 +360,23 @@ class Monitor:
 
     def _found(self, finding: Finding) -> None:
         self.findings = (*self.findings[-999:], finding)
+        self._untold.append(finding)
+
+    def _tell(self) -> None:
+        """Tells what was found. A thread that is telling already, as by an `on_finding` that is here again, does it."""
+        while self._untold and self._telling.acquire(blocking=False):
+            try:
+                if self._untold:  # still
+                    self._tell_of(self._untold.popleft())
+            finally:
+                self._telling.release()
+
+    def _tell_of(self, finding: Finding) -> None:
         log.error("%s: %s: %s", self.name, finding.kind, finding)
         if self._on_finding is not None:
             try:
                 self._on_finding(finding)
-            except Exception:
+            except (Exception, SystemExit):  # which would end the monitor's thread without a word
                 log.exception("%s: on_finding failed", self.name)
 
     @contextmanager

@@ -138,11 +138,13 @@ class Watch:
         names, ignore: as for `hashbench.torch.verify`.
         period, order: as for `Schedule`.
         now: the time, in seconds.
-        on_finding: is called with every finding.
+        on_finding: is called with every finding, before the watch is done with it: it must not call the watch.
         multiprocessors, portion: as for `Monitor`.
 
     Attributes:
         tally: what was done.
+        nbytes: the bytes of the memory that is watched.
+        slices: the number of slices that are watched.
         damaged: slices that were changed when they were last read.
 
     Raises:
@@ -180,6 +182,7 @@ class Watch:
         self._extra: set[str] = set()
         self.damaged: set[Slice] = set()
         self.tally = Tally()
+        self.nbytes = self.slices = 0
         self._begin(expected, now)
         self._look_at = now + period
         self._begin_sweep(now)
@@ -207,24 +210,13 @@ class Watch:
         return len(self._suspended)
 
     @property
-    def nbytes(self) -> int:
-        """The bytes of the memory that is watched."""
-        return sum(one.location.nbytes for one in set(self._watched.values()))
-
-    @property
-    def slices(self) -> int:
-        """The number of slices that are watched."""
-        return sum(len(piece.slices) for piece in self._schedule)
-
-    @property
     def portions(self) -> dict[torch.device, Portions]:
         """What the workload carries, by device. Any thread may ask."""
         return {device: reader.portions for (device, _), reader in [*self._readers.items()] if reader.portions}
 
-    def oldest(self, now: float) -> float:
-        """Seconds since the slice was read that has waited longest; 0 if nothing is watched."""
-        oldest = self._schedule.oldest()
-        return 0.0 if oldest is None else now - oldest
+    def oldest(self) -> float | None:
+        """When the slice was read that has waited longest; None if nothing is watched."""
+        return self._schedule.oldest()
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -371,8 +363,11 @@ class Watch:
         """Ends to watch the memory of a tensor. Returns the names that were tied to it."""
         if (watched := self._watched.get(name)) is None:
             return set()
+        self.nbytes -= watched.location.nbytes
         for piece in watched.pieces:
+            self.slices -= len(piece.slices)
             piece.slices = [one for one in piece.slices if one.tensor != watched.names[0]]
+            self.slices += len(piece.slices)
             if piece.slices:
                 piece.reading = self._prepare(piece.slices)
             else:
@@ -498,6 +493,8 @@ class Watch:
                 watched = by_memory[location.memory] = _Watched(location, [], set())
                 parts = self._slices(name, location)
                 slices.setdefault(self._reader(location), []).extend(parts)
+                self.nbytes += location.nbytes
+                self.slices += len(parts)
                 self.damaged |= {part for part in parts if read[name].roots[part.start] != self._root(part)}
             watched.names.append(name)
             self._watched[name] = watched

@@ -589,6 +589,115 @@ def test_the_thread_finds_changes_and_ends() -> None:
     assert not [one for one in threading.enumerate() if one.name.startswith("hashbench monitor")]
 
 
+def waits_for_nothing(call: Callable[[], object]) -> bool:
+    """Whether a call returns while others of the monitor's do not."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    return not thread.is_alive()
+
+
+def test_whoever_asks_waits_neither_for_a_finding_to_be_told_nor_for_an_update(registry: Any) -> None:
+    from prometheus_client import generate_latest
+
+    watched = model()
+    told, go_on = threading.Event(), threading.Event()
+
+    def slow(finding: Finding) -> None:
+        told.set()
+        go_on.wait()
+
+    with Paced(watched, on_finding=slow, registry=registry) as monitor:
+        try:
+            bytes_of(watched.bias)[0] ^= 1
+            assert told.wait(timeout=60)
+            assert waits_for_nothing(monitor.pause)
+            assert waits_for_nothing(lambda: generate_latest(registry))
+            assert monitor.status().findings == {"changed": 1}
+            assert monitor.status().damaged == 1
+        finally:
+            go_on.set()
+        with monitor._lock:  # as while an update reads
+            assert waits_for_nothing(monitor.status)
+            assert waits_for_nothing(lambda: generate_latest(registry))
+
+
+@pytest.mark.parametrize("event", ["flipped", "moved_by_data", "deleted"])
+def test_a_finding_may_be_mended_where_it_is_told(event: str) -> None:
+    watched = model()
+    right, told = watched.bias.detach().clone(), list[Finding]()
+
+    def mend(finding: Finding) -> None:
+        told.append(finding)
+        with monitor.updating([finding.tensor], manifest(model(), chunk_size=CHUNK)):
+            watched.bias = torch.nn.Parameter(right.clone())
+
+    def flipped(watched: Any) -> None:
+        bytes_of(watched.bias)[1] ^= 1
+
+    with Paced(watched, on_finding=mend) as monitor:
+        monitor.finish_sweeps(1)
+        {"flipped": flipped, "moved_by_data": moved_by_data, "deleted": deleted}[event](watched)
+        monitor.finish_sweeps(3)
+        assert [one.tensor for one in told] == ["bias"]
+        assert monitor.status().damaged == 0
+        with monitor.updating(["bias"]):
+            watched.bias.data += 1
+        monitor.finish_sweeps(2)
+        assert len(told) == 1
+        flipped(watched)
+        monitor.finish_sweeps(3)
+        assert [one.kind for one in told[1:]] == ["changed"]
+        status = monitor.status()
+        assert (status.tensors, status.nbytes) == (6, Paced(model()).status().nbytes)
+        assert status.ended is None
+
+
+def test_findings_are_told_one_at_a_time_and_in_order() -> None:
+    watched = model()
+    told: list[str] = []
+
+    def tell(finding: Finding) -> None:
+        told.append(f"begin {finding.tensor}")
+        if finding.tensor == "bias":
+            bytes_of(watched.mean)[0] ^= 1
+            with suppress(ZeroDivisionError), monitor.updating(["mean"]):
+                raise ZeroDivisionError
+            assert [one.tensor for one in monitor.findings] == ["bias", "mean"]
+        told.append(f"end {finding.tensor}")
+
+    monitor = Paced(watched, on_finding=tell)
+    bytes_of(watched.bias)[0] ^= 1
+    with suppress(ZeroDivisionError), monitor.updating(["bias"]):
+        raise ZeroDivisionError
+    assert told == ["begin bias", "end bias", "begin mean", "end mean"]
+
+
+def test_a_callback_that_exits_does_not_end_the_monitor() -> None:
+    watched = model()
+
+    def exits(finding: Finding) -> None:
+        raise SystemExit(str(finding))
+
+    with Paced(watched, on_finding=exits) as monitor:
+        bytes_of(watched.mean)[0] ^= 1
+        monitor.finish_sweeps(2)
+        assert len(monitor.findings) == 1
+        monitor.finish_sweeps(2)
+        assert monitor.status().running
+
+
+def test_the_status_says_what_is_watched_whatever_happened() -> None:
+    watched = model()
+    clocked = Clocked(watched)
+    for event in (moved_by_data, deleted, to_meta, added, tied):
+        event(watched)
+        clocked.until(clocked.now + 2 * PERIOD)
+        watch = clocked.watch
+        assert watch.nbytes == sum(one.location.nbytes for one in set(watch._watched.values()))
+        assert watch.slices == sum(len(piece.slices) for piece in watch._schedule)
+
+
 def test_a_paused_monitor_does_not_read() -> None:
     watched = model()
     with Paced(watched) as monitor:
@@ -619,7 +728,8 @@ def test_reading_takes_no_more_of_the_time_than_the_budget(monkeypatch: pytest.M
     monkeypatch.setattr(monitor._watch, "step", slow)
     monitor._watch._look_at = float("inf")
     for _ in range(50):
-        rest = monitor._step()
+        with monitor._using():
+            rest = monitor._step()
         time[0] += rest
     assert monitor.status().busy_seconds == 25
     assert time[0] - 1e9 == pytest.approx(25 / 0.2)
