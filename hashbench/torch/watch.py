@@ -35,6 +35,8 @@ SLICE_CHUNKS, PORTION_CHUNKS = 256, 128
 SETTLED_AFTER = 1.0
 """Seconds after which what was read is compared, if it did not happen before because there was much."""
 
+_UNREADABLE = "its memory was given back, or cannot be read"
+
 Kind = Literal["changed", "moved", "gone", "extra"]
 
 log = logging.getLogger("hashbench.torch.monitor")
@@ -180,6 +182,7 @@ class Watch:
         self._settle_at = math.inf
         self._suspended: set[str] = set()
         self._extra: set[str] = set()
+        self._unreadable: set[str] = set()
         self.damaged: set[Slice] = set()
         self.tally = Tally()
         self.nbytes = self.slices = 0
@@ -250,6 +253,7 @@ class Watch:
             piece.reading.read()
         except Elsewhere:
             self.look(now)
+            self._lose_unreadable(piece)
             return 0  # what is left of the piece is still due
         self._schedule.visited(piece, now)
         self.tally.slices += len(piece.slices)
@@ -359,6 +363,14 @@ class Watch:
         self._find("gone", name, reason)
         return tied
 
+    def _lose_unreadable(self, piece: _Piece) -> None:
+        """Loses the tensors of a piece that are where they were, and cannot be read."""
+        for tensor in {one.tensor: one for one in piece.slices} if piece in self._schedule else ():
+            try:
+                self._roots_now([one for one in piece.slices if one.tensor == tensor])
+            except Elsewhere:
+                self._unreadable |= self._lose(tensor, _UNREADABLE) | {tensor}
+
     def _forget(self, name: str) -> set[str]:
         """Ends to watch the memory of a tensor. Returns the names that were tied to it."""
         if (watched := self._watched.get(name)) is None:
@@ -465,8 +477,10 @@ class Watch:
     ) -> None:
         """Begins to watch tensors, and compares them with what is trusted, or trusts what they are."""
         read = self._read_tensors(names, found)
-        for name in sorted(set(names) - read.keys()):
-            self._find("gone", name, "its memory was given back while it was read")
+        unreadable = set(names) - read.keys()
+        for name in sorted(unreadable - self._unreadable):
+            self._find("gone", name, _UNREADABLE)
+        self._unreadable = self._unreadable - read.keys() | unreadable
         for name, one in read.items():
             trusted = self._trusted[name]
             if trust or one.entry == trusted.entry:
