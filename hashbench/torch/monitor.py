@@ -7,10 +7,14 @@ what the workload's own launches carry along.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -87,7 +91,8 @@ class Monitor:
     A difference is read a second time before it is a finding. It is one finding until the bytes are right again.
 
     It reads between `start` and `close`, or in a context. It ends by itself when the model no longer exists, or when it
-    cannot read: `status().ended` says why.
+    cannot read: `status().ended` says why. From then on, and in a process that is forked, it does nothing. A model in
+    host memory is read until the main thread ends.
 
     Args:
         model: a module, which the monitor does not keep alive; or tensors by name, in a mapping that it keeps.
@@ -160,6 +165,7 @@ class Monitor:
             model, expected, names, ignore, period, order, monotonic(), self._found, multiprocessors, portion
         )
         self._note()
+        _MONITORS.add(self)
         if registry is not None:
             from hashbench.torch.metrics import publish
 
@@ -172,18 +178,27 @@ class Monitor:
             RuntimeError: it was started before and not closed, or it has ended by itself.
         """
         if self._ended is not None:
-            raise RuntimeError(f"the monitor of {self.name} has ended: {self._ended}")
-        if self._thread is not None:
+            raise RuntimeError(f"the monitor of {self.name} has ended: {self._ended}: make another")
+        if self._running:
             raise RuntimeError(f"the monitor of {self.name} has already been started: call close() first")
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name=f"hashbench monitor of {self.name}", daemon=True)
+        self._stop = threading.Event()
+        name = f"hashbench monitor of {self.name}"
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name=name, daemon=True)
+        # Anew, so that it comes before what the frameworks of kernels have registered up to now.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
         self._thread.start()
 
     def close(self) -> None:
-        """Ends reading. When it returns, no piece is being read."""
+        """Ends reading. When it returns, no piece is being read, and `on_finding` has returned, unless that called it.
+
+        A monitor that was closed can be started again. When the program ends, those that run are closed.
+        """
         self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        if self._thread is thread:  # not another, which was started meanwhile
             self._thread = None
         if self._ended is None:
             with self._using(), self._ending():
@@ -198,12 +213,16 @@ class Monitor:
 
     def pause(self) -> None:
         """Stops reading until `resume`. When it returns, no piece is being read: memory may be given back."""
+        if self._ended is not None:
+            return
         with self._using(), self._ending():
             self._paused = True
             self._watch.settle()
 
     def resume(self) -> None:
         """Goes on reading, after a look where the tensors are now."""
+        if self._ended is not None:
+            return
         with self._using():
             self._paused = False
             self._watch.look_soon()
@@ -243,7 +262,7 @@ class Monitor:
 
     @property
     def _running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive() and self._ended is None
 
     @property
     def _reads(self) -> bool:
@@ -269,6 +288,9 @@ class Monitor:
         if isinstance(names, str):
             raise TypeError(f"the string {names!r} is not accepted: pass a list of names")
         new = None if manifest is None else tensors_of(manifest, self._component)
+        if self._ended is not None:
+            yield
+            return
         with self._using():
             chosen = self._watch.suspend(names, new)
         finished = False
@@ -321,9 +343,9 @@ class Monitor:
 
     # The thread ------------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         delay = 0.0
-        while not self._stop.wait(max(delay, _LEAST_REST)):
+        while not stop.wait(max(delay, _LEAST_REST)):
             sweeps = self._watch.tally.sweeps
             with self._using(), self._ending():
                 delay = self._step()
@@ -388,5 +410,44 @@ class Monitor:
             self._ended = "the model no longer exists"
             log.warning("%s: ended: %s", self.name, self._ended)
         except Exception as error:
+            if _threads_are_refused():
+                self._ended = "the main thread has ended, and after it no thread hashes on the CPU"
+                log.warning("%s: ended: %s", self.name, self._ended)
+                return
             self._ended = f"{type(error).__name__}: {error}"
             log.exception("%s: ended, as it cannot read", self.name)
+
+    def _leave_to_parent(self) -> None:
+        """Ends the monitor in a process that was forked, where its thread is not, and locks may be taken for ever."""
+        self._lock, self._telling = threading.RLock(), threading.Lock()
+        self._thread = None
+        self._ended = "it belongs to the process that was forked"
+        noted, visited = self._noted
+        self._noted = replace(noted, ended=self._ended), visited
+
+
+_MONITORS: weakref.WeakSet[Monitor] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Ends all reading before the interpreter goes down: a thread that wants its lock then can end the process."""
+    for monitor in list(_MONITORS):
+        monitor.close()
+
+
+def _leave_all_to_parent() -> None:
+    for monitor in list(_MONITORS):
+        monitor._leave_to_parent()
+
+
+def _threads_are_refused() -> bool:
+    """Whether the interpreter no longer lets executors work, since its main thread has ended."""
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            executor.submit(int)
+        except RuntimeError:
+            return True
+    return False
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)
