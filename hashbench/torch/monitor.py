@@ -31,6 +31,8 @@ from hashbench.torch.watch import Finding, ModelGone, Watch
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from hashbench.torch.metrics import Metrics
+
 log = logging.getLogger(__name__)
 
 _LEAST_REST = 1e-4
@@ -114,7 +116,8 @@ class Monitor:
             `updating`, `pause` or `close`. Nothing is read until it returns; it may call the monitor. What it raises is
             logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
-        name: the label of the metrics and the name in the log; by default the component's, or "model".
+        name: the label of the metrics and the name in the log; by default the component's, or "model". A monitor that
+            was closed or has ended gives it up.
 
     Attributes:
         findings: all up to now, of which the last 1,000 are kept.
@@ -157,6 +160,13 @@ class Monitor:
         self._ready = 0.0  # when the next piece may begin
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._closed = False
+        self._metrics: Metrics | None = None
+        if registry is not None:
+            from hashbench.torch.metrics import metrics_of
+
+            self._metrics = metrics_of(registry)
+            self._metrics.check(self.name)
         self._lock = threading.RLock()  # whoever has it may use the watch
         self._telling = threading.Lock()
         self._untold: deque[Finding] = deque()
@@ -166,21 +176,23 @@ class Monitor:
         )
         self._note()
         _MONITORS.add(self)
-        if registry is not None:
-            from hashbench.torch.metrics import publish
-
-            publish(self, registry)
+        if self._metrics is not None:
+            self._metrics.add(self)
 
     def start(self) -> None:
         """Begins to read, in a thread, and returns at once.
 
         Raises:
             RuntimeError: it was started before and not closed, or it has ended by itself.
+            ValueError: it was closed, and another monitor of the registry has taken its name.
         """
         if self._ended is not None:
             raise RuntimeError(f"the monitor of {self.name} has ended: {self._ended}: make another")
         if self._running:
             raise RuntimeError(f"the monitor of {self.name} has already been started: call close() first")
+        if self._metrics is not None:
+            self._metrics.add(self)
+        self._closed = False
         self._stop = threading.Event()
         name = f"hashbench monitor of {self.name}"
         self._thread = threading.Thread(target=self._run, args=(self._stop,), name=name, daemon=True)
@@ -200,9 +212,17 @@ class Monitor:
             thread.join()
         if self._thread is thread:  # not another, which was started meanwhile
             self._thread = None
+        self._closed = True
+        if self._metrics is not None:
+            self._metrics.forget(self)
         if self._ended is None:
             with self._using(), self._ending():
                 self._watch.settle()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or has ended by itself."""
+        return self._closed or self._ended is not None
 
     def __enter__(self) -> Self:
         self.start()
@@ -407,15 +427,21 @@ class Monitor:
         try:
             yield
         except ModelGone:
-            self._ended = "the model no longer exists"
+            self._end("the model no longer exists")
             log.warning("%s: ended: %s", self.name, self._ended)
         except Exception as error:
             if _threads_are_refused():
-                self._ended = "the main thread has ended, and after it no thread hashes on the CPU"
+                self._end("the main thread has ended, and after it no thread hashes on the CPU")
                 log.warning("%s: ended: %s", self.name, self._ended)
                 return
-            self._ended = f"{type(error).__name__}: {error}"
+            self._end(f"{type(error).__name__}: {error}")
             log.exception("%s: ended, as it cannot read", self.name)
+
+    def _end(self, reason: str) -> None:
+        self._ended = reason
+        self._note()
+        if self._metrics is not None:
+            self._metrics.keep(self)
 
     def _leave_to_parent(self) -> None:
         """Ends the monitor in a process that was forked, where its thread is not, and locks may be taken for ever."""

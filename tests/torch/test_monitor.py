@@ -809,6 +809,9 @@ def test_metrics_are_what_the_status_says(registry: Any) -> None:
         monitor.pause()
         text = generate_latest(registry).decode()
         status = monitor.status()
+        with pytest.raises(ValueError, match="close it first, or give this one another name"):
+            Paced(watched, registry=registry, name="llama")
+        Paced(watched, registry=registry, name="other")
     samples = {
         (one.name, one.labels.get("kind")): one.value
         for family in text_string_to_metric_families(text)
@@ -822,9 +825,6 @@ def test_metrics_are_what_the_status_says(registry: Any) -> None:
     assert samples["hashbench_watch_paused_tensors", None] == 6
     assert samples["hashbench_watch_damaged_slices", None] == 1
     assert samples["hashbench_watch_sweeps_total", None] == status.sweeps
-    with pytest.raises(ValueError, match="another name"):
-        Paced(watched, registry=registry, name="llama")
-    Paced(watched, registry=registry, name="other")
 
 
 def test_metrics_do_not_keep_a_monitor(registry: Any) -> None:
@@ -835,6 +835,84 @@ def test_metrics_do_not_keep_a_monitor(registry: Any) -> None:
     del monitor
     gc.collect()
     assert b"llama" not in generate_latest(registry)
+
+
+def up(registry: Any, name: str) -> float | None:
+    value: float | None = registry.get_sample_value("hashbench_watch_up", {"model": name})
+    return value
+
+
+def test_a_monitor_that_ended_by_itself_is_seen_until_it_is_closed_or_replaced(registry: Any) -> None:
+    for replaced in (False, True):
+        watched = model()
+        monitor = Paced(watched, registry=registry)
+        monitor.start()
+        thread = monitor._thread
+        assert up(registry, "model") == 1
+        del watched
+        gc.collect()
+        assert thread is not None
+        thread.join()
+        assert up(registry, "model") == 0
+        if replaced:
+            del monitor, thread
+            gc.collect()
+            assert up(registry, "model") == 0
+            kept = model()
+            with Paced(kept, registry=registry):
+                assert up(registry, "model") == 1
+        else:
+            monitor.close()
+            del monitor, thread
+            gc.collect()
+            assert up(registry, "model") is None
+
+
+def test_a_closed_monitor_gives_its_name_up(registry: Any) -> None:
+    watched = model()
+    first = Paced(watched, registry=registry)
+    first.start()
+    first.close()
+    with Paced(watched, registry=registry) as second:
+        assert up(registry, "model") == 1
+        with pytest.raises(ValueError, match="close it first"):
+            first.start()
+        second.close()
+        first.start()
+        assert up(registry, "model") == 1
+        first.close()
+
+
+def test_a_name_and_a_registry_that_are_not_accepted_are_refused_before_anything_is_read(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = model()
+    first = Paced(watched, registry=registry)
+    monkeypatch.setattr("hashbench.torch.monitor.Watch", None)  # which would read
+    with pytest.raises(ValueError, match="close it first"):
+        Paced(watched, registry=registry)
+    with pytest.raises(TypeError, match=r"str is not accepted: pass a prometheus_client\.CollectorRegistry"):
+        Paced(watched, registry="x")
+    assert not first.closed
+
+
+def test_a_monitor_that_its_callback_closed_can_be_started_again() -> None:
+    watched = model()
+    closed = threading.Event()
+
+    def close(finding: Finding) -> None:
+        monitor.close()
+        closed.set()
+
+    monitor = Paced(watched, on_finding=close)
+    monitor.start()
+    bytes_of(watched.bias)[0] ^= 1
+    assert closed.wait(timeout=60)
+    assert not monitor.status().running
+    monitor.start()
+    monitor.finish_sweeps(1)
+    assert monitor.status().running
+    monitor.close()
 
 
 def test_memory_that_is_given_back_between_two_looks_at_it_stays_so() -> None:
