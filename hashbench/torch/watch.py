@@ -19,6 +19,7 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.report import compare
 from hashbench.torch.held import Model, Names, held, matcher
 from hashbench.torch.memory import Elsewhere, Location, Portion, Range, Reader, Reading, reader_for
+from hashbench.torch.modules import grouped
 from hashbench.torch.schedule import Order, Schedule
 from hashbench.torch.slices import Slice, pieces_of, slice_size, slices_of
 from hashbench.torch.tensors import Memory
@@ -459,7 +460,7 @@ class Watch:
             report,
             missing=tuple(name for name in report.missing if name in self._trusted and name not in refused),
             extra=tuple(sorted(_untied(found, read.keys()))),
-            problems=tuple(f"tensor {name!r}: {reason}" for name, reason in refused.items()),
+            problems=tuple(map(str, grouped(refused))),
         )
         if not report.ok:
             raise VerificationError(str(report))

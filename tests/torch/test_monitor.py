@@ -315,6 +315,14 @@ def test_a_model_that_is_another_from_the_start_is_refused() -> None:
         Monitor(watched, expected)
 
 
+def test_tensors_that_are_refused_for_one_reason_are_one_problem() -> None:
+    expected = manifest(model(), chunk_size=CHUNK)
+    with pytest.raises(VerificationError) as error:
+        Monitor(model().to("meta"), expected)
+    assert str(error.value).count("meta device") == 1
+    assert "and 5 more" in str(error.value)
+
+
 # Lawful changes ------------------------------------------------------------------------------------------------------
 
 
