@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -289,7 +289,7 @@ class Monitor:
         return self._running and not self._paused
 
     @contextmanager
-    def updating(self, names: Collection[str] | None = None, manifest: Manifest | None = None) -> Iterator[None]:
+    def updating(self, names: Iterable[str] | None = None, manifest: Manifest | None = None) -> Iterator[None]:
         """A context in which tensors may be written to, replaced and moved: they are not read meanwhile.
 
         At its end they are read once, without regard to the budget. If a manifest is given, they must be what it says,
@@ -307,6 +307,7 @@ class Monitor:
         """
         if isinstance(names, str):
             raise TypeError(f"the string {names!r} is not accepted: pass a list of names")
+        names = None if names is None else tuple(names)
         new = None if manifest is None else tensors_of(manifest, self._component)
         if self._ended is not None:
             yield

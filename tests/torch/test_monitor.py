@@ -345,6 +345,16 @@ def test_an_update_is_no_finding_and_is_trusted_afterwards() -> None:
         assert [(one.kind, one.tensor) for one in monitor.findings] == [("changed", "bias")]
 
 
+def test_the_names_of_an_update_may_come_one_by_one() -> None:
+    watched = model()
+    with Paced(watched) as monitor:
+        with monitor.updating(name for name in ["bias", "mean"]):
+            assert monitor.status().paused == 2
+            watched.bias.data += 1
+        monitor.finish_sweeps(2)
+        assert not monitor.findings
+
+
 def test_an_update_must_be_what_its_manifest_says() -> None:
     watched, future = model(), model()
     trained(future)
