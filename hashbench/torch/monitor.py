@@ -146,10 +146,7 @@ class Monitor:
         registry: CollectorRegistry | None = None,
         name: str = "",
     ) -> None:
-        if not 0 < budget <= 1:
-            raise ValueError(f"a budget of {budget!r} is not accepted: it is a share of time, above 0 and up to 1")
-        if multiprocessors is not None and portion is not None:
-            raise ValueError("multiprocessors and a portion are not accepted together: pass one of them")
+        _check(budget, multiprocessors, portion, on_finding)
         self.name = name or component or "model"
         self.findings: tuple[Finding, ...] = ()
         self._rest = (1 - budget) / budget
@@ -451,6 +448,26 @@ class Monitor:
         self._ended = "it belongs to the process that was forked"
         noted, visited = self._noted
         self._noted = replace(noted, ended=self._ended), visited
+
+
+def _check(budget: object, multiprocessors: object, portion: object, on_finding: object) -> None:
+    """Refuses options that mean nothing, wherever the model is.
+
+    Raises:
+        TypeError, ValueError: one is not accepted.
+    """
+    if not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+        raise ValueError(f"a budget of {budget!r} is not accepted: it is a share of time, above 0 and up to 1")
+    if multiprocessors is not None and portion is not None:
+        raise ValueError("multiprocessors and a portion are not accepted together: pass one of them")
+    if multiprocessors is not None and (
+        not isinstance(multiprocessors, int) or multiprocessors < 1 or multiprocessors % 2
+    ):
+        raise ValueError(f"{multiprocessors!r} multiprocessors are not accepted: pass a positive even number, or None")
+    if portion is not None and not isinstance(portion, Portion):
+        raise TypeError(f"{portion!r} is not accepted as a portion: pass a hashbench.torch.Portion, or None")
+    if on_finding is not None and not callable(on_finding):
+        raise TypeError(f"{on_finding!r} is not accepted as on_finding: pass a function that takes a Finding, or None")
 
 
 _MONITORS: weakref.WeakSet[Monitor] = weakref.WeakSet()

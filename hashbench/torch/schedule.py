@@ -47,7 +47,7 @@ class Schedule(Generic[Key]):
     """
 
     def __init__(self, period: float, order: Order = "random") -> None:
-        if not 0 < period < float("inf"):
+        if not isinstance(period, (int, float)) or not 0 < period < float("inf"):
             raise ValueError(f"a period of {period!r} s is not accepted: it must be a positive number of seconds")
         if order not in ("random", "fixed") and not isinstance(order, random.Random):
             raise ValueError(f"the order {order!r} is not accepted: pass 'random', 'fixed' or a random.Random")

@@ -151,6 +151,7 @@ class Watch:
         damaged: slices that were changed when they were last read.
 
     Raises:
+        TypeError, ValueError: an argument is not accepted, or nothing is to be watched.
         VerificationError: the model is not what is expected; the message is that of a report.
     """
 
@@ -167,9 +168,7 @@ class Watch:
         multiprocessors: int | None = None,
         portion: Portion | None = None,
     ) -> None:
-        self._model: Callable[[], Model | None] = (
-            weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: model
-        )
+        self._model = _reference(model)
         self._names, self._ignored = names, matcher(ignore)
         self._algorithm, self._chunk_size = expected.algorithm, expected.chunk_size
         chunks = SLICE_CHUNKS if portion is None else PORTION_CHUNKS
@@ -178,6 +177,10 @@ class Watch:
         self._schedule: Schedule[_Piece] = Schedule(period, order)
         self._readers: dict[tuple[torch.device, bool], Reader] = {}
         self._trusted = {entry.name: _Trusted(entry) for entry in expected.tensors if not self._ignored(entry.name)}
+        if not self._trusted:
+            raise ValueError(
+                f"there is nothing to watch: `ignore` matches all {len(expected.tensors):,} tensors of the manifest"
+            )
         self._watched: dict[str, _Watched] = {}
         self._unsettled: list[_Piece] = []
         self._settle_at = math.inf
@@ -350,9 +353,7 @@ class Watch:
 
     def _locate(self) -> tuple[dict[str, Location], dict[str, str]]:
         """Where the model's tensors are, and why others cannot be read."""
-        if (model := self._model()) is None:
-            raise ModelGone
-        there = held(model, self._names, self._trusted.keys())
+        there = held(self._model(), self._names, self._trusted.keys())
         return (
             {name: Location.of(one) for name, one in there.tensors.items() if not self._ignored(name)},
             {name: reason for name, reason in there.refused.items() if not self._ignored(name)},
@@ -581,6 +582,20 @@ class Watch:
 
     def _ranges(self, slices: Sequence[Slice]) -> list[Range]:
         return [(self._watched[part.tensor].location, part.start, part.stop) for part in slices]
+
+
+def _reference(model: Model) -> Callable[[], Model]:
+    """What gives the model, without keeping a module, and raises `ModelGone` when that no longer exists."""
+    if not isinstance(model, torch.nn.Module):
+        return lambda: model
+    reference = weakref.ref(model)
+
+    def referenced() -> Model:
+        if (module := reference()) is None:
+            raise ModelGone
+        return module
+
+    return referenced
 
 
 def _untied(found: Mapping[str, Location], listed: Collection[str]) -> set[str]:

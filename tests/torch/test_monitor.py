@@ -790,10 +790,31 @@ def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert monitor.status().ended is None
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0, 1.5, float("nan")])
-def test_a_budget_that_is_no_share_is_refused(budget: float) -> None:
-    with pytest.raises(ValueError, match="share of time"):
-        Paced(model(), budget=budget)
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *(({"budget": budget}, ValueError, "share of time") for budget in (0.0, -1.0, 1.5, float("nan"), "0.1")),
+    *(({"period": period}, ValueError, "positive number of seconds") for period in (0, "60")),
+    *(({"multiprocessors": count}, ValueError, "positive even number") for count in (0, 3, 2.0, "a")),
+    ({"portion": 3}, TypeError, r"3 is not accepted as a portion: pass a hashbench\.torch\.Portion"),
+    ({"on_finding": "x"}, TypeError, "'x' is not accepted as on_finding: pass a function"),
+    ({"order": "Random"}, ValueError, "pass 'random', 'fixed' or a random.Random"),
+    ({"names": 3}, TypeError, "3 is not accepted as names: pass a function, a prefix"),
+    ({"ignore": "*"}, TypeError, "pass a list of patterns"),
+    ({"ignore": ["*"]}, ValueError, "nothing to watch: `ignore` matches all 6 tensors"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED, ids=lambda value: str(value))
+def test_options_that_mean_nothing_are_refused_in_words(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Paced(model(), **options)
+
+
+def test_what_is_no_model_is_refused_in_words() -> None:
+    for nothing in (None, 3, [torch.ones(3)]):
+        with pytest.raises(TypeError, match="pass a module or a mapping of names to tensors"):
+            Monitor(nothing, manifest(model(), chunk_size=CHUNK))
 
 
 def test_the_usual_kernel_of_the_host_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
