@@ -84,8 +84,8 @@ class Monitor:
     """Watches a model's tensors.
 
     At first everything is read once and compared with the manifest. Then each piece of memory is read again after a
-    random time between half a period and one and a half, and pieces are spread over the time: none follows another
-    at once. What was read is compared a second later at most. So a change is found after 0.54 periods on average and
+    random time between half a period and one and a half, and many pieces are spread over the period, with a pause after
+    each. What was read is compared a second later at most. So a change is found after 0.54 periods on average and
     after 1.5 at most, and that second, and the time that a piece may wait for others. If the budget is too small for
     the period, or while the monitor is paused, it takes longer: `status().oldest` says how long a change could have
     been there.
