@@ -112,8 +112,8 @@ class Monitor:
             16 KiB: elsewhere it has no effect.
         portion: what the workload carries at a time: see `carrying`. None if it carries nothing. Where
             `multiprocessors` has no effect, it has none either.
-        on_finding: is called with each finding, one at a time and in order, in the monitor's thread or that of
-            `updating`, `pause` or `close`. Nothing is read until it returns; it may call the monitor. What it raises is
+        on_finding: is called with each finding, one at a time and in order, in the monitor's thread, which reads nothing
+            until it returns, or in that of `updating`, `pause` or `close`. It may call the monitor. What it raises is
             logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
         name: the label of the metrics and the name in the log; by default the component's, or "model". A monitor that
@@ -316,8 +316,9 @@ class Monitor:
             yield
             finished = True
         finally:
-            with self._using(), self._ending():
-                self._watch.restore(chosen, monotonic(), new if finished else None, trust=finished and new is None)
+            if self._ended is None:
+                with self._using(), self._ending():
+                    self._watch.restore(chosen, monotonic(), new if finished else None, trust=finished and new is None)
 
     def status(self) -> Status:
         """What was done up to now, and how things are. Waits for nothing: not for reading, and not for `on_finding`."""

@@ -81,6 +81,14 @@ if child := os.fork():
     go_on.set()
     thread.join()
     print(os.waitstatus_to_exitcode(status), monitor.status().running, flush=True)
+    with monitor.updating(["bias"]):
+        if child := os.fork():
+            os.waitpid(child, 0)
+    if child:
+        print("the parent has updated", monitor.status().ended)
+    else:
+        print("the child has updated nothing", flush=True)
+        os._exit(0)
     monitor.close()
 else:
     monitor.pause()
@@ -103,4 +111,6 @@ else:
         "the monitor of model has ended: it belongs to the process that was forked: make another",
         "True",
         "0 True",
+        "the child has updated nothing",
+        "the parent has updated None",
     ]
