@@ -168,8 +168,10 @@ def _headline(rows: pd.DataFrame) -> str:
     if trees.empty:
         return "How long a small tensor takes"
     best = next(lines(trees.sort_values("gb_per_s", ascending=False, kind="stable")))
+    added = best.over_batched - 1
+    more = f"{added:.1%} more" if added > 0 else "no more"
     return (
-        f"A tree takes {best.over_batched - 1:.1%} more time than its chunks' digests: "
+        f"A tree takes {more} time than its chunks' digests: "
         f"{ALGORITHMS[best.algorithm].title}, {format_size(best.chunk_size)} chunks"
     )
 

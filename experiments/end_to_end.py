@@ -399,9 +399,8 @@ class _Reader:
     def stage(self, nbytes: int) -> Stage:
         return _Idle(self._kernel.stage(nbytes))
 
-    def lane(self, nbytes: int) -> Lane | None:
-        lane = self._kernel.lane(nbytes)
-        return lane and _IdleLane(np.frombuffer(lane.block, np.uint8))
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [_IdleLane(np.frombuffer(lane.block, np.uint8)) for lane in self._kernel.lanes(count, nbytes)]
 
     def tree(self, segments: Sequence[Buffer], chunk_size: int) -> Bytes:
         return np.zeros((len(segments), self._kernel.algorithm.digest_size), np.uint8)

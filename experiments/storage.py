@@ -174,7 +174,8 @@ def leave_page_cache(path: Path) -> bool:
     with path.open("rb+") as file:
         os.fsync(file.fileno())  # only pages that were written to the disk can be dropped
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return cached_pages(file.fileno(), 0, path.stat().st_size) == 0
+        pages = cached_pages(file.fileno(), 0, path.stat().st_size)
+        return pages is not None and not pages.any()
 
 
 def _has_room(root: Path, nbytes: int) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -179,6 +180,44 @@ Part: TypeAlias = tuple[int, int, Buffer, int]
 """Of a block, its first byte there and how many bytes; of a buffer on the device, that and the first byte there."""
 
 
+PAGE = 4096
+"""Bytes: what a file system asks of the bounds of reads past the page cache, or a multiple of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class PartsInTurn:
+    """Parts of files that lanes bring to a device, each lane always the next part that none has taken.
+
+    So a disk reads the files from their beginnings to their ends, whichever thread is fast.
+
+    Attributes:
+        table: int64, shape (parts, 5). Of each part its file's descriptor, a first byte in the file, which is a
+            multiple of `PAGE`, how many bytes there are before the part, how many it has, and its address on the
+            device. With what is before it, and up to a multiple of `PAGE`, it fits in a lane's block.
+        targets: of each part, where it goes.
+        taken: int64, shape (1,): how many were taken.
+    """
+
+    table: npt.NDArray[np.int64]
+    targets: Sequence[Buffer]
+    taken: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def end(self) -> None:
+        """Makes lanes take no more parts."""
+        self.taken[0] = _ALL
+
+    def take(self) -> int | None:
+        """The next part, for a lane in Python; None if there is none left."""
+        with _TAKING:
+            index = int(self.taken[0])
+            self.taken[0] = index + 1
+        return index if index < len(self.table) else None
+
+
+_ALL = 1 << 62  # more than all parts, and lanes that ask for one more can still count on
+_TAKING = Lock()
+
+
 class Lane(ABC):
     """A block of host memory through which one thread at a time brings bytes to a device, page-locked if the framework
     supports it.
@@ -223,6 +262,32 @@ class Lane(ABC):
             self.send([(0, count, target, done)])
             done += count
         return done
+
+    def bring_in_turn(self, parts: PartsInTurn) -> int | None:
+        """Brings parts, each the next that no lane has taken, until none is left or one cannot be read.
+
+        Returns:
+            The part that cannot be read, or whose file is shorter; None if there is none left.
+        """
+        while (index := parts.take()) is not None:
+            file, offset, skipped, nbytes, _ = parts.table[index].tolist()
+            pages = self.block[: -(-(skipped + nbytes) // PAGE) * PAGE]
+            filled = 0
+            while filled < skipped + nbytes:
+                try:
+                    count = os.preadv(file, [pages[filled:]], offset + filled)
+                except OSError:
+                    return index
+                if not count:
+                    return index
+                filled += count
+            self.send([(skipped, nbytes, parts.targets[index], 0)])
+        return None
+
+
+def blocks_of(memory: Bytes, count: int) -> list[Bytes]:
+    """Memory in `count` blocks of the same size."""
+    return list(memory.reshape(count, -1))
 
 
 class Work(ABC):
@@ -427,12 +492,16 @@ class Kernel(ABC):
             OutOfDeviceMemory: the device is out of memory.
         """
 
-    def lane(self, nbytes: int) -> Lane | None:
-        """A way to the device, with a block of `nbytes`.
+    def lanes(self, count: int, nbytes: int) -> Sequence[Lane]:
+        """Ways to the device, each with a block of `nbytes`. The blocks are one piece of memory where the framework
+        page-locks it: short pieces are scattered, and a disk brings bytes to these slowly.
 
-        None, unless overridden: what a stage's host memory has is uploaded then. A CPU reads it where it is.
+        There are none, unless overridden: what a stage's host memory has is uploaded then. A CPU reads it where it is.
+
+        Raises:
+            OutOfDeviceMemory: there is no page-locked memory left.
         """
-        return None
+        return []
 
     @abstractmethod
     def prepare(self, strategy: Strategy, segments: Sequence[Buffer], chunk_size: int | None) -> Work:

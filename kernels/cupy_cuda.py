@@ -15,7 +15,18 @@ import numpy as np
 
 from hashbench.kernels.arrays import contiguous_nbytes
 from hashbench.kernels.caches import is_private
-from hashbench.kernels.contract import Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
+from hashbench.kernels.contract import (
+    Buffer,
+    Bytes,
+    Device,
+    Lane,
+    OutOfDeviceMemory,
+    Part,
+    PartsInTurn,
+    Priority,
+    Stage,
+    blocks_of,
+)
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
@@ -86,8 +97,7 @@ class _StreamLane(Lane):
 
     _thread = local()
 
-    def __init__(self, kernel: CupyCuda, nbytes: int) -> None:
-        block = kernel.page_locked(nbytes)
+    def __init__(self, kernel: CupyCuda, block: Bytes) -> None:
         super().__init__(block)
         self._address = block.ctypes.data
         self._device, self._runtime = kernel.cuda_device, kernel.cupy.cuda.runtime
@@ -109,6 +119,12 @@ class _StreamLane(Lane):
         return self._read_and_copy(
             file, offset, target.nbytes, self._address, self.block.nbytes, target.address, self._stream.ptr
         )
+
+    def bring_in_turn(self, parts: PartsInTurn) -> int | None:
+        if self._read_and_copy is None:
+            return super().bring_in_turn(parts)
+        self._use_device()
+        return self._read_and_copy.in_turn(parts, self._address, self._stream.ptr)
 
     def _use_device(self) -> None:
         if getattr(self._thread, "device", None) != self._device.id:
@@ -263,8 +279,8 @@ class CupyCuda(DeviceKernel):
             raise OutOfDeviceMemory(self.device, nbytes) from None
         return np.frombuffer(memory, dtype=np.uint8, count=nbytes)
 
-    def lane(self, nbytes: int) -> Lane:
-        return _StreamLane(self, nbytes)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [_StreamLane(self, block) for block in blocks_of(self.page_locked(count * nbytes), count)]
 
     def stage(self, nbytes: int) -> Stage:
         return _PinnedStage(self, nbytes)

@@ -16,7 +16,18 @@ import numpy as np
 
 from hashbench.kernels import programs
 from hashbench.kernels.arrays import contiguous_nbytes
-from hashbench.kernels.contract import Algorithm, Buffer, Bytes, Device, Lane, OutOfDeviceMemory, Part, Priority, Stage
+from hashbench.kernels.contract import (
+    Algorithm,
+    Buffer,
+    Bytes,
+    Device,
+    Lane,
+    OutOfDeviceMemory,
+    Part,
+    Priority,
+    Stage,
+    blocks_of,
+)
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
 from hashbench.kernels.layout import GROUP_SIZE
@@ -153,9 +164,9 @@ class _PinnedStage(Stage):
 class _StreamLane(Lane):
     """A page-locked block, copied on a stream of its own."""
 
-    def __init__(self, kernel: NumbaCuda, nbytes: int) -> None:
-        self._host, self._gpu = kernel.page_locked(nbytes), kernel.gpu
-        super().__init__(self._host)
+    def __init__(self, kernel: NumbaCuda, block: Bytes) -> None:
+        super().__init__(block)
+        self._host, self._gpu = block, kernel.gpu
         self._stream = _Stream(self._gpu)
 
     def send(self, parts: Iterable[Part]) -> None:
@@ -277,8 +288,8 @@ class NumbaCuda(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         return _PinnedStage(self, nbytes)
 
-    def lane(self, nbytes: int) -> Lane:
-        return _StreamLane(self, nbytes)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [_StreamLane(self, block) for block in blocks_of(self.page_locked(count * nbytes), count)]
 
     def queue_for(self, stream: Any) -> Any:
         from numba import cuda

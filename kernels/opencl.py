@@ -27,6 +27,7 @@ from hashbench.kernels.contract import (
     Stage,
     Strategy,
     Work,
+    blocks_of,
     check_call,
 )
 from hashbench.kernels.device_kernel import Argument, DeviceKernel, Launch
@@ -95,11 +96,10 @@ class _MappedStage(Stage):
 class _QueueLane(Lane):
     """A mapped block, copied in a queue of its own."""
 
-    def __init__(self, kernel: OpenCL, nbytes: int) -> None:
-        self._cl = _load().module
+    def __init__(self, kernel: OpenCL, block: Bytes) -> None:
+        super().__init__(block)
+        self._cl, self._host = _load().module, block
         self._queue = self._cl.CommandQueue(kernel.context)
-        self._host = kernel.mapped(self._queue, nbytes)
-        super().__init__(self._host)
 
     def send(self, parts: Iterable[Part]) -> None:
         for start, nbytes, target, place in parts:
@@ -261,8 +261,9 @@ class OpenCL(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         return _MappedStage(self, nbytes)
 
-    def lane(self, nbytes: int) -> Lane:
-        return _QueueLane(self, nbytes)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        queue = self._cl.CommandQueue(self.context)
+        return [_QueueLane(self, block) for block in blocks_of(self.mapped(queue, count * nbytes), count)]
 
     def mapped(self, queue: Any, nbytes: int) -> Bytes:
         """Memory of the driver, for the host to write to."""

@@ -32,6 +32,7 @@ from hashbench.kernels.contract import (
     Priority,
     Stage,
     Unavailable,
+    blocks_of,
 )
 from hashbench.kernels.cuda_graph import CudaGraph
 from hashbench.kernels.cuda_streams import STREAM_PRIORITIES, stream_handle
@@ -193,10 +194,9 @@ class _PinnedStage(Stage):
 class _StreamLane(Lane):
     """A page-locked block, copied on a stream of its own."""
 
-    def __init__(self, kernel: TritonGpu, nbytes: int) -> None:
-        self._host = kernel.page_locked(nbytes)
-        super().__init__(self._host)
-        self._kernel, self._stream = kernel, kernel.gpu.Stream(device=kernel.place)
+    def __init__(self, kernel: TritonGpu, block: Bytes) -> None:
+        super().__init__(block)
+        self._host, self._kernel, self._stream = block, kernel, kernel.gpu.Stream(device=kernel.place)
 
     def send(self, parts: Iterable[Part]) -> None:
         for start, nbytes, target, place in parts:
@@ -357,8 +357,8 @@ class TritonGpu(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         return _PinnedStage(self, nbytes)
 
-    def lane(self, nbytes: int) -> Lane:
-        return _StreamLane(self, nbytes)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [_StreamLane(self, block) for block in blocks_of(self.page_locked(count * nbytes), count)]
 
     def queue_for(self, stream: Any) -> Any:
         if stream is None:
@@ -371,23 +371,21 @@ class TritonGpu(DeviceKernel):
         return self._timed(lambda: self._submit(launches, self._handle(queue)), queue)
 
     def series(self, launches: Sequence[Launch]) -> Callable[[Any], Callable[[], float]]:
-        """As one CUDA graph from the second time on, as in `CupyCuda`. PyTorch's take longer to launch."""
-        if len(launches) == 1 or self.device.vendor != "NVIDIA":
+        """As one CUDA graph from the second time on, as in `CupyCuda`; a single launch too, since a graph is launched
+        faster than a function."""
+        if self.device.vendor != "NVIDIA":
             return super().series(launches)
         graphs: list[CudaGraph] = []
 
         def enqueue(queue: Any) -> Callable[[], float]:
             if graphs:
-                return self._timed(lambda: graphs[0].launch(self._handle(queue)), queue)
+                return graphs[0].launch(self._handle(queue))
             finish = self.launch(launches, queue)
-            graphs.append(self._graph(launches))
+            with self.gpu.device(self.place):
+                graphs.append(CudaGraph(lambda stream: self._submit(launches, stream)))
             return finish
 
         return enqueue
-
-    def _graph(self, launches: Sequence[Launch]) -> CudaGraph:
-        with self.gpu.device(self.place):
-            return CudaGraph(lambda stream: self._submit(launches, stream))
 
     def _handle(self, queue: Any) -> int:
         return int(queue.cuda_stream if self.place.type == "cuda" else queue.sycl_queue)

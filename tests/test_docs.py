@@ -165,7 +165,7 @@ def table(page: Path, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in takewhile(lambda line: line, lines)]
 
 
-def test_the_table_of_vendors_says_measured_where_there_are_rows() -> None:
+def test_the_table_of_vendors_says_measured_only_where_there_are_rows() -> None:
     measured: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for file in ROOT.glob("results/*/*.csv"):
         if (file.parent / "machine.json").exists() and not file.name.endswith(".readings.csv"):
@@ -181,8 +181,8 @@ def test_the_table_of_vendors_says_measured_where_there_are_rows() -> None:
         if done == "executed in an emulator" and vendors == "AMD":
             executed = {"`opencl`": amd_emulator.EMULATED, "`triton`": triton_programs.EMULATED}[kernels]
             assert set(re.findall(r"gfx\w+", devices)) == set(executed)
-    assert set(said) == set(measured)
-    assert all(kernels <= measured[device] for device, kernels in said.items())
+    # rows that somebody adds come before the page says so
+    assert all(kernels and kernels <= measured[device] for device, kernels in said.items())
 
 
 def test_the_table_of_predictions_is_that_of_their_file() -> None:

@@ -33,11 +33,25 @@ from hashbench.model.verdict import described
 )
 @click.option("--ranks", type=int, default=1, show_default=True, help="How many ranks the tensors are cut for.")
 @click.option("--rank", type=int, default=0, show_default=True, help="Which rank's tensors, from 0.")
+@click.option(
+    "--kv-heads",
+    type=click.IntRange(min=1),
+    help="The model's number of key and value heads: num_key_value_heads in its config.json. The layouts that ship "
+    "need it for several ranks.",
+)
 @click.option("-o", "--output", type=PATH, help="The derived manifest's file; default: standard output.")
 @json_option
 @quiet_option
 def derive_manifest(
-    manifest: Path, leaves: Path, layout: Path, ranks: int, rank: int, output: Path | None, as_json: bool, quiet: bool
+    manifest: Path,
+    leaves: Path,
+    layout: Path,
+    ranks: int,
+    rank: int,
+    kv_heads: int | None,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Derive the manifest of a model as a framework holds it.
 
@@ -56,7 +70,7 @@ def derive_manifest(
         check_output(output, "manifest", is_manifest, manifest)
     expected = manifest_from(manifest)
     with opened_sidecar(leaves, expected) as sidecar:
-        found = derive(expected, sidecar, read_layout(layout), ranks, rank)
+        found = derive(expected, sidecar, read_layout(layout), ranks, rank, kv_heads)
     lost = [f"not derived: {quoted(name)}: {reason}" for name, reason in found.refused.items()]
     if not found.manifest.entries:
         raise click.ClickException(f"nothing can be derived; {lost[0]}")

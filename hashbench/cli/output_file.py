@@ -35,5 +35,9 @@ def check_output(path: Path, kind: str, is_of_kind: Callable[[Path], bool], sour
     folder = path.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not path.is_file()):
         raise click.UsageError(f"{path} cannot be written: name a file in a writable folder")
-    if path.exists() and ((source and path.samefile(source)) or not is_of_kind(path)):
+    if not path.exists():
+        return
+    if not is_of_kind(path):
         raise click.UsageError(f"{path} exists and is not a {kind}: it is not overwritten")
+    if source and source.exists() and path.samefile(source):
+        raise click.UsageError(f"{path} is what is read: it is not overwritten")

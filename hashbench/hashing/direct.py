@@ -7,15 +7,16 @@ only its bounds in the file must be multiples of a block.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
-PAGE = 4096
-"""Bytes: what a file system asks of the bounds of direct reads, or a multiple of it."""
+from hashbench.kernels import PAGE
 
 _READ_SIZE = 4 << 20
 """Bytes of a read, of which each thread has one under way."""
@@ -30,12 +31,13 @@ def is_cached(descriptor: int, offset: int) -> bool:
 
     To ask by a read that must not wait (RWF_NOWAIT) would bring the page in.
     """
-    return hasattr(os, "O_DIRECT") and cached_pages(descriptor, offset, 1) != 0
+    pages = cached_pages(descriptor, offset, 1)
+    return pages is None or bool(pages[0])
 
 
-def cached_pages(descriptor: int, offset: int, nbytes: int) -> int | None:
-    """How many of the pages that have a range of a file are in the page cache, by mincore(2); None if the system does
-    not say. Linux calls all pages cached to whoever may neither write to the file nor owns it."""
+def cached_pages(descriptor: int, offset: int, nbytes: int) -> npt.NDArray[np.bool_] | None:
+    """Whether each of the pages that have a range of a file is in the page cache, by mincore(2); None if the system
+    does not say. Linux calls all pages cached to whoever may neither write to the file nor owns it."""
     before = offset % mmap.ALLOCATIONGRANULARITY
     try:
         view = mmap.mmap(descriptor, before + nbytes, offset=offset - before, access=mmap.ACCESS_READ)
@@ -45,7 +47,7 @@ def cached_pages(descriptor: int, offset: int, nbytes: int) -> int | None:
         return None
     pages = np.empty(-(-mapped.size // mmap.PAGESIZE), np.uint8)
     status = mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages.ctypes)
-    return None if status else int((pages[before // mmap.PAGESIZE :] & 1).sum())
+    return None if status else (pages[before // mmap.PAGESIZE :] & 1).astype(bool)
 
 
 def large_pages(nbytes: int) -> memoryview:
@@ -77,6 +79,8 @@ class DirectFile:
     """
 
     def __init__(self, path: str) -> None:
+        if not hasattr(os, "O_DIRECT"):
+            raise OSError(errno.ENOTSUP, "the system has no direct reads", path)
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
 
     @cached_property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Lock
 
 from hashbench.kernels import Kernel, Lane
 
@@ -14,8 +16,15 @@ two H100s of a host of 32 cores, and 47 with 8. To one it made 45 with 4 MiB and
 16 cores, and 38 with 2."""
 
 
+def reading_threads() -> int:
+    """How many threads read for one device. One neither copies from the page cache as fast as a GPU takes it, nor keeps
+    storage busy; more than these wait for each other's Python on a host of 16 cores."""
+    return min(14, os.cpu_count() or 1)
+
+
 class Lanes:
-    """As many lanes as threads have wanted at the same time. They are made when they are needed, and kept.
+    """A lane for each thread that reads, made when the first is needed, and kept; and as many again if there are more
+    threads at the same time.
 
     Args:
         kernel: makes them.
@@ -23,8 +32,13 @@ class Lanes:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._made: list[Lane] = []
-        self._idle: list[Lane] = []  # the last that was used is the next: its blocks are in the cache
+        self._making = Lock()
+        self._idle: list[Lane] = []  # the last that was used is the next: its block is in the cache
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of each lane's block."""
+        return BLOCK_SIZE
 
     def exist(self) -> bool:
         """Whether the device has lanes."""
@@ -44,15 +58,20 @@ class Lanes:
 
     @contextmanager
     def _taken(self) -> Iterator[Lane | None]:
-        lane: Lane | None
-        try:
-            lane = self._idle.pop()
-        except IndexError:
-            lane = self._kernel.lane(BLOCK_SIZE)
-            if lane is not None:
-                self._made.append(lane)
+        lane = self._take()
         try:
             yield lane
         finally:
             if lane is not None:
                 self._idle.append(lane)
+
+    def _take(self) -> Lane | None:
+        with suppress(IndexError):
+            return self._idle.pop()
+        with self._making:
+            with suppress(IndexError):  # another thread has made some meanwhile
+                return self._idle.pop()
+            made = list(self._kernel.lanes(reading_threads(), BLOCK_SIZE))
+            lane = made.pop() if made else None
+            self._idle += made
+            return lane

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,15 +19,17 @@ from operator import itemgetter
 from threading import Event, get_ident
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
+from weakref import WeakSet
 
 import numpy as np
 
-from hashbench.hashing.direct import PAGE, DirectFile, is_cached
-from hashbench.hashing.lanes import Lanes
+from hashbench.hashing.direct import DirectFile, is_cached
+from hashbench.hashing.in_turn import PART_SIZE, FilesInTurn
+from hashbench.hashing.lanes import Lanes, reading_threads
 from hashbench.hashing.packing import packed
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
-from hashbench.kernels import Buffer, Bytes, Lane, Part
+from hashbench.kernels import Buffer, Bytes, Lane, Part, PartsInTurn
 
 _READ_SIZE = 16 << 20  # bytes of one read: enough for any storage, and a stage has work for all threads
 _ALIGNMENT = 16  # bytes: kernels read fastest at multiples of it
@@ -35,12 +38,6 @@ _SMALLEST = PIECE_SIZE // MAX_PIECE_CHUNKS  # bytes that a piece counts as at le
 
 Targets: TypeAlias = Sequence[tuple[int, Buffer]]
 """For each part of a stage, in their order, its first byte and where it goes on the device."""
-
-
-def reading_threads() -> int:
-    """How many threads read for one device. One neither copies from the page cache as fast as a GPU takes it, nor keeps
-    storage busy; more than these wait for each other's Python on a host of 16 cores."""
-    return min(14, os.cpu_count() or 1)
 
 
 class Piece(NamedTuple):
@@ -252,7 +249,7 @@ def _blocks(reads: Sequence[Read], size: int) -> Iterator[tuple[int, int, list[_
         yield start, stop, block
 
 
-def _parts(targets: Targets, first: int, start: int, stop: int, skipped: int) -> Iterator[Part]:
+def _parts(targets: Targets, first: int, start: int, stop: int) -> Iterator[Part]:
     """Where the bytes of a block go.
 
     Args:
@@ -260,14 +257,13 @@ def _parts(targets: Targets, first: int, start: int, stop: int, skipped: int) ->
         first: the index of the one that has the block's first byte.
         start: the block's first byte in the stage.
         stop: the byte after its last.
-        skipped: bytes of the block before its first.
     """
     for place, buffer in islice(targets, first, None):
         if place >= stop:
             break
         begin, end = max(start, place), min(stop, place + buffer.nbytes)
         if begin < end:
-            yield skipped + begin - start, end - begin, buffer, begin - place
+            yield begin - start, end - begin, buffer, begin - place
 
 
 def _by_targets(
@@ -304,6 +300,14 @@ def _by_targets(
 def _part_of(read: Read, start: int, stop: int) -> Read:
     """What a read brings to the stage from `start` to `stop`."""
     return Read(read.origin, read.offset + start - read.place, start, stop - start, read.lane)
+
+
+def _next(reads: deque[Read]) -> Read | None:
+    """The next read that no other thread has taken."""
+    try:
+        return reads.popleft()
+    except IndexError:
+        return None
 
 
 def _shrank(path: str) -> ChangedWhileReadError:
@@ -343,6 +347,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(reading_threads(), "read")
         self._open: dict[int, tuple[str, int]] = {}
         self._open_directly: dict[int, tuple[str, DirectFile | None]] = {}  # None where the file system cannot
+        self._turns: WeakSet[PartsInTurn] = WeakSet()
         self._unwanted = Event()
 
     def __enter__(self) -> Reader:
@@ -421,31 +426,65 @@ class Reader:
         self._send(reads, lanes, targets)
         self._check_files(reads)
 
+    def in_turn(self, stage: StagePlan, lanes: Lanes, targets: Targets) -> Callable[[], None]:
+        """Prepares to bring a stage to a device, past the page cache where it does not have the bytes.
+
+        Args:
+            stage: what to bring.
+            lanes: to the device.
+            targets: where the stage's bytes go.
+
+        Returns:
+            What several threads call at the same time. Each brings the next part that none has taken, until none is
+            left. It raises what `send` does.
+        """
+        places = [place for place, _ in targets]
+        of_files: list[tuple[str, int, Buffer]] = []
+        others: deque[Read] = deque()
+        for read, target in _by_targets(stage.reads, targets, places, 1):
+            if target is None:
+                others.append(read)
+            else:
+                of_files.append((str(read.origin), read.offset, target))
+        size = min(PART_SIZE, lanes.block_size)
+        files = FilesInTurn(of_files, size, lambda path, descriptor: self._check(path, os.fstat(descriptor)))
+        self._turns.add(files.parts)
+
+        def bring() -> None:
+            if self._unwanted.is_set():
+                return
+            with lanes.one() as lane:
+                while (part := lane.bring_in_turn(files.parts)) is not None:
+                    path, offset, target = files[part]
+                    # Reading through the page cache says why, if it cannot be read at all.
+                    self._bring(Read(path, offset, 0, target.nbytes), target, lane)
+                while read := _next(others):
+                    self._send_blocks([read], lane, targets, places)
+            self._check_files(stage.reads)
+
+        return bring
+
     def _send(self, reads: Sequence[Read], lanes: Lanes, targets: Targets) -> None:
         if self._unwanted.is_set():
             return
         places = [place for place, _ in targets]
         with lanes.one() as lane:
-            if self._direct:
-                self._send_blocks(reads, lane, targets, places, lane.block.nbytes - PAGE)
-                return
             in_blocks: list[Read] = []
             for read, target in _by_targets(reads, targets, places, lane.block.nbytes):
                 if target is None:
                     in_blocks.append(read)
                 else:
                     self._bring(read, target, lane)
-            self._send_blocks(in_blocks, lane, targets, places, lane.block.nbytes)
+            self._send_blocks(in_blocks, lane, targets, places)
 
-    def _send_blocks(
-        self, reads: Sequence[Read], lane: Lane, targets: Targets, places: Sequence[int], size: int
-    ) -> None:
-        """Reads to the lane's block as much as it takes, or `size` bytes, and copies it; and so on."""
-        for start, stop, reads_of_block in _blocks(reads, size):
-            skipped = self._fill_block(start, reads_of_block, lane.block)
+    def _send_blocks(self, reads: Sequence[Read], lane: Lane, targets: Targets, places: Sequence[int]) -> None:
+        """Reads to the lane's block as much as it takes, and copies it; and so on."""
+        for start, stop, reads_of_block in _blocks(reads, lane.block.nbytes):
+            for origin, offset, place, nbytes in reads_of_block:
+                self._read(origin, offset, lane.block[place - start : place - start + nbytes])
             if self._unwanted.is_set():
                 return
-            lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop, skipped))
+            lane.send(_parts(targets, bisect_right(places, start) - 1, start, stop))
 
     def _bring(self, read: Read, target: Buffer, lane: Lane) -> None:
         """Reads a file to the device, in one call where the lane can, which gives up Python's lock for all of it."""
@@ -459,19 +498,6 @@ class Reader:
         else:
             if count < read.nbytes:
                 raise _shrank(path)
-
-    def _fill_block(self, start: int, reads: Sequence[_Reading], block: memoryview) -> int:
-        """Reads what takes no more than one block. Returns where in the block it begins."""
-        if self._direct and len(reads) == 1:
-            ((origin, offset, _, nbytes),) = reads
-            if isinstance(origin, str):
-                with suppress(OSError):  # reading through the page cache says why, if it cannot be read at all
-                    file = self._past_cache(origin, offset)
-                    if file and file.read_pages(offset, nbytes, block) == nbytes:
-                        return offset % PAGE
-        for origin, offset, place, nbytes in reads:
-            self._read(origin, offset, block[place - start : place - start + nbytes])
-        return 0
 
     def _read(self, origin: str | Bytes, offset: int, target: memoryview) -> None:
         if isinstance(origin, str):
@@ -490,6 +516,8 @@ class Reader:
     def stop(self) -> None:
         """Makes what runs in other threads end soon, and what comes later at once, without the bytes."""
         self._unwanted.set()
+        for parts in list(self._turns):
+            parts.end()
 
     def check_unchanged(self) -> None:
         """Checks, after the end, that files are still what they were, even those of which there was nothing to read.

@@ -41,7 +41,7 @@ _INSTRUCTION = re.compile(
 )
 _TARGET = re.compile(r"\bL\d+\b")
 _FILE = re.compile(r"^\.text\.|(?:_KernelHeap)?\.asm$")
-_WIDE_LOAD = re.compile(r"untyped surface read with xyzw|load\.ugm\.d32x4\.")
+_WIDE_LOAD = re.compile(r"untyped surface read with xyzw|rd:4; a64 dword gathering read|load\.ugm\.d32x4\.")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 from hashbench.kernels import Bytes, algorithm_named
 from hashbench.merkle.rfc9162 import leaf_hash, root_of, roots_of_runs
 from hashbench.model.documents import DocumentError, parse_document, read_document
+from hashbench.model.hints import did_you_mean
 from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.sidecar import Sidecar
 from hashbench.model.strict_json import quoted
@@ -32,6 +33,9 @@ MAX_SIZE = 1 << 20
 """The largest layout that is read, in bytes."""
 
 MAX_RANKS = 1 << 16
+
+KV_HEADS = "kv_heads"
+"""What a layout has for the number of key and value heads, which is the model's."""
 
 _MAX_DEPTH = 6  # layout, tensors, tensor, parts, part
 _MAX_PADDING = 1 << 32
@@ -50,13 +54,13 @@ class Part(NamedTuple):
     Attributes:
         tensor: the tensor's name in the files, with placeholders.
         shard: the dimension that is cut into a shard for each rank; None if every rank has all.
-        most: shards at most; with more ranks, neighbours have the same.
+        most: shards at most, or KV_HEADS; with more ranks, neighbours have the same.
         pad: the first dimension is padded with zeros to a multiple of this, before it is cut.
     """
 
     tensor: str
     shard: int | None = None
-    most: int | None = None
+    most: int | str | None = None
     pad: int = 1
 
 
@@ -100,11 +104,16 @@ def read_layout(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
 
     Raises:
         OSError: it cannot be read.
-        LayoutError: it is not valid.
+        LayoutError: it is not valid, or there is none.
     """
-    if os.fspath(path) in shipped():
-        return parse_layout(files("hashbench.model").joinpath(f"{os.fspath(path)}{_SUFFIX}").read_bytes())
-    return read_document(path, "layout", parse_layout, LayoutError, MAX_SIZE)
+    name, known = os.fspath(path), shipped()
+    if name in known:
+        return parse_layout(files("hashbench.model").joinpath(f"{name}{_SUFFIX}").read_bytes())
+    try:
+        return read_document(path, "layout", parse_layout, LayoutError, MAX_SIZE)
+    except FileNotFoundError:
+        such = f"{quoted(name)} is neither a file nor one of the layouts {', '.join(known)}"
+        raise LayoutError(f"{such}{did_you_mean(name, known)}") from None
 
 
 def parse_layout(data: bytes) -> tuple[Rule, ...]:
@@ -136,7 +145,14 @@ def _rule(fields: Mapping[str, Any]) -> Rule:
     return rule
 
 
-def derive(manifest: Manifest, leaves: Sidecar, layout: Sequence[Rule], ranks: int = 1, rank: int = 0) -> Derived:
+def derive(
+    manifest: Manifest,
+    leaves: Sidecar,
+    layout: Sequence[Rule],
+    ranks: int = 1,
+    rank: int = 0,
+    kv_heads: int | None = None,
+) -> Derived:
     """The manifest of the tensors that one rank has in memory, from a manifest of the files and its leaf hashes.
 
     The leaf hashes are checked against the manifest's roots. So whoever trusts the manifest can trust what is derived.
@@ -147,14 +163,17 @@ def derive(manifest: Manifest, leaves: Sidecar, layout: Sequence[Rule], ranks: i
         layout: the rules.
         ranks: how many ranks the tensors are cut for.
         rank: which of them, from 0.
+        kv_heads: the number of the model's key and value heads, for layouts that cut by them for several ranks.
 
     Raises:
-        ValueError: there is no such rank.
-        LayoutError: no tensor is made, two are of one name, or a part of a tensor is not in the manifest.
+        ValueError: there is no such rank, or the ranks cannot share that many heads alike.
+        LayoutError: `kv_heads` is missing or has no use, no tensor is made, two are of one name, or a part of a tensor
+            is not in the manifest.
         OSError, SidecarError: the leaf hashes cannot be read, or do not have their roots.
     """
     if not 0 < ranks <= MAX_RANKS or not 0 <= rank < ranks:
         raise ValueError(f"rank {rank} of {ranks} is not accepted: ranks are counted from 0, up to {MAX_RANKS}")
+    layout = _with_heads(layout, ranks, kv_heads)
     tensors = {tensor.name: tensor for tensor in manifest.of_component("").tensors}
     checked = lru_cache(_KEPT)(partial(_checked, leaves))
     made: dict[str, TensorEntry] = {}
@@ -177,6 +196,35 @@ def derive(manifest: Manifest, leaves: Sidecar, layout: Sequence[Rule], ranks: i
         raise LayoutError("the layout makes no tensor of what the manifest lists")
     derived = Manifest(manifest.algorithm, manifest.chunk_size, tuple(made.values()))
     return Derived(derived, dict(sorted(refused.items())), tuple(sorted(tensors.keys() - used)))
+
+
+def _with_heads(layout: Sequence[Rule], ranks: int, kv_heads: int | None) -> Sequence[Rule]:
+    """The rules with the number of key and value heads in the place of its name.
+
+    Raises:
+        ValueError, LayoutError: as for `derive`.
+    """
+    cut = next((part.tensor for rule in layout for part in rule.parts if part.most == KV_HEADS), None)
+    if kv_heads is None:
+        if cut is not None and ranks > 1:
+            raise LayoutError(
+                f"{quoted(cut)} is cut by key and value heads, which ranks share if there are more ranks: give their "
+                "number (--kv-heads), `num_key_value_heads` in the model's config.json"
+            )
+        kv_heads = 1
+    elif cut is None:
+        raise LayoutError("the layout cuts nothing by key and value heads: their number has no use")
+    if kv_heads < 1 or max(ranks, kv_heads) % min(ranks, kv_heads):
+        raise ValueError(
+            f"{kv_heads} key and value heads are not accepted for {ranks} ranks: their number must be a multiple or a "
+            "divisor of that of the ranks"
+        )
+    return [
+        rule._replace(
+            parts=tuple(part._replace(most=kv_heads) if part.most == KV_HEADS else part for part in rule.parts)
+        )
+        for rule in layout
+    ]
 
 
 _KEPT = 8  # tensors whose leaf hashes are kept: the parts of one are read one after the other
@@ -296,6 +344,7 @@ def _of_part(tensor: TensorEntry, part: Part, ranks: int, rank: int) -> tuple[tu
         dimension = part.shard or 0
         if dimension >= len(shape) or not tensor.nbytes:
             raise _Underivable(f"{quoted(tensor.name)} has no dimension {dimension} to cut")
+        assert not isinstance(part.most, str)  # it was replaced by the number
         shards = min(ranks, part.most or ranks) if part.shard is not None else 1
         if ranks % shards:
             raise _Underivable(f"{shards} shards of {quoted(tensor.name)} are not for {ranks} ranks alike")

@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from hashbench.hashing.direct import PAGE
-from hashbench.hashing.lanes import BLOCK_SIZE, Lanes
+from hashbench.hashing.lanes import Lanes, reading_threads
 from hashbench.hashing.packing import packed
-from hashbench.hashing.reading import Read, Reader, StagePlan, plan, reading_threads
+from hashbench.hashing.reading import Read, Reader, StagePlan, Targets, plan
 from hashbench.hashing.sources import FileRange, Source
 from hashbench.hashing.verification_error import VerificationError
 from hashbench.model.contents import named_path
@@ -32,8 +32,8 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.strict_json import quoted
 from hashbench.torch.mapped import mapped_files
 from hashbench.torch.modules import entries_of, tensors_of
-from hashbench.torch.places import Roots, device_buffer, indexed, place_of, stream_on
-from hashbench.torch.tensors import TensorError, described
+from hashbench.torch.places import Roots, device_buffer, host_bytes, indexed, place_of, stream_on
+from hashbench.torch.tensors import TensorError, described, plain_tensors
 
 AHEAD = 1 << 30
 """Bytes that `iterate` loads at most before they are asked for, except that it always loads one tensor."""
@@ -41,14 +41,15 @@ AHEAD = 1 << 30
 PIECE_SIZE = 32 << 20
 """Bytes that a thread takes at a time."""
 
-DIRECT_PIECE_SIZE = BLOCK_SIZE - PAGE
-"""The same past the page cache: what fits a lane's block, in one read. So a disk reads a file from its beginning to its
-end, which on a host with an H100 took 9 % less than pieces of 32 MiB. The page cache reads ahead for each thread, and
-threads that are so near to each other wait there."""
+DIRECT_PIECE_SIZE = 4 << 20
+"""The same past the page cache to host memory, so that a disk reads a file from its beginning to its end. The page
+cache reads ahead for each thread, and threads that are so near to each other wait there."""
 
 _BATCH = 256 << 20  # bytes of tensors that are hashed in one call, and handed out together
 _BATCHES_AHEAD = 4  # while one is handed out, others are read and hashed
 _BATCHES_STARTED = 8  # at most, since threads that read wait for the one that plans what they will read later
+
+_WHOLE = 1 << 62  # bytes of a piece, so that no tensor is cut
 
 _DTYPES = {ours: getattr(torch, name) for name, ours in TORCH_NAMES.items() if hasattr(torch, name)}
 _PAIRS = "F4"  # the dtype of which PyTorch counts two elements as one
@@ -61,7 +62,7 @@ def load(
     manifest: Manifest,
     *,
     device: str | torch.device = "cpu",
-    names: Collection[str] | None = None,
+    names: Iterable[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     past_cache: bool = False,
@@ -82,7 +83,7 @@ def load(
         stream: a GPU's memory is allocated for this stream; None means the device's current stream. The tensors can be
             used on any.
         past_cache: whether what the page cache does not have is read past it, where the file system can. That is faster
-            from some disks and slower from others, and leaves nothing in the cache for the next load.
+            from the disks on which it was tried, and leaves nothing in the cache for the next load.
 
     Returns:
         The tensors by name, in the order in which they are in the files.
@@ -95,7 +96,7 @@ def load(
         TensorError: PyTorch has no such dtype, or the tensor is not one range of its file.
         OSError: a file cannot be read.
         ChangedWhileReadError: a file changed meanwhile.
-        Unavailable: the device has no kernel.
+        Unavailable: PyTorch cannot use the device, or it has no kernel.
         torch.OutOfMemoryError: the device has no room for the tensors.
     """
     return dict(_iterate(path, manifest, device, names, component, stream, None, past_cache))
@@ -106,7 +107,7 @@ def iterate(
     manifest: Manifest,
     *,
     device: str | torch.device = "cpu",
-    names: Collection[str] | None = None,
+    names: Iterable[str] | None = None,
     component: str = "",
     stream: torch.cuda.Stream | None = None,
     ahead: int = AHEAD,
@@ -147,8 +148,9 @@ def verified(
 ) -> Iterator[Named]:
     """The tensors that another loader hands out, each verified in its memory before it is handed on.
 
-    A tensor that is mapped from a file is copied first, and the copy is verified and handed on: whoever writes to the
-    file could change the mapping afterwards.
+    A tensor that is mapped from a file, or in memory that processes share, is copied first, and the copy is verified
+    and handed on: whoever writes there could change it afterwards. A tensor subclass that wraps others, as of torchao,
+    is verified as these.
 
     Args:
         tensors: names and tensors, as a loader gives them. Each is verified before the next is asked for.
@@ -164,23 +166,26 @@ def verified(
     Raises:
         VerificationError: a tensor differs from the manifest, is not in it, or comes twice; or, at the end, one did
             not come.
-        TensorError: a tensor has no bytes as they would be stored.
+        TensorError: a tensor has no bytes as they would be stored, or wraps others that are mapped.
         TypeError, ValueError, Unavailable, OutOfDeviceMemory: as for `hashbench.torch.verify`.
     """
     expected = tensors_of(manifest, component)
     left = dict(expected.by_name)
     for name, tensor in tensors:
         listed = names(name) if names else name
-        if (entry := left.pop(listed, None)) is None:
-            how = "came before" if listed in expected.by_name else "is not in the manifest"
-            raise VerificationError(f"tensor {quoted(listed)} {how}")
-        found = described(listed, tensor)
-        if mapped_files([found]):
+        plain = dict(plain_tensors(listed, tensor))
+        if unexpected := [part for part in plain if part not in left]:
+            how = "came before" if unexpected[0] in expected.by_name else "is not in the manifest"
+            raise VerificationError(f"tensor {quoted(unexpected[0])} {how}")
+        found = {part: described(part, one) for part, one in plain.items()}
+        if mapped_files(found.values()):
+            if listed not in found:
+                raise TensorError(listed, "it wraps tensors that are mapped, so that others can change them: clone it")
             tensor = tensor.clone()
-            found = described(listed, tensor)
-        (now,) = entries_of({listed: found}, expected.algorithm, expected.chunk_size, stream).values()
-        if now != entry:
-            raise VerificationError(f"tensor {quoted(listed)} is not what the manifest says")
+            found = {listed: described(listed, tensor)}
+        for part, now in entries_of(found, expected.algorithm, expected.chunk_size, stream).items():
+            if now != left.pop(part):
+                raise VerificationError(f"tensor {quoted(part)} is not what the manifest says")
         yield name, tensor
     if left and complete:
         more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
@@ -207,7 +212,7 @@ class _Wanted(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _wanted(path: Path, manifest: Manifest, names: Collection[str] | None, component: str) -> list[_Wanted]:
+def _wanted(path: Path, manifest: Manifest, names: Iterable[str] | None, component: str) -> list[_Wanted]:
     """The tensors to load, in the order in which they are in the files.
 
     Raises:
@@ -262,22 +267,11 @@ def _as_torch(entry: TensorEntry) -> tuple[torch.dtype, tuple[int, ...]]:
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-class _Target(NamedTuple):
-    """A tensor that is being loaded, and its bytes: uint8, shape (nbytes,)."""
-
-    tensor: torch.Tensor
-    flat: torch.Tensor
-
-
-def _target(tensor: torch.Tensor) -> _Target:
-    return _Target(tensor, tensor.reshape(-1).view(torch.uint8))
-
-
 class _Memory(ABC):
     """Where tensors are loaded to."""
 
     @abstractmethod
-    def allocate(self, wanted: _Wanted) -> _Target:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
         """A new tensor, without its bytes.
 
         Raises:
@@ -289,31 +283,38 @@ class _Memory(ABC):
         return lambda: None
 
     @abstractmethod
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
-        """Brings the pieces of a stage into their tensors, in the calling thread.
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
+        """What threads call, all at the same time or one after another, to bring sources into their tensors.
 
         Args:
-            stage: a plan of `sources`.
-            sources: what the stage reads.
+            sources: what to read.
             targets: a tensor for each.
 
-        Raises:
-            OSError, ChangedWhileReadError: a file cannot be read, or changed.
+        Returns:
+            Functions, which raise OSError or ChangedWhileReadError if a file cannot be read, or changed.
         """
 
 
 class _HostMemory(_Memory):
-    """The host's memory, into which files are read directly."""
+    """The host's memory, into which files are read directly.
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    Args:
+        reader: reads the files.
+        past_cache: whether it reads past the page cache what that does not have.
+    """
 
-    def allocate(self, wanted: _Wanted) -> _Target:
-        return _target(torch.empty(wanted.shape, dtype=wanted.dtype))
+    def __init__(self, reader: Reader, *, past_cache: bool) -> None:
+        self._reader, self._piece_size = reader, DIRECT_PIECE_SIZE if past_cache else PIECE_SIZE
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
+        return torch.empty(wanted.shape, dtype=wanted.dtype)
+
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
+        return [partial(self._bring, stage, sources, targets) for stage in plan(sources, self._piece_size)]
+
+    def _bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> None:
         for piece in stage.pieces:
-            host = memoryview(targets[piece.source].flat.numpy())[piece.start : piece.start + piece.nbytes]
+            host = host_bytes(targets[piece.source])[piece.start : piece.start + piece.nbytes].data
             source = sources[piece.source]
             if isinstance(source, FileRange):
                 read = Read(os.fspath(source.path), source.offset + piece.start, 0, piece.nbytes)
@@ -331,14 +332,18 @@ class _CudaMemory(_Memory):
         lanes: to the GPU.
         device: the GPU.
         stream: the tensors' memory is allocated for it.
+        past_cache: whether what the page cache does not have is read past it.
     """
 
-    def __init__(self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream) -> None:
+    def __init__(
+        self, reader: Reader, lanes: Lanes, device: torch.device, stream: torch.cuda.Stream, *, past_cache: bool
+    ) -> None:
         self._reader, self._lanes, self._device, self._stream = reader, lanes, device, stream
+        self._past_cache = past_cache
 
-    def allocate(self, wanted: _Wanted) -> _Target:
+    def allocate(self, wanted: _Wanted) -> torch.Tensor:
         with torch.cuda.stream(self._stream):
-            return _target(torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device))
+            return torch.empty(wanted.shape, dtype=wanted.dtype, device=self._device)
 
     def usable(self) -> Callable[[], object]:
         # The memory may have been another tensor's, which work on that stream still uses.
@@ -347,12 +352,25 @@ class _CudaMemory(_Memory):
         wait: Callable[[], object] = reached.synchronize
         return wait
 
-    def bring(self, stage: StagePlan, sources: Sequence[Source], targets: Sequence[_Target]) -> None:
-        places = [
-            (piece.place, device_buffer(targets[piece.source].flat)[piece.start : piece.start + piece.nbytes])
-            for piece in stage.pieces
+    def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
+        if self._past_cache:
+            return [
+                bring
+                for stage in plan(sources, _WHOLE)
+                for bring in reading_threads() * [self._reader.in_turn(stage, self._lanes, _places(stage, targets))]
+            ]
+        return [
+            partial(self._reader.send, stage.reads, self._lanes, _places(stage, targets))
+            for stage in plan(sources, PIECE_SIZE)
         ]
-        self._reader.send(stage.reads, self._lanes, places)
+
+
+def _places(stage: StagePlan, targets: Sequence[torch.Tensor]) -> Targets:
+    """Where the pieces of a stage go on a GPU."""
+    return [
+        (piece.place, device_buffer(targets[piece.source])[piece.start : piece.start + piece.nbytes])
+        for piece in stage.pieces
+    ]
 
 
 # The pipeline ---------------------------------------------------------------------------------------------------------
@@ -369,7 +387,7 @@ class _Group:
     """
 
     wanted: Sequence[_Wanted]
-    targets: list[_Target]
+    targets: list[torch.Tensor]
     roots: Future[list[bytes]]
 
     @property
@@ -381,7 +399,7 @@ def _iterate(
     path: str | os.PathLike[str],
     manifest: Manifest,
     device: str | torch.device,
-    names: Collection[str] | None,
+    names: Iterable[str] | None,
     component: str,
     stream: torch.cuda.Stream | None,
     ahead: int | None,
@@ -395,9 +413,12 @@ def _iterate(
     given = stream_on(where, stream)
     limit = _BATCH if ahead is None else min(_BATCH, ahead // _BATCHES_AHEAD)
     with Reader([one.source for one in wanted], direct=past_cache) as reader:
-        memory = _HostMemory(reader) if given is None else _CudaMemory(reader, place.lanes, where, given)
-        piece_size = DIRECT_PIECE_SIZE if past_cache else PIECE_SIZE
-        with _Pipeline(memory, roots_of, piece_size, reader.stop) as pipeline:
+        memory: _Memory
+        if given is None:
+            memory = _HostMemory(reader, past_cache=past_cache)
+        else:
+            memory = _CudaMemory(reader, place.lanes, where, given, past_cache=past_cache)
+        with _Pipeline(memory, roots_of, reader.stop) as pipeline:
             coming = deque(wanted[run] for run in packed([one.entry.nbytes for one in wanted], limit))
             started: deque[_Group] = deque()
             held = 0
@@ -417,7 +438,7 @@ def _iterate(
                         )
                 group.targets.reverse()
                 for one in group.wanted:
-                    yield one.name, group.targets.pop().tensor  # which nothing here refers to any more
+                    yield one.name, group.targets.pop()  # which nothing here refers to any more
 
 
 def _nbytes(wanted: Sequence[_Wanted]) -> int:
@@ -430,12 +451,11 @@ class _Pipeline:
     Args:
         memory: where the tensors go.
         roots_of: hashes them there.
-        piece_size: bytes that a thread takes at a time.
         stop: makes the threads that bring tensors end soon.
     """
 
-    def __init__(self, memory: _Memory, roots_of: Roots, piece_size: int, stop: Callable[[], object]) -> None:
-        self._memory, self._roots_of, self._piece_size, self._stop = memory, roots_of, piece_size, stop
+    def __init__(self, memory: _Memory, roots_of: Roots, stop: Callable[[], object]) -> None:
+        self._memory, self._roots_of, self._stop = memory, roots_of, stop
         self._readers, self._hasher = ThreadPoolExecutor(reading_threads(), "load"), ThreadPoolExecutor(1, "hash")
 
     def __enter__(self) -> _Pipeline:
@@ -450,16 +470,16 @@ class _Pipeline:
         """Starts to bring and hash tensors."""
         targets = [self._memory.allocate(one) for one in wanted]
         usable = self._memory.usable()
-        sources = [one.source for one in wanted]
+        tasks = self._memory.tasks([one.source for one in wanted], targets)
 
-        def bring(stage: StagePlan) -> None:
+        def run(task: Callable[[], None]) -> None:
             usable()
-            self._memory.bring(stage, sources, targets)
+            task()
 
-        brought = [self._readers.submit(bring, stage) for stage in plan(sources, self._piece_size)]
+        brought = [self._readers.submit(run, task) for task in tasks]
         return _Group(wanted, targets, self._hasher.submit(self._hash, brought, targets))
 
-    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[_Target]) -> list[bytes]:
+    def _hash(self, brought: Sequence[Future[None]], targets: Sequence[torch.Tensor]) -> list[bytes]:
         for future in brought:
             future.result()
-        return self._roots_of([target.tensor for target in targets])
+        return self._roots_of(targets)

@@ -7,7 +7,6 @@ while it is read is no longer there for the operating system, which copies it.
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,18 +16,16 @@ from itertools import accumulate
 from time import sleep
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from hashbench.hashing.packing import packed
 from hashbench.hashing.selection import devices_of
 from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable, Work, kernel_class
-from hashbench.kernels.host_kernel import bytes_of
 from hashbench.merkle.rfc9162 import merkle_tree_hash
 from hashbench.torch.host_copy import HostCopy, can_copy
 from hashbench.torch.modules import manifest
-from hashbench.torch.places import kernel_for
+from hashbench.torch.places import host_bytes, kernel_for
 from hashbench.torch.tensors import InMemory, Memory, TensorError, last_byte
 
 if TYPE_CHECKING:
@@ -247,17 +244,17 @@ class _OnHost(Reader):
     def prepare(self, ranges: Sequence[Range]) -> Reading:
         return _HostReading(self, ranges)
 
-    def work(self, segments: Sequence[Buffer]) -> Work:
-        """Prepares the roots of segments, of their copies where that is possible.
+    def work(self, parts: Sequence[Bytes]) -> Work:
+        """Prepares the roots of parts of memory, of their copies where that is possible.
 
         Raises:
             Elsewhere: they are no longer there.
         """
         if self._copy is None:
-            return self._kernel.prepare("tree", segments, self._chunk_size)
-        if not self._copy.take(list(map(bytes_of, segments))):
+            return self._kernel.prepare("tree", [Buffer(part, 0, part.size) for part in parts], self._chunk_size)
+        if not self._copy.take(parts):
             raise Elsewhere
-        return self._trees(*(segment.nbytes for segment in segments))
+        return self._trees(*(part.size for part in parts))
 
 
 def _trees(kernel: Kernel, data: Bytes, chunk_size: int, *lengths: int) -> Work:
@@ -272,16 +269,22 @@ class _HostReading(Reading):
 
     def read(self) -> None:
         held = _hold(self._ranges)
-        segments = [_in_host_memory(held[place].data_ptr() + a, b - a) for place, a, b in self._ranges]
-        work = self._reader.work(segments)
+        whole = {place: _host_bytes(tensor, tensor.numel()) for place, tensor in held.items()}
+        work = self._reader.work([whole[place][start:stop] for place, start, stop in self._ranges])
         work.run()
         self.roots = _rows(work)
 
 
-def _in_host_memory(address: int, nbytes: int) -> Buffer:
-    # Not by tensor.numpy(), which forbids a storage to be resized from then on.
-    memory = memoryview((ctypes.c_uint8 * nbytes).from_address(address)) if nbytes else b""
-    return Buffer(np.frombuffer(memory, np.uint8), 0, nbytes)
+def _host_bytes(tensor: torch.Tensor, items: int) -> Bytes:
+    """The memory from a tensor's first item on.
+
+    Raises:
+        Elsewhere: its storage was emptied just now.
+    """
+    try:
+        return host_bytes(tensor.as_strided((items,), (1,)))
+    except (RuntimeError, ValueError):  # too small, or at address 0
+        raise Elsewhere from None
 
 
 class _OnGpu(Reader):
@@ -449,7 +452,7 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
         Elsewhere: its memory is no longer there.
     """
     items = last_byte(tensor) // tensor.itemsize - tensor.storage_offset()
-    data = bytes_of(_in_host_memory(tensor.data_ptr(), items * tensor.itemsize))
+    data = _host_bytes(tensor, items)
     copy = HostCopy(data.size)
     if not copy.take([data]):
         raise Elsewhere

@@ -12,7 +12,7 @@ at most 128 MiB of extra memory, or as much as one chunk needs if that is more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -35,7 +35,7 @@ def manifest(
     algorithm: str = "sha256",
     chunk_size: int = 4096,
     names: Names = None,
-    ignore: Collection[str] = (),
+    ignore: Iterable[str] = (),
     everything: bool = False,
     stream: torch.cuda.Stream | None = None,
 ) -> Manifest:
@@ -71,7 +71,7 @@ def manifest(
         OutOfDeviceMemory: a GPU has no room for the digests of one tensor's chunks.
     """
     algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)
-    found, _ = _without(held(module_or_state_dict, names, everything=everything), ignore)
+    found, _ = _without(held(module_or_state_dict, names, everything=everything), matcher(ignore))
     if found.refused:
         raise grouped(found.refused)[0]
     if not any(tensor.nbytes for tensor in found.tensors.values()):
@@ -86,7 +86,7 @@ def verify(
     *,
     component: str = "",
     names: Names = None,
-    ignore: Collection[str] = (),
+    ignore: Iterable[str] = (),
     everything: bool = False,
     stream: torch.cuda.Stream | None = None,
 ) -> Report:
@@ -122,14 +122,16 @@ def verify(
         Unavailable, OutOfDeviceMemory: as for `manifest`.
     """
     expected = tensors_of(manifest, component)
-    found, ignored = _without(held(module_or_state_dict, names, expected.by_name.keys(), everything=everything), ignore)
+    left_out = matcher(ignore)
+    found, ignored = _without(
+        held(module_or_state_dict, names, expected.by_name.keys(), everything=everything), left_out
+    )
     tensors = found.tensors
     if unlisted := tensors.keys() - expected.by_name.keys():
         verified = {tensor.content for name, tensor in tensors.items() if name not in unlisted}
         tied = {name for name in unlisted if tensors[name].content in verified}
         tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
     report = compare(expected, entries_of(tensors, manifest.algorithm, manifest.chunk_size, stream))
-    left_out = matcher(ignore)
     not_compared = [name for name in report.missing if left_out(name)]
     return replace(
         report,
@@ -162,10 +164,9 @@ def tensors_of(manifest: Manifest, component: str) -> Manifest:
     return expected
 
 
-def _without(found: Held, ignore: Collection[str]) -> tuple[Held, set[str]]:
-    """What is held but for names that match `ignore`, and these."""
-    left_out = matcher(ignore)
-    ignored = {name for name in (*found.tensors, *found.refused) if left_out(name)} if ignore else set()
+def _without(found: Held, left_out: Callable[[str], bool]) -> tuple[Held, set[str]]:
+    """What is held but for names that are left out, and these."""
+    ignored = {name for name in (*found.tensors, *found.refused) if left_out(name)}
     if not ignored:
         return found, ignored
     return (

@@ -112,9 +112,9 @@ class Monitor:
             16 KiB: elsewhere it has no effect.
         portion: what the workload carries at a time: see `carrying`. None if it carries nothing. Where
             `multiprocessors` has no effect, it has none either.
-        on_finding: is called with each finding, one at a time and in order, in the monitor's thread, which reads nothing
-            until it returns, or in that of `updating`, `pause` or `close`. It may call the monitor. What it raises is
-            logged.
+        on_finding: is called with each finding, one at a time and in order, in the monitor's thread, which does not
+            read until it returns, or in that of `updating`, `pause` or `close`. It may call the monitor. What it raises
+            is logged.
         registry: gets the metrics of `hashbench.torch.metrics`; None for none.
         name: the label of the metrics and the name in the log; by default the component's, or "model". A monitor that
             was closed or has ended gives it up.

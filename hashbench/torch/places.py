@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from threading import Lock
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from hashbench.hashing.hasher import Hasher
@@ -43,18 +44,22 @@ def kernel_for(device: torch.device, algorithm: str = "sha256") -> Kernel:
 
     Raises:
         ValueError: the algorithm is unknown.
-        Unavailable: no kernel can be used on the device, or its tensors cannot be hashed in place.
+        Unavailable: PyTorch cannot use the device, no kernel can, or its tensors cannot be hashed in place.
     """
-    if device.type not in ("cpu", "cuda"):
-        raise Unavailable(f"tensors on {device} cannot be hashed in place: only those on cpu and cuda devices can")
     return place_of(indexed(device), algorithm).kernel
 
 
 def indexed(device: torch.device) -> torch.device:
-    """The device itself, or the current one where it is any GPU."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+    """The device itself, or the current one where it is any GPU.
+
+    Raises:
+        Unavailable: tensors there cannot be hashed in place, or PyTorch finds no GPU.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise Unavailable(f"tensors on {device} cannot be hashed in place: only those on cpu and cuda devices can")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(f"{device} cannot be used: PyTorch finds no GPU of CUDA or ROCm here")
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 @dataclass(frozen=True)
@@ -122,12 +127,23 @@ def device_buffer(tensor: torch.Tensor) -> Buffer:
     return Buffer(tensor, tensor.data_ptr(), tensor.nbytes)
 
 
+class _HostArray:
+    """The bytes of a contiguous tensor in host memory, in the form in which NumPy takes them and keeps the tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),
+            "shape": (tensor.nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
 def host_bytes(tensor: torch.Tensor) -> Bytes:
     """The bytes of a contiguous tensor in host memory, which the array shares."""
-    # With fewer than two items, reshape() may keep a stride that view() does not accept.
-    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
-    data: Bytes = flat.view(torch.uint8).numpy()
-    return data
+    # Not by tensor.numpy(), which forbids a storage to be resized from then on.
+    return np.asarray(_HostArray(tensor))
 
 
 @cache
@@ -147,7 +163,7 @@ def roots_on(device: torch.device, algorithm: str, chunk_size: int) -> Roots:
 
     Raises:
         ValueError: the chunk size is not accepted there.
-        Unavailable: no kernel can be used there.
+        Unavailable: as for `kernel_for`.
     """
     return place_of(indexed(device), algorithm).roots_over(chunk_size)
 

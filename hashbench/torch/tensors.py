@@ -62,14 +62,16 @@ def plain_tensors(name: str, tensor: Any) -> Iterator[tuple[str, torch.Tensor]]:
     `layer._weight_qdata`.
 
     Raises:
-        TensorError: it is no tensor, is lazy, is sharded over processes, or wraps tensors that it does not name.
+        TensorError: it is no tensor, is lazy, is sharded over processes, or wraps no tensors that it names.
     """
     if type(tensor) not in PLAIN_TYPES:
         if refusal := _refusal_of_type(tensor):
             raise TensorError(name, refusal)
         if _wraps(tensor):
             prefix, dot, leaf = name.rpartition(".")
-            for part in tensor.__tensor_flatten__()[0]:
+            if not (parts := tensor.__tensor_flatten__()[0]):
+                raise TensorError(name, f"it is a {type(tensor).__name__}, which says that it wraps no tensors")
+            for part in parts:
                 yield from plain_tensors(f"{prefix}{dot}_{leaf}_{part}", getattr(tensor, part))
             return
     yield name, tensor

@@ -11,6 +11,8 @@ import pytest
 from hashbench.kernels import cuda_graph
 from hashbench.kernels.cuda_graph import CudaGraph
 
+CONTEXT = 1000
+
 
 class Driver:
     """What of NVIDIA's driver a graph calls.
@@ -20,14 +22,16 @@ class Driver:
 
     Attributes:
         alive: the handles that were made and not destroyed.
-        launched: the graphs that were launched, and on which stream.
+        calls: what was enqueued or waited for: a function and its handles.
+        contexts: those that were made current in turn.
         capturing: whether a stream is being captured.
     """
 
     def __init__(self, failing: str = "") -> None:
         self.failing, self.made = failing, 0
         self.alive: set[int] = set()
-        self.launched: list[tuple[int, int]] = []
+        self.calls: list[tuple[str | int, ...]] = []
+        self.contexts: list[int] = []
         self.capturing = False
 
     def __getattr__(self, name: str) -> Callable[..., int]:
@@ -44,18 +48,31 @@ class Driver:
             assert self.capturing
             self.capturing = False
             self._make(arguments[1])
-        elif name in ("cuStreamCreate", "cuGraphInstantiateWithFlags"):
+        elif name == "cuCtxGetCurrent":
+            _set(arguments[0], CONTEXT)
+        elif name in ("cuStreamCreate", "cuGraphInstantiateWithFlags", "cuEventCreate"):
             self._make(arguments[0])
-        elif name in ("cuStreamDestroy_v2", "cuGraphDestroy", "cuGraphExecDestroy"):
-            self.alive.discard(arguments[0].value or 0)
+        elif name in ("cuStreamDestroy_v2", "cuGraphDestroy", "cuGraphExecDestroy", "cuEventDestroy_v2"):
+            self.alive.remove(arguments[0].value or 0)
+        elif name == "cuCtxPushCurrent_v2":
+            self.contexts.append(arguments[0].value or 0)
+        elif name == "cuCtxPopCurrent_v2":
+            self.contexts.pop()
+        elif name == "cuEventElapsedTime":
+            ctypes.cast(arguments[0], ctypes.POINTER(ctypes.c_float))[0] = 1.5
         else:
-            assert name == "cuGraphLaunch"
-            self.launched.append((arguments[0].value or 0, arguments[1].value or 0))
+            assert name in ("cuEventRecord", "cuGraphLaunch", "cuEventSynchronize")
+            assert self.contexts == [CONTEXT]
+            self.calls.append((name, *(argument.value or 0 for argument in arguments)))
 
     def _make(self, reference: ctypes.c_void_p) -> None:
         self.made += 1
         self.alive.add(self.made)
-        ctypes.cast(reference, ctypes.POINTER(ctypes.c_void_p))[0] = self.made
+        _set(reference, self.made)
+
+
+def _set(reference: ctypes.c_void_p, handle: int) -> None:
+    ctypes.cast(reference, ctypes.POINTER(ctypes.c_void_p))[0] = handle
 
 
 @pytest.fixture
@@ -65,18 +82,27 @@ def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> D
     return driver
 
 
-def test_what_was_captured_is_launched_on_other_streams(driver: Driver) -> None:
+def test_what_was_captured_is_launched_on_other_streams_and_timed(driver: Driver) -> None:
     captured = []
     graph = CudaGraph(lambda stream: captured.append((stream, driver.capturing)))
     assert captured == [(1, True)]
-    graph.launch(77)
-    graph.launch(78)
-    assert driver.launched == [(3, 77), (3, 78)]
+    for stream in (77, 78):
+        finish = graph.launch(stream)
+        assert driver.calls == [
+            ("cuEventRecord", 4, stream),
+            ("cuGraphLaunch", 3, stream),
+            ("cuEventRecord", 5, stream),
+        ]
+        driver.calls.clear()
+        assert finish() == pytest.approx(1.5e-3)
+        assert driver.calls == [("cuEventSynchronize", 5)]
+        driver.calls.clear()
+    assert not driver.contexts
 
 
-def test_only_the_graph_outlives_its_capture_and_nothing_the_graph(driver: Driver) -> None:
+def test_nothing_outlives_the_graph(driver: Driver) -> None:
     graph = CudaGraph(lambda stream: None)
-    assert driver.alive == {3}
+    assert driver.alive == {3, 4, 5}
     del graph
     gc.collect()
     assert not driver.alive
@@ -96,4 +122,11 @@ def test_a_capture_that_fails_ends(driver: Driver) -> None:
 def test_the_driver_says_no(driver: Driver) -> None:
     with pytest.raises(RuntimeError, match="cuGraphInstantiateWithFlags failed with status 700"):
         CudaGraph(lambda stream: None)
-    assert driver.alive <= {3}  # a driver that fails makes none
+    assert driver.alive == {3}  # which a driver that fails does not make
+
+
+@pytest.mark.parametrize("driver", ["cuGraphLaunch"], indirect=True)
+def test_a_launch_that_fails_leaves_the_context(driver: Driver) -> None:
+    with pytest.raises(RuntimeError, match="cuGraphLaunch failed with status 700"):
+        CudaGraph(lambda stream: None).launch(77)
+    assert not driver.contexts

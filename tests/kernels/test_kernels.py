@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from kernels_here import available
 from profiles import examples
 from reference import check, expected
 
-from hashbench.kernels import STRATEGIES, Buffer, Kernel, Strategy, layout
+from hashbench.kernels import PAGE, STRATEGIES, Buffer, Kernel, PartsInTurn, Strategy, layout
 from hashbench.kernels.device_kernel import DeviceKernel, Launch
 from hashbench.kernels.layout import MANY_TILES
 
@@ -275,19 +276,41 @@ def test_stage(kernel: Kernel, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [4096, 100_000])
-def test_a_lane_brings_blocks_to_wherever_they_go(kernel: Kernel, nbytes: int) -> None:
-    lane = kernel.lane(nbytes)
-    if lane is None:
+def test_lanes_bring_blocks_to_wherever_they_go(kernel: Kernel, nbytes: int) -> None:
+    lanes = kernel.lanes(3, nbytes)
+    if not lanes:
         assert kernel.device.kind == "cpu" or kernel.name == "dpnp"
         return
-    content = painted(5 * nbytes)
+    assert [lane.block.nbytes for lane in lanes] == 3 * [nbytes]
+    content = painted(6 * nbytes)
     buffer = kernel.put(bytes(len(content)))
-    for start in range(0, len(content), nbytes):
-        assert lane.block.nbytes == nbytes
-        lane.block[:] = content[start : start + nbytes].tobytes()
-        rest = nbytes - 1001
-        lane.send([(0, 1000, buffer, start), (1000, 1, buffer[start:], 1000), (1001, rest, buffer, start + 1001)])
+    for first in range(0, 6, 3):
+        for number, lane in enumerate(lanes, start=first):
+            lane.block[:] = content[number * nbytes : (number + 1) * nbytes].tobytes()
+        for number, lane in enumerate(lanes, start=first):
+            start, rest = number * nbytes, nbytes - 1001
+            lane.send([(0, 1000, buffer, start), (1000, 1, buffer[start:], 1000), (1001, rest, buffer, start + 1001)])
     check(kernel, "tree", [buffer], [content.tobytes()], 64)
+
+
+def test_lanes_bring_parts_of_a_file_in_turn(kernel: Kernel, tmp_path: Path) -> None:
+    lanes = kernel.lanes(2, 4 * PAGE)
+    if not lanes:
+        assert kernel.device.kind == "cpu" or kernel.name == "dpnp"
+        return
+    content = painted(50_000)
+    path = tmp_path / "file"
+    path.write_bytes(content.tobytes())
+    cuts = [0, 100, 5000, 2 * PAGE, 5 * PAGE, 5 * PAGE + 1, 8 * PAGE, 11 * PAGE, len(content)]
+    buffer = kernel.put(bytes(len(content)))
+    with path.open("rb") as file:
+        ranges = [(begin, end, begin % PAGE) for begin, end in pairwise(cuts)]
+        rows = [(file.fileno(), a - skipped, skipped, b - a, buffer.address + a) for a, b, skipped in ranges]
+        parts = PartsInTurn(np.array(rows, np.int64), [buffer[a:b] for a, b, _ in ranges])
+        assert [lane.bring_in_turn(parts) for lane in lanes] == [None, None]
+        check(kernel, "tree", [buffer], [content.tobytes()], 64)
+        beyond = PartsInTurn(np.array([*rows[:2], (file.fileno(), 12 * PAGE, 0, 5000, buffer.address)]), parts.targets)
+        assert lanes[0].bring_in_turn(beyond) == 2
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

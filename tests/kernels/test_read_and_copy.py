@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from profiles import examples
 
 pytest.importorskip("llvmlite", reason="Numba is not installed")
 
-from hashbench.kernels import read_and_copy
+from hashbench.kernels import PAGE, PartsInTurn, read_and_copy
 from hashbench.kernels.read_and_copy import DriverError, ReadAndCopy
 
 DATA = hashlib.shake_128(b"a file").digest(100_000)
@@ -105,6 +106,74 @@ def test_a_driver_that_fails_ends_the_loop(file: int, failing: str) -> None:
         driver.bring(file, 0, 50_000, 1000)
     assert raised.value.status == 700
     assert driver.copied == [1000]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], parent=examples(50))
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 99_000), st.integers(1, 20_000)), max_size=8),
+    threads=st.integers(1, 4),
+)
+def test_parts_come_in_turn_each_once(file: int, ranges: list[tuple[int, int]], threads: int) -> None:
+    spans = [(offset, min(offset + nbytes, len(DATA))) for offset, nbytes in ranges]
+    target = np.zeros(sum(end - begin for begin, end in spans), np.uint8)
+    rows, place = [], target.ctypes.data
+    for begin, end in spans:
+        rows.append((file, begin - begin % PAGE, begin % PAGE, end - begin, place))
+        place += end - begin
+    parts = PartsInTurn(np.array(rows, np.int64).reshape(-1, 5), [])
+    drivers = [Driver() for _ in range(threads)]
+    left: list[int | None] = []
+
+    def bring(driver: Driver) -> None:
+        block = np.zeros(7 * PAGE, np.uint8)
+        left.append(driver.loop.in_turn(parts, block.ctypes.data, STREAM))
+
+    running = [threading.Thread(target=bring, args=(driver,)) for driver in drivers]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert left == threads * [None]
+    assert target.tobytes() == b"".join(DATA[begin:end] for begin, end in spans)
+    copied = sorted(nbytes for driver in drivers for nbytes in driver.copied)
+    assert copied == sorted(end - begin for begin, end in spans)
+
+
+def test_a_part_that_cannot_be_read_is_told_and_the_others_come(file: int) -> None:
+    block, target = np.zeros(4 * PAGE, np.uint8), np.zeros(30, np.uint8)
+    place = target.ctypes.data
+    rows = [
+        (file, 0, 5, 10, place),
+        (-1, 0, 0, 10, place + 10),
+        (file, 24 * PAGE, 0, 9000, place),
+        (file, 0, 0, 9, place + 20),
+    ]
+    parts = PartsInTurn(np.array(rows, np.int64), [])
+    driver = Driver()
+    told = [driver.loop.in_turn(parts, block.ctypes.data, STREAM) for _ in range(3)]
+    assert told == [1, 2, None]
+    assert target.tobytes() == DATA[5:15] + bytes(10) + DATA[:9] + bytes(1)
+
+
+def test_no_part_is_taken_after_the_end(file: int) -> None:
+    block, target = np.zeros(PAGE, np.uint8), np.zeros(10, np.uint8)
+    parts = PartsInTurn(np.array([(file, 0, 0, 10, target.ctypes.data)], np.int64), [])
+    parts.end()
+    driver = Driver()
+    for _ in range(3):
+        assert driver.loop.in_turn(parts, block.ctypes.data, STREAM) is None
+    assert not driver.copied
+
+
+@pytest.mark.parametrize("failing", ["copy", "wait"])
+def test_a_driver_that_fails_ends_the_turn(file: int, failing: str) -> None:
+    block, target = np.zeros(PAGE, np.uint8), np.zeros(10, np.uint8)
+    parts = PartsInTurn(np.array(2 * [(file, 0, 0, 10, target.ctypes.data)], np.int64), [])
+    driver = Driver()
+    driver.statuses[failing] = 700
+    with pytest.raises(DriverError, match="status 700"):
+        driver.loop.in_turn(parts, block.ctypes.data, STREAM)
+    assert driver.copied == [10]
 
 
 def test_threads_that_need_it_at_the_same_time_compile_it_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import in_process
+from command_line import in_own_process, in_process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profiles import examples
@@ -35,7 +35,13 @@ def array(shape: Sequence[int], seed: int = 0, dtype: str = "uint16") -> Array:
 
 
 def derived(
-    folder: Path, state: State, rules: Sequence[Rule], ranks: int = 1, rank: int = 0, chunk_size: int = CHUNK
+    folder: Path,
+    state: State,
+    rules: Sequence[Rule],
+    ranks: int = 1,
+    rank: int = 0,
+    chunk_size: int = CHUNK,
+    kv_heads: int | None = None,
 ) -> Derived:
     """What follows from the manifest and the leaf hashes of a file with these tensors."""
     header, end = {}, 0
@@ -48,7 +54,7 @@ def derived(
     manifest = hashbench.manifest(path, chunk_size=chunk_size, leaves=folder / "leaves", kernel="hashlib")
     path.unlink()  # no weights are read from here on
     with opened_sidecar(folder / "leaves", manifest) as leaves:
-        return derive(manifest, leaves, rules, ranks, rank)
+        return derive(manifest, leaves, rules, ranks, rank, kv_heads)
 
 
 def content(manifest: Manifest) -> dict[str, tuple[tuple[int, ...], int, bytes]]:
@@ -92,6 +98,27 @@ def test_heads_that_ranks_share(tmp_path: Path) -> None:
         expected = np.concatenate([np.split(q, 8)[rank], np.split(k, 2)[rank // 4]])
         assert content(found.manifest) == hashed({"qk": expected})
     assert "are not for 3 ranks alike" in derived(tmp_path, {"q": array((18, WIDTH)), "k": k}, [rule], 3).refused["qk"]
+
+
+def test_heads_that_ranks_share_must_be_counted(tmp_path: Path) -> None:
+    state = {"q": array((16, WIDTH), 1), "k": array((8, WIDTH), 2)}
+    rules = [Rule("qk", (Part("q", 0), Part("k", 0, most="kv_heads")))]
+    for kv_heads, ranks in ((1, 2), (2, 2), (4, 2), (2, 4), (4, 1), (None, 1)):
+        shards = min(kv_heads or 1, ranks)
+        for rank in range(ranks):
+            found = derived(tmp_path, state, rules, ranks, rank, kv_heads=kv_heads)
+            shared = np.split(state["k"], shards)[rank * shards // ranks]
+            assert content(found.manifest) == hashed(
+                {"qk": np.concatenate([np.split(state["q"], ranks)[rank], shared])}
+            )
+    with pytest.raises(LayoutError, match=r"'k' is cut by key and value heads, .* give their number \(--kv-heads\)"):
+        derived(tmp_path, state, rules, 2)
+    with pytest.raises(ValueError, match="8 key and value heads are not accepted for 3 ranks"):
+        derived(tmp_path, state, rules, 3, kv_heads=8)
+    with pytest.raises(ValueError, match="0 key and value heads are not accepted"):
+        derived(tmp_path, state, rules, kv_heads=0)
+    with pytest.raises(LayoutError, match="cuts nothing by key and value heads: their number has no use"):
+        derived(tmp_path, state, [Rule("q", (Part("q", 0),))], 2, kv_heads=8)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -233,11 +260,12 @@ def llama(layers: int = 2, hidden: int = 128, heads: int = 8, shared: int = 4, m
     return state
 
 
-def in_vllm(state: State, ranks: int, rank: int) -> dict[str, Array]:
+def in_vllm(state: State, ranks: int, rank: int, kv_heads: int = 4) -> dict[str, Array]:
     """What vLLM's loaders make of a model with Llama's names, or Mixtral's."""
 
     def cut(name: str, dimension: int) -> Array:
-        return np.ascontiguousarray(np.split(state[name], ranks, dimension)[rank])
+        shards = min(ranks, kv_heads) if "k_proj" in name or "v_proj" in name else ranks
+        return np.ascontiguousarray(np.split(state[name], shards, dimension)[rank * shards // ranks])
 
     made = {}
     for name, value in state.items():
@@ -264,25 +292,27 @@ def in_vllm(state: State, ranks: int, rank: int) -> dict[str, Array]:
     return made
 
 
-@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), (2, 0), (2, 1), (4, 3)])
-def test_llama_in_vllm(ranks: int, rank: int, tmp_path: Path) -> None:
-    state = llama()
-    found = derived(tmp_path, state, read_layout("vllm-llama"), ranks, rank)
+@pytest.mark.parametrize(
+    ("ranks", "rank", "kv_heads"), [(1, 0, 4), (2, 0, 4), (2, 1, 4), (4, 3, 4), (4, 2, 2), (4, 3, 1)]
+)
+def test_llama_in_vllm(ranks: int, rank: int, kv_heads: int, tmp_path: Path) -> None:
+    state = llama(shared=kv_heads)
+    found = derived(tmp_path, state, read_layout("vllm-llama"), ranks, rank, kv_heads=kv_heads)
     assert (found.refused, found.unused) == ({}, ())
-    assert content(found.manifest) == hashed(in_vllm(state, ranks, rank))
+    assert content(found.manifest) == hashed(in_vllm(state, ranks, rank, kv_heads))
 
 
-@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), (2, 1)])
-def test_mixtral_in_vllm(ranks: int, rank: int, tmp_path: Path) -> None:
-    state = {name: value for name, value in llama(1).items() if ".mlp." not in name}
+@pytest.mark.parametrize(("ranks", "rank", "kv_heads"), [(1, 0, 4), (2, 1, 4), (2, 1, 1)])
+def test_mixtral_in_vllm(ranks: int, rank: int, kv_heads: int, tmp_path: Path) -> None:
+    state = {name: value for name, value in llama(1, shared=kv_heads).items() if ".mlp." not in name}
     moe = "model.layers.0.block_sparse_moe"
     state[f"{moe}.gate.weight"] = array((4, 128), 1)
     for n in range(4):
         for w, shape in (("w1", (64, 128)), ("w2", (128, 64)), ("w3", (64, 128))):
             state[f"{moe}.experts.{n}.{w}.weight"] = array(shape, 100 + 10 * n + int(w[1]))
-    found = derived(tmp_path, state, read_layout("vllm-mixtral"), ranks, rank)
+    found = derived(tmp_path, state, read_layout("vllm-mixtral"), ranks, rank, kv_heads=kv_heads)
     assert (found.refused, found.unused) == ({}, ())
-    assert content(found.manifest) == hashed(in_vllm(state, ranks, rank))
+    assert content(found.manifest) == hashed(in_vllm(state, ranks, rank, kv_heads))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -325,6 +355,10 @@ BAD = {
         document(tensors=[{"name": "a.{n}", "stack": "n", "parts": [{"tensor": "b.{n}"}]}]),
         "has the placeholder by which it is stacked",
     ),
+    "another number": (
+        document(tensors=[{"name": "a", "parts": [{"tensor": "b", "shard": 0, "most": "heads"}]}]),
+        "does not follow the schema",
+    ),
     "padded and cut": (
         document(tensors=[{"name": "a", "parts": [{"tensor": "b", "shard": 1, "pad": 8}]}]),
         "is padded along the first dimension, and cut along another",
@@ -361,10 +395,13 @@ def test_the_command_writes_a_manifest_and_names_the_rest(tmp_path: Path) -> Non
     )
     assert made.returncode == 0
     path.unlink()
-    call = ["derive", manifest, "--leaves", leaves, "--layout", "vllm-llama", "-o", out]
+    call = ["derive", manifest, "--leaves", leaves, "--kv-heads", "4", "--layout", "vllm-llama", "-o", out]
     done = in_process(*call, "--ranks", "8", "--rank", "1")
     assert done.returncode == 0
     assert "not in the layout: 'model.layers.0.rotary.inv_freq'" in done.stderr.decode()
+    uncounted = in_process(*call[:4], *call[6:], "--ranks", "8", "--rank", "1")
+    assert uncounted.returncode == 2
+    assert b"is cut by key and value heads" in uncounted.stderr
     done = in_process(*call, "--ranks", "2", "--rank", "1")
     assert done.returncode == 0
     assert content(read_manifest(Path(out))) == hashed(
@@ -373,4 +410,14 @@ def test_the_command_writes_a_manifest_and_names_the_rest(tmp_path: Path) -> Non
     shown = in_process(*call, "--json")
     assert json.loads(shown.stdout)["unused"] == ["model.layers.0.rotary.inv_freq"]
     assert in_process(*call[:-2], "--json").returncode == 2
-    assert in_process(*call[:-3], "vllm-lama").returncode == 2
+    unknown = in_process(*call[:-3], "vllm-lama")
+    assert unknown.returncode == 2
+    assert unknown.stderr.decode().endswith(
+        "'vllm-lama' is neither a file nor one of the layouts vllm-llama, vllm-mixtral; did you mean 'vllm-llama'?\n"
+    )
+    before = files[0].read_bytes()
+    same = in_process(*call[:-1], manifest)
+    assert same.returncode == 2
+    assert f"{manifest} is what is read: it is not overwritten" in same.stderr.decode()
+    assert files[0].read_bytes() == before
+    assert in_own_process("derive", "-", *call[2:], input=before).returncode == 0  # over what it wrote before

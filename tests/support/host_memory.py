@@ -98,8 +98,8 @@ class HostMemoryKernel(DeviceKernel):
     def stage(self, nbytes: int) -> Stage:
         return _HostStage(self.allocate(nbytes))
 
-    def lane(self, nbytes: int) -> Lane:
-        return HostLane(nbytes, bytes_at)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [HostLane(nbytes, bytes_at) for _ in range(count)]
 
     def queue_for(self, stream: Any) -> None:
         if stream is not None:

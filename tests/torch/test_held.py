@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-from hashbench.torch import TensorError, manifest, verify  # noqa: E402  # after what it needs is known to be there
-from hashbench.torch.held import inner_name  # noqa: E402
+from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is known to be there
+
+from hashbench.torch import TensorError, manifest, verified, verify  # noqa: E402
+from hashbench.torch.held import inner_names  # noqa: E402
+from hashbench.torch.places import host_bytes  # noqa: E402
+from hashbench.torch.watch import Finding, Watch  # noqa: E402
 
 nn = torch.nn
 
@@ -69,6 +74,91 @@ def test_a_parameter_that_an_attribute_hides_is_a_problem(where: str) -> None:
     assert (report.ok, report.missing, report.differs) == (False, (), ())
     with pytest.raises(TensorError, match="hides it"):
         manifest(module)
+
+
+def nested() -> Any:
+    """A model whose module `body.lin` can be hidden."""
+
+    class Body(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+            self.lin.register_buffer("mask", torch.ones(4), persistent=False)
+
+    return nn.ModuleDict({"body": Body()})
+
+
+@pytest.mark.parametrize("where", ["instance", "class", "parameters", "buffers"])
+def test_all_tensors_of_a_module_that_an_attribute_hides_are_a_problem(where: str) -> None:
+    module = nested()
+    trusted, whole = manifest(module), manifest(module, everything=True)
+    assert verify(module, whole).ok
+    body, other = module["body"], nn.Linear(4, 4)
+    if where == "instance":
+        body.__dict__["lin"] = other
+    elif where == "class":
+        type(body).lin = other
+    else:
+        other = getattr(body, f"_{where}")["lin"] = None
+    assert body.lin is other
+    report = verify(module, trusted)
+    (problem,) = report.problems
+    assert problem.startswith(
+        "tensor 'body.lin.0.weight' and 6 more: an attribute of the same name hides the module 'body.lin', so that"
+    )
+    assert (report.ok, report.missing, report.differs) == (False, (), ())
+    (problem,) = verify(module, whole).problems
+    assert "and 7 more: an attribute of the same name hides the module 'body.lin'" in problem
+    with pytest.raises(TensorError, match=r"hides the module 'body\.lin'"):
+        manifest(module)
+
+
+def test_a_monitor_finds_that_a_module_is_hidden() -> None:
+    module = nested()
+    found: list[Finding] = []
+    watch = Watch(module, manifest(module), None, (), 60.0, random.Random(0), 0.0, found.append)
+    module["body"].__dict__["lin"] = nn.Linear(4, 4)
+    watch.look(1.0)
+    assert {finding.kind for finding in found} == {"gone"}
+    assert {finding.tensor for finding in found} == manifest(nested()).by_name.keys()
+    assert "hides the module 'body.lin'" in str(found[0])
+
+
+@pytest.mark.parametrize("where", ["instance", "class", "parameters"])
+def test_a_buffer_that_something_else_hides_is_a_problem(where: str) -> None:
+    class Norm(nn.BatchNorm1d):  # type: ignore[misc,name-defined]
+        pass
+
+    module = Norm(4)
+    module.register_buffer("mask", torch.ones(4), persistent=False)
+    trusted = manifest(module, everything=True)
+    for name in ("running_mean", "mask"):
+        if where == "class":
+            setattr(Norm, name, None)
+        else:
+            {"instance": module.__dict__, "parameters": module._parameters}[where][name] = None
+        assert getattr(module, name) is None
+    report = verify(module, trusted)
+    (problem,) = report.problems
+    assert problem.startswith("tensor 'mask' and 1 more: an attribute of the same name hides it")
+    assert (report.ok, report.missing) == (False, ())
+
+
+def test_an_attribute_that_the_class_computes_is_a_problem() -> None:
+    module = Rotary()
+    trusted = manifest(module, everything=True)
+    module.__class__ = type("Computed", (Rotary,), {"original": property(lambda self: torch.zeros(4))})
+    assert not module.original.any()
+    (problem,) = verify(module, trusted).problems
+    assert problem.startswith("tensor 'original': an attribute of the same name hides it")
+
+
+def test_a_parameter_is_no_buffer_whatever_a_set_of_names_says() -> None:
+    module = nn.Linear(2, 3)
+    trusted = manifest(module)
+    module.register_parameter("more", nn.Parameter(torch.ones(2)))
+    module._non_persistent_buffers_set.add("more")
+    assert verify(module, trusted).extra == ("more",)
 
 
 def test_a_recurrent_module_computes_with_its_parameters_or_has_a_problem() -> None:
@@ -168,6 +258,62 @@ def test_wrappers_are_seen_through(how: str) -> None:
     assert verify(wrapped, trusted).differs == ("0.weight",)
 
 
+def test_what_wrappers_compute_with_is_not_passed_over() -> None:
+    class Compiled(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self._orig_mod, self.head = inner, nn.Linear(4, 2)
+            self.scale = nn.Parameter(torch.ones(1))
+
+    class Parallel(nn.DataParallel):  # type: ignore[misc,name-defined]
+        def __init__(self, inner: Any) -> None:
+            super().__init__(inner)
+            self.head = nn.Linear(4, 2)
+            self.register_buffer("scale", torch.ones(1))
+
+    module = small()
+    trusted = manifest(module)
+    for wrapped in (Compiled(module), Parallel(module), compiled(Parallel(module)), parallel(Compiled(module))):
+        report = verify(wrapped, trusted)
+        assert (report.extra, report.missing, report.differs) == (("head.bias", "head.weight", "scale"), (), ())
+        assert {"0.weight", "head.weight", "scale"} <= {entry.name for entry in manifest(wrapped).entries}
+    average = torch.optim.swa_utils.AveragedModel(module)
+    average.head = nn.Linear(4, 2)
+    assert verify(average, trusted).extra == ("head.bias", "head.weight")
+
+
+def test_a_wrapped_module_that_an_attribute_hides_is_a_problem() -> None:
+    module = small()
+    trusted = manifest(module)
+    for wrapped in (parallel(module), compiled(module)):
+        (name,) = wrapped._modules
+        wrapped.__dict__[name] = small()
+        (problem,) = verify(wrapped, trusted).problems
+        assert f"an attribute of the same name hides the module '{name}'" in problem
+
+
+def test_an_attribute_that_is_the_very_same_hides_nothing() -> None:
+    class Engine(nn.Module):  # type: ignore[misc,name-defined]
+        """A wrapper as DeepSpeed's, which keeps the model in both places."""
+
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self._modules["module"] = self.__dict__["module"] = inner
+
+    engine = Engine(small())
+    trusted = manifest(engine.module)
+    assert verify(engine, trusted).ok
+    engine.__dict__["module"] = small()
+    assert "hides the module 'module'" in verify(engine, trusted).problems[0]
+
+
+def test_wrappers_below_the_whole_model_keep_their_names() -> None:
+    module = nn.Sequential(nn.DataParallel(nn.Linear(2, 3)), torch.optim.swa_utils.AveragedModel(nn.Linear(3, 2)))
+    trusted = manifest(module.state_dict())
+    assert trusted.by_name.keys() > {"0.module.weight", "1.module.weight", "1.n_averaged"}
+    assert manifest(module) == trusted
+
+
 class LoraLinear(nn.Module):  # type: ignore[misc,name-defined]
     """A layer as PEFT wraps it."""
 
@@ -215,14 +361,28 @@ def test_a_tensor_is_taken_for_another_only_where_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("name", "inner"),
     [
-        ("module._orig_mod.a.weight", "a.weight"),
-        ("_orig_mod.module.a.weight", "a.weight"),
-        ("base_model.model.model.q.base_layer.weight", "model.q.weight"),
-        ("a.module.weight", "a.module.weight"),
+        ("module._orig_mod.a.weight", ["a.weight"]),
+        ("_orig_mod.module.a.weight", ["a.weight"]),
+        ("base_model.model.model.q.base_layer.weight", ["model.q.weight", "model.model.q.weight"]),
+        ("base_model.model.module.q.weight", ["q.weight", "model.module.q.weight"]),
+        ("module.base_model.transformer.wte.weight", ["transformer.wte.weight"]),
+        ("a.module.weight", ["a.module.weight"]),
     ],
 )
-def test_names_without_what_wrappers_add(name: str, inner: str) -> None:
-    assert inner_name(name) == inner
+def test_names_without_what_wrappers_add(name: str, inner: list[str]) -> None:
+    assert list(inner_names(name)) == inner
+
+
+@pytest.mark.parametrize("own", ["", "model.", "transformer."])
+def test_models_with_tuned_prompts_are_seen_through(own: str) -> None:
+    """PEFT 0.21 wraps a model for prompt tuning without the `model` that it adds for adapters."""
+    state = {f"{own}{name}": tensor for name, tensor in small().state_dict().items()}
+    tuned = {f"base_model.{name}": tensor for name, tensor in state.items()} | {"prompt_encoder.w": torch.ones(3)}
+    assert verify(tuned, manifest(state)).extra == ("prompt_encoder.w",)
+    assert verify(tuned, manifest(state), ignore=["prompt_encoder.*"]).ok
+    assert verify(state, manifest(tuned), ignore=["prompt_encoder.*"]).ok
+    tuned[f"base_model.{own}2.bias"] = torch.ones(4)
+    assert verify(tuned, manifest(state)).differs == (f"{own}2.bias",)
 
 
 # Names, and what is left out ------------------------------------------------------------------------------------------
@@ -259,6 +419,8 @@ def test_what_is_ignored_is_said() -> None:
     assert report.ignored == ("1.bias", "1.weight")  # which the manifest has as 2.bias and 2.weight
     assert report.notes == ("not compared, as `ignore` says: 7 tensors that the manifest lists",)
     assert [entry.name for entry in manifest(module, ignore=["*.bias"]).entries] == ["0.weight", "1.weight"]
+    assert verify(module, trusted, ignore=iter(["1.*", "2.*"])) == report
+    assert manifest(module, ignore=iter(["*.bias"])) == manifest(module, ignore=["*.bias"])
     with pytest.raises(TypeError, match=r"the string '1\.\*' is not accepted: pass a list of patterns"):
         verify(module, trusted, ignore="1.*")
 
@@ -334,31 +496,17 @@ def test_packed_weights_are_told_in_words_that_help() -> None:
     quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
     report = verify(quantised, trusted)
     (problem,) = report.problems
-    assert problem.startswith("tensor '0._packed_params._packed_params' and 1 more: its weights are packed")
+    assert problem.startswith("tensor '0._packed_params._packed_params' and 1 more: the weights are packed")
     assert report.missing == ("0.bias", "0.weight", "2.bias", "2.weight")
+    of_state = verify(quantised.state_dict(), trusted)
+    assert of_state.problems == (problem.replace("_packed_params._packed_params' and 1", "scale' and 5"),)
+    assert (of_state.missing, of_state.extra) == (report.missing, ())
+    recurrent = torch.ao.quantization.quantize_dynamic(nn.ModuleList([nn.LSTM(3, 4)]), {nn.LSTM})
+    (problem,) = verify(recurrent.state_dict(), trusted).problems
+    assert problem.startswith("tensor '0._all_weight_values.0.param': the weights are packed")
 
 
 # Subclasses that wrap other tensors -----------------------------------------------------------------------------------
-
-
-class Quantised(torch.Tensor):  # type: ignore[misc,name-defined]
-    """Int8 weights with a scale, flattened as torchao's tensors are."""
-
-    @staticmethod
-    def __new__(cls, qdata: Any, scale: Any) -> Any:
-        return torch.Tensor._make_wrapper_subclass(cls, qdata.shape, dtype=scale.dtype, device=qdata.device)
-
-    def __init__(self, qdata: Any, scale: Any) -> None:
-        self.qdata, self.scale = qdata, scale
-
-    def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return ["qdata", "scale"], None
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.detach.default:
-            return cls(args[0].qdata, args[0].scale)
-        raise NotImplementedError(function)
 
 
 def test_a_subclass_is_the_tensors_that_it_says_it_wraps() -> None:
@@ -371,6 +519,8 @@ def test_a_subclass_is_the_tensors_that_it_says_it_wraps() -> None:
     assert verify(compiled(module), trusted).ok
     scale[2] = 0
     assert verify(module, trusted).differs == ("0._weight_scale",)
+    hollow = type("Hollow", (Quantised,), {"__tensor_flatten__": lambda self: ([], None)})(qdata, scale)
+    assert "wraps no tensors" in verify({"w": qdata, "x": hollow}, manifest({"w": qdata})).problems[0]
     nested = {"w": Quantised(qdata, Quantised(qdata, scale))}
     assert [entry.name for entry in manifest(nested).entries] == ["__w_scale_qdata", "__w_scale_scale", "_w_qdata"]
 
@@ -402,3 +552,25 @@ def test_memory_without_a_file_is_not_taken_for_a_mapping() -> None:
     private = torch.frombuffer(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
     state = {"a": private, "b": torch.ones(1 << 20), "c": torch.empty(0)}
     assert verify(state, manifest(state)).notes == ()
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (300, 7)])
+def test_memory_that_was_hashed_can_be_resized(shape: tuple[int, ...]) -> None:
+    def resized(tensor: Any) -> bool:
+        tensor.untyped_storage().resize_(tensor.nbytes + 64)
+        return bool(tensor.untyped_storage().nbytes() == tensor.nbytes + 64)
+
+    trusted = manifest({"w": torch.zeros(shape)} | {"one": torch.zeros(1)})
+    state = {"w": torch.zeros(shape), "one": torch.zeros(1)}
+    assert verify(state, trusted).ok
+    assert manifest(state) == trusted
+    assert all(tensor is state[name] for name, tensor in verified(state.items(), trusted))
+    assert all(map(resized, state.values()))
+    assert verify(state, trusted).ok
+
+
+def test_memory_that_is_hashed_lives_as_long_as_what_shares_it() -> None:
+    data = host_bytes(torch.arange(1 << 20, dtype=torch.uint8))
+    other = torch.zeros(1 << 20, dtype=torch.uint8)
+    assert not other.any()
+    assert bytes(data[:512]) == bytes(range(256)) * 2

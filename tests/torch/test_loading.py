@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,15 +20,16 @@ from model_folders import index_of
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: install hashbench[torch]")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-import hashbench  # noqa: E402  # after what it needs is known to be there
+from wrapping_tensors import Quantised  # noqa: E402  # after what it needs is known to be there
+
+import hashbench  # noqa: E402
 import hashbench.torch.loading as loading  # noqa: E402
-from hashbench.hashing import lanes, reading  # noqa: E402
-from hashbench.hashing.direct import PAGE  # noqa: E402
+from hashbench.hashing import in_turn, lanes, reading  # noqa: E402
 from hashbench.hashing.lanes import Lanes  # noqa: E402
 from hashbench.hashing.reading import Read, Reader  # noqa: E402
 from hashbench.hashing.sources import ChangedWhileReadError  # noqa: E402
 from hashbench.hashing.verification_error import VerificationError  # noqa: E402
-from hashbench.kernels import Buffer, Lane  # noqa: E402
+from hashbench.kernels import Buffer, Lane, Unavailable  # noqa: E402
 from hashbench.kernels.hashlib_cpu import HashlibCpu  # noqa: E402
 from hashbench.model.dtypes import TORCH_NAMES  # noqa: E402
 from hashbench.model.manifest import Manifest, TensorEntry  # noqa: E402
@@ -40,16 +43,17 @@ PIECE = 4096
 class MemoryByLanes(loading._CudaMemory):
     """The host's memory, which tensors come to as they come to a GPU's."""
 
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader, Lanes(ByHostLanes(HashlibCpu.devices()[0])), torch.device("cpu"), None)
+    def __init__(self, reader: Reader, *, past_cache: bool) -> None:
+        made = Lanes(ByHostLanes(HashlibCpu.devices()[0]))
+        super().__init__(reader, made, torch.device("cpu"), None, past_cache=past_cache)
 
     def usable(self) -> Callable[[], object]:
         return lambda: None
 
 
 class ByHostLanes(HashlibCpu):
-    def lane(self, nbytes: int) -> Lane:
-        return HostLane(nbytes, bytes_at)
+    def lanes(self, count: int, nbytes: int) -> list[Lane]:
+        return [HostLane(nbytes, bytes_at) for _ in range(count)]
 
 
 @pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.covers("torch")), "cpu by lanes", ON_CUDA])
@@ -105,6 +109,7 @@ def test_a_file_is_loaded_as_it_is(device: str, only_tensors: bool, tmp_path: Pa
     path = write(tmp_path, "model.safetensors", expected)
     trusted = hashbench.manifest(path, kernel="hashlib", only_tensors=only_tensors)
     found = load(path, trusted, device=device)
+    found["9.w"].untyped_storage().resize_(1 << 20)  # which memory that NumPy was given cannot be
     assert same(found, expected)
     assert {tensor.device.type for tensor in found.values()} == {device}
     assert verify(found, trusted).ok
@@ -116,7 +121,7 @@ def test_a_file_is_loaded_past_the_page_cache(
     device: str, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "is_cached", lambda descriptor, offset: cached)
-    monkeypatch.setattr(lanes, "BLOCK_SIZE", 2 * PIECE + PAGE)
+    monkeypatch.setattr(in_turn, "cached_pages", lambda descriptor, offset, nbytes: np.full(nbytes, cached))
     monkeypatch.setattr(loading, "DIRECT_PIECE_SIZE", 2 * PIECE)
     tensors = state()
     path = write(tmp_path, "model.safetensors", tensors)
@@ -414,6 +419,22 @@ def test_a_gpu_holds_the_model_once(tmp_path: Path) -> None:
     assert torch.cuda.max_memory_allocated() - before <= nbytes + (1 << 20)
 
 
+@pytest.mark.parametrize("name", ["meta", "mps"])
+def test_a_device_whose_tensors_cannot_be_hashed_is_unavailable(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "model.safetensors", {"a": torch.ones(3)})
+    trusted = hashbench.manifest(path, kernel="hashlib")
+    with pytest.raises(Unavailable, match=f"^tensors on {name} cannot be hashed in place: only those on cpu and cuda"):
+        load(path, trusted, device=name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_pytorch_does_not_find_cannot_be_loaded_to(tmp_path: Path) -> None:
+    path = write(tmp_path, "model.safetensors", {"a": torch.ones(3)})
+    trusted = hashbench.manifest(path, kernel="hashlib")
+    with pytest.raises(Unavailable, match="cuda cannot be used: PyTorch finds no GPU of CUDA or ROCm here"):
+        load(path, trusted, device="cuda")
+
+
 # Around another loader ------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +480,64 @@ def test_a_buffer_that_the_loader_uses_again_is_verified_before_it_changes() -> 
 
     for name, tensor in verified(loader(), trusted):
         assert torch.equal(tensor, expected[name])
+
+
+def test_a_subclass_that_another_loader_gives_is_verified_as_what_it_wraps() -> None:
+    qdata, scale = torch.arange(12, dtype=torch.int8).reshape(3, 4), torch.ones(3, 1)
+    given = [("0.weight", Quantised(qdata, scale)), ("0.bias", torch.zeros(3))]
+    trusted = manifest({"0._weight_qdata": qdata, "0._weight_scale": scale, "0.bias": torch.zeros(3)})
+    assert trusted == manifest(dict(given))
+    ((_, tensor), _) = verified(given, trusted)
+    assert tensor is given[0][1]
+    with pytest.raises(VerificationError, match=r"tensor '0\._weight_qdata' came before"):
+        list(verified([given[0], given[0]], trusted))
+    with pytest.raises(VerificationError, match=r"tensor '_w_qdata' is not in the manifest"):
+        list(verified([("w", tensor)], trusted))
+    scale[2] = 0
+    with pytest.raises(VerificationError, match=r"tensor '0\._weight_scale' is not what the manifest says"):
+        list(verified(given, trusted))
+
+
+def test_a_subclass_around_mapped_tensors_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "model.safetensors", {"q": torch.ones(4), "s": torch.ones(4)})
+    mapped = safetensors_torch.load_file(path)
+    given = {"w": Quantised(mapped["q"], mapped["s"])}
+    with pytest.raises(TensorError, match="tensor 'w': it wraps tensors that are mapped"):
+        list(verified(given.items(), manifest(given)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which memory processes share")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests do not matter to it
+def test_memory_that_processes_share_is_copied_before_it_is_verified() -> None:
+    shared = mmap.mmap(-1, 4096)
+    given = {"a": torch.frombuffer(shared, dtype=torch.uint8)}
+    trusted = manifest(given)
+    (note,) = verify(given, trusted).notes
+    assert note.startswith("1 tensor is mapped from memory that processes share: a change there changes it")
+    found = dict(verified(given.items(), trusted))
+    with pytest.MonkeyPatch.context() as patched:  # a driver's own memory looks the same, and is nobody else's
+        patched.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+        assert not verify(given, trusted).notes
+    if (child := os.fork()) == 0:
+        shared[0] = 1
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not verify(given, trusted).ok
+    assert verify(found, trusted).ok
+
+
+def test_devices_are_no_files_that_others_write_to_but_large_pages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = torch.zeros(64)
+    start = tensor.data_ptr()
+    found = {}
+    for path in ("/dev/nvidia0", "/dev/hugepages/model", "/dev/shm/model"):
+        maps = tmp_path / "maps"
+        maps.write_text(f"{start:x}-{start + 4096:x} rw-s 00000000 00:0f 1234 {path}\n")
+        monkeypatch.setattr("hashbench.torch.mapped._MAPS", maps)
+        found[path] = verify({"a": tensor}, manifest({"a": tensor})).notes != ()
+    assert found == {"/dev/nvidia0": False, "/dev/hugepages/model": True, "/dev/shm/model": True}
 
 
 def test_what_another_loader_maps_is_copied_before_it_is_verified(tmp_path: Path) -> None:

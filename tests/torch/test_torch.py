@@ -459,7 +459,14 @@ def test_a_kernel_is_built_once() -> None:
 def test_without_a_kernel_for_gpus_all_say_why() -> None:
     reasons = "; ".join(rf"{name} is not available: .*" for name in hashed.CUDA_KERNELS)
     with pytest.raises(Unavailable, match=reasons):
-        kernel_for(torch.device("cuda", 0))
+        hashed.place_of(torch.device("cuda", 0), "sha256")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_gpu_that_pytorch_does_not_find_is_unavailable(name: str) -> None:
+    with pytest.raises(Unavailable, match=f"^{name} cannot be used: PyTorch finds no GPU of CUDA or ROCm here$"):
+        kernel_for(torch.device(name))
 
 
 def test_devices_are_hashed_each_by_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
