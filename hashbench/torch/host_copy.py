@@ -26,7 +26,7 @@ def can_copy() -> bool:
     """Whether the system has files in memory."""
     try:
         os.close(os.memfd_create("hashbench"))
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # forbidden, or not Linux
         log.warning(
             "tensors in host memory are read in place, since the system makes no file in memory (%s): if memory is "
             "freed while it is read, the process ends",
