@@ -36,6 +36,19 @@ def test_the_rules_are_promql_over_metrics_that_exist() -> None:
     assert {PREFIX + name for name in ("damaged_slices", "up", "oldest_slice_age_seconds", "paused_tensors")} <= used
 
 
+def test_only_findings_of_wrong_bytes_page() -> None:
+    found = {}
+    for rule in rules():
+        if matchers := set(re.findall(rf"{PREFIX}{FINDINGS}_total(\{{.*?\}})? ?[>\[]", rule["expr"])):
+            found[rule["alert"]] = matchers, rule["labels"]["severity"]
+    wrong, moved = {'{kind!="moved"}'}, {'{kind="moved"}'}
+    assert found == {
+        "ModelFinding": (wrong, "page"),
+        "ModelFindingSinceStart": (wrong, "page"),
+        "ModelMoved": (moved, "ticket"),
+    }
+
+
 def test_the_documentation_lists_every_metric_and_alert() -> None:
     page = (DOCS / "verifying-in-a-serving-process.md").read_text()
     assert set(re.findall(rf"^\| `({PREFIX}\w+)`", page, re.MULTILINE)) == METRICS

@@ -119,7 +119,7 @@ def test_every_command_in_a_configuration_is_one_that_is_accepted() -> None:
 
 @pytest.mark.parametrize(("page", "block"), everywhere("python"))
 def test_python_in_the_documentation_uses_names_that_exist(page: Path, block: str) -> None:
-    for library, words in {"torch": ["hashbench.distributed"], "transformers": [], "diffusers": []}.items():
+    for library, words in {"torch": ["hashbench.distributed"], "transformers": [], "diffusers": [], "vllm": []}.items():
         if any(word in block for word in [library, *words]):
             pytest.importorskip(library)
     for node in ast.walk(ast.parse(block)):

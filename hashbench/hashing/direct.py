@@ -10,20 +10,16 @@ import ctypes
 import errno
 import mmap
 import os
-from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from hashbench.hashing.large_pages import large_pages
 from hashbench.kernels import PAGE
 
 _READ_SIZE = 4 << 20
 """Bytes of a read, of which each thread has one under way."""
-
-_LARGE_PAGE = 2 << 20  # bytes, on x86-64, and on Arm with usual pages of 4 KiB
-
-_WIPE_ON_FORK = 18  # MADV_WIPEONFORK of Linux, which Python's mmap does not name
 
 
 def is_cached(descriptor: int, offset: int) -> bool:
@@ -48,24 +44,6 @@ def cached_pages(descriptor: int, offset: int, nbytes: int) -> npt.NDArray[np.bo
     pages = np.empty(-(-mapped.size // mmap.PAGESIZE), np.uint8)
     status = mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages.ctypes)
     return None if status else (pages[before // mmap.PAGESIZE :] & 1).astype(bool)
-
-
-def large_pages(nbytes: int) -> memoryview:
-    """Memory that begins on a large page, and is made of them if the system has some.
-
-    A disk brings what is read by ranges that are contiguous in the machine, and pages of 4 KiB may be scattered. On a
-    virtual machine the same disk made 1.4 to 1.8 GB/s into such pages and 3.6 into large ones, with any number of
-    threads. What CUDA's driver page-locks was contiguous already.
-    """
-    # What is private may have large pages where what could be shared has none. But a fork during a direct read would
-    # leave its bytes to parent or child (open(2), notes), so the child gets none of these pages.
-    mapped = mmap.mmap(-1, nbytes + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        for advice in (mmap.MADV_HUGEPAGE, _WIPE_ON_FORK):
-            with suppress(OSError):  # the system has no large pages, or is older than Linux 4.14
-                mapped.madvise(advice)
-    begin = -np.frombuffer(mapped, np.uint8).ctypes.data % _LARGE_PAGE
-    return memoryview(mapped)[begin : begin + nbytes]
 
 
 class DirectFile:

@@ -168,7 +168,8 @@ def _described(values: Iterable[_Value], names: Names) -> Held:
 def _renamed(name: str, names: Names) -> str:
     if isinstance(names, str):
         return name.removeprefix(names)
-    assert names is not None
+    if not callable(names):
+        raise TypeError(f"{names!r} is not accepted as names: pass a function, a prefix to remove, or None")
     renamed = names(name)
     if not isinstance(renamed, str):
         raise TypeError(f"names({name!r}) returned a {type(renamed).__name__}: it must return a string")

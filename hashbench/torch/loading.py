@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from hashbench.hashing.lanes import Lanes, reading_threads
+from hashbench.hashing.large_pages import ask_for_large_pages
 from hashbench.hashing.packing import packed
 from hashbench.hashing.reading import Read, Reader, StagePlan, Targets, plan
 from hashbench.hashing.sources import FileRange, Source
@@ -308,7 +309,9 @@ class _HostMemory(_Memory):
         self._reader, self._piece_size = reader, DIRECT_PIECE_SIZE if past_cache else PIECE_SIZE
 
     def allocate(self, wanted: _Wanted) -> torch.Tensor:
-        return torch.empty(wanted.shape, dtype=wanted.dtype)
+        tensor = torch.empty(wanted.shape, dtype=wanted.dtype)
+        ask_for_large_pages(host_bytes(tensor))  # the system takes as long to bring small ones as to read a cached file
+        return tensor
 
     def tasks(self, sources: Sequence[Source], targets: Sequence[torch.Tensor]) -> Sequence[Callable[[], None]]:
         return [partial(self._bring, stage, sources, targets) for stage in plan(sources, self._piece_size)]

@@ -1,7 +1,8 @@
 """Memory that others own: where a tensor is, without keeping it alive, and the roots of ranges of it.
 
 A storage is referenced weakly, and held while it is read, after a look whether it still has the address and the size
-that it had. So a storage that was freed, resized or put elsewhere is never read.
+that it had. So a storage that was freed, resized or put elsewhere is never read. One in host memory that is resized
+while it is read is no longer there for the operating system, which copies it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import accumulate
 from time import sleep
 from typing import TYPE_CHECKING
 
@@ -18,11 +21,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from hashbench.hashing.packing import packed
 from hashbench.hashing.selection import devices_of
-from hashbench.kernels import Buffer, Kernel, Unavailable, Work, kernel_class
+from hashbench.kernels import Buffer, Bytes, Kernel, Unavailable, Work, kernel_class
 from hashbench.merkle.rfc9162 import merkle_tree_hash
+from hashbench.torch.host_copy import HostCopy, can_copy
 from hashbench.torch.modules import manifest
 from hashbench.torch.places import host_bytes, kernel_for
-from hashbench.torch.tensors import InMemory, Memory
+from hashbench.torch.tensors import InMemory, Memory, TensorError, last_byte
 
 if TYPE_CHECKING:
     from hashbench.kernels.confined import Confined
@@ -227,13 +231,36 @@ def _host_kernel(algorithm: str) -> Kernel:
 
 
 class _OnHost(Reader):
+    """Reads copies, which takes a quarter longer than reading in place."""
+
     piece_size = 4 << 20  # a few milliseconds of one thread
 
     def __init__(self, kernel: Kernel, chunk_size: int) -> None:
-        self.kernel, self.chunk_size = kernel, chunk_size
+        self._kernel, self._chunk_size = kernel, chunk_size
+        self._copy = HostCopy(max(self.piece_size, chunk_size)) if can_copy() else None
+        if self._copy is not None:
+            self._trees = lru_cache(maxsize=8)(partial(_trees, kernel, self._copy.data, chunk_size))
 
     def prepare(self, ranges: Sequence[Range]) -> Reading:
         return _HostReading(self, ranges)
+
+    def work(self, parts: Sequence[Bytes]) -> Work:
+        """Prepares the roots of parts of memory, of their copies where that is possible.
+
+        Raises:
+            Elsewhere: they are no longer there.
+        """
+        if self._copy is None:
+            return self._kernel.prepare("tree", [Buffer(part, 0, part.size) for part in parts], self._chunk_size)
+        if not self._copy.take(parts):
+            raise Elsewhere
+        return self._trees(*(part.size for part in parts))
+
+
+def _trees(kernel: Kernel, data: Bytes, chunk_size: int, *lengths: int) -> Work:
+    """Prepares trees over ranges of those lengths, one behind another."""
+    parts = [Buffer(data, stop - nbytes, nbytes) for nbytes, stop in zip(lengths, accumulate(lengths), strict=True)]
+    return kernel.prepare("tree", parts, chunk_size)
 
 
 class _HostReading(Reading):
@@ -242,9 +269,22 @@ class _HostReading(Reading):
 
     def read(self) -> None:
         held = _hold(self._ranges)
-        whole = {place: Buffer(host_bytes(tensor), 0, tensor.nbytes) for place, tensor in held.items()}
-        segments = [whole[place][a:b] for place, a, b in self._ranges]
-        self.roots = [root.tobytes() for root in self._reader.kernel.tree(segments, self._reader.chunk_size)]
+        whole = {place: _host_bytes(tensor, tensor.numel()) for place, tensor in held.items()}
+        work = self._reader.work([whole[place][start:stop] for place, start, stop in self._ranges])
+        work.run()
+        self.roots = _rows(work)
+
+
+def _host_bytes(tensor: torch.Tensor, items: int) -> Bytes:
+    """The memory from a tensor's first item on.
+
+    Raises:
+        Elsewhere: its storage was emptied just now.
+    """
+    try:
+        return host_bytes(tensor.as_strided((items,), (1,)))
+    except (RuntimeError, ValueError):  # too small, or at address 0
+        raise Elsewhere from None
 
 
 class _OnGpu(Reader):
@@ -396,8 +436,28 @@ class _Gathering(Reader):
         return _GatheringReading(self, ranges)
 
     def root(self, tensor: torch.Tensor) -> bytes:
-        (entry,) = manifest({"": tensor}, algorithm=self._algorithm, chunk_size=self._chunk_size).entries
+        if tensor.device.type == "cpu" and can_copy():
+            tensor = _copied(tensor)
+        try:
+            (entry,) = manifest({"": tensor}, algorithm=self._algorithm, chunk_size=self._chunk_size).entries
+        except TensorError:  # since its storage was resized just now
+            raise Elsewhere from None
         return entry.root
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a tensor in host memory, with its strides, and with what lies between its bytes.
+
+    Raises:
+        Elsewhere: its memory is no longer there.
+    """
+    items = last_byte(tensor) // tensor.itemsize - tensor.storage_offset()
+    data = _host_bytes(tensor, items)
+    copy = HostCopy(data.size)
+    if not copy.take([data]):
+        raise Elsewhere
+    storage = torch.from_numpy(copy.data).untyped_storage()
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape, tensor.stride())
 
 
 class _GatheringReading(Reading):

@@ -48,17 +48,56 @@ KINDS = ("changed", "moved", "gone", "extra")
 PREFIX = "hashbench_watch_"
 
 
-class _OfMonitors(Collector):
-    """The metrics of every monitor of one registry, each with its name as the label `model`."""
+class Metrics(Collector):
+    """The metrics of every monitor of one registry, each with its name as the label `model`.
+
+    Monitors are referenced weakly. Of one that ended by itself, the last status stays until it is closed or another
+    takes its name, so that `up` is 0 and does not vanish.
+    """
 
     def __init__(self) -> None:
-        self.monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
+        self._monitors: weakref.WeakValueDictionary[str, Monitor] = weakref.WeakValueDictionary()
+        self._ended: dict[str, Status] = {}
+
+    def check(self, name: str) -> None:
+        """Looks whether a name can be given to a monitor.
+
+        Raises:
+            ValueError: another has it, which was not closed and has not ended.
+        """
+        other = self._monitors.get(name)
+        if other is not None and not other.closed:
+            raise ValueError(
+                f"the registry has a monitor named {name!r}: close it first, or give this one another name"
+            )
+
+    def add(self, monitor: Monitor) -> None:
+        """Adds a monitor under its name.
+
+        Raises:
+            ValueError: as for `check`.
+        """
+        if self._monitors.get(monitor.name) is not monitor:
+            self.check(monitor.name)
+            self._monitors[monitor.name] = monitor
+            self._ended.pop(monitor.name, None)
+
+    def keep(self, monitor: Monitor) -> None:
+        """Keeps the status of a monitor that has ended by itself."""
+        if self._monitors.get(monitor.name) is monitor:
+            self._ended[monitor.name] = monitor.status()
+
+    def forget(self, monitor: Monitor) -> None:
+        """Keeps nothing of a monitor beyond its life."""
+        if self._monitors.get(monitor.name) is monitor:
+            self._ended.pop(monitor.name, None)
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        found = sorted((monitor.name, monitor.status()) for monitor in list(self.monitors))
+        there = [monitor for one in self._monitors.valuerefs() if (monitor := one()) is not None]
+        found = sorted((self._ended | {monitor.name: monitor.status() for monitor in there}).items())
         for name, (text, value) in GAUGES.items():
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=["model"])
             for model, status in found:
@@ -76,22 +115,18 @@ class _OfMonitors(Collector):
         yield findings
 
 
-_COLLECTORS: weakref.WeakKeyDictionary[CollectorRegistry, _OfMonitors] = weakref.WeakKeyDictionary()
+_METRICS: weakref.WeakKeyDictionary[CollectorRegistry, Metrics] = weakref.WeakKeyDictionary()
 
 
-def publish(monitor: Monitor, registry: CollectorRegistry) -> None:
-    """Adds a monitor's metrics to a registry, as long as the monitor exists.
+def metrics_of(registry: CollectorRegistry) -> Metrics:
+    """The metrics of a registry's monitors.
 
     Raises:
         TypeError: it is not a registry.
-        ValueError: the registry has a monitor of that name.
     """
     if not isinstance(registry, CollectorRegistry):
         raise TypeError(f"{type(registry).__name__} is not accepted: pass a prometheus_client.CollectorRegistry")
-    if registry not in _COLLECTORS:
-        _COLLECTORS[registry] = _OfMonitors()
-        registry.register(_COLLECTORS[registry])
-    monitors = _COLLECTORS[registry].monitors
-    if monitor.name in {one.name for one in monitors}:
-        raise ValueError(f"the registry has a monitor named {monitor.name!r}: give this one another name")
-    monitors.add(monitor)
+    if registry not in _METRICS:
+        _METRICS[registry] = Metrics()
+        registry.register(_METRICS[registry])
+    return _METRICS[registry]

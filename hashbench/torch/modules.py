@@ -74,7 +74,7 @@ def manifest(
     algorithm, chunk_size = algorithm_named(algorithm).name, check_chunk_size(chunk_size)
     found, _ = _without(held(module_or_state_dict, names, everything=everything), matcher(ignore))
     if found.refused:
-        raise _grouped(found.refused)[0]
+        raise grouped(found.refused)[0]
     if not any(tensor.nbytes for tensor in found.tensors.values()):
         raise ValueError(f"the model has no tensors{' with bytes' if found.tensors else ''}: there is nothing to hash")
     entries = entries_of(found.tensors, algorithm, chunk_size, stream)
@@ -139,7 +139,7 @@ def verify(
         missing=tuple(name for name in report.missing if name not in found.refused and not left_out(name)),
         ignored=tuple(sorted(ignored - set(not_compared))),
         notes=(*_not_compared(not_compared), *_mapped(tensors)),
-        problems=tuple(map(str, _grouped(found.refused))),
+        problems=tuple(map(str, grouped(found.refused))),
         root=manifest.root,
     )
 
@@ -194,7 +194,7 @@ def entries_of(
     }
 
 
-def _grouped(refused: Mapping[str, str]) -> list[TensorError]:
+def grouped(refused: Mapping[str, str]) -> list[TensorError]:
     """One error for each reason why tensors are refused, with the name of the first."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in refused.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Generic, Literal, TypeAlias, TypeVar
 
@@ -34,7 +35,8 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 
 class Schedule(Generic[Key]):
-    """The keys, and when each is due. Times are seconds of one clock of the caller's.
+    """The keys, and when each is due. Times are seconds of one clock of the caller's, which never
+    goes back.
 
     Args:
         period: seconds.
@@ -45,7 +47,7 @@ class Schedule(Generic[Key]):
     """
 
     def __init__(self, period: float, order: Order = "random") -> None:
-        if not 0 < period < float("inf"):
+        if not isinstance(period, (int, float)) or not 0 < period < float("inf"):
             raise ValueError(f"a period of {period!r} s is not accepted: it must be a positive number of seconds")
         if order not in ("random", "fixed") and not isinstance(order, random.Random):
             raise ValueError(f"the order {order!r} is not accepted: pass 'random', 'fixed' or a random.Random")
@@ -53,7 +55,7 @@ class Schedule(Generic[Key]):
         self._random = order if isinstance(order, random.Random) else random.SystemRandom()
         self._fixed = order == "fixed"
         self._added = 0
-        self._visited: dict[Key, float] = {}
+        self._visited: OrderedDict[Key, float] = OrderedDict()  # the longest ago first
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._pushed = 0
@@ -109,10 +111,11 @@ class Schedule(Generic[Key]):
         else:
             self._push(key, now + self._interval())
         self._visited[key] = now
+        self._visited.move_to_end(key)
 
     def oldest(self) -> float | None:
         """When the key that has waited longest was visited; None without keys."""
-        return min(self._visited.values(), default=None)
+        return next(iter(self._visited.values()), None)
 
     def _interval(self) -> float:
         return self.period * self._random.uniform(SHORTEST, LONGEST)

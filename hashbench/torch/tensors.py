@@ -98,7 +98,7 @@ def described(name: str, tensor: torch.Tensor) -> InMemory:
             name, f"it is nested or has the layout {layout}: only strided tensors have bytes in row-major order"
         )
     nbytes, storage, contiguous = tensor.nbytes, tensor.untyped_storage(), tensor.is_contiguous()
-    if nbytes and storage.nbytes() < (_last_byte(tensor) if tensor.storage_offset() or not contiguous else nbytes):
+    if nbytes and storage.nbytes() < (last_byte(tensor) if tensor.storage_offset() or not contiguous else nbytes):
         raise TensorError(name, "its memory was freed, as sharding frameworks do between uses: gather the tensor first")
     if tensor.is_conj() or tensor.is_neg():
         raise TensorError(name, "it is a lazy conjugate or negative: call resolve_conj() or resolve_neg() first")
@@ -147,7 +147,7 @@ def _refusal_of_device(device: torch.device) -> str | None:
     return None
 
 
-def _last_byte(tensor: torch.Tensor) -> int:
+def last_byte(tensor: torch.Tensor) -> int:
     """The end of a non-empty tensor in its storage, in bytes."""
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return int((tensor.storage_offset() + steps + 1) * tensor.itemsize)

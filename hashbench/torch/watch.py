@@ -19,6 +19,7 @@ from hashbench.model.manifest import Manifest, TensorEntry
 from hashbench.model.report import compare
 from hashbench.torch.held import Model, Names, held, matcher
 from hashbench.torch.memory import Elsewhere, Location, Portion, Range, Reader, Reading, reader_for
+from hashbench.torch.modules import grouped
 from hashbench.torch.schedule import Order, Schedule
 from hashbench.torch.slices import Slice, pieces_of, slice_size, slices_of
 from hashbench.torch.tensors import Memory
@@ -34,6 +35,8 @@ SLICE_CHUNKS, PORTION_CHUNKS = 256, 128
 
 SETTLED_AFTER = 1.0
 """Seconds after which what was read is compared, if it did not happen before because there was much."""
+
+_UNREADABLE = "its memory was given back, or cannot be read"
 
 Kind = Literal["changed", "moved", "gone", "extra"]
 
@@ -138,14 +141,17 @@ class Watch:
         names, ignore: as for `hashbench.torch.verify`.
         period, order: as for `Schedule`.
         now: the time, in seconds.
-        on_finding: is called with every finding.
+        on_finding: is called with every finding, before the watch is done with it: it must not call the watch.
         multiprocessors, portion: as for `Monitor`.
 
     Attributes:
         tally: what was done.
+        nbytes: the bytes of the memory that is watched.
+        slices: the number of slices that are watched.
         damaged: slices that were changed when they were last read.
 
     Raises:
+        TypeError, ValueError: an argument is not accepted, or nothing is to be watched.
         VerificationError: the model is not what is expected; the message is that of a report.
     """
 
@@ -162,9 +168,7 @@ class Watch:
         multiprocessors: int | None = None,
         portion: Portion | None = None,
     ) -> None:
-        self._model: Callable[[], Model | None] = (
-            weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: model
-        )
+        self._model = _reference(model)
         self._names, self._ignored = names, matcher(ignore)
         self._algorithm, self._chunk_size = expected.algorithm, expected.chunk_size
         chunks = SLICE_CHUNKS if portion is None else PORTION_CHUNKS
@@ -173,13 +177,19 @@ class Watch:
         self._schedule: Schedule[_Piece] = Schedule(period, order)
         self._readers: dict[tuple[torch.device, bool], Reader] = {}
         self._trusted = {entry.name: _Trusted(entry) for entry in expected.tensors if not self._ignored(entry.name)}
+        if not self._trusted:
+            raise ValueError(
+                f"there is nothing to watch: `ignore` matches all {len(expected.tensors):,} tensors of the manifest"
+            )
         self._watched: dict[str, _Watched] = {}
         self._unsettled: list[_Piece] = []
         self._settle_at = math.inf
         self._suspended: set[str] = set()
         self._extra: set[str] = set()
+        self._unreadable: set[str] = set()
         self.damaged: set[Slice] = set()
         self.tally = Tally()
+        self.nbytes = self.slices = 0
         self._begin(expected, now)
         self._look_at = now + period
         self._begin_sweep(now)
@@ -207,24 +217,13 @@ class Watch:
         return len(self._suspended)
 
     @property
-    def nbytes(self) -> int:
-        """The bytes of the memory that is watched."""
-        return sum(one.location.nbytes for one in set(self._watched.values()))
-
-    @property
-    def slices(self) -> int:
-        """The number of slices that are watched."""
-        return sum(len(piece.slices) for piece in self._schedule)
-
-    @property
     def portions(self) -> dict[torch.device, Portions]:
         """What the workload carries, by device. Any thread may ask."""
         return {device: reader.portions for (device, _), reader in [*self._readers.items()] if reader.portions}
 
-    def oldest(self, now: float) -> float:
-        """Seconds since the slice was read that has waited longest; 0 if nothing is watched."""
-        oldest = self._schedule.oldest()
-        return 0.0 if oldest is None else now - oldest
+    def oldest(self) -> float | None:
+        """When the slice was read that has waited longest; None if nothing is watched."""
+        return self._schedule.oldest()
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -258,6 +257,7 @@ class Watch:
             piece.reading.read()
         except Elsewhere:
             self.look(now)
+            self._lose_unreadable(piece)
             return 0  # what is left of the piece is still due
         self._schedule.visited(piece, now)
         self.tally.slices += len(piece.slices)
@@ -353,9 +353,7 @@ class Watch:
 
     def _locate(self) -> tuple[dict[str, Location], dict[str, str]]:
         """Where the model's tensors are, and why others cannot be read."""
-        if (model := self._model()) is None:
-            raise ModelGone
-        there = held(model, self._names, self._trusted.keys())
+        there = held(self._model(), self._names, self._trusted.keys())
         return (
             {name: Location.of(one) for name, one in there.tensors.items() if not self._ignored(name)},
             {name: reason for name, reason in there.refused.items() if not self._ignored(name)},
@@ -367,12 +365,23 @@ class Watch:
         self._find("gone", name, reason)
         return tied
 
+    def _lose_unreadable(self, piece: _Piece) -> None:
+        """Loses the tensors of a piece that are where they were, and cannot be read."""
+        for tensor in {one.tensor: one for one in piece.slices} if piece in self._schedule else ():
+            try:
+                self._roots_now([one for one in piece.slices if one.tensor == tensor])
+            except Elsewhere:
+                self._unreadable |= self._lose(tensor, _UNREADABLE) | {tensor}
+
     def _forget(self, name: str) -> set[str]:
         """Ends to watch the memory of a tensor. Returns the names that were tied to it."""
         if (watched := self._watched.get(name)) is None:
             return set()
+        self.nbytes -= watched.location.nbytes
         for piece in watched.pieces:
+            self.slices -= len(piece.slices)
             piece.slices = [one for one in piece.slices if one.tensor != watched.names[0]]
+            self.slices += len(piece.slices)
             if piece.slices:
                 piece.reading = self._prepare(piece.slices)
             else:
@@ -452,7 +461,7 @@ class Watch:
             report,
             missing=tuple(name for name in report.missing if name in self._trusted and name not in refused),
             extra=tuple(sorted(_untied(found, read.keys()))),
-            problems=tuple(f"tensor {name!r}: {reason}" for name, reason in refused.items()),
+            problems=tuple(map(str, grouped(refused))),
         )
         if not report.ok:
             raise VerificationError(str(report))
@@ -470,8 +479,10 @@ class Watch:
     ) -> None:
         """Begins to watch tensors, and compares them with what is trusted, or trusts what they are."""
         read = self._read_tensors(names, found)
-        for name in sorted(set(names) - read.keys()):
-            self._find("gone", name, "its memory was given back while it was read")
+        unreadable = set(names) - read.keys()
+        for name in sorted(unreadable - self._unreadable):
+            self._find("gone", name, _UNREADABLE)
+        self._unreadable = self._unreadable - read.keys() | unreadable
         for name, one in read.items():
             trusted = self._trusted[name]
             if trust or one.entry == trusted.entry:
@@ -498,6 +509,8 @@ class Watch:
                 watched = by_memory[location.memory] = _Watched(location, [], set())
                 parts = self._slices(name, location)
                 slices.setdefault(self._reader(location), []).extend(parts)
+                self.nbytes += location.nbytes
+                self.slices += len(parts)
                 self.damaged |= {part for part in parts if read[name].roots[part.start] != self._root(part)}
             watched.names.append(name)
             self._watched[name] = watched
@@ -569,6 +582,20 @@ class Watch:
 
     def _ranges(self, slices: Sequence[Slice]) -> list[Range]:
         return [(self._watched[part.tensor].location, part.start, part.stop) for part in slices]
+
+
+def _reference(model: Model) -> Callable[[], Model]:
+    """What gives the model, without keeping a module, and raises `ModelGone` when that no longer exists."""
+    if not isinstance(model, torch.nn.Module):
+        return lambda: model
+    reference = weakref.ref(model)
+
+    def referenced() -> Model:
+        if (module := reference()) is None:
+            raise ModelGone
+        return module
+
+    return referenced
 
 
 def _untied(found: Mapping[str, Location], listed: Collection[str]) -> set[str]:

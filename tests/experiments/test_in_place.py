@@ -122,6 +122,7 @@ def test_a_gpu_without_a_kernel_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
         raise Unavailable("cupy is not available: it is not")
 
     monkeypatch.setattr(places, "place_of", none)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     _, skips = outcomes()
     assert skips[0] == Skip("in-place: PyTorch's cuda:0", "cupy is not available: it is not")

@@ -5,17 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import random
-import re
-import sys
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hashbench.hashing import direct, reading
-from hashbench.hashing.direct import DirectFile, cached_pages, is_cached, large_pages
+from hashbench.hashing.direct import DirectFile, cached_pages, is_cached
 from hashbench.hashing.reading import Reader, plan
 from hashbench.hashing.sources import ChangedWhileReadError, FileRange
 
@@ -96,39 +93,6 @@ def test_a_file_that_is_replaced_is_told(file: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(DirectFile, "__init__", replaced)
     with pytest.raises(ChangedWhileReadError, match="while it was read"):
         read(file, 0, 100)
-
-
-@pytest.mark.parametrize("nbytes", [PAGESIZE, 4 << 20])
-def test_memory_for_direct_reads_asks_for_large_pages(nbytes: int) -> None:
-    memory = large_pages(nbytes)
-    address = np.frombuffer(memory, np.uint8).ctypes.data
-    assert len(memory) == nbytes
-    assert address % (2 << 20) == 0
-    memory[-1] = 1
-    told = Path("/proc/self/smaps")
-    if not (told.exists() and Path("/sys/kernel/mm/transparent_hugepage").exists()):
-        pytest.skip("the system does not say which pages memory has, or has no large ones")
-    flags: dict[str, bool] = {}
-    for line in told.read_text().splitlines():
-        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+)", line):
-            here = int(bounds[1], 16) <= address < int(bounds[2], 16)
-            flags["private"] = flags.get("private", False) or (here and bounds[3].endswith("p"))
-        elif line.startswith("VmFlags:") and here:
-            flags["large"] = "hg" in line.split()
-    assert flags == {"private": True, "large": True}
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps pages from the child of a fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests do not matter to it
-def test_a_fork_does_not_share_memory_for_direct_reads() -> None:
-    """Pages that a fork shares are copied when they are written to, and a read under way may go to either copy."""
-    memory = large_pages(PAGESIZE)
-    memory[0] = 7
-    child = os.fork()
-    if child == 0:
-        os._exit(memory[0])
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert memory[0] == 7
 
 
 def test_what_was_just_read_is_cached(tmp_path: Path) -> None:

@@ -315,6 +315,14 @@ def test_a_model_that_is_another_from_the_start_is_refused() -> None:
         Monitor(watched, expected)
 
 
+def test_tensors_that_are_refused_for_one_reason_are_one_problem() -> None:
+    expected = manifest(model(), chunk_size=CHUNK)
+    with pytest.raises(VerificationError) as error:
+        Monitor(model().to("meta"), expected)
+    assert str(error.value).count("meta device") == 1
+    assert "and 5 more" in str(error.value)
+
+
 # Lawful changes ------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +343,16 @@ def test_an_update_is_no_finding_and_is_trusted_afterwards() -> None:
         bytes_of(watched.bias)[0] ^= 1
         monitor.finish_sweeps(2)
         assert [(one.kind, one.tensor) for one in monitor.findings] == [("changed", "bias")]
+
+
+def test_the_names_of_an_update_may_come_one_by_one() -> None:
+    watched = model()
+    with Paced(watched) as monitor:
+        with monitor.updating(name for name in ["bias", "mean"]):
+            assert monitor.status().paused == 2
+            watched.bias.data += 1
+        monitor.finish_sweeps(2)
+        assert not monitor.findings
 
 
 def test_an_update_must_be_what_its_manifest_says() -> None:
@@ -589,6 +607,115 @@ def test_the_thread_finds_changes_and_ends() -> None:
     assert not [one for one in threading.enumerate() if one.name.startswith("hashbench monitor")]
 
 
+def waits_for_nothing(call: Callable[[], object]) -> bool:
+    """Whether a call returns while others of the monitor's do not."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    return not thread.is_alive()
+
+
+def test_whoever_asks_waits_neither_for_a_finding_to_be_told_nor_for_an_update(registry: Any) -> None:
+    from prometheus_client import generate_latest
+
+    watched = model()
+    told, go_on = threading.Event(), threading.Event()
+
+    def slow(finding: Finding) -> None:
+        told.set()
+        go_on.wait()
+
+    with Paced(watched, on_finding=slow, registry=registry) as monitor:
+        try:
+            bytes_of(watched.bias)[0] ^= 1
+            assert told.wait(timeout=60)
+            assert waits_for_nothing(monitor.pause)
+            assert waits_for_nothing(lambda: generate_latest(registry))
+            assert monitor.status().findings == {"changed": 1}
+            assert monitor.status().damaged == 1
+        finally:
+            go_on.set()
+        with monitor._lock:  # as while an update reads
+            assert waits_for_nothing(monitor.status)
+            assert waits_for_nothing(lambda: generate_latest(registry))
+
+
+@pytest.mark.parametrize("event", ["flipped", "moved_by_data", "deleted"])
+def test_a_finding_may_be_mended_where_it_is_told(event: str) -> None:
+    watched = model()
+    right, told = watched.bias.detach().clone(), list[Finding]()
+
+    def mend(finding: Finding) -> None:
+        told.append(finding)
+        with monitor.updating([finding.tensor], manifest(model(), chunk_size=CHUNK)):
+            watched.bias = torch.nn.Parameter(right.clone())
+
+    def flipped(watched: Any) -> None:
+        bytes_of(watched.bias)[1] ^= 1
+
+    with Paced(watched, on_finding=mend) as monitor:
+        monitor.finish_sweeps(1)
+        {"flipped": flipped, "moved_by_data": moved_by_data, "deleted": deleted}[event](watched)
+        monitor.finish_sweeps(3)
+        assert [one.tensor for one in told] == ["bias"]
+        assert monitor.status().damaged == 0
+        with monitor.updating(["bias"]):
+            watched.bias.data += 1
+        monitor.finish_sweeps(2)
+        assert len(told) == 1
+        flipped(watched)
+        monitor.finish_sweeps(3)
+        assert [one.kind for one in told[1:]] == ["changed"]
+        status = monitor.status()
+        assert (status.tensors, status.nbytes) == (6, Paced(model()).status().nbytes)
+        assert status.ended is None
+
+
+def test_findings_are_told_one_at_a_time_and_in_order() -> None:
+    watched = model()
+    told: list[str] = []
+
+    def tell(finding: Finding) -> None:
+        told.append(f"begin {finding.tensor}")
+        if finding.tensor == "bias":
+            bytes_of(watched.mean)[0] ^= 1
+            with suppress(ZeroDivisionError), monitor.updating(["mean"]):
+                raise ZeroDivisionError
+            assert [one.tensor for one in monitor.findings] == ["bias", "mean"]
+        told.append(f"end {finding.tensor}")
+
+    monitor = Paced(watched, on_finding=tell)
+    bytes_of(watched.bias)[0] ^= 1
+    with suppress(ZeroDivisionError), monitor.updating(["bias"]):
+        raise ZeroDivisionError
+    assert told == ["begin bias", "end bias", "begin mean", "end mean"]
+
+
+def test_a_callback_that_exits_does_not_end_the_monitor() -> None:
+    watched = model()
+
+    def exits(finding: Finding) -> None:
+        raise SystemExit(str(finding))
+
+    with Paced(watched, on_finding=exits) as monitor:
+        bytes_of(watched.mean)[0] ^= 1
+        monitor.finish_sweeps(2)
+        assert len(monitor.findings) == 1
+        monitor.finish_sweeps(2)
+        assert monitor.status().running
+
+
+def test_the_status_says_what_is_watched_whatever_happened() -> None:
+    watched = model()
+    clocked = Clocked(watched)
+    for event in (moved_by_data, deleted, to_meta, added, tied):
+        event(watched)
+        clocked.until(clocked.now + 2 * PERIOD)
+        watch = clocked.watch
+        assert watch.nbytes == sum(one.location.nbytes for one in set(watch._watched.values()))
+        assert watch.slices == sum(len(piece.slices) for piece in watch._schedule)
+
+
 def test_a_paused_monitor_does_not_read() -> None:
     watched = model()
     with Paced(watched) as monitor:
@@ -619,7 +746,8 @@ def test_reading_takes_no_more_of_the_time_than_the_budget(monkeypatch: pytest.M
     monkeypatch.setattr(monitor._watch, "step", slow)
     monitor._watch._look_at = float("inf")
     for _ in range(50):
-        rest = monitor._step()
+        with monitor._using():
+            rest = monitor._step()
         time[0] += rest
     assert monitor.status().busy_seconds == 25
     assert time[0] - 1e9 == pytest.approx(25 / 0.2)
@@ -662,10 +790,31 @@ def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert monitor.status().ended is None
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0, 1.5, float("nan")])
-def test_a_budget_that_is_no_share_is_refused(budget: float) -> None:
-    with pytest.raises(ValueError, match="share of time"):
-        Paced(model(), budget=budget)
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *(({"budget": budget}, ValueError, "share of time") for budget in (0.0, -1.0, 1.5, float("nan"), "0.1")),
+    *(({"period": period}, ValueError, "positive number of seconds") for period in (0, "60")),
+    *(({"multiprocessors": count}, ValueError, "positive even number") for count in (0, 3, 2.0, "a")),
+    ({"portion": 3}, TypeError, r"3 is not accepted as a portion: pass a hashbench\.torch\.Portion"),
+    ({"on_finding": "x"}, TypeError, "'x' is not accepted as on_finding: pass a function"),
+    ({"order": "Random"}, ValueError, "pass 'random', 'fixed' or a random.Random"),
+    ({"names": 3}, TypeError, "3 is not accepted as names: pass a function, a prefix"),
+    ({"ignore": "*"}, TypeError, "pass a list of patterns"),
+    ({"ignore": ["*"]}, ValueError, "nothing to watch: `ignore` matches all 6 tensors"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED, ids=lambda value: str(value))
+def test_options_that_mean_nothing_are_refused_in_words(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Paced(model(), **options)
+
+
+def test_what_is_no_model_is_refused_in_words() -> None:
+    for nothing in (None, 3, [torch.ones(3)]):
+        with pytest.raises(TypeError, match="pass a module or a mapping of names to tensors"):
+            Monitor(nothing, manifest(model(), chunk_size=CHUNK))
 
 
 def test_the_usual_kernel_of_the_host_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -699,6 +848,9 @@ def test_metrics_are_what_the_status_says(registry: Any) -> None:
         monitor.pause()
         text = generate_latest(registry).decode()
         status = monitor.status()
+        with pytest.raises(ValueError, match="close it first, or give this one another name"):
+            Paced(watched, registry=registry, name="llama")
+        Paced(watched, registry=registry, name="other")
     samples = {
         (one.name, one.labels.get("kind")): one.value
         for family in text_string_to_metric_families(text)
@@ -712,9 +864,6 @@ def test_metrics_are_what_the_status_says(registry: Any) -> None:
     assert samples["hashbench_watch_paused_tensors", None] == 6
     assert samples["hashbench_watch_damaged_slices", None] == 1
     assert samples["hashbench_watch_sweeps_total", None] == status.sweeps
-    with pytest.raises(ValueError, match="another name"):
-        Paced(watched, registry=registry, name="llama")
-    Paced(watched, registry=registry, name="other")
 
 
 def test_metrics_do_not_keep_a_monitor(registry: Any) -> None:
@@ -725,6 +874,84 @@ def test_metrics_do_not_keep_a_monitor(registry: Any) -> None:
     del monitor
     gc.collect()
     assert b"llama" not in generate_latest(registry)
+
+
+def up(registry: Any, name: str) -> float | None:
+    value: float | None = registry.get_sample_value("hashbench_watch_up", {"model": name})
+    return value
+
+
+def test_a_monitor_that_ended_by_itself_is_seen_until_it_is_closed_or_replaced(registry: Any) -> None:
+    for replaced in (False, True):
+        watched = model()
+        monitor = Paced(watched, registry=registry)
+        monitor.start()
+        thread = monitor._thread
+        assert up(registry, "model") == 1
+        del watched
+        gc.collect()
+        assert thread is not None
+        thread.join()
+        assert up(registry, "model") == 0
+        if replaced:
+            del monitor, thread
+            gc.collect()
+            assert up(registry, "model") == 0
+            kept = model()
+            with Paced(kept, registry=registry):
+                assert up(registry, "model") == 1
+        else:
+            monitor.close()
+            del monitor, thread
+            gc.collect()
+            assert up(registry, "model") is None
+
+
+def test_a_closed_monitor_gives_its_name_up(registry: Any) -> None:
+    watched = model()
+    first = Paced(watched, registry=registry)
+    first.start()
+    first.close()
+    with Paced(watched, registry=registry) as second:
+        assert up(registry, "model") == 1
+        with pytest.raises(ValueError, match="close it first"):
+            first.start()
+        second.close()
+        first.start()
+        assert up(registry, "model") == 1
+        first.close()
+
+
+def test_a_name_and_a_registry_that_are_not_accepted_are_refused_before_anything_is_read(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = model()
+    first = Paced(watched, registry=registry)
+    monkeypatch.setattr("hashbench.torch.monitor.Watch", None)  # which would read
+    with pytest.raises(ValueError, match="close it first"):
+        Paced(watched, registry=registry)
+    with pytest.raises(TypeError, match=r"str is not accepted: pass a prometheus_client\.CollectorRegistry"):
+        Paced(watched, registry="x")
+    assert not first.closed
+
+
+def test_a_monitor_that_its_callback_closed_can_be_started_again() -> None:
+    watched = model()
+    closed = threading.Event()
+
+    def close(finding: Finding) -> None:
+        monitor.close()
+        closed.set()
+
+    monitor = Paced(watched, on_finding=close)
+    monitor.start()
+    bytes_of(watched.bias)[0] ^= 1
+    assert closed.wait(timeout=60)
+    assert not monitor.status().running
+    monitor.start()
+    monitor.finish_sweeps(1)
+    assert monitor.status().running
+    monitor.close()
 
 
 def test_memory_that_is_given_back_between_two_looks_at_it_stays_so() -> None:
