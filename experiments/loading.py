@@ -427,7 +427,7 @@ def _draw(panel: Any, part: pd.DataFrame) -> None:
     panel.set_ylim(len(part) - 0.4, -0.6)
     panel.set_xlim(0, 2.1 * part["q3"].max())
     model = MODELS[first.model]
-    panel.set_title(f"{model.title}, from {first.storage.removesuffix(' with a cold cache')}", loc="left")
+    panel.set_title(f"{model.title}, from {first.storage.partition(' (')[0]}", loc="left")
 
 
 def _spread(line: Line) -> tuple[float, float, float]:
