@@ -12,6 +12,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 import hashbench  # noqa: E402  # after what it needs is known to be there
 from hashbench.torch import load, verify  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("frameworks")
+
 
 def test_a_model_is_made_of_verified_tensors(tmp_path: Path) -> None:
     config = transformers.LlamaConfig(
