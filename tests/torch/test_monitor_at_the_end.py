@@ -44,6 +44,7 @@ threads.append(monitor._thread)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.thorough
 def test_where_a_thread_outlives_the_main_thread_the_monitor_of_a_cpu_says_that_it_ends() -> None:
     done = run(
         """
