@@ -20,7 +20,13 @@ def simulated(*arguments: str) -> str:
 
 @pytest.mark.covers("numba-cuda-simulator")
 @pytest.mark.parametrize(
-    "form", [["sha256"], ["sha384"], pytest.param(["sha384", "--thorough"], marks=pytest.mark.thorough)], ids=" ".join
+    "form",
+    [
+        ["sha256"],
+        pytest.param(["sha384"], marks=pytest.mark.thorough),
+        pytest.param(["sha384", "--thorough"], marks=pytest.mark.thorough),
+    ],
+    ids=" ".join,
 )
 def test_device_code_on_the_host(form: list[str]) -> None:
     sources = kernel_sources("simulate_numba.py", "boundaries.py")

@@ -62,6 +62,7 @@ threading.Thread(target=serve).start()
     assert done.stderr == "model: ended: the main thread has ended, and after it no thread hashes on the CPU\n"
 
 
+@pytest.mark.thorough
 def test_in_a_process_that_was_forked_a_monitor_has_ended() -> None:
     done = run(
         """
