@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashbench.hashing.large_pages import large_pages
+from hashbench.hashing.opening import open_without_waiting
 from hashbench.kernels import PAGE
 
 _READ_SIZE = 4 << 20
@@ -46,6 +47,17 @@ def cached_pages(descriptor: int, offset: int, nbytes: int) -> npt.NDArray[np.bo
     return None if status else (pages[before // mmap.PAGESIZE :] & 1).astype(bool)
 
 
+def open_directly(path: str) -> int:
+    """Opens a file for direct reads. Returns its descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or not so.
+    """
+    if not hasattr(os, "O_DIRECT"):
+        raise OSError(errno.ENOTSUP, "the system has no direct reads", path)
+    return open_without_waiting(path, os.O_DIRECT)
+
+
 class DirectFile:
     """A file that is opened for direct reads, for one thread.
 
@@ -57,9 +69,7 @@ class DirectFile:
     """
 
     def __init__(self, path: str) -> None:
-        if not hasattr(os, "O_DIRECT"):
-            raise OSError(errno.ENOTSUP, "the system has no direct reads", path)
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
+        self.descriptor = open_directly(path)
 
     @cached_property
     def _pages(self) -> memoryview:
@@ -68,26 +78,6 @@ class DirectFile:
     def close(self) -> None:
         """Closes the file."""
         os.close(self.descriptor)
-
-    def read_pages(self, offset: int, nbytes: int, pages: memoryview) -> int:
-        """Reads the pages of the file that have a range into memory that begins on a page and has room for them.
-
-        Returns:
-            How many bytes of the range were read: fewer than asked for if the file ends before. They begin at
-            `offset % PAGE` of the memory.
-
-        Raises:
-            OSError: it cannot be read, or not so.
-        """
-        skipped = offset % PAGE
-        whole = -(-(skipped + nbytes) // PAGE) * PAGE
-        filled = 0
-        while filled < whole:
-            count = os.preadv(self.descriptor, [pages[filled:whole]], offset - skipped + filled)
-            filled += count
-            if count % PAGE or not count:  # the end of the file
-                break
-        return max(0, min(nbytes, filled - skipped))
 
     def read(self, offset: int, target: memoryview) -> int:
         """Reads from there into `target`, wherever that is in memory.
@@ -103,9 +93,25 @@ class DirectFile:
         while filled < len(target):
             skipped = (offset + filled) % PAGE
             nbytes = min(_READ_SIZE - skipped, len(target) - filled)
-            count = self.read_pages(offset + filled, nbytes, self._pages)
+            count = self._read_pages(offset + filled, nbytes)
             into[filled : filled + count] = pages[skipped : skipped + count]
             filled += count
             if count < nbytes:
                 break
         return filled
+
+    def _read_pages(self, offset: int, nbytes: int) -> int:
+        """Reads the pages of the file that have a range, of which the bytes then begin at `offset % PAGE` of `_pages`.
+
+        Returns:
+            How many bytes of the range were read: fewer than asked for if the file ends before.
+        """
+        skipped = offset % PAGE
+        whole = -(-(skipped + nbytes) // PAGE) * PAGE
+        filled = 0
+        while filled < whole:
+            count = os.preadv(self.descriptor, [self._pages[filled:whole]], offset - skipped + filled)
+            filled += count
+            if count % PAGE or not count:  # the end of the file
+                break
+        return max(0, min(nbytes, filled - skipped))

@@ -10,7 +10,8 @@ from mmap import PAGESIZE
 import numpy as np
 import numpy.typing as npt
 
-from hashbench.hashing.direct import DirectFile, cached_pages
+from hashbench.hashing.direct import cached_pages, open_directly
+from hashbench.hashing.opening import open_without_waiting
 from hashbench.kernels import PAGE, Buffer, PartsInTurn
 
 PART_SIZE = 512 << 10
@@ -79,13 +80,12 @@ class FilesInTurn:
         """Descriptors of the file, one for the page cache and one for direct reads, which may be the same."""
         if path not in self._files:
             try:
-                # Without blocking: a file that was replaced by a pipe must not hold a reader forever.
-                buffered = self._keep(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+                buffered = self._keep(path, open_without_waiting(path))
             except OSError:
                 self._files[path] = _NONE, _NONE
                 return self._files[path]
             try:
-                direct = self._keep(path, DirectFile(path).descriptor)
+                direct = self._keep(path, open_directly(path))
             except OSError:
                 direct = buffered
             self._files[path] = buffered, direct

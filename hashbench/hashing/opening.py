@@ -1,4 +1,4 @@
-"""Opening files that others may have made: nothing but a regular file is opened, and nothing is waited for."""
+"""Opening files that others may have made: nothing is waited for."""
 
 from __future__ import annotations
 
@@ -32,6 +32,22 @@ def read_regular(path: str | os.PathLike[str], max_size: int = -1, *, links: boo
     """
     with io.BufferedReader(open_regular(path, links=links)) as file:
         return file.read(max_size)
+
+
+def open_without_waiting(path: str, flags: int = 0) -> int:
+    """Opens whatever is there for reading: a file that was replaced by a pipe must not hold a reader forever.
+
+    Args:
+        path: the file.
+        flags: more than reading needs.
+
+    Returns:
+        The descriptor. Nothing was checked of it yet.
+
+    Raises:
+        OSError: the path cannot be opened, or not so.
+    """
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
 
 
 def _open(path: str | os.PathLike[str], flags: int, *, links: bool) -> int:

@@ -26,6 +26,7 @@ import numpy as np
 from hashbench.hashing.direct import DirectFile, is_cached
 from hashbench.hashing.in_turn import PART_SIZE, FilesInTurn
 from hashbench.hashing.lanes import Lanes, reading_threads
+from hashbench.hashing.opening import open_without_waiting
 from hashbench.hashing.packing import packed
 from hashbench.hashing.sources import ChangedWhileReadError, FileParts, FileRange, Source, Stream, change
 from hashbench.hashing.staging import MAX_PIECE_CHUNKS, PIECE_SIZE
@@ -584,8 +585,7 @@ class Reader:
                 return held[1]
             del self._open[thread]
             os.close(held[1])
-        # Without blocking: a file that was replaced by a pipe must not hold a reader forever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = open_without_waiting(path)
         self._open[thread] = path, descriptor
         self._check(path, os.fstat(descriptor))
         return descriptor
